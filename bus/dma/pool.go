@@ -1,0 +1,98 @@
+package dma
+
+import (
+	"fmt"
+
+	"github.com/ring3dev/ring3/bus"
+)
+
+// BufSize is the usual size of a network buffer: one descriptor of an 82574L.
+const BufSize = 2048
+
+// Buf is a buffer in DMA memory. Data is what is in it: a slice of Mem, which is the
+// whole buffer. Addr is where the device finds Mem[0].
+type Buf struct {
+	Data []byte   // the contents: Mem[:length] as a rule
+	Mem  []byte   // all of the buffer
+	Addr bus.IOVA // of Mem[0]
+
+	// Tag is for the owner: what the content was made from (pktgen: which template).
+	// It outlives Free, as the content does; 0 for a new buffer.
+	Tag uint32
+
+	refs int32
+	pool *Pool
+}
+
+// Retain adds n further owners.
+func (b *Buf) Retain(n int) { b.refs += int32(n) }
+
+// Free gives up one ownership; the last gives the buffer back to its pool.
+func (b *Buf) Free() {
+	b.refs--
+	if b.refs > 0 {
+		return
+	}
+	debugFree(b)
+	b.pool.free = append(b.pool.free, b)
+}
+
+// Pool is a stack of equal buffers in one piece of DMA memory. The last one freed is
+// the first one handed out, so a small working set stays in cache. It belongs to one
+// goroutine.
+type Pool struct {
+	mem  *bus.Memory
+	bufs []Buf
+	free []*Buf
+	size int
+}
+
+// NewPool takes n buffers of size bytes (a power of two, so that none crosses a page
+// or a 4 GiB boundary more than its size forces) from d.
+func NewPool(d bus.DMA, n, size int, dir bus.Direction) (*Pool, error) {
+	if n <= 0 || size <= 0 || size&(size-1) != 0 {
+		return nil, fmt.Errorf("making a pool of %d buffers of %d bytes: want a positive number of buffers, and a power of two", n, size)
+	}
+	mem, err := d.Alloc(bus.DMARequest{Size: n * size, Align: uint64(max(size, 4096)), Dir: dir})
+	if err != nil {
+		return nil, fmt.Errorf("making a pool of %d buffers of %d bytes: %w", n, size, err)
+	}
+	p := &Pool{mem: mem, bufs: make([]Buf, n), free: make([]*Buf, 0, n), size: size}
+	for i := n - 1; i >= 0; i-- {
+		b := &p.bufs[i]
+		b.Mem = mem.Bytes[i*size : (i+1)*size : (i+1)*size]
+		b.Addr = mem.IOVA + bus.IOVA(i*size)
+		b.pool = p
+		p.free = append(p.free, b)
+	}
+	return p, nil
+}
+
+// Get takes a buffer, with one owner and empty Data, or nil if there is none. Its
+// content is whatever its last owner left.
+func (p *Pool) Get() *Buf {
+	n := len(p.free)
+	if n == 0 {
+		return nil
+	}
+	b := p.free[n-1]
+	p.free = p.free[:n-1]
+	b.refs = 1
+	b.Data = b.Mem[:0]
+	return b
+}
+
+// Free is how many buffers can be taken now.
+func (p *Pool) Free() int { return len(p.free) }
+
+// Len is how many buffers there are.
+func (p *Pool) Len() int { return len(p.bufs) }
+
+// BufSize is the size of each, in bytes.
+func (p *Pool) BufSize() int { return p.size }
+
+// Close gives the memory back. No device may hold a buffer any more.
+func (p *Pool) Close() {
+	p.free = nil
+	p.mem.Free()
+}

@@ -1,0 +1,126 @@
+package bus
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// IRQMode is a way of interrupting.
+type IRQMode uint8
+
+// Interrupt modes of PCI.
+const (
+	INTx IRQMode = iota // a level-triggered line, shared; masked when it fires until Unmask
+	MSI
+	MSIX
+)
+
+func (m IRQMode) String() string {
+	switch m {
+	case INTx:
+		return "INTx"
+	case MSI:
+		return "MSI"
+	case MSIX:
+		return "MSI-X"
+	}
+	return fmt.Sprintf("IRQMode(%d)", uint8(m))
+}
+
+// IRQ is one interrupt vector: an eventfd in the runtime's poller. One goroutine
+// waits; any may Signal, Unmask or Close.
+type IRQ struct {
+	file   *os.File
+	fd     int
+	mode   IRQMode
+	vector int
+	unmask func()
+	once   sync.Once
+	err    error
+}
+
+// NewIRQ makes a vector, for backends. unmask is called by Unmask and may be nil. The
+// descriptor to pass on is FD.
+func NewIRQ(mode IRQMode, vector int, unmask func()) (*IRQ, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("creating an eventfd: %w", err)
+	}
+	return &IRQ{
+		file: os.NewFile(uintptr(fd), fmt.Sprintf("%s vector %d", mode, vector)),
+		fd:   fd, mode: mode, vector: vector, unmask: unmask,
+	}, nil
+}
+
+// FD is the eventfd, for passing to the kernel or another process while the IRQ is
+// open. It stays the IRQ's own.
+func (q *IRQ) FD() int { return q.fd }
+
+// Mode is the vector's mode.
+func (q *IRQ) Mode() IRQMode { return q.mode }
+
+// Vector is the vector's number, from 0.
+func (q *IRQ) Vector() int { return q.vector }
+
+// Wait blocks until the vector fired since the last Wait, and returns how often. It
+// fails with ErrClosed after Close, and with the context's error when ctx ends. A
+// context that never ends costs nothing.
+func (q *IRQ) Wait(ctx context.Context) (uint64, error) {
+	if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, func() { _ = q.file.SetReadDeadline(time.Unix(1, 0)) })
+		defer func() {
+			if !stop() {
+				_ = q.file.SetReadDeadline(time.Time{})
+			}
+		}()
+	}
+	var b [8]byte
+	for {
+		_, err := q.file.Read(b[:])
+		switch {
+		case err == nil:
+			return binary.NativeEndian.Uint64(b[:]), nil
+		case errors.Is(err, os.ErrClosed):
+			return 0, fmt.Errorf("waiting for %s vector %d: %w", q.mode, q.vector, ErrClosed)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if ctx.Err() != nil {
+				return 0, ctx.Err()
+			}
+			// A deadline left over by an earlier Wait whose context ended late.
+			if err := q.file.SetReadDeadline(time.Time{}); err != nil {
+				return 0, fmt.Errorf("waiting for %s vector %d: %w", q.mode, q.vector, ErrClosed)
+			}
+		default:
+			return 0, fmt.Errorf("waiting for %s vector %d: %w", q.mode, q.vector, err)
+		}
+	}
+}
+
+// Signal fires the vector: what a backend does for an interrupt that did not arrive
+// as an eventfd, and a test for one that never came.
+func (q *IRQ) Signal() {
+	var b [8]byte
+	binary.NativeEndian.PutUint64(b[:], 1)
+	_, _ = q.file.Write(b[:])
+}
+
+// Unmask lets a level-triggered line fire again; a handler calls it after it made the
+// device lower the line. For the other modes it does nothing.
+func (q *IRQ) Unmask() {
+	if q.unmask != nil {
+		q.unmask()
+	}
+}
+
+// Close closes the eventfd and wakes whoever waits. It is idempotent.
+func (q *IRQ) Close() error {
+	q.once.Do(func() { q.err = q.file.Close() })
+	return q.err
+}

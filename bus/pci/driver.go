@@ -1,0 +1,104 @@
+package pci
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/ring3dev/ring3/bus"
+)
+
+// Any matches every value of a field of an ID.
+const Any = 0xffff
+
+// ID says which functions a driver serves. SubVendor and SubDevice 0 mean any, Class and
+// ClassMask select by class code where ClassMask is not 0.
+type ID struct {
+	Vendor, Device       uint16 // Any for all
+	SubVendor, SubDevice uint16 // 0 for all
+	Class, ClassMask     uint32 // 24 bits: base class, subclass, programming interface
+}
+
+// Driver is a driver as it is handed to a host: a name, the functions it serves, and a
+// Probe. There is no registry: a program lists the drivers it has.
+type Driver struct {
+	Name string
+	IDs  []ID
+	// Options lists the options that Probe understands ("mac", "ring"), with a one-line
+	// description each.
+	Options map[string]string
+	// Probe takes a device into service. On error it has released all it took, except
+	// the device itself, which the caller closes. An error that wraps ErrSkip means: not
+	// mine after all.
+	Probe func(ctx context.Context, dev bus.Device, env Env) (Instance, error)
+}
+
+// Env is what a host gives a driver's Probe.
+type Env struct {
+	Name    string            // the name the user gave the device: "eth0"
+	Log     *slog.Logger      // never nil inside Probe; see Bind
+	Options map[string]string // only options that the driver lists
+}
+
+// Instance is a device in service. It may implement more: netdev.Device,
+// bus.ErrorHandler, bus.PowerHandler, IRQUser.
+type Instance interface {
+	// Close takes the device out of service: stops it, joins all goroutines, frees all
+	// memory. It does not close the bus.Device. It is idempotent.
+	Close() error
+}
+
+// IRQUser is implemented by an instance that serves interrupts, for /proc/interrupts.
+type IRQUser interface {
+	IRQHandlers() []*bus.Handler
+}
+
+// Outcome is what became of matching one device.
+type Outcome uint8
+
+// Outcomes of Bind.
+const (
+	Skipped Outcome = iota // no driver wanted it
+	Bound
+	Failed
+)
+
+func (o Outcome) String() string { return [...]string{"skipped", "bound", "failed"}[o] }
+
+// Result reports what became of one device, and why.
+type Result struct {
+	Outcome  Outcome
+	Driver   *Driver // that was bound or failed
+	Instance Instance
+	Err      error // the reason, for Skipped and Failed
+}
+
+// Bind matches dev against the drivers in order and probes the first that serves it. A
+// driver that skips passes the device on to the next.
+func Bind(ctx context.Context, dev bus.Device, env Env, drivers []*Driver) Result {
+	if env.Log == nil {
+		env.Log = slog.New(slog.DiscardHandler)
+	}
+	id := ReadID(dev.Config())
+	r := Result{Outcome: Skipped, Err: fmt.Errorf("%s: no driver for %s: %w", dev.Address(), id, bus.ErrNotSupported)}
+	for _, d := range drivers {
+		if !d.Serves(id) {
+			continue
+		}
+		for o := range env.Options {
+			if _, ok := d.Options[o]; !ok {
+				return Result{Outcome: Failed, Driver: d, Err: fmt.Errorf("%s: driver %s has no option %q: %w", dev.Address(), d.Name, o, bus.ErrNotSupported)}
+			}
+		}
+		inst, err := d.Probe(ctx, dev, env)
+		switch {
+		case err == nil:
+			return Result{Outcome: Bound, Driver: d, Instance: inst}
+		case isSkip(err):
+			r = Result{Outcome: Skipped, Driver: d, Err: err}
+		default:
+			return Result{Outcome: Failed, Driver: d, Err: err}
+		}
+	}
+	return r
+}

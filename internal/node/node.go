@@ -1,0 +1,238 @@
+// Package node is what an exported file tree is made of: directories, files with a
+// show and a store, and symbolic links. It knows neither FUSE nor sockets; packages
+// procfs and sysfs give it the kernel's two flavours under public names, and
+// internal/kernfs or the control socket serve it.
+//
+// All types are safe for concurrent use. Show and Store are called without any lock held,
+// possibly several at a time.
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sort"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// Node is a directory, a file or a link.
+type Node interface{ isNode() }
+
+// Flavour is the kernel file system whose habits a file has.
+type Flavour uint8
+
+// Flavours.
+const (
+	Proc Flavour = iota // st_size 0; a write of any length reaches Store whole
+	Sys                 // st_size 4096 (or Size); a write is cut to 4096 bytes
+)
+
+// File is a file whose content is made when it is opened, and whose writes are
+// commands.
+type File struct {
+	Mode    fs.FileMode // permission bits
+	Flavour Flavour
+	Size    int // what stat shows; 0 means the flavour's own
+
+	// Show writes the content. It is called once per open, at the first read, and again
+	// for a read at offset 0. nil: reading gives EIO (sysfs) or EINVAL (procfs).
+	Show func(w *bytes.Buffer) error
+	// Store takes one write(2), never empty. It returns how many bytes it took and a
+	// syscall.Errno (wrapped or not) for what went wrong. ctx ends when the writer was
+	// interrupted; a Store that does not block may ignore it. nil: writing gives EIO
+	// (sysfs) or EINVAL (procfs).
+	Store func(ctx context.Context, p []byte) (int, error)
+	// ReadAt and WriteAt serve a binary file (config) instead of Show and Store.
+	ReadAt  func(p []byte, off int64) (int, error)
+	WriteAt func(p []byte, off int64) (int, error)
+}
+
+func (*File) isNode() {}
+
+// Link is a symbolic link.
+type Link struct{ Target string }
+
+func (*Link) isNode() {}
+
+// Dir is a directory. The zero value is an empty one.
+type Dir struct {
+	Mode fs.FileMode // permission bits; 0 means 0555
+
+	mu  sync.RWMutex
+	ent map[string]Node
+}
+
+func (*Dir) isNode() {}
+
+// Put adds or replaces an entry.
+func (d *Dir) Put(name string, n Node) {
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+		panic(fmt.Sprintf("node: impossible name %q", name))
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ent == nil {
+		d.ent = make(map[string]Node)
+	}
+	d.ent[name] = n
+}
+
+// Remove takes an entry away. Files that are open stay readable.
+func (d *Dir) Remove(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.ent, name)
+}
+
+// Lookup finds an entry; nil if there is none.
+func (d *Dir) Lookup(name string) Node {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.ent[name]
+}
+
+// Names lists the entries in byte order.
+func (d *Dir) Names() []string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	names := make([]string, 0, len(d.ent))
+	for n := range d.ent {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// MkdirAll returns the directory at a slash-separated path, making what is missing. It
+// panics where a part of the path is not a directory.
+func (d *Dir) MkdirAll(path string) *Dir {
+	for _, name := range strings.Split(path, "/") {
+		if name == "" {
+			continue
+		}
+		switch n := d.Lookup(name).(type) {
+		case nil:
+			sub := &Dir{}
+			d.Put(name, sub)
+			d = sub
+		case *Dir:
+			d = n
+		default:
+			panic(fmt.Sprintf("node: %s in %s is not a directory", name, path))
+		}
+	}
+	return d
+}
+
+// maxLinks bounds a walk, as the kernel's MAXSYMLINKS does.
+const maxLinks = 40
+
+// Walk finds the node at a path below d, following links (the last one too) that stay
+// inside the tree. Errors are ENOENT, ENOTDIR and ELOOP.
+func (d *Dir) Walk(path string) (Node, error) {
+	rest := strings.Split(path, "/")
+	stack := []*Dir{d}
+	links := 0
+	var at Node = d
+	for len(rest) > 0 {
+		name := rest[0]
+		rest = rest[1:]
+		if name == "" || name == "." {
+			continue
+		}
+		dir, ok := at.(*Dir)
+		if !ok {
+			return nil, syscall.ENOTDIR
+		}
+		if name == ".." {
+			if len(stack) > 1 {
+				stack = stack[:len(stack)-1]
+			}
+			at = stack[len(stack)-1]
+			continue
+		}
+		switch n := dir.Lookup(name).(type) {
+		case nil:
+			return nil, syscall.ENOENT
+		case *Link:
+			if links++; links > maxLinks {
+				return nil, syscall.ELOOP
+			}
+			if strings.HasPrefix(n.Target, "/") {
+				stack = stack[:1]
+				at = stack[0]
+			}
+			rest = append(strings.Split(n.Target, "/"), rest...)
+		case *Dir:
+			stack = append(stack, n)
+			at = n
+		default:
+			at = n
+		}
+	}
+	return at, nil
+}
+
+// pageSize is the most that a sysfs file takes in one write, and shows.
+const pageSize = 4096
+
+// ReadAll is one open and read to the end, of a file of either kind.
+func (f *File) ReadAll() ([]byte, error) {
+	if f.ReadAt != nil {
+		p := make([]byte, max(f.Size, pageSize))
+		n, err := f.ReadAt(p, 0)
+		return p[:n], err
+	}
+	if f.Show == nil {
+		return nil, f.noAccess()
+	}
+	var b bytes.Buffer
+	if err := f.Show(&b); err != nil {
+		return nil, err
+	}
+	if f.Flavour == Sys && b.Len() > pageSize {
+		b.Truncate(pageSize)
+	}
+	return b.Bytes(), nil
+}
+
+// Write is one write(2).
+func (f *File) Write(ctx context.Context, p []byte) (int, error) {
+	if f.Store == nil {
+		return 0, f.noAccess()
+	}
+	if f.Flavour == Sys && len(p) > pageSize {
+		p = p[:pageSize]
+	}
+	return f.Store(ctx, p)
+}
+
+func (f *File) noAccess() error {
+	if f.Flavour == Sys {
+		return syscall.EIO
+	}
+	return syscall.EINVAL
+}
+
+// Errno is the number that a client sees for err: 0 for nil, EIO where err carries none.
+func Errno(err error) syscall.Errno {
+	if err == nil {
+		return 0
+	}
+	var e syscall.Errno
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, fs.ErrNotExist):
+		return syscall.ENOENT
+	case errors.Is(err, fs.ErrPermission):
+		return syscall.EACCES
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return syscall.EINTR
+	}
+	return syscall.EIO
+}

@@ -1,0 +1,133 @@
+// Package netdev is what a network driver offers, and what pktgen, rionet, TAP and the
+// /proc and /sys files use: frames in bursts, statistics, link state.
+//
+// # Queues
+//
+// A device has transmit and receive queues. A [TxQueue] or [RxQueue] belongs to one
+// goroutine at a time; everything else of a [Device] is safe for concurrent use.
+// Frames travel as [dma.Buf], zero-copy: Data is the frame from the destination
+// address on, without the frame check sequence.
+//
+// # Transmit
+//
+// The sender takes buffers from the queue's pool (NewTxPool), fills Data, and calls
+// [TxQueue.Burst] with up to as many as it likes. The queue takes the first n, owns
+// them until the device is done with them, and then frees them; one Burst rings the
+// doorbell once. n is less than asked for while the ring is full, and on a wire with
+// credit (see [Wire]) while the far end has no free descriptors.
+//
+// # Receive
+//
+// [RxQueue.Burst] returns received frames; the caller owns them and frees each one
+// soon, since the ring is refilled from the same pool. [RxQueue.Wait] arms the
+// interrupt and sleeps until there is something to do. [Poll] is the loop of both: poll
+// while there is work (budget 64), sleep when there is none.
+//
+// Nothing here allocates per packet.
+package netdev
+
+import (
+	"context"
+	"net"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/dma"
+)
+
+// Device is a network device in service.
+type Device interface {
+	// Info is what does not change.
+	Info() Info
+	// MAC is the station address in use.
+	MAC() net.HardwareAddr
+	// MTU is the largest payload of a frame, in bytes, without the 14-byte header.
+	MTU() int
+	// Link is the state of the link as the device last reported it.
+	Link() Link
+	// Stats reads the counters, some of them from the device.
+	Stats() Stats
+	// Tx and Rx return a queue; nil if there is no such queue.
+	Tx(q int) TxQueue
+	Rx(q int) RxQueue
+	// Done is closed when the device went away; Err then says why.
+	Done() <-chan struct{}
+	Err() error
+}
+
+// Info describes a device.
+type Info struct {
+	Name     string // "eth0"
+	Driver   string // "e1000"
+	Model    string // "82574L"
+	Bus      bus.Device
+	TxQueues int
+	RxQueues int
+	TxRing   int // descriptors a queue
+	RxRing   int
+}
+
+// Link is a link's state.
+type Link struct {
+	Up         bool
+	Speed      int // Mb/s; meaningless while down
+	FullDuplex bool
+}
+
+// Stats has the counters of /proc/net/dev and of sysfs' statistics directory, with the
+// meaning the kernel gives them (Documentation/networking/statistics.rst).
+type Stats struct {
+	RxPackets, TxPackets    uint64
+	RxBytes, TxBytes        uint64
+	RxErrors, TxErrors      uint64
+	RxDropped, TxDropped    uint64
+	Multicast               uint64
+	Collisions              uint64
+	RxLengthErrors          uint64
+	RxOverErrors            uint64
+	RxCRCErrors             uint64
+	RxFrameErrors           uint64
+	RxFIFOErrors            uint64
+	RxMissedErrors          uint64
+	TxAbortedErrors         uint64
+	TxCarrierErrors         uint64
+	TxFIFOErrors            uint64
+	TxHeartbeatErrors       uint64
+	TxWindowErrors          uint64
+	RxCompressed            uint64
+	TxCompressed            uint64
+	RxNoHandler             uint64
+	RxAllocFailed, TxBusies uint64 // ours: no buffer to refill with; bursts cut short by a full ring
+}
+
+// TxQueue is a transmit queue. It belongs to one goroutine.
+type TxQueue interface {
+	// NewPool makes a pool of n buffers that this queue can send from.
+	NewPool(n int) (*dma.Pool, error)
+	// Burst sends the first n of bufs, taking over one ownership of each, and rings
+	// the doorbell once. The same Buf may stand in bufs more than once if it was
+	// retained. A Buf that cannot be sent (empty, or larger than the MTU allows) is
+	// freed and counted as an error.
+	Burst(bufs []*dma.Buf) (n int)
+	// Reap frees the buffers that the device is done with, and returns how many are
+	// still in flight. Burst reaps by itself as it needs to.
+	Reap() (inFlight int)
+	// Drain waits until nothing is in flight, the link dies or ctx ends.
+	Drain(ctx context.Context) error
+	// SetCredit makes Burst ask before it sends: avail returns how many more frames the
+	// far end can take after the sent frames so far. nil takes that away. See Wire.
+	SetCredit(avail func(sent uint64) int)
+}
+
+// RxQueue is a receive queue. It belongs to one goroutine.
+type RxQueue interface {
+	// Burst returns up to len(bufs) received frames; each belongs to the caller.
+	Burst(bufs []*dma.Buf) (n int)
+	// Wait arms the interrupt and blocks until there may be something to receive, ctx
+	// ends, or the device goes away.
+	Wait(ctx context.Context) error
+	// Posted is how many descriptors were ever given to the device, and Free how many of
+	// them it has not used yet, asked of the device itself (a register read). Both may
+	// be called by other goroutines.
+	Posted() uint64
+	Free() int
+}
