@@ -53,10 +53,31 @@ func NewIRQ(mode IRQMode, vector int, unmask func()) (*IRQ, error) {
 	if err != nil {
 		return nil, fmt.Errorf("creating an eventfd: %w", err)
 	}
+	return newIRQ(mode, vector, fd, unmask), nil
+}
+
+// WrapIRQ makes a vector of an eventfd that something else (QEMU, the kernel, a peer)
+// already signals, for backends. It duplicates fd, which stays the caller's, and
+// forgets what was signalled before.
+func WrapIRQ(mode IRQMode, vector, fd int, unmask func()) (*IRQ, error) {
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicating an eventfd: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("making an eventfd non-blocking: %w", err)
+	}
+	var b [8]byte
+	_, _ = unix.Read(fd, b[:])
+	return newIRQ(mode, vector, fd, unmask), nil
+}
+
+func newIRQ(mode IRQMode, vector, fd int, unmask func()) *IRQ {
 	return &IRQ{
 		file: os.NewFile(uintptr(fd), fmt.Sprintf("%s vector %d", mode, vector)),
 		fd:   fd, mode: mode, vector: vector, unmask: unmask,
-	}, nil
+	}
 }
 
 // FD is the eventfd, for passing to the kernel or another process while the IRQ is

@@ -1,0 +1,54 @@
+// Package qemu is the virtual bus: the device models of a stock
+// qemu-system-x86_64, driven without a guest, without KVM, without root and without a
+// kernel module.
+//
+// # How it works
+//
+// [Start] runs QEMU with a q35 machine whose CPU executes three bytes of firmware:
+// disable interrupts, halt, stay halted. Virtual time runs, so the models' timers do.
+// The machine's RAM is a memfd that this process maps too: it is the DMA memory, and
+// an IOVA is simply an offset in it (QEMU maps guest-physical address X at byte X).
+// A device can touch nothing but that RAM.
+//
+// Registers are reached over QEMU's qtest protocol, a line of text an access, on a
+// socket pair that QEMU inherits: there is no socket in the file system. Writes are
+// posted: they are sent without waiting for the reply, and QEMU handles them in order,
+// so a later read flushes them.
+//
+// MSI and MSI-X are eventfds: the machine has an ivshmem-doorbell device whose peer is
+// this process, and a vector's message address is ivshmem's doorbell register, its data
+// the number of an eventfd. The device's interrupt message then is a doorbell write,
+// and QEMU signals the eventfd. INTx arrives as asynchronous qtest messages, is
+// level-triggered and shared, and is masked when it fires until [bus.IRQ.Unmask].
+//
+// Nobody else assigns resources here, so Start enumerates the bus with package pci:
+// bridges are numbered, BARs sized and placed, decoding enabled.
+//
+// # Wires
+//
+// Network models are connected by a hub: two wired NICs share one; a NIC without a
+// wire has a hub of its own, on which frames go nowhere. QEMU's hub queues, reorders
+// and drops when the far end has no descriptors; netdev.Wire keeps that from
+// happening.
+//
+// # Life and death
+//
+// QEMU is a child with a parent-death signal. When it ends, however, the link of every
+// device on it is dead: reads give all-ones, writes go nowhere, [bus.Device.Err] tells
+// the exit status and QEMU's last words. Every wait on the socket is bounded
+// (AnswerTimeout); a QEMU that does not answer is declared dead and killed.
+//
+// Whoever holds the qtest socket holds the whole machine, so it never leaves this
+// process.
+//
+// # Limits
+//
+// One access takes a round trip (about 40 us) for a read and a system call (about 5 us)
+// for a posted write. Devices on one machine share its RAM: nothing keeps one from
+// writing to another's buffers. Function reset works where the model has FLR, or stands
+// alone below a bridge. Needs QEMU 6.1 or later; tested with 7.2.
+//
+// Sources: QEMU's documentation (docs/devel/qtest, docs/specs/ivshmem-spec,
+// docs/interop/qmp-spec); Intel 3 Series Express Chipset datasheet (PCIEXBAR);
+// Intel ICH9 datasheet (PIRQ routing).
+package qemu
