@@ -1,0 +1,122 @@
+package netdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/dma"
+)
+
+// Budget is how many frames [Poll] takes at a time, the kernel's NAPI weight.
+const Budget = 64
+
+// idlePolls is how often Poll looks again, giving way to other goroutines in between,
+// before it arms the interrupt: arming costs a register write, and the interrupt a
+// wake-up.
+const idlePolls = 4
+
+// Poll receives until ctx ends or the device goes away: it polls while there are
+// frames, at most Budget at a time, and sleeps until the interrupt when there are none.
+// handle owns the frames and frees each of them; the slice is only valid during the
+// call. Poll returns nil when ctx ended or the device was closed, and otherwise why
+// receiving ended.
+//
+// The goroutine that calls Poll owns the queue meanwhile.
+func Poll(ctx context.Context, q RxQueue, handle func(frames []*dma.Buf)) error {
+	bufs := make([]*dma.Buf, Budget)
+	idle := 0
+	for {
+		if n := q.Burst(bufs); n > 0 {
+			handle(bufs[:n])
+			idle = 0
+			if ctx.Err() != nil {
+				return nil
+			}
+			continue
+		}
+		if idle++; idle <= idlePolls {
+			runtime.Gosched()
+			continue
+		}
+		idle = 0
+		if err := q.Wait(ctx); err != nil {
+			if ctx.Err() != nil || errors.Is(err, bus.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// Sink receives all frames of a device, counts them and frees them: what the far end
+// of a measurement runs.
+type Sink struct {
+	frames, bytes atomic.Uint64
+	tap           atomic.Pointer[func(frame []byte)]
+
+	cancel context.CancelFunc
+	done   chan struct{}
+	once   sync.Once
+	err    error
+}
+
+// NewSink starts a Sink on d's receive queue 0, which it owns until it is closed.
+func NewSink(d Device) (*Sink, error) {
+	q := d.Rx(0)
+	if q == nil {
+		return nil, fmt.Errorf("starting a sink on %s: no receive queue: %w", d.Info().Name, bus.ErrNotSupported)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Sink{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		s.err = Poll(ctx, q, s.take)
+	}()
+	return s, nil
+}
+
+func (s *Sink) take(frames []*dma.Buf) {
+	tap := s.tap.Load()
+	var bytes uint64
+	for _, b := range frames {
+		bytes += uint64(len(b.Data))
+		if tap != nil {
+			(*tap)(b.Data)
+		}
+		b.Free()
+	}
+	s.frames.Add(uint64(len(frames)))
+	s.bytes.Add(bytes)
+}
+
+// SetTap makes the sink show every frame to f, which must neither keep nor change it and
+// runs in the sink's goroutine; nil takes it away. Safe for concurrent use.
+func (s *Sink) SetTap(f func(frame []byte)) {
+	if f == nil {
+		s.tap.Store(nil)
+		return
+	}
+	s.tap.Store(&f)
+}
+
+// Frames is how many frames were received.
+func (s *Sink) Frames() uint64 { return s.frames.Load() }
+
+// Bytes is their length in all, without frame check sequences.
+func (s *Sink) Bytes() uint64 { return s.bytes.Load() }
+
+// Done is closed when the sink has ended.
+func (s *Sink) Done() <-chan struct{} { return s.done }
+
+// Close ends the sink and waits for it. It returns why receiving had ended by itself, nil
+// otherwise. It is idempotent.
+func (s *Sink) Close() error {
+	s.once.Do(s.cancel)
+	<-s.done
+	return s.err
+}

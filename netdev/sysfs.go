@@ -1,0 +1,176 @@
+package netdev
+
+import (
+	"bytes"
+	"syscall"
+
+	"github.com/ring3dev/ring3/sysfs"
+)
+
+// ClassOptions is what a device does not know of its own place in /sys.
+type ClassOptions struct {
+	// Device is the target of the link "device": "../../../0000:00:04.0". Empty: no link.
+	Device string
+	// Subsystem is the target of the link "subsystem": "../../../../../class/net".
+	// Empty: no link.
+	Subsystem string
+	// IfIndex is the interface index. 0: the files ifindex and iflink are absent.
+	IfIndex int
+}
+
+// operStates of a device that is there (RFC 2863), as the kernel spells them.
+const (
+	operUp   = "up"
+	operDown = "down"
+)
+
+// arphrdEther is the hardware type of Ethernet in the attribute "type" (RFC 826).
+const arphrdEther = 1
+
+// ifFlags is IFF_UP, IFF_BROADCAST and IFF_MULTICAST: the flags that the kernel shows
+// for an Ethernet interface in service (the running bit is not among them).
+const ifFlags = 0x1 | 0x2 | 0x1000
+
+// ClassDir makes the directory that stands at /sys/class/net/NAME: the attributes that
+// are true of a device here, with the kernel's names, formats and errors
+// (Documentation/ABI/testing/sysfs-class-net, -statistics). A device in service counts
+// as an interface that is up; one that was closed or went away counts as one that is
+// down, whose carrier, speed and duplex give EINVAL.
+func ClassDir(d Device, o ClassOptions) *sysfs.Dir {
+	dir := &sysfs.Dir{}
+	info := d.Info()
+	dir.Put("addr_len", sysfs.Showf("%d", len(d.MAC())))
+	dir.Put("address", sysfs.Show(func() string { return d.MAC().String() }))
+	dir.Put("broadcast", sysfs.Showf("ff:ff:ff:ff:ff:ff"))
+	dir.Put("carrier", whileUp(d, func() string {
+		if d.Link().Up {
+			return "1"
+		}
+		return "0"
+	}))
+	dir.Put("dev_id", sysfs.Showf("0x0"))
+	dir.Put("dev_port", sysfs.Showf("0"))
+	dir.Put("dormant", whileUp(d, func() string { return "0" }))
+	dir.Put("duplex", whileUp(d, func() string {
+		switch l := d.Link(); {
+		case !l.Up:
+			return "unknown"
+		case l.FullDuplex:
+			return "full"
+		}
+		return "half"
+	}))
+	dir.Put("flags", sysfs.Show(func() string {
+		if gone(d) {
+			return hex(ifFlags &^ 1)
+		}
+		return hex(ifFlags)
+	}))
+	if o.IfIndex > 0 {
+		dir.Put("ifindex", sysfs.Showf("%d", o.IfIndex))
+		dir.Put("iflink", sysfs.Showf("%d", o.IfIndex))
+	}
+	dir.Put("link_mode", sysfs.Showf("0"))
+	dir.Put("mtu", sysfs.Show(func() string { return itoa(d.MTU()) }))
+	dir.Put("operstate", sysfs.Show(func() string {
+		if !gone(d) && d.Link().Up {
+			return operUp
+		}
+		return operDown
+	}))
+	// Like the kernel: the driver answers -1 while there is no carrier.
+	dir.Put("speed", whileUp(d, func() string {
+		if l := d.Link(); l.Up {
+			return itoa(l.Speed)
+		}
+		return "-1"
+	}))
+	dir.Put("tx_queue_len", sysfs.Showf("%d", info.TxRing))
+	dir.Put("type", sysfs.Showf("%d", arphrdEther))
+	dir.Put("uevent", sysfs.Attr(0o444, func(w *bytes.Buffer) error {
+		w.WriteString("INTERFACE=" + info.Name + "\n")
+		if o.IfIndex > 0 {
+			w.WriteString("IFINDEX=" + itoa(o.IfIndex) + "\n")
+		}
+		return nil
+	}, nil))
+	if o.Device != "" {
+		dir.Put("device", &sysfs.Link{Target: o.Device})
+	}
+	if o.Subsystem != "" {
+		dir.Put("subsystem", &sysfs.Link{Target: o.Subsystem})
+	}
+	queues := dir.MkdirAll("queues")
+	for q := range info.RxQueues {
+		queues.Put("rx-"+itoa(q), &sysfs.Dir{})
+	}
+	for q := range info.TxQueues {
+		queues.Put("tx-"+itoa(q), &sysfs.Dir{})
+	}
+	dir.Put("statistics", statistics(d))
+	return dir
+}
+
+// statistics makes the directory of counters.
+func statistics(d Device) *sysfs.Dir {
+	dir := &sysfs.Dir{}
+	for _, c := range statFiles {
+		dir.Put(c.name, sysfs.Show(func() string {
+			s := d.Stats()
+			return utoa(c.get(&s))
+		}))
+	}
+	return dir
+}
+
+// statFiles are the kernel's names of the counters.
+var statFiles = []struct {
+	name string
+	get  func(*Stats) uint64
+}{
+	{"collisions", func(s *Stats) uint64 { return s.Collisions }},
+	{"multicast", func(s *Stats) uint64 { return s.Multicast }},
+	{"rx_bytes", func(s *Stats) uint64 { return s.RxBytes }},
+	{"rx_compressed", func(s *Stats) uint64 { return s.RxCompressed }},
+	{"rx_crc_errors", func(s *Stats) uint64 { return s.RxCRCErrors }},
+	{"rx_dropped", func(s *Stats) uint64 { return s.RxDropped }},
+	{"rx_errors", func(s *Stats) uint64 { return s.RxErrors }},
+	{"rx_fifo_errors", func(s *Stats) uint64 { return s.RxFIFOErrors }},
+	{"rx_frame_errors", func(s *Stats) uint64 { return s.RxFrameErrors }},
+	{"rx_length_errors", func(s *Stats) uint64 { return s.RxLengthErrors }},
+	{"rx_missed_errors", func(s *Stats) uint64 { return s.RxMissedErrors }},
+	{"rx_nohandler", func(s *Stats) uint64 { return s.RxNoHandler }},
+	{"rx_over_errors", func(s *Stats) uint64 { return s.RxOverErrors }},
+	{"rx_packets", func(s *Stats) uint64 { return s.RxPackets }},
+	{"tx_aborted_errors", func(s *Stats) uint64 { return s.TxAbortedErrors }},
+	{"tx_bytes", func(s *Stats) uint64 { return s.TxBytes }},
+	{"tx_carrier_errors", func(s *Stats) uint64 { return s.TxCarrierErrors }},
+	{"tx_compressed", func(s *Stats) uint64 { return s.TxCompressed }},
+	{"tx_dropped", func(s *Stats) uint64 { return s.TxDropped }},
+	{"tx_errors", func(s *Stats) uint64 { return s.TxErrors }},
+	{"tx_fifo_errors", func(s *Stats) uint64 { return s.TxFIFOErrors }},
+	{"tx_heartbeat_errors", func(s *Stats) uint64 { return s.TxHeartbeatErrors }},
+	{"tx_packets", func(s *Stats) uint64 { return s.TxPackets }},
+	{"tx_window_errors", func(s *Stats) uint64 { return s.TxWindowErrors }},
+}
+
+// whileUp is an attribute that gives EINVAL once the device is out of service.
+func whileUp(d Device, f func() string) *sysfs.File {
+	return sysfs.Attr(0o444, func(w *bytes.Buffer) error {
+		if gone(d) {
+			return syscall.EINVAL
+		}
+		w.WriteString(f())
+		w.WriteByte('\n')
+		return nil
+	}, nil)
+}
+
+func gone(d Device) bool {
+	select {
+	case <-d.Done():
+		return true
+	default:
+		return false
+	}
+}
