@@ -36,10 +36,12 @@ const (
 // other goroutine. Only when INTx is in use does watch look for messages that come by
 // themselves.
 type qtest struct {
-	fd    int
+	fd    int                       // -1 once closed; changes only under mu and with watch gone
 	onIRQ func(line int, high bool) // called with mu held
 	fail  func(error)               // told once why the link died; called with mu held
 	dead  atomic.Bool
+
+	watching sync.WaitGroup
 
 	mu      sync.Mutex
 	pending int        // commands whose reply has not been read
@@ -66,11 +68,11 @@ func (q *qtest) kill(err error) {
 	}
 }
 
-// close waits for the access under way and closes the socket. Nothing may start
-// afterwards: the caller has marked the link dead.
+// close ends and waits for what is under way, then closes the socket. It is idempotent.
 func (q *qtest) close() {
 	q.dead.Store(true)
-	_ = unix.Shutdown(q.fd, unix.SHUT_RDWR) // ends a blocked receive
+	_ = unix.Shutdown(q.fd, unix.SHUT_RDWR) // ends a blocked receive, and watch
+	q.watching.Wait()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.fd >= 0 {
@@ -81,10 +83,10 @@ func (q *qtest) close() {
 
 // Commands, by access width. The qtest names: b, w, l, q for 1, 2, 4, 8 bytes.
 var (
-	cmdRead  = map[int]string{1: "readb ", 2: "readw ", 4: "readl ", 8: "readq "}
-	cmdWrite = map[int]string{1: "writeb ", 2: "writew ", 4: "writel ", 8: "writeq "}
-	cmdIn    = map[int]string{1: "inb ", 2: "inw ", 4: "inl "}
-	cmdOut   = map[int]string{1: "outb ", 2: "outw ", 4: "outl "}
+	cmdRead  = [9]string{1: "readb ", 2: "readw ", 4: "readl ", 8: "readq "}
+	cmdWrite = [9]string{1: "writeb ", 2: "writew ", 4: "writel ", 8: "writeq "}
+	cmdIn    = [9]string{1: "inb ", 2: "inw ", 4: "inl "}
+	cmdOut   = [9]string{1: "outb ", 2: "outw ", 4: "outl "}
 )
 
 // post sends a write and does not wait for its reply.
@@ -103,8 +105,13 @@ func (q *qtest) post(cmd string, addr, val uint64) {
 	}
 	q.since = 0
 	q.drain()
-	for q.pending > maxPosted/2 && q.pending >= maxPosted-drainEvery && !q.dead.Load() {
-		q.next()
+	if q.pending < maxPosted {
+		return
+	}
+	for q.pending > maxPosted/2 {
+		if _, ok := q.next(); !ok {
+			return
+		}
 	}
 }
 
@@ -124,6 +131,18 @@ func (q *qtest) ask(cmd string, addr uint64) (v uint64, ok bool) {
 		}
 	}
 	return v, true
+}
+
+// flush waits until QEMU has done everything sent so far, and handles the interrupt
+// messages that came of it.
+func (q *qtest) flush() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.pending > 0 && !q.dead.Load() {
+		if _, ok := q.next(); !ok {
+			return
+		}
+	}
 }
 
 // command sends a line that is not an access ("irq_intercept_in ioapic") and waits for
@@ -364,9 +383,7 @@ func (q *qtest) watch() {
 		}
 		q.mu.Lock()
 		before := q.pending
-		if q.fd >= 0 {
-			q.drain()
-		}
+		q.drain()
 		onlyReplies := q.pending < before
 		q.mu.Unlock()
 		if p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0 {

@@ -1,0 +1,234 @@
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// Binary is the QEMU that Start runs unless Config says otherwise.
+const Binary = "qemu-system-x86_64"
+
+// Config says what machine to start.
+type Config struct {
+	Binary  string       // a program or path; "" means Binary
+	Devices []DeviceSpec // at least one
+	Wires   [][2]string  // pairs of network device names that are connected
+	Domain  uint32       // PCI domain of the machine's functions; 0 means DefaultDomain
+	Log     *slog.Logger // nil discards
+	// Started is told QEMU's process id as soon as there is one, so that somebody else can
+	// see to its end too.
+	Started func(pid int)
+}
+
+// DefaultDomain is the PCI domain of a machine that is given none. Real machines rarely
+// use any but 0, so its functions do not meet the machine's own.
+const DefaultDomain = 0x1000
+
+// DeviceSpec is one device of the machine.
+type DeviceSpec struct {
+	Name  string   // what the user calls it: letters, digits, '-', '_', '.'
+	Model string   // QEMU's name of the model: "e1000e"
+	Bus   string   // name of the port or bridge it stands under; "" is the root bus
+	Props []string // further properties, "key=value", given to QEMU as they are
+	// Capture receives the frames on the device's side of its wire, as pcap, or is
+	// nil. It is the caller's to close, after the machine was closed.
+	Capture *os.File
+}
+
+// networkModels are the models that take a netdev. QEMU does not say so without being
+// run, and running it once more would cost as much as the start.
+var networkModels = []string{
+	"e1000", "e1000-82540em", "e1000-82544gc", "e1000-82545em", "e1000e", "igb",
+	"i82550", "i82551", "i82557a", "i82557b", "i82557c", "i82558a", "i82558b", "i82559a",
+	"i82559b", "i82559c", "i82559er", "i82562", "i82801",
+	"ne2k_pci", "pcnet", "rocker", "rtl8139", "tulip", "vmxnet3",
+	"virtio-net-pci", "virtio-net-pci-transitional", "virtio-net-pci-non-transitional",
+}
+
+// IsNetwork says whether a model is a network adapter that can be wired.
+func IsNetwork(model string) bool { return slices.Contains(networkModels, model) }
+
+// Bridges and ports, under which other devices may stand.
+var bridgeModels = []string{
+	"pcie-root-port", "ioh3420", "x3130-upstream", "xio3130-downstream", "pcie-pci-bridge", "pci-bridge", "i82801b11-bridge",
+}
+
+// Slots of the root bus. 0 is the host bridge, firstSlot-1 is ivshmem, and from 24 on the
+// chipset routes INTx in other ways and has functions of its own.
+const (
+	ivshmemSlot = 2
+	firstSlot   = 3
+	lastSlot    = 23
+)
+
+const maxDevices = 256
+
+func validName(s string) bool {
+	if s == "" || len(s) > 64 {
+		return false
+	}
+	for _, c := range s {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-_.", c)) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Config) check() error {
+	if len(c.Devices) == 0 || len(c.Devices) > maxDevices {
+		return fmt.Errorf("qemu: %d devices: want 1 to %d", len(c.Devices), maxDevices)
+	}
+	seen := map[string]*DeviceSpec{}
+	slots := 0
+	for i := range c.Devices {
+		d := &c.Devices[i]
+		switch {
+		case !validName(d.Name):
+			return fmt.Errorf("qemu: device name %q: want letters, digits, '-', '_' or '.'", d.Name)
+		case !validName(d.Model):
+			return fmt.Errorf("qemu: %s: model %q: want the name of a QEMU device model", d.Name, d.Model)
+		case seen[d.Name] != nil:
+			return fmt.Errorf("qemu: two devices are named %s", d.Name)
+		}
+		for _, p := range d.Props {
+			if k, _, ok := strings.Cut(p, "="); !ok || !validName(k) {
+				return fmt.Errorf("qemu: %s: property %q: want key=value", d.Name, p)
+			}
+		}
+		if d.Bus == "" {
+			slots++
+		} else if up := seen[d.Bus]; up == nil || !slices.Contains(bridgeModels, up.Model) {
+			return fmt.Errorf("qemu: %s stands under %s, which is not a port or bridge named before it", d.Name, d.Bus)
+		}
+		if d.Capture != nil && !IsNetwork(d.Model) {
+			return fmt.Errorf("qemu: %s: model %s is no network adapter, so there is nothing to capture", d.Name, d.Model)
+		}
+		seen[d.Name] = d
+	}
+	if slots > lastSlot-firstSlot+1 {
+		return fmt.Errorf("qemu: %d devices on the root bus, which has %d free slots: put some under a pcie-root-port", slots, lastSlot-firstSlot+1)
+	}
+	wired := map[string]string{}
+	for _, w := range c.Wires {
+		for i, name := range w {
+			d := seen[name]
+			switch {
+			case d == nil:
+				return fmt.Errorf("qemu: wire %s-%s: no device is named %s", w[0], w[1], name)
+			case !IsNetwork(d.Model):
+				return fmt.Errorf("qemu: wire %s-%s: %s (%s) is no network adapter", w[0], w[1], name, d.Model)
+			case wired[name] != "":
+				return fmt.Errorf("qemu: wire %s-%s: %s is wired to %s already", w[0], w[1], name, wired[name])
+			}
+			wired[name] = w[1-i]
+		}
+		if w[0] == w[1] {
+			return fmt.Errorf("qemu: wire %s-%s: both ends are the same device", w[0], w[1])
+		}
+	}
+	return nil
+}
+
+// files are the descriptors that QEMU inherits, in order; the first is number 3.
+type files []*os.File
+
+func (f *files) add(x *os.File) int {
+	*f = append(*f, x)
+	return 2 + len(*f)
+}
+
+// escape protects a value in one of QEMU's comma-separated options.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// placing is the arguments for all devices, and where each of them goes.
+type placing struct {
+	args  []string
+	where []place // by device
+}
+
+// place is a slot on the root bus (parent -1) or under a device.
+type place struct{ parent, slot int }
+
+// deviceArgs renders the devices, their wires and captures as arguments.
+func (c *Config) deviceArgs(inherit *files) placing {
+	var p placing
+	hub := map[string]int{}
+	for i, w := range c.Wires {
+		hub[w[0]], hub[w[1]] = i, i
+	}
+	next, lone := firstSlot, len(c.Wires)
+	for i := range c.Devices {
+		d := &c.Devices[i]
+		dev := fmt.Sprintf("%s,id=dev%d", d.Model, i)
+		switch {
+		case d.Bus != "":
+			up := slices.IndexFunc(c.Devices, func(o DeviceSpec) bool { return o.Name == d.Bus })
+			slot := c.under(d.Bus, i)
+			dev += fmt.Sprintf(",bus=dev%d,addr=%#x", up, slot)
+			p.where = append(p.where, place{parent: up, slot: slot})
+		default:
+			dev += fmt.Sprintf(",addr=%#x", next)
+			p.where = append(p.where, place{parent: -1, slot: next})
+			next++
+		}
+		if slices.Contains(bridgeModels, d.Model) {
+			if strings.HasSuffix(d.Model, "root-port") || d.Model == "ioh3420" || d.Model == "xio3130-downstream" {
+				dev += fmt.Sprintf(",chassis=%d,slot=%d", i+1, i+1)
+			}
+		} else {
+			dev += ",romfile="
+		}
+		if IsNetwork(d.Model) {
+			h, ok := hub[d.Name]
+			if !ok {
+				h = lone
+				lone++
+			}
+			p.args = append(p.args, "-netdev", fmt.Sprintf("hubport,id=net%d,hubid=%d", i, h))
+			dev += fmt.Sprintf(",netdev=net%d", i)
+			if d.Capture != nil {
+				p.args = append(p.args, "-object", fmt.Sprintf("filter-dump,id=cap%d,netdev=net%d,file=/dev/fd/%d,maxlen=65535", i, i, inherit.add(d.Capture)))
+			}
+		}
+		for _, kv := range d.Props {
+			k, v, _ := strings.Cut(kv, "=")
+			dev += "," + k + "=" + escape(v)
+		}
+		p.args = append(p.args, "-device", dev)
+	}
+	return p
+}
+
+// under counts the devices before i that stand under the named port.
+func (c *Config) under(name string, i int) int {
+	n := 0
+	for _, d := range c.Devices[:i] {
+		if d.Bus == name {
+			n++
+		}
+	}
+	return n
+}
+
+// find looks the program up, with the remedy where it is missing.
+func (c *Config) find() (string, error) {
+	name := c.Binary
+	if name == "" {
+		name = Binary
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		var e *exec.Error
+		if errors.As(err, &e) {
+			err = e.Err
+		}
+		return "", fmt.Errorf("qemu: starting %s: %w: install QEMU (Debian, Ubuntu: apt-get install qemu-system-x86)", name, err)
+	}
+	return path, nil
+}

@@ -1,0 +1,207 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// device is one function of the machine; bus.Device.
+type device struct {
+	m    *Machine
+	spec DeviceSpec
+	fn   *pci.Function
+	cfg  *config
+
+	irq irqState // guarded by m.irqMu
+
+	closed    atomic.Bool
+	closeOnce sync.Once
+	closeErr  error
+	done      chan struct{}
+}
+
+func newDevice(m *Machine, spec DeviceSpec, fn *pci.Function) *device {
+	d := &device{m: m, spec: spec, fn: fn, done: make(chan struct{})}
+	d.cfg = m.config(fn.Addr)
+	d.cfg.dev = d
+	if d.cfg.Read32(256) == ^uint32(0) {
+		d.cfg.size = 256 // no extended space: a conventional function
+	}
+	go func() {
+		<-m.done
+		d.markClosed()
+	}()
+	return d
+}
+
+var doneMu sync.Mutex
+
+// markClosed closes done once, whoever comes first: the machine's end or Close.
+func (d *device) markClosed() {
+	doneMu.Lock()
+	defer doneMu.Unlock()
+	select {
+	case <-d.done:
+	default:
+		close(d.done)
+	}
+}
+
+func (d *device) Address() string       { return d.fn.Addr.String() }
+func (d *device) Backend() string       { return "qemu:" + d.spec.Model }
+func (d *device) Config() bus.Config    { return d.cfg }
+func (d *device) DMA() bus.DMA          { return dmaOf{d} }
+func (d *device) Done() <-chan struct{} { return d.done }
+
+func (d *device) Regions() []bus.RegionInfo { return slices.Clone(d.fn.BARs) }
+
+func (d *device) Err() error {
+	if err := d.m.Err(); err != nil {
+		return fmt.Errorf("%s %s: %w", d.Address(), d.spec.Name, err)
+	}
+	if d.closed.Load() {
+		return fmt.Errorf("%s %s: %w", d.Address(), d.spec.Name, bus.ErrClosed)
+	}
+	return nil
+}
+
+func (d *device) Region(index int) (bus.Region, error) {
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	for _, r := range d.fn.BARs {
+		if r.Index != index {
+			continue
+		}
+		if r.Addr == 0 {
+			return nil, fmt.Errorf("%s %s: region %d was not placed: %w", d.Address(), d.spec.Name, index, bus.ErrNotSupported)
+		}
+		return &region{dev: d, info: r}, nil
+	}
+	return nil, fmt.Errorf("%s %s: no region %d: %w", d.Address(), d.spec.Name, index, bus.ErrNotSupported)
+}
+
+// alive says whether accesses go to the device.
+func (d *device) alive() bool { return !d.closed.Load() }
+
+// dmaOf is a device's view of the machine's RAM.
+type dmaOf struct{ d *device }
+
+func (a dmaOf) Alloc(r bus.DMARequest) (*bus.Memory, error) {
+	if err := a.d.Err(); err != nil {
+		return nil, fmt.Errorf("allocating DMA memory: %w", err)
+	}
+	return a.d.m.ram.alloc(a.d.Address(), r)
+}
+
+func (a dmaOf) Map([]byte, bus.DMARequest) (*bus.Memory, error) {
+	return nil, fmt.Errorf("%s: mapping a caller's memory: a QEMU device reaches only its machine's RAM: %w", a.d.Address(), bus.ErrNotSupported)
+}
+
+// PCI Express capability (PCI Express Base 5.0, 7.5.3).
+const (
+	capExpress            = 0x10
+	offDevCap     bus.Off = 0x04 // Device Capabilities, RO
+	offDevControl bus.Off = 0x08 // Device Control, RW
+	devCapFLR             = 1 << 28
+	devControlFLR         = 1 << 15
+	flrTime               = 100 * time.Millisecond // 6.6.2
+	offBridgeCtl  bus.Off = 0x3e                   // Bridge Control of a type 1 header, RW
+	bridgeReset           = 1 << 6                 // Secondary Bus Reset
+	resetHold             = time.Millisecond       // Trst, PCI Local Bus 3.0, 4.3.2
+)
+
+// Reset uses function-level reset, or the reset of a bridge below which the device
+// stands alone.
+func (d *device) Reset(ctx context.Context) error {
+	if err := d.Err(); err != nil {
+		return err
+	}
+	saved := saveConfig(d.cfg)
+	off, ok := pci.FindCap(d.cfg, capExpress)
+	switch {
+	case ok && d.cfg.Read32(off+offDevCap)&devCapFLR != 0:
+		d.cfg.Write16(off+offDevControl, d.cfg.Read16(off+offDevControl)|devControlFLR)
+		if err := sleep(ctx, flrTime); err != nil {
+			return fmt.Errorf("%s %s: function reset: %w", d.Address(), d.spec.Name, err)
+		}
+	case d.fn.Parent != nil && d.alone():
+		up := d.m.Config(d.fn.Parent.Addr)
+		ctl := up.Read16(offBridgeCtl)
+		up.Write16(offBridgeCtl, ctl|bridgeReset)
+		err := sleep(ctx, resetHold)
+		up.Write16(offBridgeCtl, ctl)
+		if err != nil {
+			return fmt.Errorf("%s %s: bus reset: %w", d.Address(), d.spec.Name, err)
+		}
+	default:
+		return fmt.Errorf("%s %s: the model has no function reset: %w", d.Address(), d.spec.Name, bus.ErrNotSupported)
+	}
+	restoreConfig(d.cfg, saved)
+	return d.Err()
+}
+
+// saveConfig reads the 256 bytes that a reset changes.
+func saveConfig(c bus.Config) (s [64]uint32) {
+	for i := range s {
+		s[i] = c.Read32(bus.Off(4 * i))
+	}
+	return s
+}
+
+// restoreConfig writes them back where they differ, the Command register last, without
+// the Status register above it.
+func restoreConfig(c bus.Config, s [64]uint32) {
+	for i, v := range s {
+		off := bus.Off(4 * i)
+		if off != pci.CfgCommand && c.Read32(off) != v {
+			c.Write32(off, v)
+		}
+	}
+	c.Write16(pci.CfgCommand, uint16(s[pci.CfgCommand/4]))
+}
+
+// alone says whether no other function stands below the device's bridge.
+func (d *device) alone() bool {
+	n := 0
+	for _, f := range d.m.topo.Functions {
+		if f.Parent == d.fn.Parent {
+			n++
+		}
+	}
+	return n == 1
+}
+
+func sleep(ctx context.Context, t time.Duration) error {
+	select {
+	case <-time.After(t):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close masks interrupts, stops the device's bus mastering, and refuses further work.
+func (d *device) Close() error {
+	d.closeOnce.Do(func() {
+		err := d.DisableIRQs()
+		if errors.Is(err, bus.ErrGone) || errors.Is(err, bus.ErrClosed) {
+			err = nil
+		}
+		d.closeErr = err
+		// The read makes QEMU finish every posted write, the last doorbell included.
+		pci.SetCommand(d.cfg, 0, pci.CmdMaster)
+		d.cfg.Read16(pci.CfgCommand)
+		d.closed.Store(true)
+		d.markClosed()
+	})
+	return d.closeErr
+}

@@ -1,0 +1,244 @@
+package qemu
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+)
+
+// ramSize is the machine's RAM, which is its DMA memory. It takes real memory only where
+// it was touched.
+const ramSize = 512 << 20
+
+// firmware is a 64 KiB image whose entry, its last 16 bytes, disables interrupts and
+// halts.
+func firmware() []byte {
+	const size, entry = 64 << 10, 0xfff0
+	b := make([]byte, size)
+	copy(b[entry:], []byte{0xfa, 0xf4, 0xeb, 0xfd}) // cli; hlt; jmp to hlt
+	return b
+}
+
+// process is a running QEMU and our ends of what it inherited.
+type process struct {
+	cmd     *exec.Cmd
+	ram     *os.File
+	qtest   int // descriptor, blocking
+	qmp     *os.File
+	ivshmem int // descriptor
+
+	exited chan struct{} // closed when it ended
+	status error         // valid after exited
+
+	mu   sync.Mutex
+	last []string // its last lines on stderr
+}
+
+// socketpair returns our end and the file for QEMU's.
+func socketpair(name string) (int, *os.File, error) {
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, nil, fmt.Errorf("qemu: making the %s socket: %w", name, err)
+	}
+	return p[0], os.NewFile(uintptr(p[1]), name), nil
+}
+
+func memfd(name string, size int64) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("qemu: making memory for %s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if err := f.Truncate(size); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("qemu: making %d bytes of memory for %s: %w", size, name, err)
+	}
+	return f, nil
+}
+
+// launch starts QEMU. args are those of the devices; inherit the files they name, which
+// stay the caller's.
+func launch(c *Config, path string, args []string, inherit files, vectors int) (p *process, err error) {
+	p = &process{qtest: -1, ivshmem: -1, exited: make(chan struct{})}
+	var theirs []*os.File
+	defer func() {
+		for _, f := range theirs {
+			f.Close()
+		}
+		if err != nil {
+			p.closeFiles()
+		}
+	}()
+	give := func(f *os.File) int {
+		theirs = append(theirs, f)
+		return inherit.add(f)
+	}
+
+	if p.ram, err = memfd("ring3-ram", ramSize); err != nil {
+		return nil, err
+	}
+	bios, err := memfd("ring3-firmware", 0)
+	if err != nil {
+		return nil, err
+	}
+	biosFD := give(bios)
+	if _, err := bios.Write(firmware()); err != nil {
+		return nil, fmt.Errorf("qemu: writing the firmware: %w", err)
+	}
+	var fd [3]int
+	var ours [3]int
+	for i, name := range []string{"qtest", "qmp", "ivshmem"} {
+		var f *os.File
+		if ours[i], f, err = socketpair(name); err != nil {
+			return nil, err
+		}
+		fd[i] = give(f)
+		switch i {
+		case 0:
+			p.qtest = ours[i]
+		case 1:
+			if err = unix.SetNonblock(ours[i], true); err != nil {
+				return nil, fmt.Errorf("qemu: preparing the qmp socket: %w", err)
+			}
+			p.qmp = os.NewFile(uintptr(ours[i]), name)
+		case 2:
+			p.ivshmem = ours[i]
+		}
+	}
+
+	argv := []string{
+		"-M", "q35,memory-backend=ram,sata=off,smbus=off,pit=off,hpet=off,vmport=off,usb=off,graphics=off",
+		"-accel", "tcg,tb-size=1", "-m", fmt.Sprintf("%dM", ramSize>>20),
+		"-bios", fmt.Sprintf("/dev/fd/%d", biosFD),
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,mem-path=/dev/fd/%d,size=%d,share=on", inherit.add(p.ram), ramSize),
+		"-display", "none", "-nodefaults", "-no-user-config",
+		"-chardev", fmt.Sprintf("socket,id=qtest,fd=%d", fd[0]), "-qtest", "chardev:qtest", "-qtest-log", "none",
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fd[1]), "-mon", "chardev=qmp,mode=control",
+		"-chardev", fmt.Sprintf("socket,id=ivshmem,fd=%d", fd[2]),
+		"-device", fmt.Sprintf("ivshmem-doorbell,chardev=ivshmem,vectors=%d,addr=%#x", vectors, ivshmemSlot),
+	}
+	p.cmd = exec.Command(path, append(argv, args...)...)
+	p.cmd.ExtraFiles = inherit
+	// A group of its own: Ctrl-C at the terminal must not end QEMU before the drivers
+	// stopped their devices. The signal comes when this process ends in any way.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	stderr, err := p.cmd.StderrPipe()
+	if err != nil {
+		return nil, fmt.Errorf("qemu: making a pipe: %w", err)
+	}
+	if err := p.start(c, stderr); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// start runs the command on a thread that stays until it ended: a parent-death signal
+// fires when the starting thread does.
+func (p *process) start(c *Config, stderr io.Reader) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		p.readStderr(c, stderr)
+		p.status = p.cmd.Wait()
+		close(p.exited)
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("qemu: starting %s: %w", p.cmd.Path, err)
+	}
+	if c.Started != nil {
+		c.Started(p.cmd.Process.Pid)
+	}
+	return nil
+}
+
+// maxStderr is how many of QEMU's last lines are kept.
+const maxStderr = 8
+
+// readStderr passes on what QEMU says until it ends, and keeps the last of it.
+func (p *process) readStderr(c *Config, r io.Reader) {
+	br := bufio.NewReaderSize(r, 4096)
+	for {
+		b, _, err := br.ReadLine()
+		if line := strings.TrimSpace(string(b)); line != "" && !strings.Contains(line, "is not connected to host network") {
+			line = strings.TrimPrefix(line, "qemu-system-x86_64: ")
+			p.mu.Lock()
+			p.last = append(p.last, line)
+			if len(p.last) > maxStderr {
+				p.last = p.last[1:]
+			}
+			p.mu.Unlock()
+			if strings.Contains(line, "network dump write error") {
+				c.Log.Error("qemu: capturing: the disk is full or failing; the capture ends here", "qemu", line)
+			} else {
+				c.Log.Warn("qemu: " + line)
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// lastWords is QEMU's last line, for an error, or "".
+func (p *process) lastWords() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.last) == 0 {
+		return ""
+	}
+	return p.last[len(p.last)-1]
+}
+
+// ended describes the end of a process that exited.
+func (p *process) ended() error {
+	status := "exit status 0"
+	if p.status != nil {
+		status = p.status.Error()
+	}
+	if w := p.lastWords(); w != "" {
+		status += ": " + w
+	}
+	return fmt.Errorf("qemu: QEMU (pid %d) ended: %s: %w", p.cmd.Process.Pid, status, bus.ErrGone)
+}
+
+// kill ends QEMU and waits until it has.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.exited
+}
+
+// closeFiles closes our ends, except the qtest socket once a client has it.
+func (p *process) closeFiles() {
+	if p.ram != nil {
+		p.ram.Close()
+	}
+	if p.qmp != nil {
+		p.qmp.Close()
+	}
+	for _, fd := range []*int{&p.qtest, &p.ivshmem} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+			*fd = -1
+		}
+	}
+}
+
+// startTimeout is how long QEMU may take from its start to its first answer; it takes
+// about 0.1 s on a quiet machine.
+const startTimeout = 20 * time.Second
