@@ -59,7 +59,7 @@ type Machine struct {
 
 // Start starts QEMU, waits until it answers, and enumerates its bus. It takes about
 // 0.1 s. Errors name what was being done; one that the user can mend says how.
-func Start(ctx context.Context, c Config) (m *Machine, err error) {
+func Start(ctx context.Context, c Config) (*Machine, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -73,7 +73,7 @@ func Start(ctx context.Context, c Config) (m *Machine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m = &Machine{log: c.Log, domain: c.Domain, lines: map[int]*line{}, done: make(chan struct{})}
+	m := &Machine{log: c.Log, domain: c.Domain, lines: map[int]*line{}, done: make(chan struct{})}
 	if m.bell, err = newDoorbell(16 + 8*len(c.Devices)); err != nil {
 		return nil, err
 	}
@@ -83,50 +83,41 @@ func Start(ctx context.Context, c Config) (m *Machine, err error) {
 		m.bell.close()
 		return nil, err
 	}
+	m.qt = newQtest(m.proc.qtest, m.lineChanged, m.fail)
+	m.proc.qtest = -1
 	go func() {
 		<-m.proc.exited
 		m.fail(m.proc.ended())
-		if m.qt != nil {
-			m.qt.dead.Store(true)
-		}
+		m.qt.dead.Store(true)
 	}()
-	defer func() {
-		if err != nil {
-			err = m.explain(err)
-			m.Close()
-		}
-	}()
-	stop := context.AfterFunc(ctx, func() { _ = m.proc.cmd.Process.Kill() })
-	defer stop()
-	if err := m.connect(); err != nil {
+	if err := m.bringUp(ctx, &c, placed); err != nil {
+		err = m.explain(err)
+		m.Close()
 		return nil, err
-	}
-	if err := m.enumerate(&c, placed); err != nil {
-		return nil, err
-	}
-	if !stop() {
-		return nil, fmt.Errorf("qemu: starting: %w", context.Cause(ctx))
 	}
 	return m, nil
 }
 
-// connect takes up the three sockets and the RAM.
-func (m *Machine) connect() (err error) {
-	// The qtest client exists first, so that whatever fails next can close it.
-	qt, err := newQtest(m.proc.qtest, m.lineChanged, m.fail)
-	if err != nil {
-		return err
-	}
-	m.proc.qtest = -1
-	m.qt = qt
+// bringUp takes the machine from a started process to enumerated devices.
+func (m *Machine) bringUp(ctx context.Context, c *Config, placed placing) (err error) {
+	stop := context.AfterFunc(ctx, func() { _ = m.proc.cmd.Process.Kill() })
+	defer stop()
 	if m.ram, err = newRAM(int(m.proc.ram.Fd()), ramSize); err != nil {
 		return err
 	}
 	if err := m.bell.serve(m.proc.ivshmem); err != nil {
 		return err
 	}
-	m.qmp, err = newQMP(m.proc.qmp, startTimeout)
-	return err
+	if m.qmp, err = newQMP(m.proc.qmp, startTimeout); err != nil {
+		return err
+	}
+	if err := m.enumerate(c, placed); err != nil {
+		return err
+	}
+	if !stop() {
+		return fmt.Errorf("qemu: starting: %w", context.Cause(ctx))
+	}
+	return nil
 }
 
 // enumerate sets up configuration space and finds the devices.
@@ -268,9 +259,7 @@ func (m *Machine) Close() error {
 		}
 		m.fail(fmt.Errorf("qemu: %w", bus.ErrClosed))
 		m.proc.kill()
-		if m.qt != nil {
-			m.qt.close()
-		}
+		m.qt.close()
 		m.proc.closeFiles()
 		m.bell.close()
 		if m.ram != nil {
