@@ -21,7 +21,7 @@ type (
 	Node = node.Node
 )
 
-// New makes a file. show or store may be nil: then reading, or writing, gives EINVAL.
+// New makes a file. show or store may be nil: then reading, or writing, gives EIO.
 func New(mode fs.FileMode, show func(w *bytes.Buffer) error, store func(ctx context.Context, p []byte) (int, error)) *File {
 	return &File{Mode: mode, Flavour: node.Proc, Show: show, Store: store}
 }

@@ -39,12 +39,11 @@ type File struct {
 	Size    int // what stat shows; 0 means the flavour's own
 
 	// Show writes the content. It is called once per open, at the first read, and again
-	// for a read at offset 0. nil: reading gives EIO (sysfs) or EINVAL (procfs).
+	// for a read at offset 0. nil: reading gives EIO.
 	Show func(w *bytes.Buffer) error
 	// Store takes one write(2), never empty. It returns how many bytes it took and a
 	// syscall.Errno (wrapped or not) for what went wrong. ctx ends when the writer was
-	// interrupted; a Store that does not block may ignore it. nil: writing gives EIO
-	// (sysfs) or EINVAL (procfs).
+	// interrupted; a Store that does not block may ignore it. nil: writing gives EIO.
 	Store func(ctx context.Context, p []byte) (int, error)
 	// ReadAt and WriteAt serve a binary file (config) instead of Show and Store.
 	ReadAt  func(p []byte, off int64) (int, error)
@@ -59,8 +58,18 @@ type Link struct{ Target string }
 func (*Link) isNode() {}
 
 // Dir is a directory. The zero value is an empty one.
+//
+// A directory may be merged from three layers, of which the first that has a name wins: its
+// own entries (Put), those of Ours, and the entries of a directory of the machine's file
+// system, Kernel, which show as symbolic links: a link keeps its text, anything else
+// becomes a link to Keep/<name>. Ours, Kernel and Keep are set before the directory is
+// used and not changed later.
 type Dir struct {
 	Mode fs.FileMode // permission bits; 0 means 0555
+
+	Ours   *Dir   // second layer, nil for none
+	Kernel string // third layer: absolute path of a real directory, "" for none
+	Keep   string // where links to entries of Kernel lead
 
 	mu  sync.RWMutex
 	ent map[string]Node
@@ -90,18 +99,26 @@ func (d *Dir) Remove(name string) {
 
 // Lookup finds an entry; nil if there is none.
 func (d *Dir) Lookup(name string) Node {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return d.ent[name]
+	if n := d.ours(name); n != nil {
+		return n
+	}
+	return d.kernel(name)
 }
 
 // Names lists the entries in byte order.
 func (d *Dir) Names() []string {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	names := make([]string, 0, len(d.ent))
-	for n := range d.ent {
-		names = append(names, n)
+	names := d.ourNames()
+	if d.Kernel == "" {
+		return names
+	}
+	have := make(map[string]bool, len(names))
+	for _, n := range names {
+		have[n] = true
+	}
+	for _, n := range d.kernelNames() {
+		if !have[n] {
+			names = append(names, n)
+		}
 	}
 	sort.Strings(names)
 	return names
@@ -185,10 +202,10 @@ func (f *File) ReadAll() ([]byte, error) {
 	if f.ReadAt != nil {
 		p := make([]byte, max(f.Size, pageSize))
 		n, err := f.ReadAt(p, 0)
-		return p[:n], err
+		return p[:min(max(n, 0), len(p))], err
 	}
 	if f.Show == nil {
-		return nil, f.noAccess()
+		return nil, syscall.EIO
 	}
 	var b bytes.Buffer
 	if err := f.Show(&b); err != nil {
@@ -203,19 +220,12 @@ func (f *File) ReadAll() ([]byte, error) {
 // Write is one write(2).
 func (f *File) Write(ctx context.Context, p []byte) (int, error) {
 	if f.Store == nil {
-		return 0, f.noAccess()
+		return 0, syscall.EIO
 	}
 	if f.Flavour == Sys && len(p) > pageSize {
 		p = p[:pageSize]
 	}
 	return f.Store(ctx, p)
-}
-
-func (f *File) noAccess() error {
-	if f.Flavour == Sys {
-		return syscall.EIO
-	}
-	return syscall.EINVAL
 }
 
 // Errno is the number that a client sees for err: 0 for nil, EIO where err carries none.

@@ -1,0 +1,108 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"sort"
+)
+
+// ours looks a name up in the layers that are not the kernel's.
+func (d *Dir) ours(name string) Node {
+	d.mu.RLock()
+	n := d.ent[name]
+	d.mu.RUnlock()
+	if n == nil && d.Ours != nil {
+		return d.Ours.Lookup(name)
+	}
+	return n
+}
+
+// ourNames lists the layers that are not the kernel's, in byte order.
+func (d *Dir) ourNames() []string {
+	d.mu.RLock()
+	names := make([]string, 0, len(d.ent))
+	for n := range d.ent {
+		names = append(names, n)
+	}
+	if d.Ours != nil {
+		for _, n := range d.Ours.Names() {
+			if d.ent[n] == nil {
+				names = append(names, n)
+			}
+		}
+	}
+	d.mu.RUnlock()
+	sort.Strings(names)
+	return names
+}
+
+// kernel looks a name up in the real directory below and makes the link that stands for
+// it; nil if there is none.
+func (d *Dir) kernel(name string) Node {
+	if d.Kernel == "" || name == "" || name == "." || name == ".." {
+		return nil
+	}
+	path := filepath.Join(d.Kernel, name)
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return nil
+	}
+	if fi.Mode()&os.ModeSymlink != 0 {
+		text, err := os.Readlink(path)
+		if err != nil {
+			return nil
+		}
+		return &Link{Target: text}
+	}
+	return &Link{Target: filepath.Join(d.Keep, name)}
+}
+
+// kernelNames lists the real directory below; a directory that cannot be read is empty.
+func (d *Dir) kernelNames() []string {
+	f, err := os.Open(d.Kernel)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1) // what could be read before an error still counts
+	return names
+}
+
+// Hidden lists the names of a merged directory's own layers that the machine has too, so
+// that ours hide the machine's. It is empty for a directory without a Kernel layer.
+func (d *Dir) Hidden() []string {
+	var both []string
+	for _, n := range d.ourNames() {
+		if d.kernel(n) != nil {
+			both = append(both, n)
+		}
+	}
+	return both
+}
+
+// Subdirs counts the entries that are directories.
+func (d *Dir) Subdirs() int {
+	n := 0
+	d.mu.RLock()
+	for _, e := range d.ent {
+		if _, ok := e.(*Dir); ok {
+			n++
+		}
+	}
+	d.mu.RUnlock()
+	if d.Ours == nil {
+		return n
+	}
+	for _, name := range d.Ours.Names() {
+		d.mu.RLock()
+		hidden := d.ent[name] != nil
+		d.mu.RUnlock()
+		if hidden {
+			continue
+		}
+		if _, ok := d.Ours.Lookup(name).(*Dir); ok {
+			n++
+		}
+	}
+	return n
+}
