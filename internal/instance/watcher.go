@@ -23,11 +23,15 @@ import (
 // watcher.
 const watchArg = "--internal-watch-instance"
 
-// watchFD is the pipe's read end in the watcher.
-const watchFD = 3
+// The watcher's descriptors: the pipe's read end, and where it says that it is ready.
+const (
+	watchFD = 3
+	readyFD = 4
+)
 
 // Bounds of the parent's patience with its watcher.
 const (
+	readyWait  = 5 * time.Second
 	tellWait   = time.Second
 	finishWait = time.Second
 )
@@ -46,7 +50,8 @@ type watcher struct {
 
 // StartWatcher starts the process that cleans up after this one should it end without
 // Close: it kills the recorded children, unmounts, and removes the folder. It runs this
-// same binary, whose main must call WatcherMain first of all. What was added before is
+// same binary, whose main must call WatcherMain first of all. It returns when the
+// watcher no longer minds signals, some milliseconds later. What was added before is
 // told to it now.
 func (in *Instance) StartWatcher() error {
 	in.mu.Lock()
@@ -54,44 +59,70 @@ func (in *Instance) StartWatcher() error {
 	if in.closed || in.watch != nil {
 		return nil
 	}
-	r, w, err := os.Pipe()
+	w, err := startWatcher(in.name, in.log)
 	if err != nil {
 		return fmt.Errorf("instance %s: starting the watcher: %w", in.name, err)
 	}
+	in.watch = w
+	w.tell(msgInstance(in.base, in.name, in.state))
+	for _, p := range in.state.Children {
+		w.tell(msgChild(p))
+	}
+	for _, m := range in.state.Mounts {
+		w.tell(msgMount(m))
+	}
+	return nil
+}
+
+func startWatcher(name string, log *slog.Logger) (*watcher, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
 	defer r.Close()
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	ready, theirs, err := os.Pipe()
 	if err != nil {
 		w.Close()
-		return fmt.Errorf("instance %s: starting the watcher: %w", in.name, err)
+		return nil, err
+	}
+	defer ready.Close()
+	cmd, err := watcherCmd(name, r, theirs)
+	theirs.Close()
+	if err != nil {
+		w.Close()
+		return nil, err
+	}
+	out := &watcher{w: w, cmd: cmd, done: make(chan struct{}), log: log}
+	go func() {
+		_ = cmd.Wait() // how it ended changes nothing
+		close(out.done)
+	}()
+	_ = ready.SetReadDeadline(time.Now().Add(readyWait))
+	if _, err := io.ReadFull(ready, make([]byte, 1)); err != nil {
+		out.finish()
+		return nil, fmt.Errorf("it does not report; does main call WatcherMain first? %w", err)
+	}
+	return out, nil
+}
+
+// watcherCmd starts the process.
+func watcherCmd(name string, pipe, ready *os.File) (*exec.Cmd, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
 	}
 	defer null.Close()
 	cmd := &exec.Cmd{
 		Path:        "/proc/self/exe", // also after the file was replaced by a new build
-		Args:        []string{filepath.Base(os.Args[0]), watchArg, in.name},
+		Args:        []string{filepath.Base(os.Args[0]), watchArg, name},
 		Dir:         "/",
 		Stdin:       null,
 		Stdout:      null,
 		Stderr:      null,
-		ExtraFiles:  []*os.File{r},
+		ExtraFiles:  []*os.File{pipe, ready},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
-	if err := cmd.Start(); err != nil {
-		w.Close()
-		return fmt.Errorf("instance %s: starting the watcher: %w", in.name, err)
-	}
-	in.watch = &watcher{w: w, cmd: cmd, done: make(chan struct{}), log: in.log}
-	go func(w *watcher) {
-		_ = w.cmd.Wait() // how it ended changes nothing
-		close(w.done)
-	}(in.watch)
-	in.watch.tell(msgInstance(in.base, in.name, in.state))
-	for _, p := range in.state.Children {
-		in.watch.tell(msgChild(p))
-	}
-	for _, m := range in.state.Mounts {
-		in.watch.tell(msgMount(m))
-	}
-	return nil
+	return cmd, cmd.Start()
 }
 
 // tell sends one line. A watcher that cannot be told is only logged: Sweep stands behind
@@ -200,11 +231,12 @@ func WatcherMain() {
 	// setsid keeps the terminal's signals away; these come from a session's end or from
 	// somebody who ends all processes of ring3 by name.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
-	closeInherited(watchFD + 1)
-	pipe := os.NewFile(watchFD, "parent")
-	if pipe == nil {
-		os.Exit(2)
+	closeInherited(readyFD + 1)
+	pipe, ready := os.NewFile(watchFD, "parent"), os.NewFile(readyFD, "ready")
+	if _, err := ready.Write([]byte{1}); err != nil {
+		os.Exit(2) // started by hand
 	}
+	ready.Close()
 	w := listen(pipe)
 	if w.done || w.name == "" {
 		os.Exit(0)
