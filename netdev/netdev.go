@@ -120,7 +120,9 @@ type TxQueue interface {
 
 // RxQueue is a receive queue. It belongs to one goroutine.
 type RxQueue interface {
-	// Burst returns up to len(bufs) received frames; each belongs to the caller.
+	// Burst returns up to len(bufs) received frames; each belongs to the caller. A Burst of
+	// nothing tells the queue which frames were freed; after the device was closed, it
+	// gives back the memory that frames were still held in.
 	Burst(bufs []*dma.Buf) (n int)
 	// Wait arms the interrupt and blocks until there may be something to receive, ctx
 	// ends, or the device goes away.

@@ -30,6 +30,7 @@ const idlePolls = 4
 func Poll(ctx context.Context, q RxQueue, handle func(frames []*dma.Buf)) error {
 	bufs := make([]*dma.Buf, Budget)
 	idle := 0
+	defer q.Burst(nil) // tells the queue that no frame is held any more
 	for {
 		if n := q.Burst(bufs); n > 0 {
 			handle(bufs[:n])

@@ -1,0 +1,248 @@
+package e1000
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/netdev"
+)
+
+// Intel's vendor ID, and the devices that are driven.
+const (
+	vendorIntel  = 0x8086
+	device82540  = 0x100e
+	device82574  = 0x10d3
+	subQEMU      = 0x1af4 // subsystem vendor of QEMU's models
+	subQEMUModel = 0x1100
+)
+
+// Driver serves the 82574L and the 82540EM. The instance implements netdev.Device and
+// pci.IRQUser.
+var Driver = pci.Driver{
+	Name: "e1000",
+	IDs:  []pci.ID{{Vendor: vendorIntel, Device: device82574}, {Vendor: vendorIntel, Device: device82540}},
+	Options: map[string]string{
+		"mac":  "station address, for example 52:54:00:12:34:56 (default: the EEPROM's)",
+		"ring": fmt.Sprintf("descriptors in each ring, a power of two from %d to %d (default %d)", minRing, maxRing, defaultRing),
+	},
+	Probe: probe,
+}
+
+// chip is what differs between the chips.
+type chip struct {
+	model string
+	eerd  eerdLayout
+	pcie  bool // 82574L: PCI Express, MSI-X, and the registers that come with them
+	quirk bool // QEMU's 82540EM: see doc.go
+}
+
+func chipOf(id pci.FunctionID) (chip, error) {
+	switch id.Device {
+	case device82574:
+		return chip{model: "82574L", eerd: eerd82574, pcie: true}, nil
+	case device82540:
+		return chip{model: "82540EM", eerd: eerd82540, quirk: id.SubVendor == subQEMU && id.SubDevice == subQEMUModel}, nil
+	}
+	return chip{}, fmt.Errorf("device %s is neither an 82574L nor an 82540EM: %w", id, pci.ErrSkip)
+}
+
+// nic is a controller in service; netdev.Device, pci.Instance, pci.IRQUser.
+type nic struct {
+	name string
+	dev  bus.Device
+	regs bus.Region
+	log  *slog.Logger
+	chip chip
+	mac  [6]byte
+	ring int
+
+	tx txQueue
+	rx rxQueue
+
+	irq      causes
+	handlers []*bus.Handler
+	link     atomic.Uint32 // the last STATUS
+
+	statsMu sync.Mutex
+	stats   hwStats
+
+	dead    atomic.Bool // done is closed
+	done    chan struct{}
+	errMu   sync.Mutex
+	err     error
+	watched chan struct{} // closed when watch has returned
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// errorf makes an error that begins with the device.
+func (n *nic) errorf(format string, args ...any) error {
+	return fmt.Errorf(n.dev.Address()+" e1000: "+format, args...)
+}
+
+func probe(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, error) {
+	n := &nic{
+		name: env.Name, dev: dev, log: env.Log, ring: defaultRing,
+		done: make(chan struct{}), watched: make(chan struct{}),
+	}
+	if n.log == nil {
+		n.log = slog.New(slog.DiscardHandler)
+	}
+	mac, err := n.options(env.Options)
+	if err != nil {
+		return nil, err
+	}
+	if n.chip, err = chipOf(pci.ReadID(dev.Config())); err != nil {
+		return nil, n.errorf("%w", err)
+	}
+	if n.regs, err = dev.Region(0); err != nil {
+		return nil, n.errorf("registers: %w", err)
+	}
+	if have := n.regs.Info(); have.Kind != bus.RegionMem || have.Size < regSpace {
+		return nil, n.errorf("registers: region 0 is %s, %#x bytes, want mem, %#x: %w", have.Kind, have.Size, regSpace, bus.ErrProtocol)
+	}
+	pci.SetCommand(dev.Config(), pci.CmdMem|pci.CmdMaster, 0)
+	if err := n.bringUp(ctx, mac); err != nil {
+		return nil, errors.Join(err, n.teardown())
+	}
+	go n.watch()
+	l := n.Link()
+	n.log.Info("in service", "device", n.name, "address", dev.Address(), "model", n.chip.model, "mac", n.MAC().String(), "ring", n.ring, "link", l.Up)
+	return n, nil
+}
+
+// options checks the options; mac is nil where none was given.
+func (n *nic) options(o map[string]string) (mac net.HardwareAddr, err error) {
+	if s, ok := o["mac"]; ok {
+		if mac, err = net.ParseMAC(s); err != nil || !validMAC(mac) {
+			return nil, n.errorf("option mac=%s: want a unicast address of 6 bytes, for example 52:54:00:12:34:56", s)
+		}
+	}
+	if s, ok := o["ring"]; ok {
+		if n.ring, err = strconv.Atoi(s); err != nil || !validRing(n.ring) {
+			return nil, n.errorf("option ring=%s: want a power of two from %d to %d", s, minRing, maxRing)
+		}
+	}
+	return mac, nil
+}
+
+// validMAC says whether an address can be a station's: 6 bytes, unicast, not zero.
+func validMAC(m net.HardwareAddr) bool {
+	return len(m) == 6 && m[0]&1 == 0 && [6]byte(m) != [6]byte{}
+}
+
+// Info is what does not change; netdev.Device.
+func (n *nic) Info() netdev.Info {
+	return netdev.Info{
+		Name: n.name, Driver: Driver.Name, Model: n.chip.model, Bus: n.dev,
+		TxQueues: 1, RxQueues: 1, TxRing: n.ring, RxRing: n.ring,
+	}
+}
+
+// MAC is the station address in use.
+func (n *nic) MAC() net.HardwareAddr { return net.HardwareAddr(n.mac[:]) }
+
+// MTU is the largest payload in bytes.
+func (n *nic) MTU() int { return mtu }
+
+// Link is the state of the link after its last change.
+func (n *nic) Link() netdev.Link {
+	s := status(n.link.Load())
+	return netdev.Link{Up: s&statusLU != 0, Speed: s.speed(), FullDuplex: s&statusFD != 0}
+}
+
+// Tx returns transmit queue 0.
+func (n *nic) Tx(q int) netdev.TxQueue {
+	if q != 0 {
+		return nil
+	}
+	return &n.tx
+}
+
+// Rx returns receive queue 0.
+func (n *nic) Rx(q int) netdev.RxQueue {
+	if q != 0 {
+		return nil
+	}
+	return &n.rx
+}
+
+// IRQHandlers are the handlers of all vectors; pci.IRQUser.
+func (n *nic) IRQHandlers() []*bus.Handler { return n.handlers }
+
+// Done is closed when the device went away or was closed.
+func (n *nic) Done() <-chan struct{} { return n.done }
+
+// Err says why Done is closed.
+func (n *nic) Err() error {
+	n.errMu.Lock()
+	defer n.errMu.Unlock()
+	return n.err
+}
+
+// fail takes the queues out of service, once, and wakes whoever waits. It takes no
+// queue's lock.
+func (n *nic) fail(err error) {
+	n.errMu.Lock()
+	defer n.errMu.Unlock()
+	if n.err == nil {
+		n.err = err
+		n.dead.Store(true)
+		close(n.done)
+	}
+}
+
+// watch turns the bus's end into the device's.
+func (n *nic) watch() {
+	defer close(n.watched)
+	select {
+	case <-n.dev.Done():
+		err := n.dev.Err()
+		if err == nil {
+			err = bus.ErrGone
+		}
+		n.fail(n.errorf("the bus ended: %w", err))
+	case <-n.done:
+	}
+}
+
+// Close takes the controller out of service; pci.Instance. Frames in flight may be lost:
+// Drain first. A goroutine that uses a queue meanwhile gets 0 from then on.
+func (n *nic) Close() error {
+	n.closeOnce.Do(func() {
+		n.fail(n.errorf("%w", bus.ErrClosed))
+		<-n.watched
+		n.closeErr = n.teardown()
+	})
+	return n.closeErr
+}
+
+// teardown undoes bringUp, however far it came: stop, mask, reset, bus mastering off, join,
+// free.
+func (n *nic) teardown() error {
+	err := n.quiesce()
+	pci.SetCommand(n.dev.Config(), 0, pci.CmdMaster)
+	n.dev.Config().Read16(pci.CfgCommand) // after this the device writes no memory
+	if e := n.dev.DisableIRQs(); e != nil && !errors.Is(e, bus.ErrGone) && !errors.Is(e, bus.ErrClosed) {
+		err = errors.Join(err, n.errorf("disabling interrupts: %w", e))
+	}
+	for _, h := range n.handlers {
+		_ = h.Close() // its eventfd is closed already
+	}
+	if n.tx.mem != nil {
+		n.tx.close()
+	}
+	if n.rx.mem != nil {
+		n.rx.close()
+	}
+	return err
+}

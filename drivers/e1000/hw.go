@@ -1,0 +1,234 @@
+package e1000
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"time"
+
+	"github.com/ring3dev/ring3/bus"
+)
+
+// regSpace is the size of the register region, 4.1 and 82574L 10.1.
+const regSpace = 128 << 10
+
+// Times of the datasheets.
+const (
+	resetTime  = 10 * time.Millisecond  // 14.3: EEPROM load included
+	masterTime = 100 * time.Millisecond // 82574L 5.2.5.3: pending requests end
+	eepromTime = 10 * time.Millisecond  // one word, 13.4.4
+	pollEvery  = 100 * time.Microsecond
+	// deafTime is how long QEMU's 82540EM receives nothing after a write to RCTL, with a
+	// little more for a timer that is late.
+	deafTime = 1000*time.Millisecond + 50*time.Millisecond
+)
+
+// bringUp takes the controller from any state into service, in the order of 14.3 to
+// 14.5 and 82574L 4.6.
+func (n *nic) bringUp(ctx context.Context, mac net.HardwareAddr) error {
+	if v := n.regs.Read32(regSTATUS); v == allOnes {
+		return n.errorf("probing: STATUS reads all-ones: %w", bus.ErrGone)
+	}
+	if err := n.reset(ctx); err != nil {
+		return err
+	}
+	if err := n.setMAC(ctx, mac); err != nil {
+		return err
+	}
+	n.initGeneral()
+	n.clearStats()
+	if err := n.tx.init(n, n.ring); err != nil {
+		return n.errorf("transmit ring of %d: %w", n.ring, err)
+	}
+	if err := n.rx.init(n, n.ring); err != nil {
+		return n.errorf("receive ring of %d: %w", n.ring, err)
+	}
+	if err := n.enableIRQs(); err != nil {
+		return err
+	}
+	n.initReceive()
+	n.initTransmit()
+	n.readLink()
+	n.arm(n.irq.other)
+	return n.Err()
+}
+
+// reset masks interrupts, stops what a predecessor left running, and resets the controller, 14.3.
+// QEMU's 82540EM ignores CTRL.RST, so nothing after relies on reset values.
+func (n *nic) reset(ctx context.Context) error {
+	r := n.regs
+	r.Write32(regIMC, uint32(causeAll))
+	r.Write32(regRCTL, 0)
+	r.Write32(regTCTL, uint32(tctlPSP))
+	if n.chip.pcie {
+		// Should requests still be pending in the end, the reset goes ahead all the same.
+		r.Write32(regCTRL, r.Read32(regCTRL)|uint32(ctrlGIOMDIS))
+		_ = n.poll(ctx, masterTime, func() bool { return status(r.Read32(regSTATUS))&statusGIOMaster == 0 })
+	}
+	r.Write32(regCTRL, r.Read32(regCTRL)|uint32(ctrlRST))
+	// A read so soon may meet all-ones: not gone yet, just not there again.
+	var last uint32
+	if err := n.poll(ctx, resetTime, func() bool {
+		last = r.Read32(regCTRL)
+		return last != allOnes && ctrl(last)&ctrlRST == 0
+	}); err != nil {
+		if last == allOnes {
+			err = bus.ErrGone
+		}
+		return n.errorf("reset: CTRL.RST still set after %s (CTRL=%s): %w", resetTime, ctrl(last), err)
+	}
+	if n.chip.pcie {
+		if err := n.poll(ctx, resetTime, func() bool {
+			last = r.Read32(regEECD)
+			return eecd(last)&eecdAutoRD != 0
+		}); err != nil {
+			return n.errorf("reset: EECD.AUTO_RD still clear after %s (EECD=%#x): %w", resetTime, last, err)
+		}
+	}
+	r.Write32(regIMC, uint32(causeAll))
+	r.Read32(regICR)
+	r.Write32(regICR, uint32(causeAll))
+	return nil
+}
+
+// poll waits until ok, at most t.
+func (n *nic) poll(ctx context.Context, t time.Duration, ok func() bool) error {
+	deadline := time.Now().Add(t)
+	for !ok() {
+		if err := n.dev.Err(); err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return bus.ErrTimeout
+		}
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// setMAC takes the address from the options, else from receive address 0, into which the
+// hardware loads the EEPROM's at reset, else from the EEPROM itself.
+func (n *nic) setMAC(ctx context.Context, mac net.HardwareAddr) error {
+	if mac == nil {
+		mac = make(net.HardwareAddr, 6)
+		low, high := n.regs.Read32(regRAL(0)), n.regs.Read32(regRAH(0))
+		binary.LittleEndian.PutUint32(mac[0:4], low)
+		binary.LittleEndian.PutUint16(mac[4:6], uint16(high))
+		if high&rahAV == 0 || !validMAC(mac) {
+			for i := range 3 {
+				w, err := n.readEEPROM(ctx, uint32(i))
+				if err != nil {
+					return err
+				}
+				binary.LittleEndian.PutUint16(mac[2*i:], w)
+			}
+		}
+		if !validMAC(mac) {
+			return n.errorf("station address: RAL=%#x RAH=%#x and the EEPROM's %s are no unicast address (option mac= gives one): %w", low, high, mac, bus.ErrProtocol)
+		}
+	}
+	n.mac = [6]byte(mac)
+	return nil
+}
+
+// readEEPROM reads a word, 13.4.4.
+func (n *nic) readEEPROM(ctx context.Context, word uint32) (uint16, error) {
+	l := n.chip.eerd
+	n.regs.Write32(regEERD, l.start|put(l.addr, word))
+	var v uint32
+	if err := n.poll(ctx, eepromTime, func() bool { v = n.regs.Read32(regEERD); return v&l.done != 0 }); err != nil {
+		return 0, n.errorf("reading EEPROM word %d: EERD.DONE still clear after %s (EERD=%#x): %w", word, eepromTime, v, err)
+	}
+	return uint16(get(v, l.data)), nil
+}
+
+// initGeneral sets up link and address filters, 14.4. No flow control: see netdev.Wire.
+func (n *nic) initGeneral() {
+	r := n.regs
+	c := ctrl(r.Read32(regCTRL))
+	r.Write32(regCTRL, uint32(c&^ctrlBringUpOff|ctrlSLU|ctrlASDE))
+	for _, off := range []bus.Off{regFCAL, regFCAH, regFCT, regFCTTV} {
+		r.Write32(off, 0)
+	}
+	r.Write32(regRAL(0), binary.LittleEndian.Uint32(n.mac[0:4]))
+	r.Write32(regRAH(0), rahAV|uint32(binary.LittleEndian.Uint16(n.mac[4:6])))
+	for i := 1; i < raPairs; i++ {
+		r.Write32(regRAL(i), 0)
+		r.Write32(regRAH(i), 0)
+	}
+	for i := range mtaWords {
+		r.Write32(regMTA(i), 0)
+	}
+}
+
+// initReceive sets up the receiver, 14.4.
+func (n *nic) initReceive() {
+	r, q := n.regs, &n.rx
+	r.Write32(regRDTR, 0)
+	r.Write32(regRADV, 0)
+	r.Write32(regITR, 0)
+	r.Write32(regRXCSUM, 0)
+	if n.chip.pcie {
+		r.Write32(regRFCTL, 0) // legacy descriptors
+		r.Write32(regMRQC, 0)  // one queue
+	}
+	r.Write32(regRXDCTL, uint32(dctlGRAN))
+	r.Write32(regRDBAL, uint32(q.mem.IOVA))
+	r.Write32(regRDBAH, uint32(q.mem.IOVA>>32))
+	r.Write32(regRDLEN, uint32(n.ring*descSize))
+	r.Write32(regRDH, 0)
+	r.Write32(regRDT, 0)
+	r.Write32(regRCTL, uint32(rctlEN|rctlBAM|rctlSECRC))
+	if n.chip.quirk {
+		r.Read32(regSTATUS) // the time runs from when RCTL was written
+		q.ready = time.Now().Add(deafTime)
+	}
+	q.mu.Lock()
+	q.refill()
+	q.mu.Unlock()
+}
+
+// initTransmit sets up the transmitter, 14.5.
+func (n *nic) initTransmit() {
+	r, q := n.regs, &n.tx
+	r.Write32(regTDBAL, uint32(q.mem.IOVA))
+	r.Write32(regTDBAH, uint32(q.mem.IOVA>>32))
+	r.Write32(regTDLEN, uint32(n.ring*descSize))
+	r.Write32(regTDH, 0)
+	r.Write32(regTDT, 0)
+	r.Write32(regTIDV, 0)
+	r.Write32(regTADV, 0)
+	d := dctlGRAN
+	if n.chip.pcie {
+		d |= dctlOne
+		r.Write32(regTARC, r.Read32(regTARC)|tarcEnable)
+	}
+	r.Write32(regTXDCTL, uint32(d))
+	r.Write32(regTIPG, uint32(put(tipgIPGT, 8)|put(tipgIPGR1, 8)|put(tipgIPGR2, 6))) // copper, 13.4.34
+	r.Write32(regTCTL, uint32(tctlEN|tctlPSP|tctlRTLC|put(tctlCT, 15)|put(tctlCOLD, 0x3f)))
+}
+
+// quiesce stops and resets the controller. A device that is gone is quiet.
+func (n *nic) quiesce() error {
+	if n.dev.Err() != nil || n.regs == nil {
+		return nil
+	}
+	if n.regs.Read32(regSTATUS) == allOnes {
+		return nil
+	}
+	if err := n.reset(context.Background()); err != nil && n.dev.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// fillOnes fills a ring, so that a device that reads it too early meets no address of ours.
+func fillOnes(b []byte) {
+	for i := range b {
+		b[i] = 0xff
+	}
+}

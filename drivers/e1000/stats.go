@@ -1,0 +1,120 @@
+package e1000
+
+import (
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/netdev"
+)
+
+// hwStats adds up the statistics registers, which clear when read. Guarded by nic.statsMu.
+type hwStats struct {
+	crcErrs, rxErrs, missed, lengthErrs    uint64
+	excessCols, lateCols, cols, noCarrier  uint64
+	rxFrames, rxMulticast, rxOctets        uint64
+	txFrames, txOctets                     uint64
+	undersize, fragments, oversize, jabber uint64
+	missedBefore                           uint32 // the last MPC, where it does not clear
+}
+
+// counters lists the 32-bit registers and where each is added.
+func (s *hwStats) counters() [15]struct {
+	reg bus.Off
+	sum *uint64
+} {
+	return [...]struct {
+		reg bus.Off
+		sum *uint64
+	}{
+		{regCRCERRS, &s.crcErrs}, {regRXERRC, &s.rxErrs}, {regRLEC, &s.lengthErrs},
+		{regECOL, &s.excessCols}, {regLATECOL, &s.lateCols}, {regCOLC, &s.cols}, {regTNCRS, &s.noCarrier},
+		{regGPRC, &s.rxFrames}, {regMPRC, &s.rxMulticast}, {regGPTC, &s.txFrames},
+		{regRUC, &s.undersize}, {regRFC, &s.fragments}, {regROC, &s.oversize}, {regRJC, &s.jabber},
+		{regMPC, &s.missed},
+	}
+}
+
+// clearStats begins to count, 13.7: the registers hold anything before.
+func (n *nic) clearStats() {
+	n.statsMu.Lock()
+	defer n.statsMu.Unlock()
+	n.readStats()
+	n.stats = hwStats{missedBefore: n.stats.missedBefore}
+}
+
+// readStats adds the registers. Called with statsMu held.
+func (n *nic) readStats() {
+	if n.dead.Load() {
+		return
+	}
+	s := &n.stats
+	for _, c := range s.counters() {
+		v := n.regs.Read32(c.reg)
+		if v == allOnes { // a count sticks there, or the device is gone
+			if n.regs.Read32(regSTATUS) == allOnes {
+				return
+			}
+		}
+		if c.reg == regMPC && n.chip.quirk {
+			v, s.missedBefore = v-s.missedBefore, v
+		}
+		*c.sum += uint64(v)
+	}
+	s.rxOctets += n.read64(regGORCL, regGORCH)
+	s.txOctets += n.read64(regGOTCL, regGOTCH)
+}
+
+// read64 reads a counter of two registers, of which the high one clears both. A device
+// that is gone has counted nothing.
+func (n *nic) read64(low, high bus.Off) uint64 {
+	v := uint64(n.regs.Read32(low))
+	v |= uint64(n.regs.Read32(high)) << 32
+	if v == ^uint64(0) {
+		return 0
+	}
+	return v
+}
+
+// Stats reads the counters; netdev.Device. It takes about twenty register reads.
+func (n *nic) Stats() netdev.Stats {
+	n.statsMu.Lock()
+	defer n.statsMu.Unlock()
+	n.readStats()
+	h := &n.stats
+	st := netdev.Stats{
+		RxPackets: h.rxFrames, TxPackets: h.txFrames,
+		// The octet counters include the frame check sequence, 13.7.
+		RxBytes: less(h.rxOctets, fcsLen*h.rxFrames), TxBytes: less(h.txOctets, fcsLen*h.txFrames),
+		Multicast:  h.rxMulticast,
+		Collisions: h.cols,
+
+		RxLengthErrors: h.lengthErrs + h.undersize + h.oversize + h.fragments + h.jabber,
+		RxCRCErrors:    h.crcErrs,
+		RxFrameErrors:  h.rxErrs,
+		RxMissedErrors: h.missed,
+
+		TxErrors:        h.excessCols + h.lateCols + h.noCarrier,
+		TxAbortedErrors: h.excessCols,
+		TxWindowErrors:  h.lateCols,
+		TxCarrierErrors: h.noCarrier,
+	}
+	n.rx.mu.Lock()
+	st.RxLengthErrors += n.rx.lengthErrors
+	st.RxCRCErrors += n.rx.crcErrors
+	st.RxFrameErrors += n.rx.frameErrors
+	st.RxErrors += n.rx.garbage
+	st.RxAllocFailed = n.rx.allocFailed
+	n.rx.mu.Unlock()
+	st.RxErrors += st.RxLengthErrors + st.RxCRCErrors + st.RxFrameErrors
+	n.tx.mu.Lock()
+	st.TxErrors += n.tx.errors
+	st.TxBusies = n.tx.busies
+	n.tx.mu.Unlock()
+	return st
+}
+
+// less is a-b, not below 0: two registers are not read at one moment.
+func less(a, b uint64) uint64 {
+	if b > a {
+		return 0
+	}
+	return a - b
+}

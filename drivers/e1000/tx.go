@@ -1,0 +1,201 @@
+package e1000
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/dma"
+)
+
+// txQueue is transmit queue 0; netdev.TxQueue.
+type txQueue struct {
+	nic  *nic
+	wake chan struct{} // the interrupt
+
+	mu     sync.Mutex // guards all below, against Close
+	closed bool
+	mem    *bus.Memory
+	ring   []byte
+	slots  []*dma.Buf
+	// last is, at the first descriptor of a group, the counter of the one after its
+	// last, which reports for the whole group.
+	last   []uint64
+	c      counters
+	credit func(sent uint64) int
+	sent   uint64 // frames ever put into the ring
+	errors uint64 // frames that cannot be sent
+	busies uint64 // bursts cut short
+}
+
+func (q *txQueue) init(n *nic, size int) error {
+	mem, err := n.dev.DMA().Alloc(bus.DMARequest{Size: size * descSize, Dir: bus.Bidirectional})
+	if err != nil {
+		return err
+	}
+	fillOnes(mem.Bytes)
+	q.nic, q.wake, q.mem = n, make(chan struct{}, 1), mem
+	q.ring = mem.Bytes[:size*descSize]
+	q.slots, q.last = make([]*dma.Buf, size), make([]uint64, size)
+	q.c.mask = uint64(size - 1)
+	return nil
+}
+
+// NewPool makes a pool of n buffers of 2048 bytes that this queue can send from. The
+// caller closes it, after the device or once nothing of it is in flight.
+func (q *txQueue) NewPool(n int) (*dma.Pool, error) {
+	p, err := dma.NewPool(q.nic.dev.DMA(), n, bufSize, bus.ToDevice)
+	if err != nil {
+		return nil, q.nic.errorf("transmit buffers: %w", err)
+	}
+	return p, nil
+}
+
+// SetCredit limits what Burst sends; netdev.TxQueue.
+func (q *txQueue) SetCredit(avail func(sent uint64) int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.credit = avail
+}
+
+// Burst sends the first n of bufs; netdev.TxQueue.
+func (q *txQueue) Burst(bufs []*dma.Buf) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.reap()
+	if q.closed || q.nic.dead.Load() {
+		return 0
+	}
+	n := min(len(bufs), q.c.room())
+	if q.credit != nil && n > 0 {
+		n = min(n, q.credit(q.sent))
+	}
+	if n < len(bufs) {
+		q.busies++
+	}
+	if n <= 0 {
+		return 0
+	}
+	first := q.c.tail
+	for rest := bufs[:n]; len(rest) > 0; {
+		k := min(len(rest), reportEvery)
+		q.group(rest[:k])
+		rest = rest[k:]
+	}
+	if q.c.tail != first {
+		q.nic.regs.Write32(regTDT, q.c.at(q.c.tail)) // after the descriptors: package dma
+		q.sent += q.c.tail - first
+	}
+	return n
+}
+
+// group writes descriptors for bufs, the last of which reports for all. It needs room for
+// them.
+func (q *txQueue) group(bufs []*dma.Buf) {
+	ring, slots, first, tail := q.ring, q.slots, q.c.tail, q.c.tail
+	for _, b := range bufs {
+		// Data is a slice of Mem, so the capacities tell where in it.
+		n, off := len(b.Data), cap(b.Mem)-cap(b.Data)
+		if n < minDesc || n > maxFrame || off < 0 || off+n > len(b.Mem) {
+			if !q.stretch(b) {
+				continue
+			}
+			n = minDesc
+		}
+		i := q.c.at(tail)
+		putTx(ring, i, b.Addr+bus.IOVA(off), txEOP|txIFCS|txCmd(n))
+		slots[i] = b
+		tail++
+	}
+	if tail == first {
+		return
+	}
+	reportTx(ring, q.c.at(tail-1))
+	q.last[q.c.at(first)] = tail
+	q.c.tail = tail
+}
+
+// stretch makes a frame that is a little too short for the hardware longer, with zeros in
+// its buffer. What cannot be sent is counted and freed.
+func (q *txQueue) stretch(b *dma.Buf) bool {
+	n, off := len(b.Data), cap(b.Mem)-cap(b.Data)
+	if n < minFrame || n >= minDesc || off < 0 || off+minDesc > len(b.Mem) {
+		q.errors++
+		b.Free()
+		return false
+	}
+	clear(b.Mem[off+n : off+minDesc])
+	return true
+}
+
+// reap frees what the device is done with, group by group; after Close, everything.
+// Called with mu held.
+func (q *txQueue) reap() {
+	head, tail := q.c.head, q.c.tail
+	for head != tail {
+		last := q.last[q.c.at(head)]
+		if !q.closed && !doneTx(q.ring, q.c.at(last-1)) {
+			break
+		}
+		for ; head != last; head++ {
+			q.slots[q.c.at(head)].Free()
+		}
+	}
+	q.c.head = head
+}
+
+// Reap frees the buffers that the device is done with; netdev.TxQueue.
+func (q *txQueue) Reap() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.reap()
+	return q.c.used()
+}
+
+// drainTick bounds the sleep of Drain, should the device not interrupt.
+const drainTick = 10 * time.Millisecond
+
+// Drain waits until nothing is in flight; netdev.TxQueue. After Close it frees what was in
+// flight and returns nil.
+func (q *txQueue) Drain(ctx context.Context) error {
+	n := q.nic
+	tick := time.NewTimer(drainTick)
+	defer tick.Stop()
+	for {
+		if q.Reap() == 0 {
+			return nil
+		}
+		n.arm(n.irq.tx)
+		// The read comes after the doorbells, so most devices are done by then.
+		if n.regs.Read32(regSTATUS) == allOnes {
+			n.fail(n.errorf("draining: STATUS reads all-ones: %w", bus.ErrGone))
+		}
+		inFlight := q.Reap()
+		if inFlight == 0 {
+			return nil
+		}
+		tick.Reset(drainTick)
+		select {
+		case <-q.wake:
+		case <-tick.C:
+		case <-ctx.Done():
+			return n.errorf("draining: %d frames in flight: %w", inFlight, ctx.Err())
+		case <-n.done:
+			if q.Reap() == 0 {
+				return nil // closed, not lost
+			}
+			return fmt.Errorf("draining: %d frames in flight: %w", inFlight, n.Err())
+		}
+	}
+}
+
+// close ends the queue once the device is reset. What was in flight is freed by the next
+// call of the queue's owner, since the buffers' pool is his.
+func (q *txQueue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed, q.ring = true, nil
+	q.mem.Free()
+}
