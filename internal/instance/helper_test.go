@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -40,7 +41,21 @@ type helperReport struct {
 	Child   int
 }
 
-// helperMain understands the words name=NAME, watch, child, mount=DIR in helperEnv; then
+// dialRaw asks the control socket at path for the tree's root and prints the answer.
+func dialRaw(path string) error {
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	// A stranger is answered and cut off without having been listened to.
+	_, _ = io.WriteString(c, `{"v":1,"op":"readdir","args":{"path":"/"}}`+"\n")
+	line, err := bufio.NewReader(c).ReadString('\n')
+	fmt.Print(line)
+	return err
+}
+
+// helperMain understands the words dial=PATH (see dialRaw), or name=NAME, watch, child, mount=DIR in helperEnv; then
 // the lines close, exit and panic.
 func helperMain() error {
 	var o Options
@@ -49,6 +64,8 @@ func helperMain() error {
 	for _, w := range strings.Fields(os.Getenv(helperEnv)) {
 		k, v, _ := strings.Cut(w, "=")
 		switch k {
+		case "dial":
+			return dialRaw(v)
 		case "name":
 			o.Name = v
 		case "mount":
