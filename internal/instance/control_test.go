@@ -393,13 +393,14 @@ func FuzzRequest(f *testing.F) {
 	for _, s := range []string{`{"v":1,"op":"get","args":{"path":"/proc"}}` + "\n", "\n", "{", `{"v":1,"op":"set","args":null}` + "\n\n"} {
 		f.Add([]byte(s))
 	}
-	root, _ := testTree(make(chan struct{}, 1))
+	root, note := testTree(make(chan struct{}, 1))
 	for _, name := range []string{"pgctrl", "crash"} { // block and panic on purpose
 		d, _ := root.Walk("proc/net/pktgen")
 		d.(*node.Dir).Remove(name)
 	}
 	ops, ctx := TreeHandlers(root), context.Background()
 	f.Fuzz(func(t *testing.T, b []byte) {
+		note.Reset()
 		line, err := readLine(bufio.NewReaderSize(bytes.NewReader(b), 16), 4096)
 		if (line != nil) == (err != nil) && len(line) > 0 {
 			t.Fatalf("readLine = %q, %v", line, err)
