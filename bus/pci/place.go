@@ -86,6 +86,8 @@ func place(fns []*Function, root *Function, w Windows) {
 		switch {
 		case spare[full]:
 			spare[full] = false
+		case full == classMem && spare[classPref]:
+			spare[classPref] = false // may stand in the memory window too
 		case full == classPref && root == nil && high && fits(tops[classPref], w.Mem):
 			high = false
 		default:
@@ -254,7 +256,10 @@ func drop(items []*item, room uint64, dropped map[*bus.RegionInfo]bool) {
 		}
 	}
 	walk(items)
-	slices.SortStableFunc(bars, func(a, b *item) int { return cmp.Compare(a.size, b.size) })
+	slices.SortStableFunc(bars, func(a, b *item) int {
+		rom := func(it *item) int { return it.bar.Index / 6 } // nobody needs ROMs: they go first
+		return cmp.Or(cmp.Compare(rom(a), rom(b)), cmp.Compare(a.size, b.size))
+	})
 	keep, sum := 0, uint64(0)
 	for keep < len(bars)-1 && bars[keep].size <= room-sum {
 		sum += bars[keep].size
