@@ -1,0 +1,199 @@
+package kernfs
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/ring3dev/ring3/internal/node"
+)
+
+// pageSize is the most that sysfs moves in one call.
+const pageSize = 4096
+
+// handle is one open file.
+type handle struct {
+	name string
+	file *node.File
+
+	mu    sync.Mutex
+	shown bool
+	text  []byte
+}
+
+// Open checks what default_permissions does not: sysfs lets not even root open a file for
+// what no mode bit allows.
+func (t *tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	e, st := t.begin(in.NodeId)
+	if st != fuse.OK {
+		return st
+	}
+	f, ok := e.node.(*node.File)
+	if !ok {
+		return fuse.EISDIR
+	}
+	acc := in.Flags & syscall.O_ACCMODE
+	if acc != syscall.O_RDONLY && f.Mode&0o222 == 0 || acc != syscall.O_WRONLY && f.Mode&0o444 == 0 {
+		return fuse.EACCES
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.nextFh++
+	t.open[t.nextFh] = &handle{name: e.name, file: f}
+	out.Fh = t.nextFh
+	out.OpenFlags = fuse.FOPEN_DIRECT_IO
+	return fuse.OK
+}
+
+func (t *tree) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.open, in.Fh)
+}
+
+// handleOf finds an open file.
+func (t *tree) handleOf(fh uint64) (*handle, fuse.Status) {
+	if t.dead.Load() {
+		return nil, fuse.ENODEV
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h := t.open[fh]; h != nil {
+		return h, fuse.OK
+	}
+	return nil, fuse.EBADF
+}
+
+func (t *tree) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	h, st := t.handleOf(in.Fh)
+	if st != fuse.OK {
+		return nil, st
+	}
+	if h.file.ReadAt != nil {
+		return t.readBinary(cancel, h, int64(in.Offset), len(buf))
+	}
+	r, st := call(t, cancel, h.name+": show", func(context.Context) ([]byte, error) { return h.content(in.Offset) })
+	if st != fuse.OK {
+		return nil, st
+	}
+	if in.Offset >= uint64(len(r)) {
+		return fuse.ReadResultData(nil), fuse.OK
+	}
+	r = r[in.Offset:]
+	return fuse.ReadResultData(r[:min(len(r), len(buf))]), fuse.OK
+}
+
+// content is the file's text, made now if it was not yet or if reading starts over. The
+// result is not changed later.
+func (h *handle) content(off uint64) ([]byte, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.shown || off == 0 {
+		text, err := h.file.ReadAll()
+		if err != nil {
+			return nil, err
+		}
+		h.text, h.shown = text, true
+	}
+	return h.text, nil
+}
+
+// readBinary reads at most a page, inside the file's size.
+func (t *tree) readBinary(cancel <-chan struct{}, h *handle, off int64, n int) (fuse.ReadResult, fuse.Status) {
+	n = min(n, pageSize)
+	if size := int64(h.file.Size); size > 0 {
+		n = int(max(0, min(int64(n), size-off)))
+	}
+	if n == 0 || off < 0 {
+		return fuse.ReadResultData(nil), fuse.OK
+	}
+	p, st := call(t, cancel, h.name+": read", func(context.Context) ([]byte, error) {
+		p := make([]byte, n)
+		got, err := h.file.ReadAt(p, off)
+		if got > 0 { // io.EOF comes with the last bytes, or alone at the end
+			return p[:min(got, n)], nil
+		}
+		return nil, notEOF(err)
+	})
+	return fuse.ReadResultData(p), st
+}
+
+func (t *tree) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	h, st := t.handleOf(in.Fh)
+	if st != fuse.OK {
+		return 0, st
+	}
+	p := append([]byte(nil), data...) // data is reused once this call returns
+	n, st := call(t, cancel, h.name+": store", func(ctx context.Context) (int, error) {
+		if h.file.WriteAt != nil {
+			return h.writeBinary(p, int64(in.Offset))
+		}
+		return h.file.Write(ctx, p)
+	})
+	if st != fuse.OK {
+		return 0, st
+	}
+	if n < 0 || n > len(p) {
+		t.log.Error("a store took an impossible number of bytes", "file", h.name, "took", n, "of", len(p))
+		return 0, fuse.EIO
+	}
+	return uint32(n), fuse.OK
+}
+
+// writeBinary writes at most a page, inside the file's size.
+func (h *handle) writeBinary(p []byte, off int64) (int, error) {
+	p = p[:min(len(p), pageSize)]
+	if size := int64(h.file.Size); size > 0 {
+		if off < 0 || off >= size {
+			return 0, syscall.EFBIG
+		}
+		p = p[:min(int64(len(p)), size-off)]
+	}
+	return h.file.WriteAt(p, off)
+}
+
+// call runs f, which may block, for a request that may be interrupted. f's context ends at
+// an interrupt and when the tree is unmounted; f then has the grace time to return, after
+// which it is left to itself. A panic becomes EIO and a line in the log.
+func call[T any](t *tree, cancel <-chan struct{}, what string, f func(context.Context) (T, error)) (T, fuse.Status) {
+	type result struct {
+		v   T
+		err error
+	}
+	ctx, stop := context.WithCancel(t.ctx)
+	defer stop()
+	done := make(chan result, 1)
+	go func() {
+		var r result
+		defer func() {
+			if p := recover(); p != nil {
+				t.log.Error("panic in a file's code", "file", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				r.err = syscall.EIO
+			}
+			done <- r
+		}()
+		r.v, r.err = f(ctx)
+	}()
+	var r result
+	select {
+	case r = <-done:
+		return r.v, fuse.Status(node.Errno(r.err))
+	case <-cancel:
+		stop()
+	case <-t.ctx.Done():
+	}
+	late := time.NewTimer(t.grace)
+	defer late.Stop()
+	select {
+	case r = <-done:
+		return r.v, fuse.Status(node.Errno(r.err))
+	case <-late.C:
+		t.log.Warn("interrupted, but still busy: left to itself", "file", what, "after", t.grace)
+		return r.v, fuse.EINTR
+	}
+}
