@@ -1,0 +1,67 @@
+// Package pktgen is the kernel's packet generator on top of ring3's network devices:
+// the files of /proc/net/pktgen with the same commands, the same texts and the same
+// error numbers, and a data path that builds frames in place in DMA memory.
+//
+// # Files
+//
+// [Engine.Dir] is the content of /proc/net/pktgen, every file of mode 0600:
+//
+//   - pgctrl: start, stop, reset for all threads.
+//   - kpktgend_N, one for each CPU: add_device, rem_device_all, and which devices run.
+//   - one file for each added device, named as it was added ("eth0", "eth0@3"): its
+//     parameters, its counters, its last result.
+//
+// The interface followed is that of Linux 6.15 (net/core/pktgen.c, version 2.75).
+// Result texts, errno values and the places of blanks are interface: scripts read them.
+//
+// # Threads
+//
+// Each CPU has one goroutine locked to a thread that is pinned to the CPU and named
+// kpktgend_N. It sleeps on a channel while no device of it runs. A device belongs to
+// one thread; the devices of one thread are served round robin. Nothing keeps a process
+// of GOMAXPROCS = CPUs responsive while every CPU generates: a host that also serves
+// files should allow itself a few more.
+//
+// # What is sent
+//
+// Ethernet, MPLS labels or up to two 802.1Q tags, IPv4 or IPv6, UDP, and pktgen's
+// 16-byte header: magic 0xbe9be955, sequence number from 1, seconds and microseconds
+// when the packet was built, all big-endian. A template is made once for a
+// configuration (package internal/frame); a buffer that comes back from the device and
+// still holds the template ([dma.Buf.Tag]) only gets its changing bytes: sequence
+// number, time, the IP identification and checksum, and those fields that vary. Where
+// none vary a loop runs that does nothing else.
+//
+// # Where this differs from the kernel
+//
+//   - burst N with clone_skb 0 or 1: the kernel sends N copies of one packet at a
+//     doorbell. Here, with clone_skb 0, each of the N frames is a packet of its own,
+//     with its own sequence number (one clock reading serves the burst). clone_skb 1
+//     with burst N gives exactly the kernel's copies; with clone_skb C one packet is
+//     sent in C bursts of N copies, as in the kernel.
+//   - A run ends at count packets exactly; the kernel finishes its last burst.
+//   - Several devices of one thread take turns; in the kernel, without delay, the second
+//     waits for the first to end.
+//   - start, reset and rem_device_all return when what they wait for has happened, not
+//     at the next 100 ms poll, and without the 125 ms that the kernel gives its threads.
+//   - A packet must fit the device (its MTU and its buffers). A run whose packets do not
+//     ends, with a Result that says so, before anything is sent.
+//   - A device has no IP addresses here: without src_min the source is 0.0.0.0.
+//   - frags is counted, shown, and changes nothing else: a frame is one piece of memory.
+//   - There is no network stack: xmit_mode netif_receive is accepted, and its run ends
+//     with an error in Result; queue_xmit sends as start_xmit does. skb_priority is shown.
+//     IPSEC and spi are unknown, as in a kernel without CONFIG_XFRM.
+//   - IPDST_RND gives up after many tries in a range that holds only addresses it must
+//     not use; the kernel tries forever.
+//   - A failed imix_weights or mpls leaves the device's setting as it was.
+//
+// # Locks
+//
+// Engine.mu (who has which name) before thread.mu (device list, result) before
+// device.mu (configuration and counters) before port.mu (a transmit queue and its
+// pool). A thread holds device.mu and port.mu for one burst (or about 64 packets), never
+// while it waits, except that ending a run holds port.mu until the queue has drained.
+//
+// Units: times are nanoseconds of CLOCK_MONOTONIC inside, microseconds in the files;
+// sizes are bytes of a frame without its frame check sequence.
+package pktgen

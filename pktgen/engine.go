@@ -1,0 +1,274 @@
+package pktgen
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ring3dev/ring3/netdev"
+	"github.com/ring3dev/ring3/procfs"
+	"golang.org/x/sys/unix"
+)
+
+// Config is what an engine needs.
+type Config struct {
+	// Lookup finds a network device by its name ("eth0"). An error that carries an errno
+	// (ENODEV, ENETDOWN) gives it to the writer of add_device; any other means ENODEV.
+	Lookup func(name string) (netdev.Device, error)
+	// CPUs get a thread each. nil means those that this process may use.
+	CPUs []int
+	// Log is told what the kernel would log; nil discards.
+	Log *slog.Logger
+}
+
+// Engine is a packet generator: the state behind one /proc/net/pktgen. It is safe for
+// concurrent use.
+type Engine struct {
+	lookup  func(string) (netdev.Device, error)
+	log     *slog.Logger
+	dir     *procfs.Dir
+	threads []*thread
+	changed event // a device stopped, or a request was served
+	wg      sync.WaitGroup
+	debug   atomic.Bool
+	tmplID  atomic.Uint32
+
+	mu     sync.Mutex // held while a device is added
+	closed bool
+
+	portMu sync.Mutex
+	ports  map[portKey]*port
+}
+
+// New starts an engine and its threads. It fails where there is nothing to look devices
+// up with, or no CPU.
+func New(c Config) (*Engine, error) {
+	if c.Lookup == nil {
+		return nil, errors.New("starting pktgen: no Lookup to find devices with")
+	}
+	cpus := slices.Clone(c.CPUs)
+	if cpus == nil {
+		cpus = allowedCPUs()
+	}
+	slices.Sort(cpus)
+	cpus = slices.Compact(cpus)
+	if len(cpus) == 0 || cpus[0] < 0 {
+		return nil, fmt.Errorf("starting pktgen: CPUs %v, want at least one, none negative", cpus)
+	}
+	e := &Engine{lookup: c.Lookup, log: c.Log, dir: &procfs.Dir{}, ports: make(map[portKey]*port)}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	e.dir.Put("pgctrl", procfs.New(0o600, showVersion, e.store))
+	for _, cpu := range cpus {
+		t := &thread{eng: e, cpu: cpu, name: fmt.Sprintf("kpktgend_%d", cpu), wake: make(chan struct{}, 1)}
+		e.threads = append(e.threads, t)
+		e.dir.Put(t.name, procfs.New(0o600, t.show, t.store))
+		e.wg.Add(1)
+		go t.loop()
+	}
+	return e, nil
+}
+
+// Dir is the content of /proc/net/pktgen. Entries come and go as devices do.
+func (e *Engine) Dir() *procfs.Dir { return e.dir }
+
+// Close ends every run, removes every device, and joins the threads. The network devices
+// must still be there. It is idempotent.
+func (e *Engine) Close() {
+	e.mu.Lock()
+	closed := e.closed
+	e.closed = true
+	e.mu.Unlock()
+	if closed {
+		e.wg.Wait()
+		return
+	}
+	for _, t := range e.threads {
+		t.post(ctlExit)
+	}
+	e.wg.Wait()
+	e.closePorts("")
+}
+
+// goneTime bounds the wait of DeviceGone, as the kernel bounds its own.
+const goneTime = 1250 * time.Millisecond
+
+// DeviceGone removes the devices made of the network device of that name, because it
+// goes away. A run of theirs ends first. Nothing of pktgen uses the network device
+// afterwards, unless its own functions did not return within 1.25 s.
+func (e *Engine) DeviceGone(name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), goneTime)
+	defer cancel()
+	e.mu.Lock()
+	for _, t := range e.threads {
+		t.mu.Lock()
+		for _, d := range t.devs {
+			if d.base == name {
+				d.removed.Store(true)
+			}
+		}
+		t.mu.Unlock()
+	}
+	e.mu.Unlock()
+	if !e.wait(ctx, e.served(ctlRem)) {
+		e.log.Error("pktgen: a removed device is still in use", "device", name)
+		return
+	}
+	e.closePorts(name)
+}
+
+// served posts c to every thread and returns a function that tells whether all did it.
+func (e *Engine) served(c control) func() bool {
+	ids := make([]uint64, len(e.threads))
+	for i, t := range e.threads {
+		ids[i] = t.post(c)
+	}
+	return func() bool {
+		for i, t := range e.threads {
+			if !t.done(ids[i]) {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+// busy tells whether any device runs.
+func (e *Engine) busy() bool { return slices.ContainsFunc(e.threads, (*thread).busy) }
+
+// wait returns true when cond does, and false when ctx ends or all threads have.
+func (e *Engine) wait(ctx context.Context, cond func() bool) bool {
+	for {
+		changed := e.changed.next()
+		if cond() {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return cond()
+		}
+	}
+}
+
+// add makes a device on a thread. Its error is an errno.
+func (e *Engine) add(t *thread, name string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return unix.ENODEV
+	}
+	for _, o := range e.threads {
+		o.mu.Lock()
+		taken := slices.ContainsFunc(o.devs, func(d *device) bool { return d.name == name })
+		o.mu.Unlock()
+		if taken {
+			return unix.EBUSY
+		}
+	}
+	base, _, _ := strings.Cut(name, "@")
+	nd, err := e.lookup(base)
+	var errno unix.Errno
+	switch {
+	case errors.As(err, &errno):
+		return errno
+	case err != nil || nd == nil:
+		return unix.ENODEV
+	case name == "" || name == "." || name == ".." || strings.Contains(name, "/") || e.dir.Lookup(name) != nil:
+		return unix.EINVAL // no name for a file
+	}
+	d := newDevice(name, base, nd, t)
+	if d.gone() {
+		return unix.ENODEV
+	}
+	t.mu.Lock()
+	t.devs = append([]*device{d}, t.devs...)
+	t.mu.Unlock()
+	e.dir.Put(name, procfs.New(0o600, d.show, d.store))
+	return nil
+}
+
+// nextTemplate numbers templates, so that a buffer's tag says which one it holds.
+func (e *Engine) nextTemplate() uint32 {
+	for {
+		if id := e.tmplID.Add(1); id != 0 {
+			return id
+		}
+	}
+}
+
+// version is what pgctrl shows.
+const version = "Packet Generator for packet performance testing. Version: 2.75\n"
+
+func showVersion(w *bytes.Buffer) error {
+	w.WriteString(version)
+	return nil
+}
+
+// stopTime bounds the wait for the results of a run that was interrupted.
+const stopTime = 2 * time.Second
+
+// store takes one write to pgctrl.
+func (e *Engine) store(ctx context.Context, p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, unix.EINVAL
+	}
+	cmd := p[:min(len(p), 127)]
+	cmd = bytes.TrimSuffix(cmd, []byte("\n"))
+	switch cstring(cmd) {
+	case "start":
+		e.start(ctx)
+	case "stop":
+		e.served(ctlStop)
+	case "reset":
+		served := e.served(ctlRemAll)
+		e.wait(ctx, func() bool { return served() && !e.busy() })
+	default:
+		return 0, unix.EINVAL
+	}
+	return len(p), nil
+}
+
+// start runs every device and waits until none runs. When ctx ends, it stops them all.
+func (e *Engine) start(ctx context.Context) {
+	started := e.served(ctlRun)
+	if e.wait(ctx, func() bool { return started() && !e.busy() }) {
+		return
+	}
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	e.wait(bounded, e.served(ctlStop))
+}
+
+// event wakes everybody who waits for the next change.
+type event struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// next returns a channel that the next fire closes.
+func (v *event) next() <-chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ch == nil {
+		v.ch = make(chan struct{})
+	}
+	return v.ch
+}
+
+func (v *event) fire() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ch != nil {
+		close(v.ch)
+		v.ch = nil
+	}
+}

@@ -1,0 +1,273 @@
+package pktgen
+
+import (
+	"math"
+
+	"github.com/ring3dev/ring3/bus/dma"
+)
+
+// begin sets the device up for a run. The thread calls it.
+func (d *device) begin() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dropPackets()
+	info := d.nd.Info()
+	d.ntx = min(max(info.TxQueues, 1), math.MaxUint16)
+	d.queueMin = min(d.queueMin, uint16(d.ntx-1))
+	d.queueMax = min(d.queueMax, uint16(d.ntx-1))
+	d.mac6 = d.mac()
+	copy(d.hh[0:6], d.dstMAC[:])
+	if d.srcMAC == [6]byte{} {
+		copy(d.hh[6:12], d.mac6[:])
+	}
+	if d.minSize == 0 {
+		d.minSize = int32(d.headers() + headerLen)
+	}
+	d.maxSize = max(d.maxSize, d.minSize)
+	d.size = uint32(d.minSize)
+	if d.flags&flagIPV6 == 0 {
+		d.saddrMin, d.saddrMax = 0, 0 // the interface has no address to take
+		if d.srcMin != "" {
+			d.saddrMin, d.saddrMax = aton(d.srcMin), aton(d.srcMax)
+		}
+		d.daddrMin, d.daddrMax = aton(d.dstMin), aton(d.dstMax)
+	}
+	d.dstMACOff, d.srcMACOff = 0, 0
+	d.saddr, d.daddr = d.saddrMin, d.daddrMin
+	d.udpDst, d.udpSrc = d.udpDstMin, d.udpSrcMin
+	d.nflows = 0
+	d.clearCounters()
+	d.started = mono()
+	d.nextTx = d.started
+	d.result = "Starting"
+	d.failure = ""
+	d.built, d.blocked, d.dirty = false, false, true
+	d.running.Store(true)
+}
+
+// dropPackets gives back what was built and not sent.
+func (d *device) dropPackets() {
+	if len(d.pending) == 0 && d.master == nil {
+		return
+	}
+	p := d.ports[d.queueOf]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range d.pending {
+		b.Free()
+	}
+	d.pending = nil
+	if d.master != nil {
+		d.master.Free()
+		d.master = nil
+	}
+}
+
+// end finishes a run: it waits for the frames in flight, stops the clock and writes the
+// result. The thread calls it.
+func (d *device) end() {
+	from := mono()
+	d.mu.Lock()
+	d.dropPackets()
+	ports := append([]*port(nil), d.ports...)
+	d.mu.Unlock()
+	if !d.gone() {
+		for _, p := range ports {
+			if p != nil {
+				p.drain()
+			}
+		}
+	}
+	d.mu.Lock()
+	d.stopped = mono()
+	d.idle += d.stopped - from
+	d.result = d.summary()
+	if d.failure != "" {
+		d.result = "ERROR: " + d.failure
+	}
+	d.running.Store(false)
+	d.mu.Unlock()
+}
+
+// gone tells whether the network device went away.
+func (d *device) gone() bool {
+	select {
+	case <-d.nd.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// progress is what came of one turn of a device.
+type progress uint8
+
+const (
+	sent     progress = iota // something was sent
+	waiting                  // nothing is due before a time
+	full                     // the queue has no room
+	finished                 // the run is over
+)
+
+const (
+	turn      = 64     // packets a device sends before another has its turn
+	retryTime = 50_000 // ns before a full queue is offered packets again, room or not
+	never     = math.MaxInt64
+)
+
+// turn sends one burst, or several small ones. due is when to come back, for waiting.
+func (d *device) turn(now int64) (_ progress, due int64) {
+	if d.gone() || !d.nd.Link().Up {
+		return finished, 0
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.dirty {
+		if err := d.compile(); err != nil {
+			d.failure = err.Error()
+			return finished, 0
+		}
+	}
+	if d.delay == neverDelay {
+		return waiting, never
+	}
+	if d.delay != 0 && len(d.pending) == 0 {
+		if now < d.nextTx {
+			return waiting, d.nextTx
+		}
+		d.nextTx = addTime(d.nextTx, d.delay)
+	}
+	if len(d.pending) == 0 && d.master == nil {
+		d.queueOf = d.nextQueue()
+	}
+	p, err := d.port(d.queueOf)
+	if err != nil {
+		d.failure = err.Error()
+		return finished, 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return d.send(p, now), 0
+}
+
+// addTime adds without leaving the range of times.
+func addTime(t int64, d uint64) int64 {
+	if d > uint64(never-t) {
+		return never
+	}
+	return t + int64(d)
+}
+
+// send is a turn with all locks held.
+func (d *device) send(p *port, now int64) progress {
+	if d.blocked && now < d.retry && p.ring-p.q.Reap() < d.worthwhile(p) {
+		return full
+	}
+	for left := turn; ; {
+		d.refill(p)
+		if len(d.pending) == 0 && d.left() > 0 {
+			// Every buffer is in flight.
+			d.blocked, d.retry = true, now+retryTime
+			p.q.Reap()
+			return full
+		}
+		want := len(d.pending)
+		n := 0
+		if want > 0 {
+			n = min(max(p.q.Burst(d.pending), 0), want)
+		}
+		d.pending = d.pending[n:]
+		d.sofar += uint64(n)
+		d.seq += uint32(n)
+		if len(d.pending) == 0 && d.master != nil && d.clones <= 0 {
+			d.master.Free()
+			d.master = nil
+		}
+		if d.count != 0 && d.sofar >= d.count {
+			return finished
+		}
+		if d.blocked = n < want; d.blocked {
+			d.retry = now + retryTime
+			if n == 0 {
+				return full
+			}
+			return sent
+		}
+		if left -= n; left <= 0 || d.delay != 0 || d.dirty || d.tmpl.varies&varyQueue != 0 {
+			return sent
+		}
+	}
+}
+
+// worthwhile is how much room a queue that was full must have before it is offered packets
+// again: a burst, or half the ring, so that doorbells stay few.
+func (d *device) worthwhile(p *port) int {
+	n := max(1, min(d.chunk, p.ring/2))
+	if left := d.left() + uint64(len(d.pending)); left < uint64(n) {
+		n = int(left)
+	}
+	return n
+}
+
+// left is how many packets there are still to build.
+func (d *device) left() uint64 {
+	if d.count == 0 {
+		return math.MaxUint64 - uint64(len(d.pending))
+	}
+	done := d.sofar + uint64(len(d.pending))
+	if done >= d.count {
+		return 0
+	}
+	return d.count - done
+}
+
+// refill makes pending a burst again. A remainder is only added to where the packets
+// are independent of each other and of time.
+func (d *device) refill(p *port) {
+	have := len(d.pending)
+	if d.flags&flagSHARED != 0 && d.cloneSkb >= 1 {
+		if have == 0 {
+			d.refillClones(p)
+		}
+		return
+	}
+	if have > 0 && (d.delay != 0 || have >= d.chunk || d.master != nil || d.tmpl.varies&varyQueue != 0) {
+		return
+	}
+	if d.master != nil {
+		d.master.Free() // clone_skb was switched off
+		d.master = nil
+	}
+	want := min(uint64(d.chunk), uint64(have)+d.left())
+	copy(d.out, d.pending)
+	k := have
+	for ; uint64(k) < want; k++ {
+		b := p.pool.Get()
+		if b == nil {
+			break
+		}
+		d.out[k] = b
+	}
+	d.fill(d.out[have:k], d.seq+uint32(have))
+	d.pending = d.out[:k]
+}
+
+// refillClones makes pending a burst of one packet, a new one after clone_skb bursts.
+func (d *device) refillClones(p *port) {
+	if d.master == nil {
+		b := p.pool.Get()
+		if b == nil {
+			return
+		}
+		one := [1]*dma.Buf{b}
+		d.fill(one[:], d.seq)
+		d.master, d.clones = b, d.cloneSkb
+	}
+	d.clones--
+	n := int(min(uint64(d.chunk), d.left()))
+	d.master.Retain(n)
+	for i := range d.out[:n] {
+		d.out[i] = d.master
+	}
+	d.pending = d.out[:n]
+}
