@@ -1,0 +1,218 @@
+// Package cpuset reads and prints sets of CPUs in the two forms that the kernel's files
+// have: masks ("3", "ff,ffffffff": 32 bits a group, the highest CPUs first) and lists
+// ("0-1,4"). smp_affinity holds a mask, smp_affinity_list a list, cpulist and local_cpus
+// one of each.
+//
+// What the kernel refuses is refused with the same error: EINVAL for what is not of the
+// form, EOVERFLOW for a mask of more CPUs than a set holds, ERANGE for such a list.
+// An empty set is a valid mask or list; whoever uses it decides what it means.
+package cpuset
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Max is how many CPUs a set holds: 1024.
+const Max = len(unix.CPUSet{}) * strconv.IntSize
+
+// Of makes a set of these CPUs; numbers outside 0 to Max-1 are left out.
+func Of(cpus ...int) *unix.CPUSet {
+	var s unix.CPUSet
+	for _, c := range cpus {
+		if c >= 0 {
+			s.Set(c)
+		}
+	}
+	return &s
+}
+
+// First is the lowest CPU in s, or -1.
+func First(s *unix.CPUSet) int {
+	for i := range Max {
+		if s.IsSet(i) {
+			return i
+		}
+	}
+	return -1
+}
+
+// FormatMask prints the low n bits of s as a mask of n CPUs: as many digits as n needs,
+// a comma after each 32 bits ("3" for n 2, "00000003" for n 32, "0,00000003" for n 33).
+func FormatMask(s *unix.CPUSet, n int) string {
+	n = min(max(n, 1), Max)
+	var b strings.Builder
+	for digit := (n + 3) / 4; digit > 0; {
+		digit--
+		v := 0
+		for i := range 4 {
+			if c := 4*digit + i; c < n && s.IsSet(c) {
+				v |= 1 << i
+			}
+		}
+		b.WriteByte("0123456789abcdef"[v])
+		if digit > 0 && digit%8 == 0 {
+			b.WriteByte(',')
+		}
+	}
+	return b.String()
+}
+
+// FormatList prints s as a list: "0-1,4", or nothing for an empty set.
+func FormatList(s *unix.CPUSet) string {
+	var parts []string
+	for i := 0; i < Max; i++ {
+		if !s.IsSet(i) {
+			continue
+		}
+		first := i
+		for i+1 < Max && s.IsSet(i+1) {
+			i++
+		}
+		if first == i {
+			parts = append(parts, strconv.Itoa(first))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d-%d", first, i))
+		}
+	}
+	return strings.Join(parts, ",")
+}
+
+// ParseMask reads a mask as the kernel does: groups of up to 8 hex digits, each 32 bits,
+// separated by commas, the highest first; white space around the whole is skipped.
+func ParseMask(text string) (*unix.CPUSet, error) {
+	bad := func(e unix.Errno) (*unix.CPUSet, error) {
+		return nil, fmt.Errorf("reading the CPU mask %.64q: %w", text, e)
+	}
+	groups := strings.Split(trim(text), ",")
+	var s unix.CPUSet
+	for g, group := range groups {
+		if len(group) == 0 {
+			return bad(unix.EINVAL)
+		}
+		for i := range len(group) {
+			if !isHex(group[i]) {
+				return bad(unix.EINVAL)
+			}
+		}
+		if len(group) > 8 {
+			return bad(unix.EOVERFLOW)
+		}
+		v, err := strconv.ParseUint(group, 16, 32)
+		if err != nil {
+			return bad(unix.EINVAL)
+		}
+		base := (len(groups) - 1 - g) * 32
+		if v != 0 && base >= Max {
+			return bad(unix.EOVERFLOW)
+		}
+		for i := range 32 {
+			if v>>i&1 != 0 {
+				s.Set(base + i)
+			}
+		}
+	}
+	return &s, nil
+}
+
+// ParseList reads a list as the kernel does: numbers and ranges, separated by commas or
+// white space. A range may have a stride, "0-31:2/8": of each 8 from 0 to 31 the
+// first 2. "all" and "N" (the last CPU) stand for what they say of Max CPUs.
+func ParseList(text string) (*unix.CPUSet, error) {
+	bad := func(e unix.Errno) (*unix.CPUSet, error) {
+		return nil, fmt.Errorf("reading the CPU list %.64q: %w", text, e)
+	}
+	var s unix.CPUSet
+	for _, part := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r < 0x80 && isSpace(byte(r)) }) {
+		r, e := parseRange(part)
+		if e != 0 {
+			return bad(e)
+		}
+		for at := r.first; at <= r.last; at += r.group {
+			for i := at; i < at+r.used && i <= r.last; i++ {
+				s.Set(i)
+			}
+		}
+	}
+	return &s, nil
+}
+
+// span is a part of a list: of each group CPUs from first to last the first used.
+type span struct{ first, last, used, group int }
+
+func parseRange(part string) (span, unix.Errno) {
+	var r span
+	bounds, stride, strided := strings.Cut(part, ":")
+	if strings.EqualFold(bounds, "all") {
+		r.last = Max - 1
+	} else {
+		lo, hi, ranged := strings.Cut(bounds, "-")
+		var e unix.Errno
+		if r.first, e = number(lo); e != 0 {
+			return r, e
+		}
+		switch r.last = r.first; {
+		case ranged:
+			if r.last, e = number(hi); e != 0 {
+				return r, e
+			}
+		case strided:
+			return r, unix.EINVAL
+		}
+	}
+	r.used, r.group = r.last+1, r.last+1
+	if strided {
+		used, group, ok := strings.Cut(stride, "/")
+		if !ok {
+			return r, unix.EINVAL
+		}
+		var e unix.Errno
+		if r.used, e = number(used); e != 0 {
+			return r, e
+		}
+		if r.group, e = number(group); e != 0 {
+			return r, e
+		}
+	}
+	switch {
+	case r.first > r.last || r.group == 0 || r.used > r.group:
+		return r, unix.EINVAL
+	case r.last >= Max:
+		return r, unix.ERANGE
+	}
+	return r, 0
+}
+
+// number reads a decimal number without sign, or "N".
+func number(s string) (int, unix.Errno) {
+	if s == "N" || s == "n" {
+		return Max - 1, 0
+	}
+	v, err := strconv.ParseUint(s, 10, 32)
+	if err != nil {
+		if len(s) > 0 && strings.Trim(s, "0123456789") == "" {
+			return 0, unix.EOVERFLOW
+		}
+		return 0, unix.EINVAL
+	}
+	return int(min(v, 1<<30)), 0
+}
+
+func trim(s string) string {
+	for s != "" && isSpace(s[0]) {
+		s = s[1:]
+	}
+	for s != "" && isSpace(s[len(s)-1]) {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+func isSpace(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
