@@ -10,10 +10,13 @@
 // at a time; nothing here locks. Built with -tags dmadebug, a pool panics on a double
 // free and fills freed buffers with 0xdb.
 //
+// [NewStaggered] makes pools for devices that take buffers at any address; [NewPool]
+// aligns each buffer to its size.
+//
 // # Order
 //
 // Memory shared with a device is read with [Load32] and [Load64] (once, then check the
-// local copy), and published with [Store32] or [Store64], which no earlier store
-// overtakes. On amd64 and arm64 these are single instructions; a doorbell through
+// local copy), and published with [Store32] or [Store64], which overtake no
+// earlier store. On amd64 and arm64 these are single instructions; a doorbell through
 // bus.Region comes after all stores made before it.
 package dma

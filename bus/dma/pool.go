@@ -27,14 +27,25 @@ type Buf struct {
 // Retain adds n further owners.
 func (b *Buf) Retain(n int) { b.refs += int32(n) }
 
-// Free gives up one ownership; the last gives the buffer back to its pool.
+// Free gives up one ownership; the last gives the buffer back to its pool. Freeing a
+// buffer that is in its pool already does nothing (with -tags dmadebug it panics).
 func (b *Buf) Free() {
 	b.refs--
-	if b.refs > 0 {
+	p := b.pool
+	if b.refs != 0 || p.closed {
+		b.notLast()
 		return
 	}
 	debugFree(b)
-	b.pool.free = append(b.pool.free, b)
+	p.free = append(p.free, b)
+}
+
+// notLast is Free where nothing goes back to the pool.
+func (b *Buf) notLast() {
+	if b.refs < 0 {
+		b.refs = 0
+		debugTwice(b)
+	}
 }
 
 // Pool is a stack of equal buffers in one piece of DMA memory. The last one freed is
@@ -45,23 +56,47 @@ type Pool struct {
 	bufs []Buf
 	free []*Buf
 	size int
+
+	closed bool
 }
 
-// NewPool takes n buffers of size bytes (a power of two, so that none crosses a page
-// or a 4 GiB boundary more than its size forces) from d.
+// NewPool takes n buffers of size bytes (a power of two) from d. Each is aligned to its
+// size, so that none crosses a page or a 4 GiB boundary more than its size forces.
 func NewPool(d bus.DMA, n, size int, dir bus.Direction) (*Pool, error) {
-	if n <= 0 || size <= 0 || size&(size-1) != 0 {
-		return nil, fmt.Errorf("making a pool of %d buffers of %d bytes: want a positive number of buffers, and a power of two", n, size)
+	if n <= 0 || size <= 0 || size&(size-1) != 0 || n > maxBytes/size {
+		return nil, fmt.Errorf("making a pool of %d buffers of %d bytes: want at least one, a power of two, and %d bytes at most in all", n, size, maxBytes)
 	}
-	mem, err := d.Alloc(bus.DMARequest{Size: n * size, Align: uint64(max(size, 4096)), Dir: dir})
+	return newPool(d, n, size, size, uint64(max(size, 4096)), dir)
+}
+
+// cacheLine is the size of a cache line, and the alignment of staggered buffers.
+const cacheLine = 64
+
+// NewStaggered takes n buffers of size bytes from d, an odd number of cache lines apart
+// and aligned to one. The beginnings of buffers a power of two apart fall into few
+// sets of a cache, where a ring's worth of frame headers then does not fit; these spread
+// over all. For devices that take buffers at any address.
+func NewStaggered(d bus.DMA, n, size int, dir bus.Direction) (*Pool, error) {
+	if n <= 0 || size <= 0 || size > maxBytes || n > maxBytes/(size+2*cacheLine) {
+		return nil, fmt.Errorf("making a pool of %d buffers of %d bytes: want at least one of each, and %d bytes at most in all", n, size, maxBytes)
+	}
+	lines := (size + cacheLine - 1) / cacheLine
+	return newPool(d, n, size, (lines|1)*cacheLine, 4096, dir)
+}
+
+// maxBytes is the largest pool.
+const maxBytes = 1 << 30
+
+func newPool(d bus.DMA, n, size, stride int, align uint64, dir bus.Direction) (*Pool, error) {
+	mem, err := d.Alloc(bus.DMARequest{Size: n * stride, Align: align, Dir: dir})
 	if err != nil {
 		return nil, fmt.Errorf("making a pool of %d buffers of %d bytes: %w", n, size, err)
 	}
 	p := &Pool{mem: mem, bufs: make([]Buf, n), free: make([]*Buf, 0, n), size: size}
 	for i := n - 1; i >= 0; i-- {
 		b := &p.bufs[i]
-		b.Mem = mem.Bytes[i*size : (i+1)*size : (i+1)*size]
-		b.Addr = mem.IOVA + bus.IOVA(i*size)
+		b.Mem = mem.Bytes[i*stride : i*stride+size : i*stride+size]
+		b.Addr = mem.IOVA + bus.IOVA(i*stride)
 		b.pool = p
 		p.free = append(p.free, b)
 	}
@@ -91,8 +126,9 @@ func (p *Pool) Len() int { return len(p.bufs) }
 // BufSize is the size of each, in bytes.
 func (p *Pool) BufSize() int { return p.size }
 
-// Close gives the memory back. No device may hold a buffer any more.
+// Close gives the memory back. No device may hold a buffer any more. It is idempotent;
+// afterwards there is no buffer to Get, and freeing one does nothing.
 func (p *Pool) Close() {
-	p.free = nil
+	p.free, p.closed = nil, true
 	p.mem.Free()
 }

@@ -53,8 +53,8 @@
 // # Counters
 //
 // From the statistics registers, which clear when read and are added up in 64 bits, and
-// the driver's own: bytes are counted with the frame check sequence in hardware,
-// and reported without it, as the kernel does.
+// the driver's own. Bytes are reported without frame check sequences: the hardware's
+// receive count less 4 for each frame, and what the driver gave the device to send.
 //
 // # Known quirks of QEMU's models
 //

@@ -84,8 +84,6 @@ const (
 	regGPTC    bus.Off = 0x4080 // Good Packets Transmitted Count
 	regGORCL   bus.Off = 0x4088 // Good Octets Received Count Low; reading High clears both
 	regGORCH   bus.Off = 0x408c
-	regGOTCL   bus.Off = 0x4090 // Good Octets Transmitted Count Low; reading High clears both
-	regGOTCH   bus.Off = 0x4094
 	regRUC     bus.Off = 0x40a4 // Receive Undersize Count
 	regRFC     bus.Off = 0x40a8 // Receive Fragment Count
 	regROC     bus.Off = 0x40ac // Receive Oversize Count

@@ -39,7 +39,7 @@ func (q *rxQueue) init(n *nic, size int) error {
 	if err != nil {
 		return err
 	}
-	pool, err := dma.NewPool(n.dev.DMA(), size+spareBufs(size), bufSize, bus.FromDevice)
+	pool, err := dma.NewStaggered(n.dev.DMA(), size+spareBufs(size), bufSize, bus.FromDevice)
 	if err != nil {
 		mem.Free()
 		return err

@@ -26,6 +26,7 @@ type txQueue struct {
 	c      counters
 	credit func(sent uint64) int
 	sent   uint64 // frames ever put into the ring
+	octets uint64 // their length
 	errors uint64 // frames that cannot be sent
 	busies uint64 // bursts cut short
 }
@@ -46,7 +47,7 @@ func (q *txQueue) init(n *nic, size int) error {
 // NewPool makes a pool of n buffers of 2048 bytes that this queue can send from. The
 // caller closes it, after the device or once nothing of it is in flight.
 func (q *txQueue) NewPool(n int) (*dma.Pool, error) {
-	p, err := dma.NewPool(q.nic.dev.DMA(), n, bufSize, bus.ToDevice)
+	p, err := dma.NewStaggered(q.nic.dev.DMA(), n, bufSize, bus.ToDevice)
 	if err != nil {
 		return nil, q.nic.errorf("transmit buffers: %w", err)
 	}
@@ -95,6 +96,7 @@ func (q *txQueue) Burst(bufs []*dma.Buf) int {
 // them.
 func (q *txQueue) group(bufs []*dma.Buf) {
 	ring, slots, first, tail := q.ring, q.slots, q.c.tail, q.c.tail
+	octets := 0
 	for _, b := range bufs {
 		// Data is a slice of Mem, so the capacities tell where in it.
 		n, off := len(b.Data), cap(b.Mem)-cap(b.Data)
@@ -107,6 +109,7 @@ func (q *txQueue) group(bufs []*dma.Buf) {
 		i := q.c.at(tail)
 		putTx(ring, i, b.Addr+bus.IOVA(off), txEOP|txIFCS|txCmd(n))
 		slots[i] = b
+		octets += n
 		tail++
 	}
 	if tail == first {
@@ -115,6 +118,7 @@ func (q *txQueue) group(bufs []*dma.Buf) {
 	reportTx(ring, q.c.at(tail-1))
 	q.last[q.c.at(first)] = tail
 	q.c.tail = tail
+	q.octets += uint64(octets)
 }
 
 // stretch makes a frame that is a little too short for the hardware longer, with zeros in
