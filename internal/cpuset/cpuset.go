@@ -5,7 +5,7 @@
 //
 // What the kernel refuses is refused with the same error: EINVAL for what is not of the
 // form, EOVERFLOW for a mask of more CPUs than a set holds, ERANGE for such a list.
-// An empty set is a valid mask or list; whoever uses it decides what it means.
+// A set holds Max CPUs, however many the machine has. An empty set is a valid mask or list; whoever uses it decides what it means.
 package cpuset
 
 import (
@@ -82,36 +82,29 @@ func FormatList(s *unix.CPUSet) string {
 }
 
 // ParseMask reads a mask as the kernel does: groups of up to 8 hex digits, each 32 bits,
-// separated by commas, the highest first; white space around the whole is skipped.
+// the highest first, separated by commas or white space; the first line counts.
 func ParseMask(text string) (*unix.CPUSet, error) {
 	bad := func(e unix.Errno) (*unix.CPUSet, error) {
 		return nil, fmt.Errorf("reading the CPU mask %.64q: %w", text, e)
 	}
-	groups := strings.Split(trim(text), ",")
+	groups := fields(text)
+	if len(groups) > Max/32 {
+		return bad(unix.EOVERFLOW)
+	}
 	var s unix.CPUSet
 	for g, group := range groups {
-		if len(group) == 0 {
-			return bad(unix.EINVAL)
-		}
 		for i := range len(group) {
 			if !isHex(group[i]) {
 				return bad(unix.EINVAL)
 			}
 		}
-		if len(group) > 8 {
-			return bad(unix.EOVERFLOW)
-		}
 		v, err := strconv.ParseUint(group, 16, 32)
-		if err != nil {
-			return bad(unix.EINVAL)
-		}
-		base := (len(groups) - 1 - g) * 32
-		if v != 0 && base >= Max {
+		if err != nil || len(group) > 8 {
 			return bad(unix.EOVERFLOW)
 		}
 		for i := range 32 {
 			if v>>i&1 != 0 {
-				s.Set(base + i)
+				s.Set((len(groups)-1-g)*32 + i)
 			}
 		}
 	}
@@ -119,14 +112,14 @@ func ParseMask(text string) (*unix.CPUSet, error) {
 }
 
 // ParseList reads a list as the kernel does: numbers and ranges, separated by commas or
-// white space. A range may have a stride, "0-31:2/8": of each 8 from 0 to 31 the
+// white space, on the first line. A range may have a stride, "0-31:2/8": of each 8 from 0 to 31 the
 // first 2. "all" and "N" (the last CPU) stand for what they say of Max CPUs.
 func ParseList(text string) (*unix.CPUSet, error) {
 	bad := func(e unix.Errno) (*unix.CPUSet, error) {
 		return nil, fmt.Errorf("reading the CPU list %.64q: %w", text, e)
 	}
 	var s unix.CPUSet
-	for _, part := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r < 0x80 && isSpace(byte(r)) }) {
+	for _, part := range fields(text) {
 		r, e := parseRange(part)
 		if e != 0 {
 			return bad(e)
@@ -188,7 +181,7 @@ func parseRange(part string) (span, unix.Errno) {
 
 // number reads a decimal number without sign, or "N".
 func number(s string) (int, unix.Errno) {
-	if s == "N" || s == "n" {
+	if s == "N" {
 		return Max - 1, 0
 	}
 	v, err := strconv.ParseUint(s, 10, 32)
@@ -201,17 +194,12 @@ func number(s string) (int, unix.Errno) {
 	return int(min(v, 1<<30)), 0
 }
 
-func trim(s string) string {
-	for s != "" && isSpace(s[0]) {
-		s = s[1:]
-	}
-	for s != "" && isSpace(s[len(s)-1]) {
-		s = s[:len(s)-1]
-	}
-	return s
+// fields splits the first line as the kernel does: at commas and white space, any number
+// of them.
+func fields(text string) []string {
+	line, _, _ := strings.Cut(text, "\n")
+	return strings.FieldsFunc(line, func(r rune) bool { return r == ',' || r == ' ' || r >= '\t' && r <= '\r' })
 }
-
-func isSpace(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
 
 func isHex(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
