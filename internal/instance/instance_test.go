@@ -467,7 +467,7 @@ func TestTwoAtOnce(t *testing.T) {
 			t.Errorf("%s twice", in.Name())
 		}
 		seen[in.Name()] = true
-		defer in.Close()
+		t.Cleanup(func() { in.Close() })
 	}
 	if l, err := List(); len(l) != n || err != nil || !seen["r0"] || !seen[fmt.Sprintf("r%d", n-1)] {
 		t.Errorf("List = %d instances, %v, want %d", len(l), err, n)
