@@ -5,34 +5,61 @@
 //
 // What the kernel refuses is refused with the same error: EINVAL for what is not of the
 // form, EOVERFLOW for a mask of more CPUs than a set holds, ERANGE for such a list.
-// A set holds Max CPUs, however many the machine has. An empty set is a valid mask or list; whoever uses it decides what it means.
+// A set holds Limit CPUs, however many the machine has. An empty set is a valid mask or list; whoever uses it decides what it means.
 package cpuset
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// Max is how many CPUs a set holds: 1024.
-const Max = len(unix.CPUSet{}) * strconv.IntSize
+// Limit is how many CPUs a set holds: 1024.
+const Limit = len(unix.CPUSet{}) * strconv.IntSize
 
-// Of makes a set of these CPUs; numbers outside 0 to Max-1 are left out.
-func Of(cpus ...int) *unix.CPUSet {
+// Of makes a set of these CPUs; numbers outside 0 to Limit-1 are left out.
+func Of(cpus ...int) unix.CPUSet {
 	var s unix.CPUSet
 	for _, c := range cpus {
 		if c >= 0 {
 			s.Set(c)
 		}
 	}
-	return &s
+	return s
 }
 
-// First is the lowest CPU in s, or -1.
-func First(s *unix.CPUSet) int {
-	for i := range Max {
+// Online is the set of CPUs that are online now. It reads
+// /sys/devices/system/cpu/online, and asks the scheduler where that is not mounted.
+func Online() (unix.CPUSet, error) {
+	var s unix.CPUSet
+	b, err := os.ReadFile("/sys/devices/system/cpu/online")
+	if err == nil {
+		if s, err = ParseList(string(b)); err == nil && s.Count() > 0 {
+			return s, nil
+		}
+	}
+	if err := unix.SchedGetaffinity(0, &s); err != nil {
+		return unix.CPUSet{}, fmt.Errorf("reading the CPUs that are online: %w", err)
+	}
+	return s, nil
+}
+
+// Min is the lowest CPU in s, or -1.
+func Min(s unix.CPUSet) int {
+	for i := range Limit {
+		if s.IsSet(i) {
+			return i
+		}
+	}
+	return -1
+}
+
+// Max is the highest CPU in s, or -1.
+func Max(s unix.CPUSet) int {
+	for i := Limit - 1; i >= 0; i-- {
 		if s.IsSet(i) {
 			return i
 		}
@@ -42,8 +69,8 @@ func First(s *unix.CPUSet) int {
 
 // FormatMask prints the low n bits of s as a mask of n CPUs: as many digits as n needs,
 // a comma after each 32 bits ("3" for n 2, "00000003" for n 32, "0,00000003" for n 33).
-func FormatMask(s *unix.CPUSet, n int) string {
-	n = min(max(n, 1), Max)
+func FormatMask(s unix.CPUSet, n int) string {
+	n = min(max(n, 1), Limit)
 	var b strings.Builder
 	for digit := (n + 3) / 4; digit > 0; {
 		digit--
@@ -61,15 +88,16 @@ func FormatMask(s *unix.CPUSet, n int) string {
 	return b.String()
 }
 
-// FormatList prints s as a list: "0-1,4", or nothing for an empty set.
-func FormatList(s *unix.CPUSet) string {
+// FormatList prints the low n bits of s as a list: "0-1,4", or nothing for an empty set.
+func FormatList(s unix.CPUSet, n int) string {
 	var parts []string
-	for i := 0; i < Max; i++ {
+	n = min(n, Limit)
+	for i := 0; i < n; i++ {
 		if !s.IsSet(i) {
 			continue
 		}
 		first := i
-		for i+1 < Max && s.IsSet(i+1) {
+		for i+1 < n && s.IsSet(i+1) {
 			i++
 		}
 		if first == i {
@@ -83,12 +111,12 @@ func FormatList(s *unix.CPUSet) string {
 
 // ParseMask reads a mask as the kernel does: groups of up to 8 hex digits, each 32 bits,
 // the highest first, separated by commas or white space; the first line counts.
-func ParseMask(text string) (*unix.CPUSet, error) {
-	bad := func(e unix.Errno) (*unix.CPUSet, error) {
-		return nil, fmt.Errorf("reading the CPU mask %.64q: %w", text, e)
+func ParseMask(text string) (unix.CPUSet, error) {
+	bad := func(e unix.Errno) (unix.CPUSet, error) {
+		return unix.CPUSet{}, fmt.Errorf("reading the CPU mask %.64q: %w", text, e)
 	}
 	groups := fields(text)
-	if len(groups) > Max/32 {
+	if len(groups) > Limit/32 {
 		return bad(unix.EOVERFLOW)
 	}
 	var s unix.CPUSet
@@ -108,15 +136,15 @@ func ParseMask(text string) (*unix.CPUSet, error) {
 			}
 		}
 	}
-	return &s, nil
+	return s, nil
 }
 
 // ParseList reads a list as the kernel does: numbers and ranges, separated by commas or
 // white space, on the first line. A range may have a stride, "0-31:2/8": of each 8 from 0 to 31 the
-// first 2. "all" and "N" (the last CPU) stand for what they say of Max CPUs.
-func ParseList(text string) (*unix.CPUSet, error) {
-	bad := func(e unix.Errno) (*unix.CPUSet, error) {
-		return nil, fmt.Errorf("reading the CPU list %.64q: %w", text, e)
+// first 2. "all" and "N" (the last CPU) stand for what they say of Limit CPUs.
+func ParseList(text string) (unix.CPUSet, error) {
+	bad := func(e unix.Errno) (unix.CPUSet, error) {
+		return unix.CPUSet{}, fmt.Errorf("reading the CPU list %.64q: %w", text, e)
 	}
 	var s unix.CPUSet
 	for _, part := range fields(text) {
@@ -130,7 +158,7 @@ func ParseList(text string) (*unix.CPUSet, error) {
 			}
 		}
 	}
-	return &s, nil
+	return s, nil
 }
 
 // span is a part of a list: of each group CPUs from first to last the first used.
@@ -140,7 +168,7 @@ func parseRange(part string) (span, unix.Errno) {
 	var r span
 	bounds, stride, strided := strings.Cut(part, ":")
 	if strings.EqualFold(bounds, "all") {
-		r.last = Max - 1
+		r.last = Limit - 1
 	} else {
 		lo, hi, ranged := strings.Cut(bounds, "-")
 		var e unix.Errno
@@ -173,7 +201,7 @@ func parseRange(part string) (span, unix.Errno) {
 	switch {
 	case r.first > r.last || r.group == 0 || r.used > r.group:
 		return r, unix.EINVAL
-	case r.last >= Max:
+	case r.last >= Limit:
 		return r, unix.ERANGE
 	}
 	return r, 0
@@ -182,7 +210,7 @@ func parseRange(part string) (span, unix.Errno) {
 // number reads a decimal number without sign, or "N".
 func number(s string) (int, unix.Errno) {
 	if s == "N" {
-		return Max - 1, 0
+		return Limit - 1, 0
 	}
 	v, err := strconv.ParseUint(s, 10, 32)
 	if err != nil {

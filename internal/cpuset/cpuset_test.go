@@ -3,6 +3,7 @@ package cpuset
 import (
 	"errors"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -36,7 +37,7 @@ func TestMask(t *testing.T) {
 			t.Errorf("ParseMask(%q): %v", tt.text, err)
 			continue
 		}
-		if got := FormatList(s); got != tt.list {
+		if got := FormatList(s, Limit); got != tt.list {
 			t.Errorf("ParseMask(%q) = %s, want %s", tt.text, got, tt.list)
 		}
 		if got := FormatMask(s, tt.n); got != tt.out {
@@ -46,7 +47,7 @@ func TestMask(t *testing.T) {
 	for text, want := range map[string]unix.Errno{
 		"x": unix.EINVAL, "0x1": unix.EINVAL, "1\x00": unix.EINVAL, "\u00e91": unix.EINVAL, "-1": unix.EINVAL, "123456789": unix.EOVERFLOW, "1" + strings.Repeat(",0", 32): unix.EOVERFLOW,
 	} {
-		if s, err := ParseMask(text); s != nil || !errors.Is(err, want) {
+		if s, err := ParseMask(text); s != (unix.CPUSet{}) || !errors.Is(err, want) {
 			t.Errorf("ParseMask(%q) = %v, %v, want %v", text, s, err, want)
 		}
 	}
@@ -63,7 +64,7 @@ func TestList(t *testing.T) {
 			t.Errorf("ParseList(%q): %v", text, err)
 			continue
 		}
-		if got := FormatList(s); got != want {
+		if got := FormatList(s, Limit); got != want {
 			t.Errorf("ParseList(%q) = %s, want %s", text, got, want)
 		}
 	}
@@ -72,7 +73,7 @@ func TestList(t *testing.T) {
 		"1:1/2": unix.EINVAL, "1024": unix.ERANGE, "0-9999999": unix.ERANGE, "99999999999999999999": unix.EOVERFLOW, "+1": unix.EINVAL, "1_0": unix.EINVAL, "0x1": unix.EINVAL,
 		"1--2": unix.EINVAL, "n": unix.EINVAL, "1\x00": unix.EINVAL,
 	} {
-		if s, err := ParseList(text); s != nil || !errors.Is(err, want) {
+		if s, err := ParseList(text); s != (unix.CPUSet{}) || !errors.Is(err, want) {
 			t.Errorf("ParseList(%q) = %v, %v, want %v", text, s, err, want)
 		}
 	}
@@ -97,20 +98,32 @@ func TestKernelAgrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := FormatList(mask), field("Cpus_allowed_list"); got != want {
+	if got, want := FormatList(mask, Limit), field("Cpus_allowed_list"); got != want {
 		t.Errorf("FormatList(%s) = %s, want %s", field("Cpus_allowed"), got, want)
 	}
 }
 
 func TestOf(t *testing.T) {
-	if got := FormatList(Of(3, -1, 1, 5000)); got != "1,3" {
+	if got := FormatList(Of(3, -1, 1, 5000), Limit); got != "1,3" {
 		t.Errorf("Of(3, -1, 1, 5000) = %s, want 1,3", got)
 	}
-	if got := First(Of(7, 9)); got != 7 {
-		t.Errorf("First = %d, want 7", got)
+	for _, tt := range []struct {
+		set      unix.CPUSet
+		min, max int
+	}{{Of(7, 9), 7, 9}, {Of(0, 1023), 0, 1023}, {Of(), -1, -1}} {
+		if got, got2 := Min(tt.set), Max(tt.set); got != tt.min || got2 != tt.max {
+			t.Errorf("Min, Max of %s = %d, %d, want %d, %d", FormatList(tt.set, Limit), got, got2, tt.min, tt.max)
+		}
 	}
-	if got := First(Of()); got != -1 {
-		t.Errorf("First of nothing = %d, want -1", got)
+	if got := FormatList(Of(0, 1, 2, 3), 2); got != "0-1" {
+		t.Errorf("FormatList of 2 CPUs = %s, want 0-1", got)
+	}
+}
+
+func TestOnline(t *testing.T) {
+	s, err := Online()
+	if err != nil || s.Count() < 1 || Max(s) < runtime.NumCPU()-1 {
+		t.Errorf("Online = %s, %v, want at least the %d CPUs of this process", FormatList(s, Limit), err, runtime.NumCPU())
 	}
 }
 
@@ -119,19 +132,19 @@ func FuzzParse(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		for name, parse := range map[string]func(string) (*unix.CPUSet, error){"ParseMask": ParseMask, "ParseList": ParseList} {
+		for name, parse := range map[string]func(string) (unix.CPUSet, error){"ParseMask": ParseMask, "ParseList": ParseList} {
 			s, err := parse(text)
-			if (s == nil) == (err == nil) {
-				t.Fatalf("%s(%q) = %v, %v, want one of the two", name, text, s, err)
-			}
-			if s == nil {
+			if err != nil {
+				if s != (unix.CPUSet{}) {
+					t.Fatalf("%s(%q) = %v, %v, want one of the two", name, text, s, err)
+				}
 				continue
 			}
-			if again, err := ParseMask(FormatMask(s, Max)); err != nil || *again != *s {
-				t.Errorf("%s(%q): the mask %s reads as something else", name, text, FormatMask(s, Max))
+			if again, err := ParseMask(FormatMask(s, Limit)); err != nil || again != s {
+				t.Errorf("%s(%q): the mask %s reads as something else", name, text, FormatMask(s, Limit))
 			}
-			if again, err := ParseList(FormatList(s)); err != nil || *again != *s {
-				t.Errorf("%s(%q): the list %s reads as something else", name, text, FormatList(s))
+			if again, err := ParseList(FormatList(s, Limit)); err != nil || again != s {
+				t.Errorf("%s(%q): the list %s reads as something else", name, text, FormatList(s, Limit))
 			}
 		}
 	})
