@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/cpuset"
 )
 
 // Handler is the one goroutine that serves one interrupt vector: it waits, calls the
@@ -32,7 +34,11 @@ type Handler struct {
 // Handle starts serving q. Name is what /proc/interrupts shows ("eth0-rx-0"). n is how
 // often the vector fired since the last call, at least 1.
 func Handle(q *IRQ, name string, fn func(n uint64)) *Handler {
-	h := &Handler{irq: q, name: name, fn: fn, done: make(chan struct{}), counts: make([]atomic.Uint64, runtime.NumCPU())}
+	cpus := 1
+	if online, err := cpuset.Online(); err == nil {
+		cpus = cpuset.Max(online) + 1
+	}
+	h := &Handler{irq: q, name: name, fn: fn, done: make(chan struct{}), counts: make([]atomic.Uint64, cpus)}
 	go h.loop()
 	return h
 }
