@@ -121,11 +121,14 @@ type guard struct {
 	waiting map[uint64]*waiter // requests without an answer, by their unique number
 	queue   [][]byte           // for the server, oldest first
 	more    *sync.Cond         // queue grew
+	quitPid uint32             // the client that was interrupted last
+	quitEnd time.Time          // until when its requests fail
 }
 
 // waiter is one request that the server has not answered.
 type waiter struct {
 	opcode uint32
+	pid    uint32 // the client
 	node   uint64
 	asked  bool // an interrupt arrived
 	gone   bool // we answered; a late answer is undone, not passed on

@@ -28,6 +28,10 @@ const (
 // whether it is stopped, again and again.
 const interruptWait = 100 * time.Millisecond
 
+// quitTime is how long an interrupted client's further requests fail at once: cd and a
+// completion ask several times, and one Ctrl-C is meant for all.
+const quitTime = 500 * time.Millisecond
+
 var wire = binary.NativeEndian
 
 // request takes a request from the kernel.
@@ -48,9 +52,14 @@ func (g *guard) request(m []byte) {
 		if len(m) < inHeader+8 || !g.interrupt(wire.Uint64(m[inHeader:])) {
 			return
 		}
-	case opForget, opBatchForget: // have no answer
+	case opForget, opBatchForget, opRelease, opReleasedir: // nobody waits for them
 	default:
-		g.waiting[unique] = &waiter{opcode: opcode, node: wire.Uint64(m[16:])}
+		pid := wire.Uint32(m[32:])
+		if pid == g.quitPid && time.Now().Before(g.quitEnd) && g.stopped() {
+			g.fail(unique, syscall.EINTR)
+			return
+		}
+		g.waiting[unique] = &waiter{opcode: opcode, node: wire.Uint64(m[16:]), pid: pid}
 	}
 	g.send(m)
 }
@@ -71,6 +80,12 @@ func (g *guard) fail(unique uint64, e syscall.Errno) {
 	_, _ = g.dev.Write(m) // ENOENT: nobody waits any more
 }
 
+// quit answers an interrupted request. mu is held.
+func (g *guard) quit(unique uint64, w *waiter) {
+	g.quitPid, g.quitEnd = w.pid, time.Now().Add(quitTime)
+	g.fail(unique, syscall.EINTR)
+}
+
 // interrupt handles the kernel's wish to end a request, and says whether the server is to
 // hear of it. mu is held.
 func (g *guard) interrupt(unique uint64) bool {
@@ -82,7 +97,7 @@ func (g *guard) interrupt(unique uint64) bool {
 		if wire.Uint64(m[8:]) == unique { // the server never saw it
 			g.queue = append(g.queue[:i:i], g.queue[i+1:]...)
 			delete(g.waiting, unique)
-			g.fail(unique, syscall.EINTR)
+			g.quit(unique, w)
 			return false
 		}
 	}
@@ -102,7 +117,7 @@ func (g *guard) late(unique uint64, w *waiter) {
 	case g.waiting[unique] != w:
 	case stopped:
 		w.gone = true
-		g.fail(unique, syscall.EINTR)
+		g.quit(unique, w)
 	default:
 		w.timer.Reset(interruptWait)
 	}
@@ -124,7 +139,7 @@ func (g *guard) answer(m []byte) bool {
 	}
 	w := g.waiting[unique]
 	if w == nil {
-		return false
+		return true // of a RELEASE
 	}
 	delete(g.waiting, unique)
 	if w.timer != nil {
