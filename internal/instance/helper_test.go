@@ -181,6 +181,7 @@ type helper struct {
 	done  chan struct{}
 	// The two processes it started, with their start times.
 	watcher, child Proc
+	stderr         *strings.Builder // to be read after done
 }
 
 // newBase gives the test a run folder of its own.
@@ -217,7 +218,7 @@ func tryUp(t *testing.T, words string) (*helper, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	h := &helper{t: t, cmd: cmd, stdin: stdin, done: make(chan struct{})}
+	h := &helper{t: t, cmd: cmd, stdin: stdin, done: make(chan struct{}), stderr: &stderr}
 	line, err := bufio.NewReader(stdout).ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, &h.helperReport)
@@ -256,6 +257,9 @@ func (h *helper) say(word string) {
 		h.t.Fatal(err)
 	}
 	<-h.done
+	if code := h.cmd.ProcessState.ExitCode(); word == "close" && code != 0 {
+		h.t.Errorf("closing: exit status %d: %s", code, h.stderr)
+	}
 }
 
 func (h *helper) kill() {
