@@ -1,0 +1,57 @@
+# ring3: the verbs for people and CI. `make` alone lists them.
+
+# Where Go's caches cannot live below HOME they live in the checkout.
+CACHE := $(shell hack/gocache)
+ifneq ($(CACHE),)
+export GOCACHE := $(CACHE)/go-build
+export GOPATH := $(CACHE)/go
+export GOMODCACHE := $(CACHE)/go/pkg/mod
+export XDG_CACHE_HOME := $(CACHE)
+endif
+# The version comes from git describe, below; asking git again fails in a clone that is
+# somebody else's.
+export GOFLAGS := $(filter-out -buildvcs=%,$(shell go env GOFLAGS 2>/dev/null)) -buildvcs=false
+
+VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
+LDFLAGS := -X github.com/ring3dev/ring3/host.Version=$(VERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-long bench cover fuzz lint clean
+.NOTPARALLEL:
+
+help: ## list these verbs
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## install the Debian packages that are missing (QEMU, FUSE, ...)
+	hack/setup
+
+build: ## build bin/ring3: static, no cgo
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ring3 ./cmd/ring3
+
+demo: setup build ## two e1000e NICs, wired, and the kernel's pktgen script on them
+	hack/demo
+
+test: setup build lint ## every check and test that fits in CI's time (under 20 minutes)
+	hack/test
+
+test-long: setup build lint ## the same and the long proofs
+	hack/test long
+
+bench: setup build ## measure everything that ring3 bench measures; BENCH='pktgen-tx -json' for less
+	bin/ring3 bench $(BENCH)
+
+cover: ## tests with coverage: bin/cover.html
+	@mkdir -p bin
+	go test -coverprofile=bin/cover.out -coverpkg=./... ./...
+	go tool cover -html=bin/cover.out -o bin/cover.html
+	@go tool cover -func=bin/cover.out | tail -n 1
+
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	hack/test fuzz
+
+lint: ## gofmt, vet, staticcheck, the import rules, shellcheck
+	hack/lint
+
+clean: ## remove bin and the caches of this checkout
+	rm -rf bin
+	if [ -d .cache ]; then chmod -R u+w .cache && rm -rf .cache; fi
