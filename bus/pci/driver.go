@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/sysfs"
 )
 
 // Any matches every value of a field of an ID.
@@ -41,7 +42,7 @@ type Env struct {
 }
 
 // Instance is a device in service. It may implement more: netdev.Device,
-// bus.ErrorHandler, bus.PowerHandler, IRQUser.
+// bus.ErrorHandler, bus.PowerHandler, IRQUser, AttrUser.
 type Instance interface {
 	// Close takes the device out of service: stops it, joins all goroutines, frees all
 	// memory. It does not close the bus.Device. It is idempotent.
@@ -51,6 +52,13 @@ type Instance interface {
 // IRQUser is implemented by an instance that serves interrupts, for /proc/interrupts.
 type IRQUser interface {
 	IRQHandlers() []*bus.Handler
+}
+
+// AttrUser is implemented by an instance that has files of its own in its device's sysfs
+// directory, as a kernel driver's dev_groups are. Names of the files every PCI
+// function has are not for it.
+type AttrUser interface {
+	Attrs() map[string]*sysfs.File
 }
 
 // Outcome is what became of matching one device.
