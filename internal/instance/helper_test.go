@@ -105,6 +105,11 @@ func helperMain() error {
 		if mnt == "tree" {
 			mnt = in.Tree()
 		}
+		if os.Mkdir(mnt, 0o700) == nil {
+			if err := in.AddDir(mnt); err != nil {
+				return err
+			}
+		}
 		if _, err := mountSilent(mnt); err != nil {
 			return err
 		}

@@ -266,6 +266,19 @@ func (in *Instance) RemoveMount(dir string) error {
 	})
 }
 
+// AddDir records a directory that was made for this instance elsewhere (a mount point that
+// was not there). Close, the watcher or Sweep removes it where it is empty by then.
+func (in *Instance) AddDir(dir string) error {
+	dir, err := realMount(dir)
+	if err != nil {
+		return fmt.Errorf("instance %s: directory: %w", in.name, err)
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.watch.tell(msgDir(dir))
+	return in.updateLocked(func(s *State) { s.Dirs = append(s.Dirs, dir) })
+}
+
 // realMount is dir as mountinfo spells it. Links are followed in the parent only: the
 // mount itself is not looked at, since it may be dead.
 func realMount(dir string) (string, error) {
@@ -315,7 +328,17 @@ func cleanUp(dir string, s State) error {
 	for _, p := range s.Children {
 		errs = append(errs, p.kill())
 	}
-	return errors.Join(append(errs, unmountAll(dir, s.Mounts))...)
+	errs = append(errs, unmountAll(dir, s.Mounts))
+	for _, d := range s.Dirs {
+		// rmdir takes only an empty directory, and only one where nothing is mounted. One
+		// that somebody uses by now is theirs.
+		switch err := unix.Rmdir(d); {
+		case err == nil, errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EBUSY):
+		default:
+			errs = append(errs, fmt.Errorf("removing %s: %w", d, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func dropChild(ps []Proc, pid int) []Proc {

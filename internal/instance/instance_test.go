@@ -262,15 +262,13 @@ func TestWatcher(t *testing.T) {
 	for _, how := range []string{"close", "exit", "panic", "SIGKILL"} {
 		t.Run(how, func(t *testing.T) {
 			newBase(t)
-			mnt := filepath.Join(t.TempDir(), "a tree")
-			if err := os.Mkdir(mnt, 0o700); err != nil {
+			// A folder that is not there yet, behind a link, with a blank in its real name.
+			dir := filepath.Join(t.TempDir(), "a folder")
+			if err := os.Mkdir(dir, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			link := filepath.Join(t.TempDir(), "l") // no blanks: one word for the helper
-			if err := os.Symlink(filepath.Dir(mnt), link); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Rename(mnt, filepath.Dir(mnt)+"/tree"); err != nil {
+			link := filepath.Join(t.TempDir(), "link")
+			if err := os.Symlink(dir, link); err != nil {
 				t.Fatal(err)
 			}
 			h := up(t, "watch child mount="+link+"/tree")
@@ -288,6 +286,9 @@ func TestWatcher(t *testing.T) {
 			}
 			eventually(t, "watcher gone", func() bool { return !h.watcher.alive() })
 			gone(t, h)
+			if exists(dir + "/tree") {
+				t.Error("the mount point that was made is still there")
+			}
 		})
 	}
 }

@@ -177,10 +177,11 @@ func sweepOne(base, name string, more State, log *slog.Logger) error {
 	if s.Where != thisHere() {
 		// Another boot or pid namespace: its pids are strangers', its mounts gone or
 		// somebody else's.
-		s.Children, s.Mounts = nil, nil
+		s.Children, s.Mounts, s.Dirs = nil, nil, nil
 	}
 	s.Children = append(s.Children, more.Children...)
 	s.Mounts = append(s.Mounts, more.Mounts...)
+	s.Dirs = append(s.Dirs, more.Dirs...)
 	if err := cleanUp(dir, s); err != nil {
 		return fmt.Errorf("cleaning up after instance %s: %w", name, err)
 	}

@@ -52,9 +52,9 @@ func TestWatchedLines(t *testing.T) {
 	s := State{ID: "ID", Proc: Proc{Pid: 7, Start: 8}}
 	m := Mount{Dir: "/a b\n\"", Dev: "0:39"}
 	text := msgInstance("/run/a b", "r0", s) + msgChild(Proc{Pid: 1, Start: 2}) + msgChild(Proc{Pid: 3, Start: 4}) +
-		msgNoChild(1) + "garbage\n" + "child x\n" + msgMount(Mount{Dir: "/gone", Dev: "0:1"}) + msgMount(m) + msgNoMount("/gone")
+		msgNoChild(1) + "garbage\n" + "child x\n" + msgMount(Mount{Dir: "/gone", Dev: "0:1"}) + msgMount(m) + msgNoMount("/gone") + msgDir("/a b")
 	w := listen(strings.NewReader(text + "child 5 6"))
-	want := watched{base: "/run/a b", name: "r0", state: State{ID: "ID", Proc: s.Proc, Children: []Proc{{Pid: 3, Start: 4}}, Mounts: []Mount{m}}}
+	want := watched{base: "/run/a b", name: "r0", state: State{ID: "ID", Proc: s.Proc, Children: []Proc{{Pid: 3, Start: 4}}, Mounts: []Mount{m}, Dirs: []string{"/a b"}}}
 	if !reflect.DeepEqual(w, want) {
 		t.Errorf("listen = %+v, want %+v", w, want)
 	}

@@ -31,8 +31,9 @@ type State struct {
 	Devices []string  `json:"devices,omitempty"` // as given: "eth0=qemu:e1000e"
 	Extra   []string  `json:"extra,omitempty"`   // further words of the command line, for people
 	// What must go when the process is gone.
-	Children []Proc  `json:"children,omitempty"`
-	Mounts   []Mount `json:"mounts,omitempty"`
+	Children []Proc   `json:"children,omitempty"`
+	Mounts   []Mount  `json:"mounts,omitempty"`
+	Dirs     []string `json:"dirs,omitempty"` // directories it made elsewhere, removed if empty
 }
 
 func (s State) clone() State {
@@ -40,6 +41,7 @@ func (s State) clone() State {
 	s.Extra = slices.Clone(s.Extra)
 	s.Children = slices.Clone(s.Children)
 	s.Mounts = slices.Clone(s.Mounts)
+	s.Dirs = slices.Clone(s.Dirs)
 	return s
 }
 

@@ -71,6 +71,9 @@ func (in *Instance) StartWatcher() error {
 	for _, m := range in.state.Mounts {
 		w.tell(msgMount(m))
 	}
+	for _, d := range in.state.Dirs {
+		w.tell(msgDir(d))
+	}
 	return nil
 }
 
@@ -167,12 +170,13 @@ func msgInstance(base, name string, s State) string {
 func msgChild(p Proc) string     { return fmt.Sprintf("child %d %d\n", p.Pid, p.Start) }
 func msgNoChild(pid int) string  { return fmt.Sprintf("nochild %d\n", pid) }
 func msgMount(m Mount) string    { return fmt.Sprintf("mount %s %s\n", m.Dev, strconv.Quote(m.Dir)) }
+func msgDir(d string) string     { return fmt.Sprintf("dir %s\n", strconv.Quote(d)) }
 func msgNoMount(d string) string { return fmt.Sprintf("nomount %s\n", strconv.Quote(d)) }
 
 // watched is what a watcher has been told.
 type watched struct {
 	base, name string
-	state      State // ID, Proc, Children, Mounts
+	state      State // ID, Proc, Children, Mounts, Dirs
 	done       bool
 }
 
@@ -206,6 +210,11 @@ func (w *watched) line(s string) error {
 		var m Mount
 		if _, err = fmt.Sscanf(rest, "%s %q", &m.Dev, &m.Dir); err == nil {
 			w.state.Mounts = append(dropMount(w.state.Mounts, m.Dir), m)
+		}
+	case "dir":
+		var dir string
+		if _, err = fmt.Sscanf(rest, "%q", &dir); err == nil {
+			w.state.Dirs = append(w.state.Dirs, dir)
 		}
 	case "nomount":
 		var dir string
