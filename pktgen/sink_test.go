@@ -39,8 +39,10 @@ func (s *sink) Info() netdev.Info {
 }
 func (s *sink) MAC() net.HardwareAddr { return net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56} }
 func (s *sink) MTU() int              { return s.mtu }
-func (s *sink) Link() netdev.Link     { return netdev.Link{Up: !s.down.Load(), Speed: 1000, FullDuplex: true} }
-func (s *sink) Stats() netdev.Stats   { return netdev.Stats{} }
+func (s *sink) Link() netdev.Link {
+	return netdev.Link{Up: !s.down.Load(), Speed: 1000, FullDuplex: true}
+}
+func (s *sink) Stats() netdev.Stats { return netdev.Stats{} }
 func (s *sink) Tx(q int) netdev.TxQueue {
 	if q < 0 || q >= len(s.queues) {
 		return nil
@@ -81,15 +83,17 @@ func (q *sinkQueue) NewPool(n int) (*dma.Pool, error) {
 	return dma.NewPool(heap{}, n, q.dev.bufLen, bus.ToDevice)
 }
 
-func (q *sinkQueue) enter() func() {
+func (q *sinkQueue) enter() {
 	if q.inUse.Add(1) != 1 {
 		panic("a transmit queue used by two goroutines at once")
 	}
-	return func() { q.inUse.Add(-1) }
 }
 
+func (q *sinkQueue) leave() { q.inUse.Add(-1) }
+
 func (q *sinkQueue) Burst(bufs []*dma.Buf) int {
-	defer q.enter()()
+	q.enter()
+	defer q.leave()
 	if q.stuck.Load() {
 		return 0
 	}
@@ -138,7 +142,8 @@ func (q *sinkQueue) free(n int) {
 }
 
 func (q *sinkQueue) Reap() int {
-	defer q.enter()()
+	q.enter()
+	defer q.leave()
 	if q.hold && !q.stuck.Load() {
 		q.free(min(len(q.flight), 8))
 	}
@@ -146,7 +151,8 @@ func (q *sinkQueue) Reap() int {
 }
 
 func (q *sinkQueue) Drain(ctx context.Context) error {
-	defer q.enter()()
+	q.enter()
+	defer q.leave()
 	if q.stuck.Load() {
 		<-ctx.Done()
 		return ctx.Err()

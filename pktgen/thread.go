@@ -113,7 +113,7 @@ func (t *thread) serve() (exit bool) {
 		for _, d := range devs {
 			d.begin()
 		}
-		t.run = devs
+		t.run = slices.Clone(devs)
 	}
 	for _, d := range devs {
 		if c&(ctlRemAll|ctlExit) != 0 || c&ctlRem != 0 && d.removed.Load() {

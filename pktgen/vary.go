@@ -196,7 +196,7 @@ func (d *device) nextQueue() int {
 	case d.flags&flagQUEUE_MAP_RND != 0:
 		d.queue = d.queueMin + uint16(d.random(uint32(d.queueMax-d.queueMin)+1))
 	default:
-		if d.queue++; d.queue > d.queueMax {
+		if d.queue++; d.queue < d.queueMin || d.queue > d.queueMax {
 			d.queue = d.queueMin
 		}
 	}
