@@ -1,0 +1,95 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ring3dev/ring3/bus/dma"
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// BenchOptions is what `ring3 bench` was asked for.
+type BenchOptions struct {
+	Only           *regexp.Regexp // nil for all
+	Time           time.Duration  // of one measurement; 0 for the default
+	Pairs          int            // measurements of each row; 0 for the default
+	JSON           bool
+	Drivers        []*pci.Driver
+	Log            *slog.Logger
+	Stdout, Stderr io.Writer
+	// FirstFrame measures a start: see Program.firstFrame.
+	FirstFrame func(ctx context.Context) (ready, frame time.Duration, err error)
+}
+
+func (a *app) benchCmd() *cobra.Command {
+	var only string
+	o := BenchOptions{Drivers: a.Drivers}
+	c := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure what this machine does, as ratios to what the device models can do",
+		Long: `Measure, one row a case: register access, interrupt latency, start, memory, two wired
+NICs without loss, and pktgen beside a bare loop that only rings the doorbell. About two
+minutes for all. Machines are noisy: compare rows of one run.`,
+		Example: "  ring3 bench --only 'pktgen-tx e1000e ring=4096'",
+		Args:    usageArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if only != "" {
+				re, err := regexp.Compile(only)
+				if err != nil {
+					return usagef("--only: %v", err)
+				}
+				o.Only = re
+			}
+			o.JSON, o.Log, o.Stdout, o.Stderr, o.FirstFrame = a.json, a.stderrLog(), a.stdout, a.stderr, a.firstFrame
+			return a.Bench(c.Context(), o)
+		},
+	}
+	c.Flags().StringVar(&only, "only", "", "only rows whose \"BENCH CASE\" matches this `REGEXP`")
+	c.Flags().DurationVar(&o.Time, "time", 0, "length of one measurement (default 300ms)")
+	c.Flags().IntVar(&o.Pairs, "pairs", 0, "measurements of each row (default 3)")
+	return c
+}
+
+// firstFrame brings up what `ring3 up` without arguments does, sends one frame from eth0,
+// and takes all down again. It returns the time until everything was ready, and until the
+// frame was received.
+func (a *app) firstFrame(ctx context.Context) (ready, frame time.Duration, err error) {
+	plan, err := ParsePlan(nil, nil, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	start := time.Now()
+	u, err := a.bringUp(ctx, plan, upFlags{})
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, u.close()) }()
+	ready = time.Since(start)
+	from, to := u.sys.bound[0], u.sys.bound[1]
+	pool, err := from.net.Tx(0).NewPool(1)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer pool.Close()
+	b := pool.Get()
+	b.Data = b.Mem[:60]
+	copy(b.Data, to.net.MAC())
+	if n := from.net.Tx(0).Burst([]*dma.Buf{b}); n != 1 {
+		return 0, 0, fmt.Errorf("bench: start: Burst took %d frames, want 1", n)
+	}
+	for to.sink.Frames() == 0 {
+		if time.Since(start) > 10*time.Second {
+			return 0, 0, errors.New("bench: start: the first frame did not arrive within 10s")
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
+	frame = time.Since(start)
+	return ready, frame, from.net.Tx(0).Drain(ctx)
+}

@@ -1,0 +1,101 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ring3dev/ring3/bus/qemu"
+	"github.com/ring3dev/ring3/internal/instance"
+	"github.com/ring3dev/ring3/internal/kernfs"
+	"github.com/ring3dev/ring3/internal/userns"
+)
+
+// Finding is one line of `ring3 doctor`.
+type Finding struct {
+	Check string `json:"check"`
+	OK    bool   `json:"ok"`
+	// Says is what was found, or what is wrong and what to do about it.
+	Says string `json:"says"`
+	// Needed is what does not work without it.
+	Needed string `json:"needed"`
+}
+
+func (a *app) doctorCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Tell what this machine lacks, with the remedy",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			findings := examine(c.Context())
+			bad := 0
+			for _, f := range findings {
+				if !f.OK {
+					bad++
+				}
+			}
+			if a.json {
+				if err := a.printJSON(findings); err != nil {
+					return err
+				}
+			} else {
+				for _, f := range findings {
+					mark := "ok     "
+					if !f.OK {
+						mark = "missing"
+					}
+					fmt.Fprintf(a.stdout, "%s %-11s %s\n", mark, f.Check, f.Says)
+					if !f.OK {
+						fmt.Fprintf(a.stdout, "                    without it: %s\n", f.Needed)
+					}
+				}
+			}
+			if bad > 0 {
+				return exitError(1)
+			}
+			return nil
+		},
+	}
+}
+
+// examine looks at everything that a ring3 needs of its machine.
+func examine(ctx context.Context) []Finding {
+	check := func(name, needed string, f func() (string, error)) Finding {
+		says, err := f()
+		if err != nil {
+			says = strings.ReplaceAll(err.Error(), "\n", "; ")
+		}
+		return Finding{Check: name, OK: err == nil, Says: says, Needed: needed}
+	}
+	return []Finding{
+		check("qemu", "no device of the backend qemu", func() (string, error) { return qemuVersion(ctx) }),
+		check("fuse", "no mounted tree: only 'ring3 get' and 'ring3 set' work, with 'ring3 up --no-mount'", func() (string, error) {
+			return "the tree can be mounted", kernfs.Probe()
+		}),
+		check("namespaces", "'ring3 shell' and 'ring3 run' are refused; the tree of 'ring3 up' can be used where it is mounted", func() (string, error) {
+			return "a private user and mount namespace can be made", userns.Probe()
+		}),
+		check("run folder", "nothing can be started", func() (string, error) { return instance.Base(true) }),
+	}
+}
+
+// qemuVersion runs QEMU for its version line.
+func qemuVersion(ctx context.Context) (string, error) {
+	path, err := exec.LookPath(qemu.Binary)
+	if err != nil {
+		return "", errors.New(qemu.Binary + " is not installed: Debian, Ubuntu: apt-get install qemu-system-x86")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w: install it anew", path, err)
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return fmt.Sprintf("%s (%s)", strings.TrimSpace(line), path), nil
+}

@@ -1,0 +1,198 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/internal/instance"
+	"github.com/ring3dev/ring3/internal/kernfs"
+	"github.com/ring3dev/ring3/internal/userns"
+)
+
+// Version is the program's version; the Makefile sets it.
+var Version = "devel"
+
+// Profile names the kernel whose file formats and texts are followed.
+const Profile = "6.12 (pktgen as of 6.15)"
+
+// Program is a ring3: the drivers it has, and what it can measure.
+type Program struct {
+	Drivers []*pci.Driver
+	// Bench runs `ring3 bench`; nil: there is no such command.
+	Bench func(ctx context.Context, o BenchOptions) error
+}
+
+// Main is the main function of a ring3 with these drivers. It does not return.
+func Main(drivers ...*pci.Driver) { (&Program{Drivers: drivers}).Main() }
+
+// Main runs the program on the process's own arguments and streams, and exits.
+func (p *Program) Main() {
+	// Other lives of the same binary come before anything else.
+	instance.WatcherMain()
+	kernfs.GuardMain()
+	userns.ChildMain()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	code := p.Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// app is what the commands share.
+type app struct {
+	*Program
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	json           bool
+	name           string // -i
+}
+
+// exitError is a command's own exit status, with nothing left to say.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// Run is one ring3 command. It returns the exit status.
+func (p *Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{Program: p, stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.root()
+	root.SetArgs(singleDash(args))
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var usage *usageError
+	var exit exitError
+	var many *instance.AmbiguousError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return int(exit)
+	}
+	for _, line := range strings.Split(err.Error(), "\n") {
+		fmt.Fprintf(stderr, "ring3: %s\n", line)
+	}
+	if errors.As(err, &usage) || errors.As(err, &many) {
+		return 2
+	}
+	return 1
+}
+
+// singleDash lets "-json" stand for "--json", as every command documents it.
+func singleDash(args []string) []string {
+	out := make([]string, len(args))
+	for i, s := range args {
+		if s == "--" {
+			copy(out[i:], args[i:])
+			break
+		}
+		if s == "-json" {
+			s = "--json"
+		}
+		out[i] = s
+	}
+	return out
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ring3",
+		Short: "Device drivers as ordinary, unprivileged processes",
+		Long: `ring3 runs device drivers as ordinary processes: on QEMU's device models without a
+guest, controlled through the files that the kernel's own drivers would have.
+
+  ring3 up                                 two e1000e NICs wired to each other
+  ring3 shell                              a shell that sees them as the kernel's own
+  $ echo add_device eth0 > /proc/net/pktgen/kpktgend_0`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          usageArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			_ = c.Help()
+			return exitError(2)
+		},
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			// What a killed instance left is the next command's to clean up.
+			return instance.Sweep(a.stderrLog())
+		},
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
+	root.AddCommand(a.upCmd(), a.runCmd(), a.shellCmd(), a.lsCmd(), a.getCmd(), a.setCmd(), a.dmesgCmd(),
+		a.pcapCmd(), a.doctorCmd(), a.versionCmd())
+	if a.Bench != nil {
+		root.AddCommand(a.benchCmd())
+	}
+	return root
+}
+
+// usageArgs makes a wrong number of arguments a usage error.
+func usageArgs(f cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := f(c, args); err != nil {
+			if c.Name() == "ring3" && len(args) > 0 {
+				return usagef("unknown command %q: 'ring3 help' lists them", args[0])
+			}
+			return usagef("%s: %v: want %s", c.Name(), err, c.UseLine())
+		}
+		return nil
+	}
+}
+
+// instanceFlag adds -i to a command that talks to a running instance, or names its own.
+func (a *app) instanceFlag(c *cobra.Command, usage string) {
+	c.Flags().StringVarP(&a.name, "instance", "i", "", usage)
+}
+
+// stderrLog shows warnings and errors of a short command.
+func (a *app) stderrLog() *slog.Logger {
+	return slog.New(newPlainHandler(a.stderr))
+}
+
+// printJSON prints one value, indented.
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			v := map[string]string{"version": version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH, "profile": Profile}
+			if a.json {
+				return a.printJSON(v)
+			}
+			fmt.Fprintf(a.stdout, "ring3 %s (%s, %s; kernel profile %s)\n", v["version"], v["go"], v["platform"], v["profile"])
+			return nil
+		},
+	}
+}
+
+// version is Version, or what the build recorded.
+func version() string {
+	if Version != "devel" {
+		return Version
+	}
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" && b.Main.Version != "(devel)" {
+		return b.Main.Version
+	}
+	return Version
+}

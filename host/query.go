@@ -1,0 +1,292 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/instance"
+	"github.com/ring3dev/ring3/internal/klog"
+)
+
+// Device states.
+const (
+	stateUp   = "up"
+	stateGone = "gone"
+)
+
+// DeviceInfo is a line of `ring3 ls`.
+type DeviceInfo struct {
+	Instance string `json:"instance"`
+	Name     string `json:"name"`
+	Driver   string `json:"driver"`
+	Model    string `json:"model,omitempty"`
+	Backend  string `json:"backend"`
+	Address  string `json:"address"`
+	ID       string `json:"id"` // vendor:device
+	MAC      string `json:"mac,omitempty"`
+	Link     string `json:"link,omitempty"` // "1000Mb/s full", "down"
+	Wire     string `json:"wire,omitempty"` // name of the far end
+	IRQ      string `json:"irq,omitempty"`  // "MSI-X 3"
+	State    string `json:"state"`          // up, gone
+	Cause    string `json:"cause,omitempty"`
+}
+
+// line is what up prints of a device.
+func (d DeviceInfo) line() string {
+	s := fmt.Sprintf("%s: %s %s at %s (%s)", d.Name, d.Driver, d.Model, d.Address, d.Backend)
+	if d.MAC != "" {
+		s += fmt.Sprintf(", %s, link %s", d.MAC, d.Link)
+	}
+	if d.Wire != "" {
+		s += ", wired to " + d.Wire
+	}
+	return s
+}
+
+// Devices describes the devices as they are now.
+func (s *System) Devices() []DeviceInfo {
+	var out []DeviceInfo
+	for _, b := range s.bound {
+		d := DeviceInfo{Name: b.spec.Name, Backend: b.dev.Backend(), Address: b.dev.Address(), ID: b.fn.ID.String(), State: stateUp, Driver: b.driver.Name}
+		if err := b.dev.Err(); err != nil {
+			d.State, d.Cause = stateGone, err.Error()
+		}
+		d.IRQ = s.irqs.describe(b)
+		if b.net != nil {
+			d.Model, d.MAC = b.net.Info().Model, b.net.MAC().String()
+			d.Link = "down"
+			if l := b.net.Link(); l.Up {
+				duplex := "half"
+				if l.FullDuplex {
+					duplex = "full"
+				}
+				d.Link = fmt.Sprintf("%dMb/s %s", l.Speed, duplex)
+			}
+		}
+		for _, w := range s.plan.Wires {
+			switch b.spec.Name {
+			case w.A:
+				d.Wire = w.B
+			case w.B:
+				d.Wire = w.A
+			}
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// Operations of the control socket that are not of the tree.
+const (
+	opDevices = "devices"
+	opDmesg   = "dmesg"
+	// opCollisions lists the machine's network interfaces that have one of our names.
+	opCollisions = "collisions"
+)
+
+// handlers are what a running instance answers.
+func (u *up) handlers() instance.Handlers {
+	h := instance.TreeHandlers(u.sys.Tree())
+	h[opDevices] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
+		return u.sys.Devices(), nil
+	}
+	h[opCollisions] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
+		return u.sys.tree.class.Hidden(), nil
+	}
+	h[opDmesg] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
+		records, _ := u.log.Read(0)
+		return records, nil
+	}
+	return h
+}
+
+func (a *app) lsCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "ls",
+		Short: "List the devices of running instances, and why they are as they are",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE:  func(c *cobra.Command, _ []string) error { return a.ls(c.Context()) },
+	}
+	a.instanceFlag(c, "only this instance")
+	return c
+}
+
+func (a *app) ls(ctx context.Context) error {
+	devices := []DeviceInfo{}
+	i, err := instance.Pick(a.name)
+	switch {
+	case errors.Is(err, instance.ErrNone) && a.json:
+		return a.printJSON(devices)
+	case err != nil:
+		return err
+	}
+	cl, err := instance.Dial(i)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if err := cl.Call(ctx, opDevices, nil, &devices); err != nil {
+		return fmt.Errorf("ls: %s: %w", i.Name, err)
+	}
+	for k := range devices {
+		devices[k].Instance = i.Name
+	}
+	if a.json {
+		return a.printJSON(devices)
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "INSTANCE\tNAME\tDRIVER\tMODEL\tADDRESS\tBACKEND\tMAC\tLINK\tWIRE\tIRQ\tSTATE")
+	for _, d := range devices {
+		state := d.State
+		if d.Cause != "" {
+			state += ": " + d.Cause
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Instance, d.Name, d.Driver, dash(d.Model), d.Address, d.Backend,
+			dash(d.MAC), dash(d.Link), dash(d.Wire), dash(d.IRQ), state)
+	}
+	return w.Flush()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// client connects to the instance that the user means.
+func (a *app) client() (*instance.Client, error) {
+	i, err := instance.Pick(a.name)
+	if err != nil {
+		return nil, err
+	}
+	return instance.Dial(i)
+}
+
+// treePath is a path as the user types it, "/proc/net/dev" or "proc/net/dev", in the tree.
+func treePath(s string) (string, error) {
+	p := path.Clean("/" + s)
+	for _, top := range []string{"/proc", "/sys", "/dev"} {
+		if p == top || strings.HasPrefix(p, top+"/") {
+			return p, nil
+		}
+	}
+	return "", usagef("path %q: want a path below /proc, /sys or /dev", s)
+}
+
+func (a *app) getCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "get PATH",
+		Short:   "Print a file of the tree, or list a directory, without a mount",
+		Example: "  ring3 get /proc/net/pktgen/eth0",
+		Args:    usageArgs(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			p, err := treePath(args[0])
+			if err != nil {
+				return err
+			}
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			b, err := cl.Get(c.Context(), p)
+			if errors.Is(err, unix.EISDIR) {
+				return a.list(c.Context(), cl, p)
+			}
+			if err != nil {
+				return fmt.Errorf("get %s: %s", p, instance.Strerror(err))
+			}
+			if a.json {
+				return a.printJSON(map[string]string{"path": p, "value": string(b)})
+			}
+			_, err = a.stdout.Write(b)
+			return err
+		},
+	}
+	a.instanceFlag(c, "the instance, where several run")
+	return c
+}
+
+func (a *app) list(ctx context.Context, cl *instance.Client, p string) error {
+	entries, err := cl.Readdir(ctx, p)
+	if err != nil {
+		return fmt.Errorf("get %s: %s", p, instance.Strerror(err))
+	}
+	if a.json {
+		return a.printJSON(entries)
+	}
+	for _, e := range entries {
+		switch e.Type {
+		case "dir":
+			fmt.Fprintln(a.stdout, e.Name+"/")
+		case "link":
+			fmt.Fprintln(a.stdout, e.Name+" -> "+e.Target)
+		default:
+			fmt.Fprintln(a.stdout, e.Name)
+		}
+	}
+	return nil
+}
+
+func (a *app) setCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "set PATH VALUE",
+		Short:   "Write a value and a newline to a file of the tree, without a mount",
+		Example: "  ring3 set /proc/net/pktgen/kpktgend_0 'add_device eth0'",
+		Args:    usageArgs(cobra.ExactArgs(2)),
+		RunE: func(c *cobra.Command, args []string) error {
+			p, err := treePath(args[0])
+			if err != nil {
+				return err
+			}
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			if err := cl.Set(c.Context(), p, []byte(args[1]+"\n")); err != nil {
+				return fmt.Errorf("set %s: %s", p, instance.Strerror(err))
+			}
+			return nil
+		},
+	}
+	a.instanceFlag(c, "the instance, where several run")
+	return c
+}
+
+func (a *app) dmesgCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "dmesg",
+		Short: "Print the messages of the drivers",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			var records []klog.Record
+			if err := cl.Call(c.Context(), opDmesg, nil, &records); err != nil {
+				return fmt.Errorf("dmesg: %w", err)
+			}
+			if a.json {
+				return a.printJSON(records)
+			}
+			for _, r := range records {
+				fmt.Fprintln(a.stdout, r)
+			}
+			return nil
+		},
+	}
+	a.instanceFlag(c, "the instance, where several run")
+	return c
+}

@@ -1,0 +1,226 @@
+package host
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// DeviceSpec is one device as the user writes it: NAME=BACKEND:DEVICE[,option=value...].
+type DeviceSpec struct {
+	Name    string            // at most 15 characters, as an interface's
+	Backend string            // "qemu"
+	Device  string            // what the backend calls it: a QEMU model
+	Options map[string]string // for the driver: "mac", "ring"
+	Props   []string          // for QEMU's model, written qemu.KEY=VALUE: "KEY=VALUE"
+}
+
+// String is what ParseDevice reads, options in byte order.
+func (d DeviceSpec) String() string {
+	s := d.Name + "=" + d.Backend + ":" + d.Device
+	keys := make([]string, 0, len(d.Options))
+	for k := range d.Options {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		s += "," + k + "=" + d.Options[k]
+	}
+	for _, p := range d.Props {
+		s += ",qemu." + p
+	}
+	return s
+}
+
+// maxName is the longest name of a network interface (IFNAMSIZ less the final zero).
+const maxName = 15
+
+// backends are those that this program can use.
+var backends = []string{"qemu"}
+
+// checkName holds names to what a file, an interface and a pktgen device may be called.
+func checkName(s string) error {
+	bad := strings.IndexFunc(s, func(c rune) bool {
+		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("_.-", c))
+	})
+	if s == "" || len(s) > maxName || bad >= 0 || s[0] == '-' || s[0] == '.' {
+		return usagef("device name %q: want 1 to %d letters, digits, '_', '.' or '-', not '.' or '-' first", s, maxName)
+	}
+	return nil
+}
+
+// ParseDevice reads a device specification. Errors are usage errors.
+func ParseDevice(s string) (DeviceSpec, error) {
+	var d DeviceSpec
+	name, rest, ok := strings.Cut(s, "=")
+	if !ok {
+		return d, usagef("device %q: want NAME=BACKEND:DEVICE[,option=value...], such as eth0=qemu:e1000e", s)
+	}
+	if err := checkName(name); err != nil {
+		return d, err
+	}
+	parts := strings.Split(rest, ",")
+	backend, device, ok := strings.Cut(parts[0], ":")
+	if !ok || device == "" {
+		return d, usagef("device %s: %q: want BACKEND:DEVICE, such as qemu:e1000e", name, parts[0])
+	}
+	if !slices.Contains(backends, backend) {
+		return d, usagef("device %s: unknown backend %q: there is %s", name, backend, strings.Join(backends, ", "))
+	}
+	d = DeviceSpec{Name: name, Backend: backend, Device: device, Options: map[string]string{}}
+	for _, o := range parts[1:] {
+		k, v, ok := strings.Cut(o, "=")
+		switch prop, isProp := strings.CutPrefix(k, "qemu."); {
+		case !ok || k == "" || prop == "":
+			return d, usagef("device %s: option %q: want option=value", name, o)
+		case isProp:
+			d.Props = append(d.Props, prop+"="+v)
+		default:
+			if _, twice := d.Options[k]; twice {
+				return d, usagef("device %s: option %s is given twice", name, k)
+			}
+			d.Options[k] = v
+		}
+	}
+	return d, nil
+}
+
+// Wire connects two network devices.
+type Wire struct {
+	A, B  string
+	Lossy bool // frames that find no descriptor are lost, as on a cable without pause frames
+}
+
+func (w Wire) String() string {
+	if w.Lossy {
+		return w.A + "-" + w.B + ",lossy"
+	}
+	return w.A + "-" + w.B
+}
+
+// ParseWire reads A-B[,lossy]; names may hold a '-' themselves, so the devices decide
+// where to cut.
+func ParseWire(s string, devices []DeviceSpec) (Wire, error) {
+	pair, opt, hasOpt := strings.Cut(s, ",")
+	if hasOpt && opt != "lossy" {
+		return Wire{}, usagef("wire %q: unknown option %q: there is lossy", s, opt)
+	}
+	known := func(n string) bool {
+		return slices.ContainsFunc(devices, func(d DeviceSpec) bool { return d.Name == n })
+	}
+	if !strings.Contains(pair, "-") {
+		return Wire{}, usagef("wire %q: want NAME-NAME[,lossy], such as eth0-eth1", s)
+	}
+	for i, c := range pair {
+		if c == '-' && known(pair[:i]) && known(pair[i+1:]) {
+			if pair[:i] == pair[i+1:] {
+				return Wire{}, usagef("wire %q: both ends are the same device", s)
+			}
+			return Wire{A: pair[:i], B: pair[i+1:], Lossy: hasOpt}, nil
+		}
+	}
+	a, b, _ := strings.Cut(pair, "-")
+	if known(a) {
+		a = b
+	}
+	return Wire{}, usagef("wire %q: no device is named %s", s, a)
+}
+
+// Plan is everything that a user asked to be brought up, checked against itself.
+type Plan struct {
+	Devices  []DeviceSpec
+	Wires    []Wire
+	Captures map[string]string // file by device name
+}
+
+// ParsePlan reads devices, wires and captures (NAME=FILE) and checks them against each
+// other. No devices means two e1000e, eth0 and eth1, wired to each other.
+func ParsePlan(devices, wires, captures []string) (Plan, error) {
+	if len(devices) == 0 {
+		devices = []string{"eth0=qemu:e1000e", "eth1=qemu:e1000e"}
+		if len(wires) == 0 {
+			wires = []string{"eth0-eth1"}
+		}
+	}
+	p := Plan{Captures: map[string]string{}}
+	for _, s := range devices {
+		d, err := ParseDevice(s)
+		if err != nil {
+			return p, err
+		}
+		if p.find(d.Name) != nil {
+			return p, usagef("two devices are named %s", d.Name)
+		}
+		p.Devices = append(p.Devices, d)
+	}
+	wired := map[string]bool{}
+	for _, s := range wires {
+		w, err := ParseWire(s, p.Devices)
+		if err != nil {
+			return p, err
+		}
+		for _, n := range []string{w.A, w.B} {
+			if wired[n] {
+				return p, usagef("wire %q: %s has a wire already", s, n)
+			}
+			wired[n] = true
+		}
+		p.Wires = append(p.Wires, w)
+	}
+	for _, s := range captures {
+		n, file, ok := strings.Cut(s, "=")
+		switch {
+		case !ok || file == "":
+			return p, usagef("--pcap %q: want NAME=FILE, such as eth0=out.pcap", s)
+		case p.find(n) == nil:
+			return p, usagef("--pcap %q: no device is named %s", s, n)
+		case p.Captures[n] != "":
+			return p, usagef("--pcap %q: %s is captured to %s already", s, n, p.Captures[n])
+		}
+		p.Captures[n] = file
+	}
+	return p, nil
+}
+
+func (p *Plan) find(name string) *DeviceSpec {
+	for i := range p.Devices {
+		if p.Devices[i].Name == name {
+			return &p.Devices[i]
+		}
+	}
+	return nil
+}
+
+// groups splits the devices into sets that are wired together; each is one machine.
+// Order is kept.
+func (p *Plan) groups() [][]DeviceSpec {
+	root := make([]int, len(p.Devices))
+	index := map[string]int{}
+	for i, d := range p.Devices {
+		root[i], index[d.Name] = i, i
+	}
+	// A device has one wire at most, so one pass joins them all.
+	for _, w := range p.Wires {
+		a, b := index[w.A], index[w.B]
+		root[max(a, b)] = min(a, b)
+	}
+	var out [][]DeviceSpec
+	at := map[int]int{}
+	for i, d := range p.Devices {
+		g, ok := at[root[i]]
+		if !ok {
+			g = len(out)
+			at[root[i]] = g
+			out = append(out, nil)
+		}
+		out[g] = append(out[g], d)
+	}
+	return out
+}
+
+// usageError is wrong usage: exit status 2.
+type usageError struct{ msg string }
+
+func (e *usageError) Error() string { return e.msg }
+
+func usagef(format string, a ...any) error { return &usageError{fmt.Sprintf(format, a...)} }

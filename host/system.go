@@ -1,0 +1,280 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/bus/qemu"
+	"github.com/ring3dev/ring3/internal/node"
+	"github.com/ring3dev/ring3/netdev"
+	"github.com/ring3dev/ring3/pktgen"
+)
+
+// Config says what a System is made of.
+type Config struct {
+	Plan    Plan
+	Drivers []*pci.Driver
+	Log     *slog.Logger // nil discards
+	Keep    string       // where ring3 shell puts the kernel's own /proc and /sys
+	// Started is told of each process (QEMU) that must not outlive this one.
+	Started func(pid int, what string)
+}
+
+// System is a set of devices in service, with what stands on them. Close it.
+type System struct {
+	log      *slog.Logger
+	plan     Plan
+	machines []*qemu.Machine
+	captures []*os.File
+	bound    []*boundDevice
+	pktgen   *pktgen.Engine
+	irqs     *irqTable
+	tree     *tree
+
+	done chan struct{} // closed when the last machine died
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// boundDevice is a device with its driver.
+type boundDevice struct {
+	spec   DeviceSpec
+	dev    bus.Device
+	fn     *pci.Function
+	driver *pci.Driver
+	inst   pci.Instance
+	net    netdev.Device // nil if it is none
+	sink   *netdev.Sink  // receives, counts and drops
+}
+
+// NewSystem brings everything up, or nothing: on error all is released. The error names
+// the device, the step and what to do.
+func NewSystem(ctx context.Context, c Config) (*System, error) {
+	s := &System{log: c.Log, plan: c.Plan, done: make(chan struct{})}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	err := s.start(ctx, c)
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *System) start(ctx context.Context, c Config) error {
+	if err := s.startMachines(ctx, c); err != nil {
+		return err
+	}
+	for _, b := range s.bound {
+		if err := s.bind(ctx, b, c.Drivers); err != nil {
+			return err
+		}
+	}
+	for _, w := range s.plan.Wires {
+		if err := s.wire(w); err != nil {
+			return err
+		}
+	}
+	for _, b := range s.bound {
+		if b.net == nil {
+			continue
+		}
+		var err error
+		if b.sink, err = netdev.NewSink(b.net); err != nil {
+			return err
+		}
+	}
+	var err error
+	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Log: s.log}); err != nil {
+		return err
+	}
+	if s.irqs, err = newIRQTable(s.bound); err != nil {
+		return err
+	}
+	s.tree = newTree(s, c.Keep)
+	go func() {
+		for _, m := range s.machines {
+			<-m.Done()
+		}
+		close(s.done)
+	}()
+	return nil
+}
+
+// Done is closed when no device is left alive; Err then says why.
+func (s *System) Done() <-chan struct{} { return s.done }
+
+// Err is why the first of the machines died; nil while all live.
+func (s *System) Err() error {
+	for _, m := range s.machines {
+		if err := m.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Tree is what is exported: proc, sys and dev, and what the shell needs beside them.
+func (s *System) Tree() *node.Dir { return s.tree.root }
+
+// Stop ends what generates traffic, and wakes whoever waits for its end.
+func (s *System) Stop() { s.pktgen.Close() }
+
+// startMachines starts one QEMU for each group of devices, all at once.
+func (s *System) startMachines(ctx context.Context, c Config) error {
+	groups := s.plan.groups()
+	configs := make([]qemu.Config, len(groups))
+	domain := freeDomain()
+	for i, g := range groups {
+		configs[i] = qemu.Config{Domain: domain + uint32(i), Log: s.log}
+		if c.Started != nil {
+			configs[i].Started = func(pid int) { c.Started(pid, "qemu") }
+		}
+		for _, d := range g {
+			spec := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Props: d.Props}
+			if file := s.plan.Captures[d.Name]; file != "" {
+				f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+				if err != nil {
+					return fmt.Errorf("%s: opening the capture: %w", d.Name, err)
+				}
+				s.captures = append(s.captures, f)
+				spec.Capture = f
+			}
+			configs[i].Devices = append(configs[i].Devices, spec)
+		}
+		for _, w := range s.plan.Wires {
+			for _, d := range g {
+				if d.Name == w.A {
+					configs[i].Wires = append(configs[i].Wires, [2]string{w.A, w.B})
+				}
+			}
+		}
+	}
+	machines := make([]*qemu.Machine, len(groups))
+	errs := make([]error, len(groups))
+	var wg sync.WaitGroup
+	for i := range groups {
+		wg.Go(func() { machines[i], errs[i] = qemu.Start(ctx, configs[i]) })
+	}
+	wg.Wait()
+	for i, m := range machines {
+		if m == nil {
+			continue
+		}
+		s.machines = append(s.machines, m)
+		for _, d := range groups[i] {
+			b := &boundDevice{spec: d}
+			var err error
+			if b.dev, err = m.Device(d.Name); err == nil {
+				b.fn, err = m.Function(d.Name)
+			}
+			errs[i] = errors.Join(errs[i], err)
+			s.bound = append(s.bound, b)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// bind gives a device its driver.
+func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver) error {
+	r := pci.Bind(ctx, b.dev, pci.Env{Name: b.spec.Name, Log: s.log, Options: b.spec.Options}, drivers)
+	if r.Outcome != pci.Bound {
+		return fmt.Errorf("%s (%s): %w", b.spec.Name, b.dev.Backend(), r.Err)
+	}
+	b.driver, b.inst = r.Driver, r.Instance
+	b.net, _ = r.Instance.(netdev.Device)
+	if b.net == nil {
+		s.log.Info(fmt.Sprintf("%s %s %s: in service", b.driver.Name, b.dev.Address(), b.spec.Name))
+	}
+	return nil
+}
+
+func (s *System) wire(w Wire) error {
+	if w.Lossy {
+		return nil
+	}
+	var ends [2]netdev.Device
+	for i, n := range []string{w.A, w.B} {
+		for _, b := range s.bound {
+			if b.spec.Name == n {
+				ends[i] = b.net
+			}
+		}
+		if ends[i] == nil {
+			return fmt.Errorf("wire %s: %s is no network device", w, n)
+		}
+	}
+	return netdev.Wire(ends[0], ends[1])
+}
+
+// lookup finds a network device for pktgen.
+func (s *System) lookup(name string) (netdev.Device, error) {
+	for _, b := range s.bound {
+		if b.spec.Name == name && b.net != nil {
+			return b.net, nil
+		}
+	}
+	return nil, fmt.Errorf("pktgen: no device is named %s: %w", name, unix.ENODEV)
+}
+
+// Close takes everything down in the order it came up, reversed. It is idempotent.
+func (s *System) Close() error {
+	s.closeOnce.Do(func() {
+		var errs []error
+		if s.pktgen != nil {
+			s.pktgen.Close()
+		}
+		for _, b := range s.bound {
+			if b.sink != nil {
+				errs = append(errs, b.sink.Close())
+			}
+		}
+		for i := len(s.bound) - 1; i >= 0; i-- {
+			b := s.bound[i]
+			if b.inst != nil {
+				errs = append(errs, b.inst.Close())
+			}
+			if b.dev != nil {
+				errs = append(errs, b.dev.Close())
+			}
+		}
+		for _, m := range s.machines {
+			errs = append(errs, m.Close())
+		}
+		for _, f := range s.captures {
+			errs = append(errs, f.Close())
+		}
+		for _, err := range errs {
+			// That a device died was said when it did, and is no fault of closing.
+			if err != nil && !errors.Is(err, bus.ErrGone) {
+				s.closeErr = errors.Join(s.closeErr, err)
+			}
+		}
+	})
+	return s.closeErr
+}
+
+// freeDomain is a PCI domain above those that the machine uses, so that addresses of
+// virtual devices never meet those of real ones.
+func freeDomain() uint32 {
+	domain := uint32(qemu.DefaultDomain)
+	names, _ := filepath.Glob("/sys/bus/pci/devices/*")
+	for _, n := range names {
+		a, err := pci.ParseAddr(strings.TrimSpace(filepath.Base(n)))
+		if err == nil && a.Domain >= domain {
+			domain = a.Domain + 1
+		}
+	}
+	return domain
+}

@@ -1,0 +1,194 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ring3dev/ring3/internal/instance"
+	"github.com/ring3dev/ring3/internal/kernfs"
+	"github.com/ring3dev/ring3/internal/klog"
+)
+
+// upFlags are what up and run have in common.
+type upFlags struct {
+	wires, captures []string
+	mount           string
+	noMount         bool
+}
+
+func (f *upFlags) add(c *cobra.Command) {
+	c.Flags().StringArrayVar(&f.wires, "wire", nil, "connect two network devices: `A-B[,lossy]`")
+	c.Flags().StringArrayVar(&f.captures, "pcap", nil, "capture a network device's frames: `NAME=FILE`")
+	c.Flags().StringVar(&f.mount, "mount", "", "mount the tree at `DIR` (default: a folder below the run folder)")
+}
+
+const devicesHelp = `A device is NAME=BACKEND:DEVICE[,option=value...]. The backend qemu takes the name of
+any of QEMU's PCI device models. Options go to the driver (e1000: mac=, ring=); qemu.KEY=VALUE
+goes to QEMU's model. Without devices: eth0 and eth1, both qemu:e1000e, wired.`
+
+func (a *app) upCmd() *cobra.Command {
+	var f upFlags
+	c := &cobra.Command{
+		Use:   "up [DEVICE...]",
+		Short: "Bring devices up and serve their files until interrupted",
+		Long:  "Bring devices up and serve their files until SIGINT or SIGTERM; then leave nothing behind.\n\n" + devicesHelp,
+		Example: `  ring3 up
+  ring3 up eth0=qemu:e1000e eth1=qemu:e1000e --wire eth0-eth1 --pcap eth0=out.pcap
+  ring3 up eth0=qemu:e1000,mac=02:00:00:00:00:01,ring=4096`,
+		RunE: func(c *cobra.Command, args []string) error {
+			plan, err := ParsePlan(args, f.wires, f.captures)
+			if err != nil {
+				return err
+			}
+			started := time.Now()
+			u, err := a.bringUp(c.Context(), plan, f)
+			if err != nil {
+				return err
+			}
+			u.announce(a.stdout, time.Since(started))
+			return errors.Join(u.wait(c.Context()), u.close())
+		},
+	}
+	f.add(c)
+	c.Flags().BoolVar(&f.noMount, "no-mount", false, "serve 'ring3 get' and 'ring3 set' only")
+	a.instanceFlag(c, "the instance's `NAME` (default: r0, r1, ...)")
+	return c
+}
+
+// up is a running instance: a System, its tree mounted, its control socket open.
+type up struct {
+	in     *instance.Instance
+	sys    *System
+	fuse   *kernfs.Server // nil without a mount
+	mount  string
+	rmdir  bool // the mount point was made here
+	server *instance.Server
+	log    *klog.Ring
+}
+
+// bringUp starts everything, or leaves nothing.
+func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err error) {
+	u := &up{log: klog.New(klog.Options{Stderr: a.stderr})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, u.close())
+		}
+	}()
+	var devices []string
+	for _, d := range plan.Devices {
+		devices = append(devices, d.String())
+	}
+	var extra []string
+	for _, w := range plan.Wires {
+		extra = append(extra, "--wire "+w.String())
+	}
+	u.in, err = instance.Create(instance.Options{Name: a.name, Version: version(), Devices: devices, Extra: extra, Log: u.log.Logger()})
+	if err != nil {
+		return nil, err
+	}
+	// The watcher takes some milliseconds to start; QEMU takes more.
+	watching := make(chan error, 1)
+	go func() { watching <- u.in.StartWatcher() }()
+	var childErr error
+	u.sys, err = NewSystem(ctx, Config{Plan: plan, Drivers: a.Drivers, Log: u.log.Logger(), Keep: u.in.Info().Old(),
+		Started: func(pid int, what string) { childErr = errors.Join(childErr, u.in.AddChild(pid, what)) }})
+	if err = errors.Join(err, childErr, <-watching); err != nil {
+		return nil, err
+	}
+	if err = u.mountTree(f); err != nil {
+		return nil, err
+	}
+	u.server, err = u.in.Serve(u.handlers())
+	return u, err
+}
+
+// mountTree mounts the exported tree at the default place or at --mount.
+func (u *up) mountTree(f upFlags) error {
+	if f.noMount {
+		return nil
+	}
+	dir := u.in.Tree()
+	if f.mount != "" {
+		abs, err := filepath.Abs(f.mount)
+		if err != nil {
+			return fmt.Errorf("--mount %s: %w", f.mount, err)
+		}
+		dir = abs
+		switch err := os.Mkdir(dir, 0o700); {
+		case err == nil:
+			u.rmdir = true
+		case !errors.Is(err, fs.ErrExist):
+			return fmt.Errorf("--mount %s: making the folder: %w", f.mount, errors.Unwrap(err))
+		}
+	}
+	u.mount = dir
+	var err error
+	if u.fuse, err = kernfs.Mount(dir, u.sys.Tree(), kernfs.Options{Log: u.log.Logger(), Guard: true}); err != nil {
+		return err
+	}
+	return errors.Join(u.in.AddMount(dir), u.in.Update(func(s *instance.State) { s.Mount = dir }))
+}
+
+// announce tells people what is there.
+func (u *up) announce(w io.Writer, took time.Duration) {
+	for _, d := range u.sys.Devices() {
+		fmt.Fprintln(w, strings.TrimSpace(d.line()))
+	}
+	if u.fuse != nil {
+		fmt.Fprintf(w, "tree: %s\n", u.mount)
+	}
+	fmt.Fprintf(w, "%s is ready after %d ms; 'ring3 shell' enters it, Ctrl-C ends it\n", u.in.Name(), took.Milliseconds())
+}
+
+// wait blocks until ctx ends, or every device is gone, which is an error.
+func (u *up) wait(ctx context.Context) error {
+	var unmounted <-chan struct{}
+	if u.fuse != nil {
+		unmounted = u.fuse.Done()
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-u.sys.Done():
+		return u.sys.Err()
+	case <-unmounted:
+		return fmt.Errorf("the tree at %s was unmounted by somebody else", u.mount)
+	}
+}
+
+// close takes everything down, in reverse.
+func (u *up) close() error {
+	var errs []error
+	if u.server != nil {
+		errs = append(errs, u.server.Close())
+	}
+	// The generator stops first, so that nobody waits in a file for its end.
+	if u.sys != nil {
+		u.sys.Stop()
+	}
+	if u.fuse != nil {
+		errs = append(errs, u.fuse.Unmount())
+		if u.in != nil {
+			errs = append(errs, u.in.RemoveMount(u.mount))
+		}
+	}
+	if u.rmdir {
+		errs = append(errs, os.Remove(u.mount))
+	}
+	if u.sys != nil {
+		errs = append(errs, u.sys.Close())
+	}
+	if u.in != nil {
+		errs = append(errs, u.in.Close())
+	}
+	return errors.Join(errs...)
+}

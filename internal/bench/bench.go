@@ -1,0 +1,93 @@
+// Package bench is `ring3 bench`: what this system does on this machine, as ratios to what
+// the device models can do, measured in the same run. Machines are noisy, so absolute
+// figures are only worth comparing within one run, and nothing here passes or fails.
+//
+// Each measurement that has a limit is taken in pairs, limit and driver in turn on the
+// same QEMU, and the median of the ratios is reported, with the medians of both.
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// Row is one line of output.
+type Row struct {
+	Bench string  `json:"bench"`           // "pktgen-tx"
+	Case  string  `json:"case"`            // "e1000e ring=4096 burst=256"
+	Value float64 `json:"value"`           // in Unit
+	Unit  string  `json:"unit"`            // "pps", "ns", "us", "ms", "MiB"
+	Limit float64 `json:"limit,omitempty"` // what the model alone does, in Unit
+	Ratio float64 `json:"ratio,omitempty"` // Value to Limit
+}
+
+// String is a row for people.
+func (r Row) String() string {
+	s := fmt.Sprintf("%-10s %-34s %14.6g %-4s", r.Bench, r.Case, r.Value, r.Unit)
+	if r.Limit != 0 {
+		s += fmt.Sprintf("  limit %12.6g  ratio %.3f", r.Limit, r.Ratio)
+	}
+	return s
+}
+
+// Options says what to measure.
+type Options struct {
+	Only    *regexp.Regexp // rows whose "BENCH CASE" matches; nil for all
+	Time    time.Duration  // of one measurement; 0 means 300 ms
+	Pairs   int            // measurements of each row; 0 means 3
+	Drivers []*pci.Driver
+	Log     *slog.Logger
+	Stderr  io.Writer // of child processes
+	// FirstFrame brings the default devices up as `ring3 up` does and sends one frame,
+	// and returns how long each took from the beginning; the tree is taken down again.
+	FirstFrame func(ctx context.Context) (ready, frame time.Duration, err error)
+}
+
+func (o *Options) wants(bench, name string) bool {
+	return o.Only == nil || o.Only.MatchString(bench+" "+name)
+}
+
+// wantsAny says whether any case of a bench could be wanted; it may err on the yes side.
+func (o *Options) wantsAny(bench string, cases []string) bool {
+	return slices.ContainsFunc(cases, func(c string) bool { return o.wants(bench, c) })
+}
+
+// Run measures everything that is wanted and emits the rows as they come.
+func Run(ctx context.Context, o Options, emit func(Row) error) error {
+	if o.Time == 0 {
+		o.Time = 300 * time.Millisecond
+	}
+	if o.Pairs == 0 {
+		o.Pairs = 3
+	}
+	for _, f := range []func(context.Context, *Options, func(Row) error) error{mmio, irq, start, mem, wire, pktgenTx} {
+		if err := f(ctx, &o, emit); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// median of an odd or even number of values; it sorts them.
+func median(v []float64) float64 {
+	slices.Sort(v)
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+// quantile q of sorted durations.
+func quantile(v []time.Duration, q float64) time.Duration {
+	return v[min(len(v)-1, int(q*float64(len(v))))]
+}

@@ -1,0 +1,26 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/ring3dev/ring3/host"
+)
+
+// Command is `ring3 bench`: it prints the rows as they come, as text or as one JSON object a
+// line.
+func Command(ctx context.Context, o host.BenchOptions) error {
+	emit := func(r Row) error {
+		_, err := fmt.Fprintln(o.Stdout, r)
+		return err
+	}
+	if o.JSON {
+		enc := json.NewEncoder(o.Stdout)
+		emit = func(r Row) error { return enc.Encode(r) }
+	}
+	return Run(ctx, Options{
+		Only: o.Only, Time: o.Time, Pairs: o.Pairs, Drivers: o.Drivers,
+		Log: o.Log, Stderr: o.Stderr, FirstFrame: o.FirstFrame,
+	}, emit)
+}
