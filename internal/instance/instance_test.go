@@ -45,6 +45,9 @@ func TestCreateAndClose(t *testing.T) {
 		time.Since(got.Since) > time.Minute || got.Dir != in.Dir() || len(got.Devices) != 1 {
 		t.Errorf("List = %+v", got)
 	}
+	if got, want := l[0].Env(), BaseEnv+"="+base; got != want {
+		t.Errorf("Env = %q, want %q", got, want)
+	}
 	if err := Sweep(nil); err != nil || !exists(in.Dir()) {
 		t.Errorf("Sweep of a live one: %v, folder there: %v", err, exists(in.Dir()))
 	}

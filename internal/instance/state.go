@@ -114,6 +114,10 @@ func (i Info) Old() string { return filepath.Join(i.Dir, oldDir) }
 // LogPath is the file with the instance's messages.
 func (i Info) LogPath() string { return filepath.Join(i.Dir, logFile) }
 
+// Env is the variable, as NAME=VALUE, that lets ring3 find this run folder from a place
+// where uid or environment are others: in ring3 shell the caller's uid is 0.
+func (i Info) Env() string { return BaseEnv + "=" + filepath.Dir(i.Dir) }
+
 // String is a line for people: name, pid, devices.
 func (i Info) String() string {
 	return fmt.Sprintf("%s (pid %d, %s)", i.Name, i.Pid, strings.Join(i.Devices, " "))
