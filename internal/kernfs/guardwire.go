@@ -93,19 +93,27 @@ func (g *guard) interrupt(unique uint64) bool {
 	if w == nil || w.gone {
 		return false
 	}
-	for i, m := range g.queue {
-		if wire.Uint64(m[8:]) == unique { // the server never saw it
-			g.queue = append(g.queue[:i:i], g.queue[i+1:]...)
-			delete(g.waiting, unique)
-			g.quit(unique, w)
-			return false
-		}
+	if g.stopped() && g.unqueue(unique) {
+		delete(g.waiting, unique)
+		g.quit(unique, w)
+		return false
 	}
 	if !w.asked {
 		w.asked = true
 		w.timer = time.AfterFunc(interruptWait, func() { g.late(unique, w) })
 	}
 	return true
+}
+
+// unqueue takes back a request that the server never saw, if that is so. mu is held.
+func (g *guard) unqueue(unique uint64) bool {
+	for i, m := range g.queue {
+		if wire.Uint64(m[8:]) == unique {
+			g.queue = append(g.queue[:i:i], g.queue[i+1:]...)
+			return true
+		}
+	}
+	return false
 }
 
 // late looks after an interrupted request that the server did not answer so far.
@@ -117,6 +125,9 @@ func (g *guard) late(unique uint64, w *waiter) {
 	case g.waiting[unique] != w:
 	case stopped:
 		w.gone = true
+		if g.unqueue(unique) {
+			delete(g.waiting, unique)
+		}
 		g.quit(unique, w)
 	default:
 		w.timer.Reset(interruptWait)

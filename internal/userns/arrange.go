@@ -20,7 +20,7 @@ func arrange(p Plan) error {
 		}
 	}
 	// What the machine mounts later still comes in, nothing of ours goes out.
-	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+	if err := mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("making the mounts private: %w", err)
 	}
 	if err := keepOld(p.Old); err != nil {
@@ -52,7 +52,7 @@ func arrange(p Plan) error {
 
 // keepOld makes the kernel's own trees reachable below old.
 func keepOld(old string) error {
-	if err := unix.Mount("ring3", old, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=1m"); err != nil {
+	if err := mount("ring3", old, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=1m"); err != nil {
 		return fmt.Errorf("mounting a tmpfs at %s: %w", old, err)
 	}
 	for _, top := range []string{"/proc", "/sys"} {
@@ -66,9 +66,24 @@ func keepOld(old string) error {
 	return os.Mkdir(old+"/links", 0o755)
 }
 
+// mount is mount(2), again when one of the runtime's own signals interrupts it while a
+// path is looked up in a tree that another process serves.
+func mount(source, target, fstype string, flags uintptr, data string) error {
+	return again(func() error { return unix.Mount(source, target, fstype, flags, data) })
+}
+
+// again calls f until it is not interrupted.
+func again(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}
+
 // bind makes from, with all that is mounted below, also stand at to.
 func bind(from, to string) error {
-	if err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+	if err := mount(from, to, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("binding %s to %s: %w", from, to, err)
 	}
 	return nil
@@ -141,12 +156,19 @@ func (l *layer) relink(path, target string) error {
 	if err := os.Symlink(target, link); err != nil {
 		return err
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, link, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	var fd int
+	err := again(func() (err error) {
+		fd, err = unix.OpenTree(unix.AT_FDCWD, link, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("laying a link over %s: open_tree: %w", path, err)
 	}
 	defer unix.Close(fd)
-	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	err = again(func() error {
+		return unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	})
+	if err != nil {
 		return fmt.Errorf("laying a link over %s: move_mount: %w", path, err)
 	}
 	return nil
@@ -193,7 +215,7 @@ func (l *layer) graft(dir string, names map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("grafting into %s: %w", dir, err)
 	}
-	if err := unix.Mount("ring3", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=1m"); err != nil {
+	if err := mount("ring3", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=1m"); err != nil {
 		return fmt.Errorf("grafting into %s: mounting a tmpfs: %w", dir, err)
 	}
 	for _, e := range ent {
@@ -209,7 +231,7 @@ func (l *layer) graft(dir string, names map[string]string) error {
 			return fmt.Errorf("grafting into %s: %w", dir, err)
 		}
 	}
-	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+	if err := mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("grafting into %s: making it read-only: %w", dir, err)
 	}
 	return nil

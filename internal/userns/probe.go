@@ -79,10 +79,17 @@ func explain(proc string, uid int, err error) error {
 		return fmt.Errorf("%w: a seccomp filter is active, as in containers: start the container with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined`, for root also `--cap-add SYS_ADMIN`", err)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EUSERS):
 		return fmt.Errorf("%w: too many namespaces, or too deeply nested: raise user.max_user_namespaces, or leave the outer shells", err)
+	case !exists(filepath.Join(proc, "self/ns/user")):
+		return fmt.Errorf("%w: the kernel was built without CONFIG_USER_NS", err)
 	case errors.Is(err, syscall.EINVAL):
-		return fmt.Errorf("%w: the kernel may lack CONFIG_USER_NS", err)
+		return err
 	}
 	return fmt.Errorf("%w: this machine's policy refuses it (a chroot, a container or a security module)", err)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // seccomp says whether this process has a system call filter.
