@@ -23,6 +23,10 @@ var clockBase, clockAt = func() (int64, time.Time) {
 // mono is CLOCK_MONOTONIC in nanoseconds.
 func mono() int64 { return clockBase + int64(time.Since(clockAt)) }
 
+// wallOffset is what to add to mono for the time of day. Reading both clocks costs twice
+// what one does, so it is asked for once a turn, not once a packet.
+func wallOffset() int64 { return time.Now().UnixNano() - mono() }
+
 // pin ties the calling goroutine to a thread on one CPU and names the thread. A CPU
 // that is not to be had, or a missing /proc, costs the pinning or the name, not the thread.
 func pin(cpu int, name string) error {

@@ -133,6 +133,7 @@ type device struct {
 	blocked bool       // the queue took less than it was offered
 	retry   int64      // when to offer again, at the latest
 	nextTx  int64      // when the next burst is due
+	wall    int64      // the time of day less CLOCK_MONOTONIC
 	failure string     // why the run cannot go on
 }
 

@@ -2,7 +2,6 @@ package pktgen
 
 import (
 	"encoding/binary"
-	"time"
 
 	"github.com/ring3dev/ring3/bus/dma"
 )
@@ -14,8 +13,8 @@ func (d *device) fill(bufs []*dma.Buf, seq uint32) {
 	}
 	var ts uint64
 	if d.flags&flagNO_TIMESTAMP == 0 {
-		now := time.Now()
-		ts = uint64(now.Unix())<<32 | uint64(now.Nanosecond()/1000)
+		us := uint64(d.wall+mono()) / 1000
+		ts = us/1e6<<32 | us%1e6
 	}
 	t := &d.tmpl
 	switch {

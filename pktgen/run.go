@@ -147,6 +147,7 @@ func (d *device) turn(now int64) (_ progress, due int64) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	d.wall = wallOffset()
 	return d.send(p, now), 0
 }
 
