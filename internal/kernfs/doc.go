@@ -36,6 +36,10 @@
 // again. Options.Guard is the remedy: a small process of this same binary stands between the
 // kernel and the server, and answers EINTR for a server that does not.
 //
+// The machine's own entries in a merged directory are links that the kernel may remember for
+// an hour, and the directory's attributes too; who has looked them up once (package userns
+// does) can use them while the server is stopped.
+//
 // # Locks
 //
 // tree.mu guards the tables and is never held during Show, Store or a call into package

@@ -94,6 +94,7 @@ func Mount(dir string, root *node.Dir, opts Options) (*Server, error) {
 		DisableXAttrs:        true,
 		DisableReadDirPlus:   true, // would make node ids for what only ls wants to see
 		ExtraCapabilities:    fuse.CAP_ATOMIC_O_TRUNC,
+		EnableSymlinkCaching: true, // a link's node id is never used for another text
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH | fuse.CAP_NO_OPEN_SUPPORT,
 		Logger:               slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		PanicHandler: func(p any) fuse.Status {

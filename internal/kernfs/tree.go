@@ -183,8 +183,32 @@ func (t *tree) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fus
 	e := t.know(parent, name, n)
 	out.NodeId = e.id
 	out.Generation = 1
-	t.attr(e, &out.Attr) // both timeouts stay 0
+	t.attr(e, &out.Attr)
+	out.AttrValid = remember(n)
+	if l, ok := n.(*node.Link); ok && l.Fixed {
+		out.EntryValid = longTime
+	}
 	return fuse.OK
+}
+
+// longTime is how many seconds the kernel may remember what stands for its own entries in
+// a merged directory, so that these can be used while this process is stopped.
+const longTime = 3600
+
+// remember is how long the kernel may remember attributes, in seconds. Nothing is
+// remembered but a merged directory and the fixed links in it.
+func remember(n node.Node) uint64 {
+	switch n := n.(type) {
+	case *node.Dir:
+		if n.Kernel != "" {
+			return longTime
+		}
+	case *node.Link:
+		if n.Fixed {
+			return longTime
+		}
+	}
+	return 0
 }
 
 // attr fills in what stat shows.
@@ -223,6 +247,7 @@ func (t *tree) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut)
 	e, st := t.begin(in.NodeId)
 	if st == fuse.OK {
 		t.attr(e, &out.Attr)
+		out.AttrValid = remember(e.node)
 	}
 	return st
 }

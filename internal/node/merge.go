@@ -52,9 +52,9 @@ func (d *Dir) kernel(name string) Node {
 		if err != nil {
 			return nil
 		}
-		return &Link{Target: text}
+		return &Link{Target: text, Fixed: true}
 	}
-	return &Link{Target: filepath.Join(d.Keep, name)}
+	return &Link{Target: filepath.Join(d.Keep, name), Fixed: true}
 }
 
 // kernelNames lists the real directory below; a directory that cannot be read is empty.

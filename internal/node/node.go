@@ -53,7 +53,10 @@ type File struct {
 func (*File) isNode() {}
 
 // Link is a symbolic link.
-type Link struct{ Target string }
+type Link struct {
+	Target string
+	Fixed  bool // clients may remember it for long, as they do for links into the kernel's own tree
+}
 
 func (*Link) isNode() {}
 

@@ -142,11 +142,39 @@ func (l *layer) over(path string) error {
 	case os.SameFile(src, dst): // came with a graft
 		return nil
 	case dst.Mode()&fs.ModeSymlink != 0:
-		return l.relink(path, from)
+		// The link leads to a mount of its own, not through the tree: a path through the
+		// tree asks its server for every part.
+		at := fmt.Sprintf("%s/links/%d.to", l.plan.Old, l.links)
+		if err := os.Mkdir(at, 0o755); err != nil {
+			return err
+		}
+		if err := bind(from, at); err != nil {
+			return err
+		}
+		remember(at)
+		return l.relink(path, at)
 	case src.IsDir() != dst.IsDir():
 		return fmt.Errorf("laying %s over %s: one is a directory, the other is not", from, path)
 	}
-	return bind(from, path)
+	if err := bind(from, path); err != nil {
+		return err
+	}
+	remember(path)
+	return nil
+}
+
+// remember has the kernel look up every entry of a merged directory, so that it need not
+// ask for its own while the tree's server is stopped. Nothing depends on it otherwise.
+func remember(dir string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	for _, name := range names {
+		_, _ = os.Readlink(filepath.Join(dir, name))
+	}
 }
 
 // relink mounts a link to target over the link at path. Mounting by name would follow path.
