@@ -24,13 +24,14 @@ type irqTable struct {
 	cpus int // columns
 }
 
-// irqRow is one interrupt number. Functions that share a line share a number.
+// irqRow is one interrupt number.
 type irqRow struct {
-	number   int
-	chip     string // "PCI-MSIX-1000:00:03.0", "IO-APIC"
-	hwirq    int
-	flow     string // "edge", "fasteoi"
-	handlers []*bus.Handler
+	owner   *boundDevice
+	number  int
+	chip    string // "PCI-MSIX-1000:00:03.0", "IO-APIC"
+	hwirq   int
+	flow    string // "edge", "fasteoi"
+	handler *bus.Handler
 }
 
 // irqRoom rounds up where our numbers start, so that the kernel may still get a few.
@@ -51,7 +52,7 @@ func newIRQTable(bound []*boundDevice) (*irqTable, error) {
 		}
 		for _, h := range u.IRQHandlers() {
 			q := h.IRQ()
-			row := irqRow{number: next, hwirq: q.Vector(), flow: "edge", handlers: []*bus.Handler{h}}
+			row := irqRow{owner: b, number: next, hwirq: q.Vector(), flow: "edge", handler: h}
 			switch q.Mode() {
 			case bus.MSIX:
 				row.chip = "PCI-MSIX-" + b.dev.Address()
@@ -68,32 +69,43 @@ func newIRQTable(bound []*boundDevice) (*irqTable, error) {
 	return t, nil
 }
 
-// numberOf is the number that sysfs' file irq shows for a device: its first one, or 0.
-func (t *irqTable) numberOf(b *boundDevice) int {
-	u, ok := b.inst.(pci.IRQUser)
-	if !ok {
-		return 0
-	}
-	for _, h := range u.IRQHandlers() {
-		for _, r := range t.rows {
-			for _, have := range r.handlers {
-				if have == h {
-					return r.number
-				}
-			}
+// rowsOf are the rows of a device.
+func (t *irqTable) rowsOf(b *boundDevice) []irqRow {
+	var rows []irqRow
+	for _, r := range t.rows {
+		if r.owner == b {
+			rows = append(rows, r)
 		}
+	}
+	return rows
+}
+
+// first is the number that sysfs' file irq shows for a device, or 0.
+func (t *irqTable) first(b *boundDevice) int {
+	for _, r := range t.rowsOf(b) {
+		return r.number
 	}
 	return 0
 }
 
+// messages are the numbers of a device that are message-signalled.
+func (t *irqTable) messages(b *boundDevice) map[int]bus.IRQMode {
+	m := map[int]bus.IRQMode{}
+	for _, r := range t.rowsOf(b) {
+		if mode := r.handler.IRQ().Mode(); mode != bus.INTx {
+			m[r.number] = mode
+		}
+	}
+	return m
+}
+
 // describe is the interrupts of a device for `ring3 ls`: "MSI-X 3".
 func (t *irqTable) describe(b *boundDevice) string {
-	u, ok := b.inst.(pci.IRQUser)
-	if !ok || len(u.IRQHandlers()) == 0 {
+	rows := t.rowsOf(b)
+	if len(rows) == 0 {
 		return ""
 	}
-	h := u.IRQHandlers()
-	return fmt.Sprintf("%s %d", h[0].IRQ().Mode(), len(h))
+	return fmt.Sprintf("%s %d", rows[0].handler.IRQ().Mode(), len(rows))
 }
 
 // kernelIRQs is the kernel's highest interrupt number.
@@ -132,20 +144,15 @@ const irqDigits = 3
 func (t *irqTable) show(w *bytes.Buffer) {
 	for _, r := range t.rows {
 		fmt.Fprintf(w, "%*d:", irqDigits, r.number)
-		counts := make([]uint64, t.cpus)
-		var names []string
-		for _, h := range r.handlers {
-			for i, n := range h.Counts() {
-				if i < len(counts) {
-					counts[i] += n
-				}
+		counts := r.handler.Counts()
+		for i := range t.cpus {
+			n := uint64(0)
+			if i < len(counts) {
+				n = counts[i]
 			}
-			names = append(names, h.Name())
-		}
-		for _, n := range counts {
 			fmt.Fprintf(w, " %10d", n)
 		}
-		fmt.Fprintf(w, " %8s %*d-%-8s  %s\n", r.chip, irqDigits, r.hwirq, r.flow, strings.Join(names, ", "))
+		fmt.Fprintf(w, " %8s %*d-%-8s  %s\n", r.chip, irqDigits, r.hwirq, r.flow, r.handler.Name())
 	}
 }
 
@@ -184,18 +191,16 @@ func (t *irqTable) dir() *procfs.Dir {
 			w.WriteString("0\n")
 			return nil
 		}, nil))
-		for _, h := range r.handlers {
-			n.Put(strings.ReplaceAll(h.Name(), "/", "!"), &procfs.Dir{})
-		}
+		n.Put(strings.ReplaceAll(r.handler.Name(), "/", "!"), &procfs.Dir{})
 	}
 	return d
 }
 
-// affinity is a file with the CPUs of a row's handlers, in one of the kernel's notations.
-// Writing it moves them; parse nil makes it read-only.
+// affinity is a file with the CPUs of a row's handler, in one of the kernel's notations.
+// Writing it moves it; parse nil makes it read-only.
 func (t *irqTable) affinity(r irqRow, format func(unix.CPUSet, int) string, parse func(string) (unix.CPUSet, error)) *procfs.File {
 	show := func(w *bytes.Buffer) error {
-		set := r.handlers[0].Affinity()
+		set := r.handler.Affinity()
 		if set == nil {
 			all, err := cpuset.Online()
 			if err != nil {
@@ -215,10 +220,8 @@ func (t *irqTable) affinity(r irqRow, format func(unix.CPUSet, int) string, pars
 		if err != nil {
 			return 0, err
 		}
-		for _, h := range r.handlers {
-			if err := h.SetAffinity(&set); err != nil {
-				return 0, err
-			}
+		if err := r.handler.SetAffinity(&set); err != nil {
+			return 0, err
 		}
 		return len(p), nil
 	})

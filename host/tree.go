@@ -6,10 +6,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/userns"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/procfs"
+	"github.com/ring3dev/ring3/sysfs"
 )
 
 // tree is what a System exports.
@@ -36,9 +38,35 @@ func newTree(s *System, keep string) *tree {
 	return t
 }
 
-// exportSys fills sys/.
+// classNet is where network devices stand by name.
+const classNet = "/class/net"
+
+// exportSys fills sys/: each function in its place, its driver, and as the kernel does it a
+// network device below its function, with a link in class/net.
 func (s *System) exportSys(sys *node.Dir) {
+	functions := pci.NewSysfs(sys)
+	class := sys.MkdirAll(classNet)
+	for i, b := range s.bound {
+		info := pci.SysfsInfo{Driver: b.driver.Name, IRQ: s.irqs.first(b), MSI: s.irqs.messages(b)}
+		if u, ok := b.inst.(pci.AttrUser); ok {
+			info.Attrs = u.Attrs()
+		}
+		dir := functions.Add(b.fn, b.dev.Config(), info)
+		if b.net == nil {
+			continue
+		}
+		at := pci.SysfsPath(b.fn) + "/net/" + b.spec.Name
+		dir.MkdirAll("net").Put(b.spec.Name, netdev.ClassDir(b.net, netdev.ClassOptions{
+			Device:    "../../../" + b.fn.Addr.String(),
+			Subsystem: sysfs.Rel(at, classNet),
+			IfIndex:   firstIfIndex + i,
+		}))
+		class.Put(b.spec.Name, &sysfs.Link{Target: sysfs.Rel(classNet, at)})
+	}
 }
+
+// firstIfIndex is the interface index of the first device; the kernel counts from 1.
+const firstIfIndex = 1000
 
 // exportProc fills proc/.
 func (s *System) exportProc(proc *node.Dir) {

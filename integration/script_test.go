@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +94,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"waitfor": waitFor,
 			"empty":   empty,
+			"gone":    gone,
 		},
 	})
 }
@@ -139,12 +141,38 @@ func empty(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s holds %v, want nothing", args[0], names)
 }
 
+// gone waits until the processes whose ids a file lists have ended: gone FILE.
+func gone(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: gone FILE")
+	}
+	for _, pid := range strings.Fields(ts.ReadFile(args[0])) {
+		for deadline := time.Now().Add(5 * time.Second); alive(pid); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				ts.Fatalf("process %s still runs", pid)
+			}
+		}
+	}
+}
+
+// alive says whether a process runs; one that ended and was not reaped yet does not.
+func alive(pid string) bool {
+	b, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
+	_, rest, ok := strings.Cut(string(b), ") ")
+	return err == nil && ok && !strings.HasPrefix(rest, "Z")
+}
+
+// pidLine finds process ids in an instance's state.
+var pidLine = regexp.MustCompile(`"pid": ([0-9]+)`)
+
 // cleanRun ends what a failed script left in its run folder.
 func cleanRun(t *testing.T, dir string) {
-	locks, _ := filepath.Glob(filepath.Join(dir, "ring3", "*", "state.json"))
-	if len(locks) == 0 {
-		return
+	states, _ := filepath.Glob(filepath.Join(dir, "ring3", "*", "state.json"))
+	for _, f := range states {
+		b, _ := os.ReadFile(f)
+		t.Logf("left over: %s", f)
+		if m := pidLine.FindSubmatch(b); m != nil {
+			_ = exec.Command("kill", string(m[1])).Run()
+		}
 	}
-	t.Errorf("instances left over: %v", locks)
-	_ = exec.Command("pkill", "-f", ring3+" up").Run()
 }
