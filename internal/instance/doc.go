@@ -36,8 +36,8 @@
 //     sockets close, so somebody has to see to it.
 //  3. Sweep, at the start of every ring3 command, when the watcher was killed too.
 //
-// Creating and removing folders happens under one lock file in the base (.lock), so any
-// number of commands may start at once.
+// Creating and removing folders happens under a lock on the base itself (flock, which
+// unlike the other takes a directory), so any number of commands may start at once.
 //
 // Sources: fcntl(2) "Open file description locks"; proc(5) /proc/pid/stat field 22,
 // /proc/pid/mountinfo; pidfd_open(2); unix(7) SO_PEERCRED.

@@ -1,7 +1,6 @@
 package instance
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,7 +27,6 @@ const (
 )
 
 const (
-	baseLock  = ".lock"
 	newPrefix = ".new-"
 	maxName   = 32
 )
@@ -135,41 +133,40 @@ func CheckName(name string) error {
 	return nil
 }
 
-// lockBase takes the lock under which folders are made and removed. The caller closes
-// the file to drop it.
+// lockBase takes the lock under which folders are made and removed: flock on the base
+// itself, so that no file stays behind. The caller closes the file to drop it.
 func lockBase(base string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(base, baseLock), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(base, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("locking the run folder: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), baseWait)
-	defer cancel()
-	ok, err := lockWait(ctx, f)
-	if err != nil || !ok {
-		f.Close()
+	// It polls, because a blocking flock can neither be given up nor spares a thread.
+	const most = 20 * time.Millisecond
+	end := time.Now().Add(baseWait)
+	for pause := time.Millisecond; ; pause = min(2*pause, most) {
+		err := flock(f)
 		if err == nil {
-			err = fmt.Errorf("still held after %v: %w", baseWait, unix.ETIMEDOUT)
+			return f, nil
 		}
-		return nil, fmt.Errorf("locking the run folder %s: %w", base, err)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			f.Close()
+			return nil, fmt.Errorf("locking the run folder %s within %v: %w", base, baseWait, err)
+		}
+		time.Sleep(pause)
 	}
-	return f, nil
 }
 
-// lockWait takes the lock on f, trying until ctx ends. It polls, because a blocking
-// F_OFD_SETLKW can neither be given up nor spares a thread.
-func lockWait(ctx context.Context, f *os.File) (bool, error) {
-	const most = 20 * time.Millisecond
-	for pause := time.Millisecond; ; pause = min(2*pause, most) {
-		ok, err := tryLock(f)
-		if ok || err != nil {
-			return ok, err
-		}
-		select {
-		case <-ctx.Done():
-			return false, nil
-		case <-time.After(pause):
-		}
+// flock takes the whole-file lock on f unless somebody else has it.
+func flock(f *os.File) error {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return err
 	}
+	var op error
+	if err := rc.Control(func(fd uintptr) { op = unix.Flock(int(fd), unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
+		return err
+	}
+	return op
 }
 
 // tryLock takes the exclusive lock on the whole of f unless somebody else has it.
