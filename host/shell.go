@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -104,7 +105,7 @@ func (a *app) enter(ctx context.Context, i instance.Info, argv []string) error {
 		fmt.Fprintf(a.stderr, "ring3: the machine has %s too; inside, the name is ring3's\n", strings.Join(both, ", "))
 	}
 	// A signal is passed to the command, whose end ends this.
-	status, err := userns.Run(context.WithoutCancel(ctx), userns.Command{Plan: userns.DefaultPlan(i.Mount, i.Old()), Argv: argv})
+	status, err := userns.Run(context.WithoutCancel(ctx), userns.Command{Plan: userns.DefaultPlan(i.Mount, i.Old()), Argv: argv, Env: append(os.Environ(), i.Env())})
 	if err != nil {
 		fmt.Fprintf(a.stderr, "ring3: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}

@@ -70,7 +70,6 @@ type up struct {
 	sys    *System
 	fuse   *kernfs.Server // nil without a mount
 	mount  string
-	rmdir  bool // the mount point was made here
 	server *instance.Server
 	log    *klog.Ring
 }
@@ -125,7 +124,9 @@ func (u *up) mountTree(f upFlags) error {
 		dir = abs
 		switch err := os.Mkdir(dir, 0o700); {
 		case err == nil:
-			u.rmdir = true
+			if err := u.in.AddDir(dir); err != nil {
+				return err
+			}
 		case !errors.Is(err, fs.ErrExist):
 			return fmt.Errorf("--mount %s: making the folder: %w", f.mount, errors.Unwrap(err))
 		}
@@ -180,9 +181,6 @@ func (u *up) close() error {
 		if u.in != nil {
 			errs = append(errs, u.in.RemoveMount(u.mount))
 		}
-	}
-	if u.rmdir {
-		errs = append(errs, os.Remove(u.mount))
 	}
 	if u.sys != nil {
 		errs = append(errs, u.sys.Close())
