@@ -1,0 +1,265 @@
+package bustest
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+func identity(t *testing.T, s Subject) {
+	d := s.Device
+	if d.Address() == "" || d.Backend() == "" {
+		t.Errorf("Address = %q, Backend = %q, want both for messages", d.Address(), d.Backend())
+	}
+	if err := d.Err(); err != nil {
+		t.Errorf("Err of a live device = %v, want nil", err)
+	}
+	select {
+	case <-d.Done():
+		t.Error("Done of a live device is closed")
+	default:
+	}
+	last := -1
+	for _, i := range d.Regions() {
+		if i.Index <= last {
+			t.Errorf("region %d stands after region %d, want index order", i.Index, last)
+		}
+		last = i.Index
+		if i.Size == 0 {
+			t.Errorf("region %d has size 0", i.Index)
+		}
+		r, err := d.Region(i.Index)
+		if err != nil {
+			t.Errorf("Region(%d) = %v, though Regions lists it", i.Index, err)
+		} else if r.Info() != i {
+			t.Errorf("Region(%d).Info = %+v, want %+v as in Regions", i.Index, r.Info(), i)
+		}
+	}
+	for _, i := range []int{-1, last + 1, 1 << 30} {
+		r, err := d.Region(i)
+		if r != nil {
+			t.Errorf("Region(%d) is one, though Regions does not list it", i)
+		}
+		wantErr(t, "Region of none", err, bus.ErrNotSupported)
+	}
+	// The caller's copy is the caller's.
+	if l := d.Regions(); len(l) > 0 {
+		l[0].Size = 1
+		if d.Regions()[0].Size == 1 {
+			t.Error("changing what Regions returned changed the device")
+		}
+	}
+}
+
+func config(t *testing.T, s Subject) {
+	c := s.Device.Config()
+	if n := c.Size(); n != 256 && n != 4096 {
+		t.Fatalf("Size = %d, want 256 or 4096", n)
+	}
+	id := pci.ReadID(c)
+	if id.Vendor == 0xffff || id.Vendor == 0 {
+		t.Fatalf("ReadID = %s, want a device", id)
+	}
+	// The header, in each width: the same bytes.
+	for off := bus.Off(0); off < 64; off += 4 {
+		if off == pci.CfgCommand {
+			continue // Status may change
+		}
+		want := c.Read32(off)
+		if got := uint32(c.Read16(off)) | uint32(c.Read16(off+2))<<16; got != want {
+			t.Errorf("two Read16(%#x) = %#08x, want %#08x as Read32", off, got, want)
+		}
+		var got uint32
+		for i := range bus.Off(4) {
+			got |= uint32(c.Read8(off+i)) << (8 * i)
+		}
+		if got != want {
+			t.Errorf("four Read8(%#x) = %#08x, want %#08x as Read32", off, got, want)
+		}
+	}
+	// The interrupt line register is scratch memory in every function that has a pin, and
+	// its neighbour the pin is read-only.
+	if pci.INTxPin(c) == 0 {
+		return
+	}
+	old, pin := c.Read8(pci.CfgIRQLine), c.Read8(pci.CfgIRQPin)
+	for _, v := range []uint8{0x5a, 0xa5, old} {
+		c.Write8(pci.CfgIRQLine, v)
+		if got := c.Read8(pci.CfgIRQLine); got != v {
+			t.Errorf("Interrupt Line = %#02x, want %#02x as written", got, v)
+		}
+	}
+	c.Write8(pci.CfgIRQPin, ^pin)
+	if got := c.Read8(pci.CfgIRQPin); got != pin {
+		t.Errorf("Interrupt Pin = %d after a write, want %d: it is read-only", got, pin)
+	}
+}
+
+func configOutside(t *testing.T, s Subject) {
+	c := s.Device.Config()
+	size := bus.Off(c.Size())
+	before := c.Read32(pci.CfgBAR0)
+	for _, off := range []bus.Off{size, size + 4, size + 0x10, 1 << 20, 1<<32 + 0x10, ^bus.Off(3), ^bus.Off(0)} {
+		if off%4 == 0 {
+			if got := c.Read32(off); got != 0xffffffff {
+				t.Errorf("Read32(%#x) = %#x, want all-ones", off, got)
+			}
+			c.Write32(off, 0)
+			if got := c.Read16(off); got != 0xffff {
+				t.Errorf("Read16(%#x) = %#x, want all-ones", off, got)
+			}
+			c.Write16(off, 0)
+		}
+		if got := c.Read8(off); got != 0xff {
+			t.Errorf("Read8(%#x) = %#x, want all-ones", off, got)
+		}
+		c.Write8(off, 0)
+	}
+	for _, off := range []bus.Off{1, 2, 3, 0x11, 0x12, 0x13, size - 1, size - 2, size - 3} {
+		if got := c.Read32(off); got != 0xffffffff {
+			t.Errorf("Read32(%#x) = %#x, want all-ones: it is not aligned", off, got)
+		}
+		c.Write32(off, 0)
+		if off%2 == 1 {
+			if got := c.Read16(off); got != 0xffff {
+				t.Errorf("Read16(%#x) = %#x, want all-ones: it is not aligned", off, got)
+			}
+			c.Write16(off, 0)
+		}
+	}
+	if got := c.Read32(pci.CfgBAR0); got != before {
+		t.Errorf("BAR 0 = %#x after writes outside, want %#x as before", got, before)
+	}
+}
+
+func regionOutside(t *testing.T, s Subject) {
+	for _, info := range s.Device.Regions() {
+		r, err := s.Device.Region(info.Index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := bus.Off(info.Size)
+		for _, w := range []struct {
+			n     bus.Off
+			read  func(bus.Off) uint64
+			write func(bus.Off)
+			ones  uint64
+		}{
+			{1, func(o bus.Off) uint64 { return uint64(r.Read8(o)) }, func(o bus.Off) { r.Write8(o, 0) }, 0xff},
+			{2, func(o bus.Off) uint64 { return uint64(r.Read16(o)) }, func(o bus.Off) { r.Write16(o, 0) }, 0xffff},
+			{4, func(o bus.Off) uint64 { return uint64(r.Read32(o)) }, func(o bus.Off) { r.Write32(o, 0) }, 0xffffffff},
+			{8, func(o bus.Off) uint64 { return r.Read64(o) }, func(o bus.Off) { r.Write64(o, 0) }, ^uint64(0)},
+		} {
+			offs := []bus.Off{size, size + 8, size &^ (w.n - 1), 2 * size, 1 << 40, ^bus.Off(0), ^bus.Off(0) - w.n + 1}
+			if w.n > 1 {
+				offs = append(offs, 1, size-1, size-w.n+1)
+			}
+			if w.n == 8 && info.Kind == bus.RegionIO {
+				offs = append(offs, 0) // I/O space has no 64-bit access
+			}
+			for _, off := range offs {
+				if off < size && off%w.n == 0 && !(w.n == 8 && info.Kind == bus.RegionIO) {
+					continue
+				}
+				if got := w.read(off); got != w.ones {
+					t.Errorf("region %d: Read%d(%#x) = %#x, want all-ones", info.Index, 8*w.n, off, got)
+				}
+				w.write(off)
+			}
+		}
+	}
+	if err := s.Device.Err(); err != nil {
+		t.Errorf("Err after accesses outside = %v, want nil: they reach nothing", err)
+	}
+	if s.Scratch != nil {
+		scratch(t, s)
+	}
+}
+
+func scratch(t *testing.T, s Subject) {
+	if s.Scratch == nil {
+		t.Skip("the subject has no scratch register")
+	}
+	r, err := s.Device.Region(s.Scratch.Region)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []uint32{0, 1, 0x80000000, 0xffffffff, 0x12345678, 0xdeadbeef} {
+		r.Write32(s.Scratch.Off, v)
+		if got, want := r.Read32(s.Scratch.Off), s.Scratch.Reads(v); got != want {
+			t.Errorf("scratch register after Write32(%#x) = %#x, want %#x", v, got, want)
+		}
+	}
+	// Two handles on a region are the same registers.
+	r2, err := s.Device.Region(s.Scratch.Region)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r2.Write32(s.Scratch.Off, 7)
+	if got, want := r.Read32(s.Scratch.Off), s.Scratch.Reads(7); got != want {
+		t.Errorf("scratch register through a second handle = %#x, want %#x", got, want)
+	}
+}
+
+// A read comes after all writes before it.
+func postedOrder(t *testing.T, s Subject) {
+	if s.Scratch == nil {
+		t.Skip("the subject has no scratch register")
+	}
+	r, err := s.Device.Region(s.Scratch.Region)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := uint32(0)
+	for _, burst := range []int{1, 2, 10, 100, 1000} {
+		for range burst {
+			v += 0x01010101
+			r.Write32(s.Scratch.Off, v)
+		}
+		if got, want := r.Read32(s.Scratch.Off), s.Scratch.Reads(v); got != want {
+			t.Errorf("after %d writes the register reads %#x, want %#x of the last", burst, got, want)
+		}
+	}
+}
+
+// Many goroutines, each with whole accesses: nothing is torn or mixed up.
+func concurrent(t *testing.T, s Subject) {
+	c := s.Device.Config()
+	id := pci.ReadID(c)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				if got := pci.ReadID(c); got != id {
+					t.Errorf("ReadID beside others = %+v, want %+v", got, id)
+					return
+				}
+			}
+		})
+	}
+	if s.Scratch != nil {
+		r, err := s.Device.Region(s.Scratch.Region)
+		if err != nil {
+			t.Fatal(err)
+		}
+		valid := map[uint32]bool{}
+		r.Write32(s.Scratch.Off, 0)
+		for i := range uint32(4) {
+			valid[s.Scratch.Reads(i*0x11111111)] = true
+		}
+		for i := range uint32(4) {
+			wg.Go(func() {
+				for range 50 {
+					r.Write32(s.Scratch.Off, i*0x11111111)
+					if got := r.Read32(s.Scratch.Off); !valid[got] {
+						t.Errorf("scratch register beside others = %#x, want one of the values written", got)
+						return
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+}

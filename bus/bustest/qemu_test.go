@@ -1,0 +1,58 @@
+package bustest_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/bustest"
+	"github.com/ring3dev/ring3/bus/qemu"
+)
+
+// opener starts a QEMU for each test, with the last of these devices under test.
+func opener(hooks func(*testing.T, bus.Device) bustest.Subject, specs ...qemu.DeviceSpec) func(*testing.T) bustest.Subject {
+	return func(t *testing.T) bustest.Subject {
+		t.Helper()
+		m, err := qemu.Start(t.Context(), qemu.Config{Devices: specs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := m.Close(); err != nil && !errors.Is(err, bus.ErrGone) {
+				t.Errorf("closing QEMU: %v", err)
+			}
+		})
+		d, err := m.Device(specs[len(specs)-1].Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := hooks(t, d)
+		s.Kill = func() { _, _ = m.Execute("quit", nil) }
+		return s
+	}
+}
+
+func plain(_ *testing.T, d bus.Device) bustest.Subject { return bustest.Plain(d) }
+
+func TestQEMUEdu(t *testing.T) {
+	bustest.NeedQEMU(t)
+	bustest.All(t, opener(bustest.Edu, qemu.DeviceSpec{Name: "edu0", Model: "edu"}))
+}
+
+// Behind a port it can be reset, and its line is swizzled.
+func TestQEMUEduBehindPort(t *testing.T) {
+	bustest.NeedQEMU(t)
+	bustest.All(t, opener(bustest.Edu,
+		qemu.DeviceSpec{Name: "p0", Model: "pcie-root-port", Props: []string{"chassis=1"}},
+		qemu.DeviceSpec{Name: "edu0", Model: "edu", Bus: "p0"}))
+}
+
+func TestQEMUe1000e(t *testing.T) {
+	bustest.NeedQEMU(t)
+	bustest.All(t, opener(plain, qemu.DeviceSpec{Name: "eth0", Model: "e1000e"}))
+}
+
+func TestQEMUTestdev(t *testing.T) {
+	bustest.NeedQEMU(t)
+	bustest.All(t, opener(plain, qemu.DeviceSpec{Name: "t0", Model: "pci-testdev"}))
+}
