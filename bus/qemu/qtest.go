@@ -112,6 +112,7 @@ func (q *qtest) post(cmd string, addr, val uint64) {
 			return
 		}
 	}
+	q.settle()
 }
 
 // ask sends a read and waits for its value. ok is false when the link is dead.
@@ -129,7 +130,7 @@ func (q *qtest) ask(cmd string, addr uint64) (v uint64, ok bool) {
 			return 0, false
 		}
 	}
-	return v, true
+	return v, q.settle()
 }
 
 // flush waits until QEMU has done everything sent so far, and handles the interrupt
@@ -142,6 +143,7 @@ func (q *qtest) flush() {
 			return
 		}
 	}
+	q.settle()
 }
 
 // command sends a line that is not an access ("irq_intercept_in ioapic") and waits for
@@ -156,6 +158,9 @@ func (q *qtest) command(line string) error {
 		if _, ok := q.next(); !ok {
 			return fmt.Errorf("qtest %s: %w", line, bus.ErrGone)
 		}
+	}
+	if !q.settle() {
+		return fmt.Errorf("qtest %s: %w", line, bus.ErrProtocol)
 	}
 	return nil
 }
@@ -208,6 +213,21 @@ func (q *qtest) next() (uint64, bool) {
 			return v, ok
 		}
 	}
+}
+
+// settle handles the messages that were read together with the last reply: watch waits for
+// the socket, which they have left. Called with mu held.
+func (q *qtest) settle() bool {
+	for len(q.in) > 0 {
+		line, ok := q.line()
+		if !ok {
+			break // the rest of it will come
+		}
+		if _, _, ok := q.handle(line); !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // drain handles what has arrived, without blocking. Called with mu held.
