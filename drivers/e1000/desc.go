@@ -19,10 +19,8 @@ const (
 	mtu      = 1500
 	minFrame = 14           // an Ethernet header
 	maxFrame = 14 + 4 + mtu // with one VLAN tag
-	// minDesc is the shortest descriptor that the hardware pads (TCTL.PSP, 13.4.33):
-	// it must be longer than 16 bytes.
-	minDesc = 17
-	fcsLen  = 4
+	minWire  = 60           // the shortest frame on the wire
+	fcsLen   = 4
 )
 
 // txCmd is the second word of a legacy transmit descriptor, 3.3.3: length, command, and

@@ -19,7 +19,8 @@
 // # Frames
 //
 // The MTU is 1500 bytes; frames of 14 to 1518 bytes (one VLAN tag) without frame check
-// sequence are sent, the hardware pads them to 60 bytes and adds the sequence.
+// sequence are sent, padded with zeros to 60 bytes in their buffer; the hardware adds the
+// sequence.
 // Received frames are those to the station address, broadcasts, and nothing else: no
 // promiscuous mode, no multicast. Each takes one descriptor with a buffer of 2048
 // bytes. No offload is used.
@@ -63,7 +64,7 @@
 //     the registers. MPC is not cleared by reading. Interrupts are 128 us apart at
 //     least. All are tied to QEMU's subsystem ID 1af4:1100 where they change anything.
 //   - 82574L: ICR is not cleared by reading while anything is unmasked (nor is it in
-//     the chip): it is written. Overrun frames are not counted. A frame whose Ethernet
+//     the chip), so everything is masked first. Overrun frames are not counted. A frame whose Ethernet
 //     type is IPv4 and whose header length is wrong is dropped without a count.
 //   - Link is up after reset, and restarting auto-negotiation takes it down for
 //     0.5 s: it is not restarted.

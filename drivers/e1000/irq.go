@@ -67,22 +67,22 @@ func (n *nic) programMSIX() {
 // fires now.
 func (n *nic) arm(c cause) { n.regs.Write32(regIMS, uint32(c)) }
 
-// serveAll serves the one vector of MSI and INTx. It masks the queues before it reads the
-// causes, and signals both whatever was read: a masked queue must look for itself.
+// serveAll serves the one vector of MSI and INTx. It masks everything before it reads the
+// causes: only then does the 82574L clear them (82574L 10.2.4), at the moment of the
+// read. Clearing by a write instead could come after a frame that the waiter, signalled
+// too early, does not see yet. Both queues are signalled whatever was read: a masked
+// queue must look for itself.
 func (n *nic) serveAll(irq *bus.IRQ) {
-	n.regs.Write32(regIMC, uint32(n.irq.rx|n.irq.tx))
+	n.regs.Write32(regIMC, uint32(causeAll))
 	icr := cause(n.regs.Read32(regICR))
 	if uint32(icr) == allOnes {
 		n.fail(n.errorf("serving an interrupt: ICR reads all-ones: %w", bus.ErrGone))
 		return
 	}
-	if n.chip.pcie {
-		// While anything is unmasked, reading clears nothing, 82574L 10.2.4.
-		n.regs.Write32(regICR, uint32(icr))
-	}
 	if icr&causeLSC != 0 {
 		n.readLink()
 	}
+	n.arm(n.irq.other) // what fired since the read fires now
 	signal(n.rx.wake)
 	signal(n.tx.wake)
 	irq.Unmask()

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/dma"
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
@@ -189,7 +190,11 @@ func (r modelRegion) Read32(o bus.Off) uint32 {
 	}
 	v := m.reg[o/4]
 	switch {
-	case o == regICR, o >= regCRCERRS && o <= regRJC:
+	case o == regICR:
+		if !m.pcie || m.reg[regIMS/4] == 0 {
+			m.reg[o/4] = 0
+		}
+	case o >= regCRCERRS && o <= regRJC:
 		m.reg[o/4] = 0
 	case o == regSTATUS && m.pcie && ctrl(m.reg[regCTRL/4])&ctrlGIOMDIS == 0:
 		v |= uint32(statusGIOMaster)
@@ -292,7 +297,7 @@ func (m *model) transmit() {
 			m.reg[regGPTC/4]++
 		}
 		if cmd&txRS != 0 {
-			binary.LittleEndian.PutUint64(d[8:], uint64(cmd|txDD))
+			dma.Store32(d, 12, uint32(txDD>>32))
 		}
 		m.reg[regTDH/4] = (m.reg[regTDH/4] + 1) % uint32(len(ring)/descSize)
 	}
@@ -316,7 +321,7 @@ func (m *model) receive(f []byte) bool {
 	if m.onStatus != nil {
 		word = m.onStatus(word)
 	}
-	binary.LittleEndian.PutUint64(d[8:], word)
+	dma.Store64(d, 8, word)
 	m.reg[regRDH/4] = (m.reg[regRDH/4] + 1) % uint32(len(ring)/descSize)
 	m.reg[regGPRC/4]++
 	m.reg[regGORCL/4] += uint32(len(f) + fcsLen)

@@ -2,114 +2,113 @@ package e1000_test
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
-	"os"
+	"errors"
 	"testing"
-	"time"
 
-	"github.com/ring3dev/ring3/bus/dma"
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/drivers/e1000"
 	"github.com/ring3dev/ring3/netdev"
+	"github.com/ring3dev/ring3/netdev/netdevtest"
+
+	"strconv"
 )
 
-// pair starts two wired devices.
-func pair(t *testing.T, model, ring string) (a, b netdev.Device) {
+// models are QEMU's names of what is driven.
+var models = []string{"e1000e", "e1000"}
+
+// without hides interrupt modes of a device.
+type without struct {
+	bus.Device
+	msix, msi bool
+}
+
+func (d without) IRQVectors(m bus.IRQMode) int {
+	if m == bus.MSIX && d.msix || m == bus.MSI && d.msi {
+		return 0
+	}
+	return d.Device.IRQVectors(m)
+}
+
+// machine starts QEMU with devices eth0, eth1, ... of a model, the first two wired.
+func machine(t testing.TB, model string, n int) *qemu.Machine {
 	t.Helper()
-	m, err := qemu.Start(context.Background(), qemu.Config{
-		Devices: []qemu.DeviceSpec{{Name: "eth0", Model: model}, {Name: "eth1", Model: model}},
-		Wires:   [][2]string{{"eth0", "eth1"}},
-	})
+	c := qemu.Config{}
+	for i := range n {
+		c.Devices = append(c.Devices, qemu.DeviceSpec{Name: "eth" + strconv.Itoa(i), Model: model})
+	}
+	if n > 1 {
+		c.Wires = [][2]string{{"eth0", "eth1"}}
+	}
+	return machineOf(t, c)
+}
+
+func machineOf(t testing.TB, c qemu.Config) *qemu.Machine {
+	t.Helper()
+	m, err := qemu.Start(context.Background(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := m.Close(); err != nil {
-			t.Error(err)
+			t.Errorf("Machine.Close = %v", err)
 		}
 	})
-	var ds []netdev.Device
-	for _, name := range []string{"eth0", "eth1"} {
-		dev, err := m.Device(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t0 := time.Now()
-		r := pci.Bind(context.Background(), dev, pci.Env{Name: name, Options: map[string]string{"ring": ring}, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}, []*pci.Driver{&e1000.Driver})
-		if r.Outcome != pci.Bound {
-			t.Fatalf("Bind = %v, %v", r.Outcome, r.Err)
-		}
-		t.Log("probe", time.Since(t0))
-		t.Cleanup(func() {
-			if err := r.Instance.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		ds = append(ds, r.Instance.(netdev.Device))
-	}
-	return ds[0], ds[1]
+	return m
 }
 
-func TestSmoke(t *testing.T) {
-	for _, model := range []string{"e1000e", "e1000"} {
-		t.Run(model, func(t *testing.T) {
-			a, b := pair(t, model, "256")
-			t.Log(a.MAC(), b.MAC(), a.Link(), b.Link())
-			if err := netdev.Wire(a, b); err != nil {
-				t.Fatal(err)
-			}
-			s, err := netdev.NewSink(b)
-			if err != nil {
-				t.Fatal(err)
-			}
-			pool, err := a.Tx(0).NewPool(512)
-			if err != nil {
-				t.Fatal(err)
-			}
-			const total = 100000
-			var bufs [32]*dma.Buf
-			sent := 0
-			t0 := time.Now()
-			for sent < total {
-				n := 0
-				for n < len(bufs) && sent+n < total {
-					x := pool.Get()
-					if x == nil {
-						a.Tx(0).Reap()
-						break
-					}
-					x.Data = x.Mem[:60]
-					copy(x.Data, b.MAC())
-					copy(x.Data[6:], a.MAC())
-					x.Data[12], x.Data[13] = 0x88, 0xb5
-					bufs[n] = x
-					n++
-				}
-				k := 0
-				for k < n {
-					k += a.Tx(0).Burst(bufs[k:n])
-				}
-				sent += n
-			}
-			if err := a.Tx(0).Drain(context.Background()); err != nil {
-				t.Fatal(err)
-			}
-			dur := time.Since(t0)
-			for i := 0; i < 200 && s.Frames() < total; i++ {
-				time.Sleep(10 * time.Millisecond)
-			}
-			t.Logf("sent %d in %v, %.0f pps; received %d, %.0f", sent, dur, float64(sent)/dur.Seconds(), s.Frames(), float64(s.Frames())/time.Since(t0).Seconds())
-			t.Logf("%+v", a.Stats())
-			t.Logf("%+v", b.Stats())
-			for _, h := range b.(pci.IRQUser).IRQHandlers() {
-				fmt.Println(h.Name(), h.Counts())
-			}
-			if err := s.Close(); err != nil {
-				t.Error(err)
-			}
-			pool.Close()
-		})
+// bind brings a device into service. hide may be nil.
+func bind(t testing.TB, m *qemu.Machine, name string, options map[string]string, hide func(bus.Device) bus.Device) pci.Instance {
+	t.Helper()
+	dev, err := m.Device(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hide != nil {
+		dev = hide(dev)
+	}
+	r := pci.Bind(context.Background(), dev, pci.Env{Name: name, Options: options}, []*pci.Driver{&e1000.Driver})
+	if r.Outcome != pci.Bound {
+		t.Fatalf("Bind of %s = %s, %v", name, r.Outcome, r.Err)
+	}
+	t.Cleanup(func() {
+		if err := r.Instance.Close(); err != nil {
+			t.Errorf("Close of %s = %v", name, err)
+		}
+	})
+	return r.Instance
+}
+
+// opener makes pairs on a machine each.
+func opener(model string, hide func(bus.Device) bus.Device) netdevtest.Opener {
+	return func(t *testing.T, ring int) netdevtest.Pair {
+		m := machine(t, model, 2)
+		o := map[string]string{"ring": strconv.Itoa(ring)}
+		a, b := bind(t, m, "eth0", o, hide), bind(t, m, "eth1", o, hide)
+		return netdevtest.Pair{
+			A: a.(netdev.Device), B: b.(netdev.Device),
+			CloseA: a.Close,
+			Close:  func() error { return errors.Join(a.Close(), b.Close(), m.Close()) },
+		}
+	}
+}
+
+func TestConformance(t *testing.T) {
+	rings := []int{64, 256, 4096}
+	if testing.Short() {
+		rings = rings[:1]
+	}
+	for _, c := range []struct {
+		name, model string
+		hide        func(bus.Device) bus.Device
+		rings       []int
+	}{
+		{"e1000e", "e1000e", nil, rings},
+		{"e1000e-MSI", "e1000e", func(d bus.Device) bus.Device { return without{d, true, false} }, rings[:1]},
+		{"e1000e-INTx", "e1000e", func(d bus.Device) bus.Device { return without{d, true, true} }, rings[:1]},
+		{"e1000", "e1000", nil, rings},
+	} {
+		t.Run(c.name, func(t *testing.T) { netdevtest.All(t, c.rings, opener(c.model, c.hide)) })
 	}
 }

@@ -175,7 +175,7 @@ func (q *rxQueue) Posted() uint64 { return q.posted.Load() }
 // wait on their way, and must not be taken for filtered ones.
 func (q *rxQueue) Free() int {
 	n := q.nic
-	if !q.ready.IsZero() && time.Now().Before(q.ready) {
+	if n.dead.Load() || !q.ready.IsZero() && time.Now().Before(q.ready) {
 		return 0
 	}
 	rdh := n.regs.Read32(regRDH)

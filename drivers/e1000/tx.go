@@ -100,11 +100,10 @@ func (q *txQueue) group(bufs []*dma.Buf) {
 	for _, b := range bufs {
 		// Data is a slice of Mem, so the capacities tell where in it.
 		n, off := len(b.Data), cap(b.Mem)-cap(b.Data)
-		if n < minDesc || n > maxFrame || off < 0 || off+n > len(b.Mem) {
-			if !q.stretch(b) {
+		if n < minWire || n > maxFrame || off < 0 || off+n > len(b.Mem) {
+			if n = q.pad(b); n == 0 {
 				continue
 			}
-			n = minDesc
 		}
 		i := q.c.at(tail)
 		putTx(ring, i, b.Addr+bus.IOVA(off), txEOP|txIFCS|txCmd(n))
@@ -121,17 +120,18 @@ func (q *txQueue) group(bufs []*dma.Buf) {
 	q.octets += uint64(octets)
 }
 
-// stretch makes a frame that is a little too short for the hardware longer, with zeros in
-// its buffer. What cannot be sent is counted and freed.
-func (q *txQueue) stretch(b *dma.Buf) bool {
+// pad gives a frame that is too short for the wire zeros in its buffer, and returns its
+// length then. The hardware would pad too (TCTL.PSP), but QEMU's models do not, and their
+// receivers count such frames as errors. What cannot be sent is counted and freed: 0.
+func (q *txQueue) pad(b *dma.Buf) int {
 	n, off := len(b.Data), cap(b.Mem)-cap(b.Data)
-	if n < minFrame || n >= minDesc || off < 0 || off+minDesc > len(b.Mem) {
+	if n < minFrame || n >= minWire || off < 0 || off+minWire > len(b.Mem) {
 		q.errors++
 		b.Free()
-		return false
+		return 0
 	}
-	clear(b.Mem[off+n : off+minDesc])
-	return true
+	clear(b.Mem[off+n : off+minWire])
+	return minWire
 }
 
 // reap frees what the device is done with, group by group; after Close, everything.
