@@ -238,6 +238,7 @@ func ChildMain() {
 
 // child arranges and becomes the command. It returns only without one.
 func child(arg string) (int, error) {
+	parent := os.Getppid()
 	var j job
 	if err := json.Unmarshal([]byte(arg), &j); err != nil {
 		return 1, fmt.Errorf("reading the plan: %w", err)
@@ -261,6 +262,14 @@ func child(arg string) (int, error) {
 			return statusNotFound, fmt.Errorf("%s: command not found", j.Argv[0])
 		}
 		return statusNotExecutable, fmt.Errorf("%s: %w", j.Argv[0], bare(err))
+	}
+	// The wish to die with the parent belongs to a thread, and exec keeps the caller's.
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGHUP), 0, 0, 0); err != nil {
+		return 1, fmt.Errorf("prctl(PR_SET_PDEATHSIG): %w", err)
+	}
+	if os.Getppid() != parent {
+		return 1, errors.New("the parent is gone")
 	}
 	return statusNotExecutable, fmt.Errorf("%s: %w", path, syscall.Exec(path, j.Argv, os.Environ()))
 }

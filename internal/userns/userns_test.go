@@ -138,13 +138,19 @@ func TestSignals(t *testing.T) {
 		if _, err := fmt.Fscan(out, &pid); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(200 * time.Millisecond) // bash may lose a signal while it becomes sleep
+		for { // bash may lose a signal while it becomes sleep
+			if p, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(p) == "sleep\n" {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		for end := time.Now().Add(2 * time.Second); alive(pid); time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
+				st, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 				_ = syscall.Kill(pid, syscall.SIGKILL)
-				t.Fatal("the command outlives its killed parent")
+				t.Fatalf("the command outlives its killed parent:\n%s", st)
 			}
 		}
 	})
