@@ -130,8 +130,6 @@ type device struct {
 	clones  int32      // bursts left for it
 	built   bool       // there was a packet in this run
 	chunk   int        // frames a burst
-	blocked bool       // the queue took less than it was offered
-	retry   int64      // when to offer again, at the latest
 	nextTx  int64      // when the next burst is due
 	wall    int64      // the time of day less CLOCK_MONOTONIC
 	failure string     // why the run cannot go on

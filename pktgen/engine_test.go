@@ -389,7 +389,7 @@ func TestSharedPool(t *testing.T) {
 func TestNothingAllocates(t *testing.T) {
 	for _, cmds := range []string{"burst 32", "burst 1", "burst 32,clone_skb 3", "burst 32,flag UDPCSUM,dst_min 10.0.0.1,dst_max 10.0.0.9", "burst 32,dst6 fd00::1"} {
 		d, p := quiet(t, strings.Split(cmds, ",")...)
-		if n := testing.AllocsPerRun(200, func() { d.send(p, 0) }); n != 0 {
+		if n := testing.AllocsPerRun(200, func() { d.send(p) }); n != 0 {
 			t.Errorf("%s: %v allocations a turn", cmds, n)
 		}
 	}
@@ -432,7 +432,7 @@ func BenchmarkSend(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for d.sofar < uint64(b.N) {
-				d.send(p, 0)
+				d.send(p)
 			}
 			b.ReportMetric(0, "B/op")
 		})

@@ -15,9 +15,10 @@ import (
 type port struct {
 	ring int // descriptors
 
-	mu   sync.Mutex // guards q, pool
-	q    netdev.TxQueue
-	pool *dma.Pool
+	mu     sync.Mutex // guards all below
+	q      netdev.TxQueue
+	pool   *dma.Pool
+	flight int // frames in flight, at most
 }
 
 // portKey names a queue; done tells a device from a later one of the same name.

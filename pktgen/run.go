@@ -41,7 +41,7 @@ func (d *device) begin() {
 	d.nextTx = d.started
 	d.result = "Starting"
 	d.failure = ""
-	d.built, d.blocked, d.dirty = false, false, true
+	d.built, d.dirty = false, true
 	d.running.Store(true)
 }
 
@@ -110,9 +110,11 @@ const (
 )
 
 const (
-	turn      = 64     // packets a device sends before another has its turn
-	retryTime = 50_000 // ns before a full queue is offered packets again, room or not
-	never     = math.MaxInt64
+	turn  = 64            // packets a device sends before another has its turn
+	never = math.MaxInt64 // a time
+	// minDepth is how many frames may be in flight, though the ring holds more: so many that
+	// the device never runs out of them, so few that their buffers stay in the caches.
+	minDepth = 768
 )
 
 // turn sends one burst, or several small ones. due is when to come back, for waiting.
@@ -148,7 +150,7 @@ func (d *device) turn(now int64) (_ progress, due int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.wall = wallOffset()
-	return d.send(p, now), 0
+	return d.send(p), 0
 }
 
 // addTime adds without leaving the range of times.
@@ -160,23 +162,24 @@ func addTime(t int64, d uint64) int64 {
 }
 
 // send is a turn with all locks held.
-func (d *device) send(p *port, now int64) progress {
-	if d.blocked && now < d.retry && p.ring-p.q.Reap() < d.worthwhile(p) {
-		return full
-	}
+func (d *device) send(p *port) progress {
+	depth := min(p.ring, max(minDepth, 2*d.chunk))
 	for left := turn; ; {
-		d.refill(p)
-		if len(d.pending) == 0 && d.left() > 0 {
-			// Every buffer is in flight.
-			d.blocked, d.retry = true, now+retryTime
-			p.q.Reap()
-			return full
+		if need := d.worthwhile(depth); depth-p.flight < need {
+			if p.flight = p.q.Reap(); depth-p.flight < need {
+				return full
+			}
 		}
+		d.refill(p)
 		want := len(d.pending)
+		if want == 0 && d.left() > 0 {
+			return full // every buffer is in flight
+		}
 		n := 0
 		if want > 0 {
 			n = min(max(p.q.Burst(d.pending), 0), want)
 		}
+		p.flight += n
 		d.pending = d.pending[n:]
 		d.sofar += uint64(n)
 		d.seq += uint32(n)
@@ -184,26 +187,22 @@ func (d *device) send(p *port, now int64) progress {
 			d.master.Free()
 			d.master = nil
 		}
-		if d.count != 0 && d.sofar >= d.count {
+		left -= n
+		switch {
+		case d.count != 0 && d.sofar >= d.count:
 			return finished
-		}
-		if d.blocked = n < want; d.blocked {
-			d.retry = now + retryTime
-			if n == 0 {
-				return full
-			}
-			return sent
-		}
-		if left -= n; left <= 0 || d.delay != 0 || d.dirty || d.tmpl.varies&varyQueue != 0 {
+		case n == 0:
+			return full
+		case n < want || left <= 0 || d.delay != 0 || d.tmpl.varies&varyQueue != 0:
 			return sent
 		}
 	}
 }
 
-// worthwhile is how much room a queue that was full must have before it is offered packets
-// again: a burst, or half the ring, so that doorbells stay few.
-func (d *device) worthwhile(p *port) int {
-	n := max(1, min(d.chunk, p.ring/2))
+// worthwhile is how much room there must be for another doorbell: a burst, or half the
+// depth, so that doorbells stay few; what is left, at the end of a run.
+func (d *device) worthwhile(depth int) int {
+	n := max(1, min(d.chunk, depth/2))
 	if left := d.left() + uint64(len(d.pending)); left < uint64(n) {
 		n = int(left)
 	}
