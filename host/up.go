@@ -136,7 +136,6 @@ func (u *up) mountTree(f upFlags) error {
 	if u.fuse, err = kernfs.Mount(dir, u.sys.Tree(), kernfs.Options{Log: u.log.Logger(), Guard: true}); err != nil {
 		return err
 	}
-	return errors.Join(u.in.AddMount(dir), u.in.Update(func(s *instance.State) { s.Mount = dir }))
 }
 
 // announce tells people what is there.
