@@ -38,6 +38,7 @@ func TestMain(m *testing.M) {
 // serveTest mounts the test tree and obeys the lines of its standard input.
 func serveTest(dir string, guard bool) error {
 	var log bytes.Buffer
+	fdsBefore, routinesBefore := left()
 	root := testTree()
 	s, err := Mount(dir, root, Options{Guard: guard, Grace: 400 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
@@ -65,13 +66,28 @@ func serveTest(dir string, guard bool) error {
 			fmt.Println(s.Unmount(), s.Unmount())
 			log.Reset()
 		case "left":
-			fds, _ := os.ReadDir("/proc/self/fd")
-			fmt.Printf("fds=%d goroutines=%d\n", len(fds), runtime.NumGoroutine())
+			fds, routines := left()
+			fmt.Printf("fds=%d goroutines=%d\n", fds-fdsBefore, routines-routinesBefore)
 		case "log":
 			fmt.Printf("%q\n", log.String())
 		}
 	}
 	return s.Unmount()
+}
+
+// left counts descriptors, once the runtime has its own, and goroutines, once those that end have.
+func left() (fds, routines int) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, 0
+	}
+	r.Close()
+	w.Close()
+	for last := -1; last != routines; time.Sleep(50 * time.Millisecond) {
+		last, routines = routines, runtime.NumGoroutine()
+	}
+	ent, _ := os.ReadDir("/proc/self/fd")
+	return len(ent), routines
 }
 
 // testTree has one file for every habit.

@@ -84,7 +84,7 @@ func checkDir(dir string) (string, error) {
 		abs = filepath.Join(parent, filepath.Base(abs))
 	}
 	if fstype, ok := mountedAt(abs); ok {
-		err := statBounded(abs)
+		err := ping(abs)
 		switch {
 		case errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED):
 			return "", fmt.Errorf("mount point %s: a dead mount of type %s is there (%w): remove it with `fusermount3 -u -z %s`", abs, fstype, err, abs)
@@ -124,12 +124,13 @@ func bare(err error) error {
 	return err
 }
 
-// statBounded is stat with an end, for a file system whose server may be stopped.
-func statBounded(path string) error {
+// ping asks a file system for an answer, which stat may get from the kernel's memory. It
+// takes no longer than statWait: the server may be stopped.
+func ping(path string) error {
 	done := make(chan error, 1)
 	go func() {
-		var st syscall.Stat_t
-		done <- syscall.Stat(path, &st)
+		var st unix.Statfs_t
+		done <- unix.Statfs(path, &st)
 	}()
 	select {
 	case err := <-done:

@@ -210,6 +210,7 @@ func (s *Server) Wait() { <-s.done }
 // error means that the mount may still stand.
 func (s *Server) Unmount() error {
 	s.once.Do(func() {
+		s.tree.dead.Store(true) // what comes now gets ENODEV
 		s.stop()
 		select {
 		case <-s.done: // the kernel was faster

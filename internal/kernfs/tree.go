@@ -195,14 +195,15 @@ func (t *tree) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fus
 // a merged directory, so that these can be used while this process is stopped.
 const longTime = 3600
 
-// remember is how long the kernel may remember attributes, in seconds. Nothing is
-// remembered but a merged directory and the fixed links in it.
+// remember is how long the kernel may remember attributes, in seconds. Only the number of a
+// directory's directories ever changes; each step of a path asks for its directory's mode.
 func remember(n node.Node) uint64 {
 	switch n := n.(type) {
 	case *node.Dir:
 		if n.Kernel != "" {
 			return longTime
 		}
+		return 1
 	case *node.Link:
 		if n.Fixed {
 			return longTime

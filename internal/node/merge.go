@@ -80,29 +80,14 @@ func (d *Dir) Hidden() []string {
 	return both
 }
 
-// Subdirs counts the entries that are directories.
+// Subdirs counts the entries that are directories; one of Ours that an own entry hides
+// counts too.
 func (d *Dir) Subdirs() int {
-	n := 0
 	d.mu.RLock()
-	for _, e := range d.ent {
-		if _, ok := e.(*Dir); ok {
-			n++
-		}
-	}
+	n := d.dirs
 	d.mu.RUnlock()
-	if d.Ours == nil {
-		return n
-	}
-	for _, name := range d.Ours.Names() {
-		d.mu.RLock()
-		hidden := d.ent[name] != nil
-		d.mu.RUnlock()
-		if hidden {
-			continue
-		}
-		if _, ok := d.Ours.Lookup(name).(*Dir); ok {
-			n++
-		}
+	if d.Ours != nil {
+		n += d.Ours.Subdirs()
 	}
 	return n
 }

@@ -74,8 +74,9 @@ type Dir struct {
 	Kernel string // third layer: absolute path of a real directory, "" for none
 	Keep   string // where links to entries of Kernel lead
 
-	mu  sync.RWMutex
-	ent map[string]Node
+	mu   sync.RWMutex
+	ent  map[string]Node
+	dirs int // how many of ent are directories
 }
 
 func (*Dir) isNode() {}
@@ -90,14 +91,26 @@ func (d *Dir) Put(name string, n Node) {
 	if d.ent == nil {
 		d.ent = make(map[string]Node)
 	}
+	d.drop(name)
 	d.ent[name] = n
+	if _, ok := n.(*Dir); ok {
+		d.dirs++
+	}
+}
+
+// drop removes an entry. mu is held.
+func (d *Dir) drop(name string) {
+	if _, ok := d.ent[name].(*Dir); ok {
+		d.dirs--
+	}
+	delete(d.ent, name)
 }
 
 // Remove takes an entry away. Files that are open stay readable.
 func (d *Dir) Remove(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.ent, name)
+	d.drop(name)
 }
 
 // Lookup finds an entry; nil if there is none.

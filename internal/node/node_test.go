@@ -54,6 +54,12 @@ func TestMergedDir(t *testing.T) {
 	if m.Lookup("late") == nil || m.Subdirs() != 2 {
 		t.Error("an entry that comes later in Ours does not show")
 	}
+	pure.Put("late", &Link{})
+	pure.Remove("sub")
+	pure.Remove("none")
+	if got := m.Subdirs(); got != 0 {
+		t.Errorf("Subdirs() after replacing and removing = %d, want 0", got)
+	}
 }
 
 func TestWalk(t *testing.T) {
