@@ -44,9 +44,13 @@
 //     waits for the first to end.
 //   - start, reset and rem_device_all return when what they wait for has happened, not
 //     at the next 100 ms poll, and without the 125 ms that the kernel gives its threads.
+//   - At most 768 frames (two bursts, if that is more) are in flight, though the ring may
+//     hold more: enough to keep a device busy, few enough for the caches.
 //   - A packet must fit the device (its MTU and its buffers). A run whose packets do not
 //     ends, with a Result that says so, before anything is sent.
 //   - A device has no IP addresses here: without src_min the source is 0.0.0.0.
+//   - src_mac_count without src_mac walks from the interface's address; the kernel keeps
+//     only its first byte.
 //   - frags is counted, shown, and changes nothing else: a frame is one piece of memory.
 //   - There is no network stack: xmit_mode netif_receive is accepted, and its run ends
 //     with an error in Result; queue_xmit sends as start_xmit does. skb_priority is shown.
