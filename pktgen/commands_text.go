@@ -1,7 +1,6 @@
 package pktgen
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -204,12 +203,4 @@ func (d *device) cmdSrc6(s *scanner) (string, error) {
 	text := d.setAddr6(&d.in6Src, s)
 	d.saddr6 = d.in6Src
 	return ok("src6=%s", text)
-}
-
-// words6 is an address as four words.
-func words6(a *[16]byte) (w [4]uint32) {
-	for i := range w {
-		w[i] = binary.BigEndian.Uint32(a[4*i:])
-	}
-	return w
 }

@@ -22,7 +22,6 @@ const (
 	defaultCount  = 1000
 	maxNameLen    = 31
 	discardPort   = 9
-	pageSize      = 4096
 	labelBottom   = 0x00000100 // of an MPLS entry: bottom of stack
 	labelRandBits = 0x000fffff
 )

@@ -2,6 +2,6 @@
 // templates for generators, captured frames for people and tests.
 //
 // It is the one package that knows which packet library does that. Only gopacket.go
-// imports it, so moving to its maintained fork is a change of that file's import
-// path and nothing else.
+// imports it, so moving to its maintained fork is a change of the path in that file's
+// imports, and nothing else.
 package frame
