@@ -221,7 +221,7 @@ func serve(t *testing.T, user, guard bool) *server {
 		argv = asUser(copyTo)
 	}
 	s := &server{t: t, dir: dir, cmd: exec.Command(argv[0], argv[1:]...), ends: make(chan struct{})}
-	s.cmd.Env = append(os.Environ(), serveEnv+"="+dir)
+	s.cmd.Env = append(os.Environ(), serveEnv+"="+dir, "GORACE=atexit_sleep_ms=10")
 	if guard {
 		s.cmd.Env = append(s.cmd.Env, serveEnv+"_GUARD=1")
 	}

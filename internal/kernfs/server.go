@@ -17,9 +17,8 @@ import (
 
 // Sizes of what one request moves: the kernel cuts longer reads and writes.
 const (
-	maxIO   = 128 << 10
-	maxMsg  = maxIO + 4096 // with the headers
-	minRead = 8192         // /dev/fuse refuses a smaller buffer
+	maxIO  = 128 << 10
+	maxMsg = maxIO + 4096 // with the headers
 )
 
 // Bounds of Unmount: how long the kernel may take to tell the end, and running handlers to
@@ -59,9 +58,9 @@ type Server struct {
 	conn    *os.File // /dev/fuse, or the socket to the guard
 	guard   *guardProc
 	stop    context.CancelFunc // ends the context of every Store
-	pool    sync.Pool
-	running sync.WaitGroup // request handlers
-	done    chan struct{}  // closed when no more requests are read
+	big     sync.Pool          // buffers for the answers to reads
+	running sync.WaitGroup     // request handlers
+	done    chan struct{}      // closed when no more requests are read
 
 	once sync.Once
 	err  error
@@ -86,7 +85,7 @@ func Mount(dir string, root *node.Dir, opts Options) (*Server, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{dir: dir, log: log, stop: stop, done: make(chan struct{}), tree: newTree(ctx, root, log, opts.Grace)}
-	s.pool.New = func() any { return make([]byte, maxMsg) }
+	s.big.New = func() any { p := make([]byte, maxMsg); return &p }
 	s.proto = fuse.NewProtocolServer(s.tree, &fuse.MountOptions{
 		Name:                 "ring3",
 		MaxWrite:             maxIO,
@@ -136,15 +135,15 @@ func (s *Server) start(fd int, guarded bool) error {
 		s.drop()
 		return err
 	}
-	buf := s.pool.Get().([]byte)
+	buf := make([]byte, maxMsg)
 	n, err := s.conn.Read(buf)
 	if err != nil {
 		s.drop()
 		return fmt.Errorf("waiting for the kernel's first message: %w", err)
 	}
-	s.handle(buf, n)
+	s.handle(buf[:n])
 	_ = s.conn.SetReadDeadline(time.Time{})
-	go s.serve()
+	go s.serve(buf)
 	return nil
 }
 
@@ -155,34 +154,51 @@ func (s *Server) drop() {
 }
 
 // serve reads requests until the file system is gone; each has its goroutine.
-func (s *Server) serve() {
+func (s *Server) serve(buf []byte) {
 	defer close(s.done)
 	for {
-		buf := s.pool.Get().([]byte)
 		n, err := s.conn.Read(buf)
 		switch {
 		case err == nil:
 		case errors.Is(err, syscall.ENOENT): // interrupted before we saw it
-			s.pool.Put(buf)
 			continue
 		default: // ENODEV: unmounted; EOF: the guard ended; ErrClosed: we did
 			s.stop()
 			return
 		}
+		req := append([]byte(nil), buf[:n]...) // most are short
 		s.running.Add(1)
 		go func() {
 			defer s.running.Done()
-			s.handle(buf, n)
+			s.handle(req)
 		}()
 	}
 }
 
-// handle answers the request of n bytes in buf, and gives buf back.
-func (s *Server) handle(buf []byte, n int) {
-	defer s.pool.Put(buf)
-	out := s.pool.Get().([]byte)
-	defer s.pool.Put(out)
-	m, st := s.proto.HandleRequest([][]byte{buf[:n]}, [][]byte{out})
+// Requests whose answers are as long as the client wants, up to maxIO, and where in the
+// request its wish stands.
+const (
+	opRead    = 15
+	opReaddir = 28
+	readSize  = inHeader + 16 // after handle and offset
+)
+
+// smallAnswer is room for the answer to any other request: a path at most.
+const smallAnswer = 4096 + 256
+
+// handle answers a request.
+func (s *Server) handle(req []byte) {
+	var small [smallAnswer]byte
+	out := small[:]
+	if len(req) >= readSize+4 {
+		op := wire.Uint32(req[4:])
+		if (op == opRead || op == opReaddir) && wire.Uint32(req[readSize:]) > smallAnswer-256 {
+			p := s.big.Get().(*[]byte)
+			defer s.big.Put(p)
+			out = *p
+		}
+	}
+	m, st := s.proto.HandleRequest([][]byte{req}, [][]byte{out})
 	if st != fuse.OK {
 		s.log.Error("a request could not be answered", "status", st)
 		return

@@ -66,6 +66,7 @@ func TestStoppedServer(t *testing.T) {
 		{"trap", true, []string{"bash", "-c", `trap 'echo trapped' INT; [ -d $D/proc/net ]; echo status $?`}, "trapped\nstatus 1\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // it mostly waits
 			s := serve(t, os.Geteuid() == 0, c.guard)
 			var as []string
 			if os.Geteuid() == 0 {

@@ -192,7 +192,7 @@ func up(t *testing.T, user bool) *instance {
 func (in *instance) command(role string, argv ...string) *exec.Cmd {
 	argv = append(append(append([]string{}, in.as...), in.exe), argv...)
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), roleEnv+"="+role, "RUN="+in.run, "GUARD=1", "LC_ALL=C")
+	cmd.Env = append(os.Environ(), roleEnv+"="+role, "RUN="+in.run, "GUARD=1", "LC_ALL=C", "GORACE=atexit_sleep_ms=10")
 	cmd.Dir = "/"
 	return cmd
 }

@@ -229,6 +229,39 @@ func TestProbe(t *testing.T) {
 	})
 }
 
+// TestProbeRefused switches off what is needed, in user namespaces that root makes: there the settings are
+// the namespace's own.
+func TestProbeRefused(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can switch things off")
+	}
+	if out, err := exec.Command("unshare", "-U", "--map-users", "0,0,65535", "--map-groups", "0,0,65535", "true").CombinedOutput(); err != nil {
+		t.Skipf("unshare cannot map users: %s", out)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copyTo := filepath.Join("/tmp", fmt.Sprintf("userns%d.test", os.Getpid())) // the build's own folder may be closed to others
+	if out, err := exec.Command("cp", exe, copyTo).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %s", out)
+	}
+	defer os.Remove(copyTo)
+	for _, c := range []struct{ setting, as, want string }{
+		{"max_user_namespaces", "setpriv --reuid=65534 --regid=65534 --clear-groups", "`sudo sysctl -w user.max_user_namespaces=15000`"},
+		{"max_mnt_namespaces", "setpriv --reuid=65534 --regid=65534 --clear-groups", "`sudo sysctl -w user.max_mnt_namespaces=15000`"},
+		{"max_mnt_namespaces", "", "`sudo sysctl -w user.max_mnt_namespaces=15000`"},
+	} {
+		cmd := exec.Command("unshare", "-U", "--map-users", "0,0,65535", "--map-groups", "0,0,65535", "--setuid=0", "--setgid=0",
+			"bash", "-c", `echo 0 > /proc/sys/user/`+c.setting+` && exec `+c.as+` `+copyTo)
+		cmd.Env = append(os.Environ(), roleEnv+"=probe", "TMPDIR=/tmp")
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), c.want) || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("%s=0 as %q: %q, %v, want one line with %s", c.setting, c.as, out, err, c.want)
+		}
+	}
+}
+
 func TestExplain(t *testing.T) {
 	for _, c := range []struct {
 		file, content string
