@@ -15,9 +15,10 @@
 // # What the kernel's FUSE asks for
 //
 //   - Two writers of one inode wait for each other inside the kernel: a `stop` would wait
-//     behind a blocking `start`. So each LOOKUP of a file gives a new node id, with no
-//     caching of names and attributes. Directories keep theirs, or a shell's working
-//     directory would become unreachable. st_ino is made from the path and stays the same.
+//     behind a blocking `start`. So each LOOKUP of a file that can be written gives a new
+//     node id, with no caching of names and attributes. Directories keep theirs, or a
+//     shell's working directory would become unreachable. st_ino is made from the path and
+//     stays the same.
 //   - Reads and writes bypass the page cache (FOPEN_DIRECT_IO), sizes mean nothing.
 //   - A zero-length write never arrives; the kernel answers it with 0. poll(2) always says
 //     ready, and character devices cannot be shown.

@@ -28,7 +28,7 @@ type entry struct {
 	lookups uint64 // how often the kernel was told; guarded by tree.mu
 }
 
-// place is where a directory stands; it keeps its node id as long as it stands there.
+// place is where a node stands that keeps its node id as long as it stands there.
 type place struct {
 	parent uint64
 	name   string
@@ -48,7 +48,7 @@ type tree struct {
 	mu      sync.Mutex
 	nextID  uint64
 	entries map[uint64]*entry
-	dirs    map[place]*entry
+	placed  map[place]*entry
 	nextFh  uint64
 	open    map[uint64]*handle
 	lists   map[uint64]*listing
@@ -65,7 +65,7 @@ func newTree(ctx context.Context, root *node.Dir, log *slog.Logger, grace time.D
 		ctx:           ctx,
 		nextID:        fuse.FUSE_ROOT_ID,
 		entries:       make(map[uint64]*entry),
-		dirs:          make(map[place]*entry),
+		placed:        make(map[place]*entry),
 		open:          make(map[uint64]*handle),
 		lists:         make(map[uint64]*listing),
 	}
@@ -76,10 +76,10 @@ func newTree(ctx context.Context, root *node.Dir, log *slog.Logger, grace time.D
 func (t *tree) String() string { return "ring3" }
 
 // counts is what the tables hold; a test looks for leaks with it.
-func (t *tree) counts() (entries, dirs, open, lists int) {
+func (t *tree) counts() (entries, placed, open, lists int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.entries), len(t.dirs), len(t.open), len(t.lists)
+	return len(t.entries), len(t.placed), len(t.open), len(t.lists)
 }
 
 // get finds an entry. The kernel never asks for one it forgot.
@@ -123,14 +123,26 @@ func flavourOf(parent *entry, name string) node.Flavour {
 	return node.Proc
 }
 
+// keepsID says whether a node has the same id for every client. A file that can be written
+// has not: its writers would wait for each other.
+func keepsID(n node.Node) bool {
+	switch n := n.(type) {
+	case *node.Dir:
+		return true
+	case *node.File:
+		return n.Mode&0o222 == 0
+	}
+	return false
+}
+
 // know records that the kernel is told of n as name in parent, and returns its entry.
 func (t *tree) know(parent *entry, name string, n node.Node) *entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	at := place{parent.id, name}
-	_, isDir := n.(*node.Dir)
-	if isDir {
-		if e := t.dirs[at]; e != nil && e.node == n {
+	keep := keepsID(n)
+	if keep {
+		if e := t.placed[at]; e != nil && e.node == n {
 			e.lookups++
 			return e
 		}
@@ -139,8 +151,8 @@ func (t *tree) know(parent *entry, name string, n node.Node) *entry {
 	e := &entry{id: t.nextID, parent: parent.id, name: name, ino: childIno(parent.ino, name),
 		flavour: flavourOf(parent, name), node: n, lookups: 1}
 	t.entries[e.id] = e
-	if isDir {
-		t.dirs[at] = e // an earlier directory of this name lives on until it is forgotten
+	if keep {
+		t.placed[at] = e // an earlier node of this name lives on until it is forgotten
 	}
 	return e
 }
@@ -161,8 +173,8 @@ func (t *tree) Forget(id, n uint64) {
 		return
 	}
 	delete(t.entries, id)
-	if at := (place{e.parent, e.name}); t.dirs[at] == e {
-		delete(t.dirs, at)
+	if at := (place{e.parent, e.name}); t.placed[at] == e {
+		delete(t.placed, at)
 	}
 }
 
