@@ -39,7 +39,7 @@ func Handle(q *IRQ, name string, fn func(n uint64)) *Handler {
 		cpus = cpuset.Max(online) + 1
 	}
 	h := &Handler{irq: q, name: name, fn: fn, done: make(chan struct{}), counts: make([]atomic.Uint64, cpus)}
-	go h.loop()
+	go h.loop(0)
 	return h
 }
 
@@ -72,16 +72,12 @@ func (h *Handler) Affinity() *unix.CPUSet {
 // SetAffinity moves the handler to these CPUs, from its next interrupt on. The set
 // must hold a CPU that this process may use: otherwise EINVAL, and nothing changes.
 func (h *Handler) SetAffinity(set *unix.CPUSet) error {
-	var may unix.CPUSet
-	if err := unix.SchedGetaffinity(unix.Getpid(), &may); err != nil {
-		return fmt.Errorf("reading the CPUs this process may use: %w", err)
+	err := error(unix.EINVAL)
+	if set != nil {
+		err = tryAffinity(set)
 	}
-	ok := false
-	for i := range 64 * len(may) {
-		ok = ok || may.IsSet(i) && set.IsSet(i)
-	}
-	if !ok {
-		return fmt.Errorf("setting the affinity of %s: no usable CPU in the set: %w", h.name, unix.EINVAL)
+	if err != nil {
+		return fmt.Errorf("setting the affinity of %s: no usable CPU in the set: %w", h.name, err)
 	}
 	s := *set
 	h.mu.Lock()
@@ -89,6 +85,21 @@ func (h *Handler) SetAffinity(set *unix.CPUSet) error {
 	h.mu.Unlock()
 	h.moved.Store(true)
 	return nil
+}
+
+// tryAffinity asks the kernel whether a thread may have this set: it alone knows the CPUs
+// that a cgroup leaves to this process.
+func tryAffinity(set *unix.CPUSet) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var old unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &old); err != nil {
+		return err
+	}
+	if err := unix.SchedSetaffinity(0, set); err != nil {
+		return err
+	}
+	return unix.SchedSetaffinity(0, &old)
 }
 
 // Close closes the vector and waits until the function has returned for the last
@@ -99,16 +110,33 @@ func (h *Handler) Close() error {
 	return err
 }
 
-func (h *Handler) loop() {
-	defer close(h.done)
+// loop serves the vector until it is closed. n is how often it fired already.
+func (h *Handler) loop(n uint64) {
 	for {
-		n, err := h.irq.Wait(context.Background())
-		if err != nil {
-			return
+		if n == 0 {
+			var err error
+			if n, err = h.irq.Wait(context.Background()); err != nil {
+				close(h.done)
+				return
+			}
 		}
-		if h.moved.Swap(false) {
+		if h.moved.Load() {
 			// Locked for good: the thread carries the affinity, and ends with the goroutine.
 			runtime.LockOSThread()
+			if unix.Gettid() == unix.Getpid() {
+				// But the main thread never ends, and its affinity is the process's in the
+				// eyes of others. While it is locked here, a new goroutine gets another.
+				other := make(chan struct{})
+				go func() {
+					runtime.LockOSThread()
+					close(other)
+					h.loop(n)
+				}()
+				<-other
+				runtime.UnlockOSThread()
+				return
+			}
+			h.moved.Store(false)
 			_ = unix.SchedSetaffinity(0, h.Affinity())
 		}
 		cpu, ok := currentCPU()
@@ -117,5 +145,6 @@ func (h *Handler) loop() {
 		}
 		h.counts[cpu].Add(n)
 		h.fn(n)
+		n = 0
 	}
 }
