@@ -10,7 +10,7 @@
 //
 // # Transmit
 //
-// The sender takes buffers from the queue's pool (NewTxPool), fills Data, and calls
+// The sender takes buffers from a pool of the queue ([NewTxPool]), fills Data, and calls
 // [TxQueue.Burst] with up to as many as it likes. The queue takes the first n, owns
 // them until the device is done with them, and then frees them; one Burst rings the
 // doorbell once. n is less than asked for while the ring is full, and on a wire with
@@ -101,7 +101,8 @@ type Stats struct {
 
 // TxQueue is a transmit queue. It belongs to one goroutine.
 type TxQueue interface {
-	// NewPool makes a pool of n buffers that this queue can send from.
+	// NewPool makes a pool of n buffers that this queue can send from, of dma.BufSize bytes.
+	// NewTxPool makes smaller ones, for small frames.
 	NewPool(n int) (*dma.Pool, error)
 	// Burst sends the first n of bufs, taking over one ownership of each, and rings
 	// the doorbell once. The same Buf may stand in bufs more than once if it was

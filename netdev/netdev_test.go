@@ -134,6 +134,33 @@ func TestWire(t *testing.T) {
 	}
 }
 
+// plain makes one kind of pool, sized makes others.
+type plain struct{ tx }
+
+func (plain) NewPool(n int) (*dma.Pool, error) {
+	return dma.NewPool(heap{}, n, dma.BufSize, bus.ToDevice)
+}
+
+type sized struct{ plain }
+
+func (sized) NewPoolOf(n, size int) (*dma.Pool, error) {
+	return dma.NewStaggered(heap{}, n, size, bus.ToDevice)
+}
+
+func TestNewTxPool(t *testing.T) {
+	for _, c := range []struct {
+		q          TxQueue
+		size, want int
+	}{
+		{&plain{}, 60, dma.BufSize}, {&sized{}, 60, 60}, {&sized{}, dma.BufSize, dma.BufSize}, {&sized{}, dma.BufSize + 1, dma.BufSize}, {&sized{}, 0, dma.BufSize},
+	} {
+		p, err := NewTxPool(c.q, 3, c.size)
+		if err != nil || p.Len() != 3 || p.BufSize() != c.want {
+			t.Errorf("NewTxPool(%T, 3, %d) = %+v, %v, want buffers of %d", c.q, c.size, p, err, c.want)
+		}
+	}
+}
+
 // TestProcHeader compares with the kernel's own file.
 func TestProcHeader(t *testing.T) {
 	b, err := os.ReadFile("/proc/net/dev")

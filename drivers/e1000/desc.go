@@ -20,6 +20,7 @@ const (
 	minFrame = 14           // an Ethernet header
 	maxFrame = 14 + 4 + mtu // with one VLAN tag
 	minWire  = 60           // the shortest frame on the wire
+	minBuf   = 64           // the smallest transmit buffer: a padded frame, a cache line
 	fcsLen   = 4
 )
 

@@ -46,8 +46,11 @@ func (q *txQueue) init(n *nic, size int) error {
 
 // NewPool makes a pool of n buffers of 2048 bytes that this queue can send from. The
 // caller closes it, after the device or once nothing of it is in flight.
-func (q *txQueue) NewPool(n int) (*dma.Pool, error) {
-	p, err := dma.NewStaggered(q.nic.dev.DMA(), n, bufSize, bus.ToDevice)
+func (q *txQueue) NewPool(n int) (*dma.Pool, error) { return q.NewPoolOf(n, bufSize) }
+
+// NewPoolOf makes a pool of smaller buffers; netdev.NewTxPool.
+func (q *txQueue) NewPoolOf(n, size int) (*dma.Pool, error) {
+	p, err := dma.NewStaggered(q.nic.dev.DMA(), n, max(size, minBuf), bus.ToDevice)
 	if err != nil {
 		return nil, q.nic.errorf("transmit buffers: %w", err)
 	}

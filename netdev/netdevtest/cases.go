@@ -15,7 +15,7 @@ import (
 	"github.com/ring3dev/ring3/netdev"
 )
 
-func (r *rig) info(t *testing.T) {
+func (r *rig) basics(t *testing.T) {
 	for _, d := range []netdev.Device{r.pair.A, r.pair.B} {
 		i, mac := d.Info(), d.MAC()
 		if i.Name == "" || i.Driver == "" || i.Model == "" || i.Bus == nil || i.TxQueues < 1 || i.RxQueues < 1 || i.TxRing != r.ring || i.RxRing != r.ring {
@@ -45,6 +45,20 @@ func (r *rig) info(t *testing.T) {
 			t.Errorf("NewPool(0) = %v, want an error", p)
 		}
 	}
+	// Small buffers hold small frames, padded ones too.
+	small, err := netdev.NewTxPool(r.pair.A.Tx(0), 4, headerLen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := headerLen; n <= min(small.BufSize(), minFrame); n++ {
+		x := get(t, r.pair.A.Tx(0), small)
+		fill(x, r.pair.A, r.pair.B, r.seq, n)
+		sendAll(t, r.pair.A.Tx(0), []*dma.Buf{x})
+		receive(t, r.pair.B, 1, func(f []byte) { check(t, f, r.pair.A, r.pair.B, r.seq, n) })
+		r.seq++
+	}
+	drain(t, r.pair.A)
+	small.Close()
 	if r.pair.A.MAC().String() == r.pair.B.MAC().String() {
 		t.Errorf("both have the address %s", r.pair.A.MAC())
 	}

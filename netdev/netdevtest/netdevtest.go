@@ -41,7 +41,7 @@ func All(t *testing.T, rings []int, open Opener) {
 		t.Run(fmt.Sprintf("ring=%d", ring), func(t *testing.T) {
 			leaks(t)
 			r := start(t, open, ring)
-			t.Run("Info", r.info)
+			t.Run("Basics", r.basics)
 			t.Run("Sizes", r.sizes)
 			t.Run("Short", r.short)
 			t.Run("Order", r.order)
