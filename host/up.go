@@ -136,6 +136,7 @@ func (u *up) mountTree(f upFlags) error {
 	if u.fuse, err = kernfs.Mount(dir, u.sys.Tree(), kernfs.Options{Log: u.log.Logger(), Guard: true}); err != nil {
 		return err
 	}
+	return u.in.AddMount(dir)
 }
 
 // announce tells people what is there.
