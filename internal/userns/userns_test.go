@@ -142,8 +142,7 @@ func TestCommandErrors(t *testing.T) {
 func TestSignals(t *testing.T) {
 	each(t, func(t *testing.T, in *instance) {
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1} {
-			cmd := in.command("shell", "bash", "-c", `trap 'echo got; exit 3' TERM INT USR1; echo in; for i in $(seq 100); do sleep 0.1; done`)
-			time.AfterFunc(700*time.Millisecond, func() { _ = cmd.Process.Signal(sig) })
+			cmd := in.command("shell", "bash", "-c", fmt.Sprintf(`trap 'echo got; exit 3' TERM INT USR1; echo in; kill -%d $PPID; for i in $(seq 100); do sleep 0.1; done`, sig))
 			if got, status := in.bounded(cmd); got != "in\ngot\n" || status != 3 {
 				t.Errorf("%v: %q, %d, want the trap and 3", sig, got, status)
 			}
@@ -200,17 +199,16 @@ func TestCollisions(t *testing.T) {
 func TestStoppedServer(t *testing.T) {
 	each(t, func(t *testing.T, in *instance) {
 		// The kernel's own files, also those in merged directories, then ours, in a builtin.
-		cmd := in.command("shell", "bash", "-c", `sleep 0.5; cat /proc/net/route /proc/irq/default_smp_affinity /sys/devices/virtual/net/lo/mtu > /dev/null 2>&1
-			cat /sys/class/net/`+other(t)+`/mtu > /dev/null; readlink /sys/bus/pci/devices/0000:00:00.0 > /dev/null; ps -p $$ > /dev/null; ls /proc/self/fd /sys/devices > /dev/null; cat <(echo sub)
-			echo x > /proc/net/pktgen/pgctrl; echo after`)
 		server := serverPid(t, in)
-		time.AfterFunc(250*time.Millisecond, func() { _ = syscall.Kill(server, syscall.SIGSTOP) })
-		time.AfterFunc(2500*time.Millisecond, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) })
+		cmd := in.command("shell", "bash", "-c", fmt.Sprintf(`(sleep 2; kill -INT 0) & kill -STOP %d
+			cat /proc/net/route /proc/irq/default_smp_affinity /sys/devices/virtual/net/lo/mtu /sys/class/net/%s/mtu > /dev/null
+			readlink /sys/bus/pci/devices/0000:00:00.0 > /dev/null; ps -p $$ > /dev/null; ls /proc/self/fd /sys/devices > /dev/null; cat <(echo sub)
+			echo x > /proc/net/pktgen/pgctrl; echo after`, server, other(t)))
 		start := time.Now()
 		got, status := in.bounded(cmd)
 		took := time.Since(start)
 		_ = syscall.Kill(server, syscall.SIGCONT)
-		if got != "sub\n" || status != 130 || took < 2*time.Second || took > 4*time.Second {
+		if got != "sub\n" || status != 130 || took < 2*time.Second || took > 6*time.Second {
 			t.Errorf("got %q, %d, after %v, want the kernel's files to answer and the end at SIGINT", got, status, took)
 		}
 	})
