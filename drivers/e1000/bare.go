@@ -49,7 +49,10 @@ func BareTransmit(ctx context.Context, inst pci.Instance, frame []byte, burst in
 		}
 		putTx(q.ring, i, b.Addr, cmd)
 	}
-	return n.ringDoorbell(ctx, uint64(min(burst, size/2)), d)
+	before := q.sent
+	pps, err := n.ringDoorbell(ctx, uint64(min(burst, size/2)), d)
+	q.octets += (q.sent - before) * uint64(len(frame))
+	return pps, err
 }
 
 // ringDoorbell is the loop itself. Called with the queue's lock held.
