@@ -55,7 +55,7 @@ func serveTest(dir string, guard bool) error {
 		switch verb {
 		case "counts":
 			e, d, o, l := s.tree.counts()
-			fmt.Printf("entries=%d dirs=%d open=%d lists=%d\n", e, d, o, l)
+			fmt.Printf("entries=%d placed=%d open=%d lists=%d\n", e, d, o, l)
 		case "add":
 			root.MkdirAll("proc/dyn").Put(arg, &node.File{Mode: 0o444})
 			fmt.Println("ok")
@@ -273,6 +273,16 @@ func (s *server) end() {
 	}
 	if err := os.Remove(s.dir); err != nil {
 		s.t.Errorf("removing the mount point: %v", err)
+	}
+}
+
+// pause stops the server, and returns when it is stopped.
+func (s *server) pause() {
+	_ = s.cmd.Process.Signal(syscall.SIGSTOP)
+	for end := time.Now().Add(5 * time.Second); !isStopped(s.cmd.Process.Pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatal("the server does not stop")
+		}
 	}
 }
 

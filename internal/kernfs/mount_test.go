@@ -47,7 +47,7 @@ func TestMountedTwice(t *testing.T) {
 	if _, err := checkDir(s.dir); err == nil || !strings.Contains(err.Error(), "already a mount, of type fuse.ring3") {
 		t.Errorf("mounting over a tree: %v", err)
 	}
-	_ = s.cmd.Process.Signal(syscall.SIGSTOP)
+	s.pause()
 	start := time.Now()
 	_, err := checkDir(s.dir)
 	_ = s.cmd.Process.Signal(syscall.SIGCONT)
