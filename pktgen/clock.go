@@ -45,9 +45,6 @@ func nap(ns int64) {
 	_ = unix.Nanosleep(&ts, nil)
 }
 
-// yield lets another thread have the CPU.
-func yield() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
-
 // allowedCPUs lists the CPUs that this process may use.
 func allowedCPUs() []int {
 	var set unix.CPUSet

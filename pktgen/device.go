@@ -122,6 +122,7 @@ type device struct {
 	mac6    [6]byte // its address
 	tmpl    template
 	ports   []*port    // by queue number, nil until used
+	pool    *dma.Pool  // of the port in use, for the packets of now
 	out     []*dma.Buf // frames of one burst
 	pending []*dma.Buf // part of out: built, not sent yet
 	queueOf int        // the queue that pending is for

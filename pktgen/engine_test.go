@@ -121,8 +121,10 @@ func (b *bench) checkPools() {
 	defer b.e.portMu.Unlock()
 	for key, p := range b.e.ports {
 		p.mu.Lock()
-		if p.pool.Free() != p.pool.Len() {
-			b.t.Errorf("%s queue %d: %d of %d buffers are free after the run", key.name, key.queue, p.pool.Free(), p.pool.Len())
+		for _, pool := range p.pools {
+			if pool != nil && pool.Free() != pool.Len() {
+				b.t.Errorf("%s queue %d: %d of %d buffers are free after the run", key.name, key.queue, pool.Free(), pool.Len())
+			}
 		}
 		p.mu.Unlock()
 	}
@@ -413,6 +415,9 @@ func quiet(t testing.TB, cmds ...string) (*device, *port) {
 	}
 	p, err := d.port(0)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if d.pool, err = d.buffers(p); err != nil {
 		t.Fatal(err)
 	}
 	return d, p

@@ -10,15 +10,43 @@ import (
 	"github.com/ring3dev/ring3/netdev"
 )
 
-// port is a transmit queue with the pool that belongs to it. Both belong to one
-// goroutine at a time; devices of several threads may share them ("eth0@0", "eth0@1").
+// port is a transmit queue with the pools that belong to it. They belong to one goroutine
+// at a time; devices of several threads may share them ("eth0@0", "eth0@1").
 type port struct {
 	ring int // descriptors
 
 	mu     sync.Mutex // guards all below
 	q      netdev.TxQueue
-	pool   *dma.Pool
-	flight int // frames in flight, at most
+	pools  [sizeClasses]*dma.Pool // by sizeClass; nil until one is needed
+	flight int                    // frames in flight, at most
+}
+
+// Frames are built in buffers of the next power of two, from 64 bytes to the usual size:
+// small ones lie close together (netdev.NewTxPool).
+const (
+	minBuf      = 64
+	sizeClasses = 6 // 64 to 2048
+)
+
+// sizeClass is the class of frames of n bytes; the last one also for those that are too
+// long for any.
+func sizeClass(n int) int {
+	c := 0
+	for size := minBuf; size < n && c < sizeClasses-1; size *= 2 {
+		c++
+	}
+	return c
+}
+
+// pool is the pool for frames of n bytes. Called with mu held.
+func (p *port) pool(n int) (*dma.Pool, error) {
+	c := sizeClass(n)
+	if p.pools[c] != nil {
+		return p.pools[c], nil
+	}
+	var err error
+	p.pools[c], err = netdev.NewTxPool(p.q, p.ring+min(p.ring, spare), minBuf<<c)
+	return p.pools[c], err
 }
 
 // portKey names a queue; done tells a device from a later one of the same name.
@@ -48,11 +76,7 @@ func (e *Engine) openPort(nd netdev.Device, name string, queue int) (*port, erro
 	if ring <= 0 {
 		ring = spare
 	}
-	pool, err := q.NewPool(ring + min(ring, spare))
-	if err != nil {
-		return nil, err
-	}
-	p := &port{ring: ring, q: q, pool: pool}
+	p := &port{ring: ring, q: q}
 	e.ports[key] = p
 	return p, nil
 }
@@ -68,11 +92,15 @@ func (e *Engine) closePorts(name string) {
 		delete(e.ports, key)
 		p.mu.Lock()
 		p.q.Reap()
-		if p.pool.Free() == p.pool.Len() {
-			p.pool.Close()
-		} else {
-			// The device may still read these; they go when its DMA memory goes.
-			e.log.Warn("pktgen: frames still in flight", "device", key.name, "queue", key.queue, "frames", p.pool.Len()-p.pool.Free())
+		for _, pool := range p.pools {
+			switch {
+			case pool == nil:
+			case pool.Free() == pool.Len():
+				pool.Close()
+			default:
+				// The device may still read these; they go when its DMA memory goes.
+				e.log.Warn("pktgen: frames still in flight", "device", key.name, "queue", key.queue, "frames", pool.Len()-pool.Free())
+			}
 		}
 		p.mu.Unlock()
 	}
@@ -90,10 +118,10 @@ func (p *port) drain() {
 	_ = p.q.Drain(ctx) // a link that died, or a queue that is stuck: the run ends all the same
 }
 
-// port is the device's port for a queue, ready for its packets.
+// port is the device's port for a queue.
 func (d *device) port(queue int) (*port, error) {
 	if queue < len(d.ports) && d.ports[queue] != nil {
-		return d.ports[queue], d.fits(d.ports[queue])
+		return d.ports[queue], nil
 	}
 	p, err := d.thr.eng.openPort(d.nd, d.base, queue)
 	if err != nil {
@@ -103,12 +131,15 @@ func (d *device) port(queue int) (*port, error) {
 		d.ports = append(d.ports, nil)
 	}
 	d.ports[queue] = p
-	return p, d.fits(p)
+	return p, nil
 }
 
-func (d *device) fits(p *port) error {
-	if n := len(d.tmpl.bytes); n > p.pool.BufSize() {
-		return fmt.Errorf("packets of %d bytes do not fit %s: its buffers have %d", n, d.base, p.pool.BufSize())
+// buffers is a port's pool for the device's packets. Called with the port's mu held.
+func (d *device) buffers(p *port) (*dma.Pool, error) {
+	n := len(d.tmpl.bytes)
+	pool, err := p.pool(n)
+	if err == nil && n > pool.BufSize() {
+		err = fmt.Errorf("packets of %d bytes do not fit %s: its buffers have %d", n, d.base, pool.BufSize())
 	}
-	return nil
+	return pool, err
 }

@@ -149,6 +149,10 @@ func (d *device) turn(now int64) (_ progress, due int64) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if d.pool, err = d.buffers(p); err != nil {
+		d.failure = err.Error()
+		return finished, 0
+	}
 	d.wall = wallOffset()
 	return d.send(p), 0
 }
@@ -163,14 +167,14 @@ func addTime(t int64, d uint64) int64 {
 
 // send is a turn with all locks held.
 func (d *device) send(p *port) progress {
-	depth := min(p.ring, max(minDepth, 2*d.chunk))
+	depth := min(p.ring, max(minDepth, 4*d.chunk))
 	for left := turn; ; {
 		if need := d.worthwhile(depth); depth-p.flight < need {
 			if p.flight = p.q.Reap(); depth-p.flight < need {
 				return full
 			}
 		}
-		d.refill(p)
+		d.refill()
 		want := len(d.pending)
 		if want == 0 && d.left() > 0 {
 			return full // every buffer is in flight
@@ -223,11 +227,11 @@ func (d *device) left() uint64 {
 
 // refill makes pending a burst again. A remainder is only added to where the packets
 // are independent of each other and of time.
-func (d *device) refill(p *port) {
+func (d *device) refill() {
 	have := len(d.pending)
 	if d.flags&flagSHARED != 0 && d.cloneSkb >= 1 {
 		if have == 0 {
-			d.refillClones(p)
+			d.refillClones()
 		}
 		return
 	}
@@ -242,7 +246,7 @@ func (d *device) refill(p *port) {
 	copy(d.out, d.pending)
 	k := have
 	for ; uint64(k) < want; k++ {
-		b := p.pool.Get()
+		b := d.pool.Get()
 		if b == nil {
 			break
 		}
@@ -253,9 +257,9 @@ func (d *device) refill(p *port) {
 }
 
 // refillClones makes pending a burst of one packet, a new one after clone_skb bursts.
-func (d *device) refillClones(p *port) {
+func (d *device) refillClones() {
 	if d.master == nil {
-		b := p.pool.Get()
+		b := d.pool.Get()
 		if b == nil {
 			return
 		}

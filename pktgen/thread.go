@@ -183,25 +183,20 @@ func (t *thread) round() {
 	}
 }
 
-// How a thread waits for room: some turns at once, some after letting others run, then naps.
+// How a thread waits for room: a few turns at once, then naps. It does not spin: the device
+// may be a model that needs the CPU, or the other half of this one, itself.
 const (
-	spinTurns  = 32
-	yieldTurns = 256
-	minNap     = 20_000 // ns
-	maxNap     = 200_000
+	spinTurns = 4
+	minNap    = 20_000 // ns
+	maxNap    = 200_000
 )
 
 // backOff waits because every queue is full.
 func (t *thread) backOff(now int64) {
-	t.stall++
-	switch {
-	case t.stall <= spinTurns:
+	if t.stall++; t.stall <= spinTurns {
 		return
-	case t.stall <= yieldTurns:
-		yield()
-	default:
-		nap(min(minNap*int64(t.stall-yieldTurns), maxNap))
 	}
+	nap(min(minNap*int64(t.stall-spinTurns), maxNap))
 	t.idle(now)
 }
 
