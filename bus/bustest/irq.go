@@ -30,7 +30,7 @@ func enable(t *testing.T, d bus.Device, mode bus.IRQMode, n int) []*bus.IRQ {
 	t.Helper()
 	q, err := d.EnableIRQs(mode, n)
 	if err != nil {
-		t.Fatalf("EnableIRQs(%s, %d) = %v", mode, n, err)
+		t.Fatalf("EnableIRQs(%s, %d) = %v (Err = %v)", mode, n, err, d.Err())
 	}
 	if len(q) != n {
 		t.Fatalf("EnableIRQs(%s, %d) gave %d vectors", mode, n, len(q))
