@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/internal/cpuset"
+	"github.com/ring3dev/ring3/internal/osthread"
 )
 
 // Handler is the one goroutine that serves one interrupt vector: it waits, calls the
@@ -29,6 +30,7 @@ type Handler struct {
 	mu       sync.Mutex
 	affinity *unix.CPUSet // nil: any
 	moved    atomic.Bool
+	pinned   bool // the loop's own: it has a thread of its own
 }
 
 // Handle starts serving q. Name is what /proc/interrupts shows ("eth0-rx-0"). n is how
@@ -120,23 +122,13 @@ func (h *Handler) loop(n uint64) {
 				return
 			}
 		}
-		if h.moved.Load() {
-			// Locked for good: the thread carries the affinity, and ends with the goroutine.
-			runtime.LockOSThread()
-			if unix.Gettid() == unix.Getpid() {
-				// But the main thread never ends, and its affinity is the process's in the
-				// eyes of others. While it is locked here, a new goroutine gets another.
-				other := make(chan struct{})
-				go func() {
-					runtime.LockOSThread()
-					close(other)
-					h.loop(n)
-				}()
-				<-other
-				runtime.UnlockOSThread()
-				return
-			}
-			h.moved.Store(false)
+		if h.moved.Load() && !h.pinned {
+			// From now on on a thread of its own, which carries the affinity.
+			h.pinned = true
+			osthread.Go(func() { h.loop(n) })
+			return
+		}
+		if h.moved.Swap(false) {
 			_ = unix.SchedSetaffinity(0, h.Affinity())
 		}
 		cpu, ok := currentCPU()

@@ -74,21 +74,36 @@ func (p *Program) Run(ctx context.Context, args []string, stdin io.Reader, stdou
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	var usage *usageError
-	var exit exitError
 	var many *instance.AmbiguousError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &exit):
-		return int(exit)
+	code := 0
+	for _, err := range flatten(err) {
+		var exit exitError
+		if errors.As(err, &exit) {
+			code = max(code, int(exit))
+			continue
+		}
+		fmt.Fprintf(stderr, "ring3: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+		if errors.As(err, &usage) || errors.As(err, &many) {
+			code = 2
+		}
+		code = max(code, 1)
 	}
-	for _, line := range strings.Split(err.Error(), "\n") {
-		fmt.Fprintf(stderr, "ring3: %s\n", line)
+	return code
+}
+
+// flatten lists the errors that were joined, each of which is a line for the user.
+func flatten(err error) []error {
+	if j, ok := err.(interface{ Unwrap() []error }); ok && strings.Contains(err.Error(), "\n") {
+		var all []error
+		for _, e := range j.Unwrap() {
+			all = append(all, flatten(e)...)
+		}
+		return all
 	}
-	if errors.As(err, &usage) || errors.As(err, &many) {
-		return 2
+	if err == nil {
+		return nil
 	}
-	return 1
+	return []error{err}
 }
 
 // singleDash lets "-json" stand for "--json", as every command documents it.

@@ -150,7 +150,7 @@ func (u *up) announce(w io.Writer, took time.Duration) {
 	fmt.Fprintf(w, "%s is ready after %d ms; 'ring3 shell' enters it, Ctrl-C ends it\n", u.in.Name(), took.Milliseconds())
 }
 
-// wait blocks until ctx ends, or every device is gone, which is an error.
+// wait blocks until ctx ends, or every device is gone: exit status 1.
 func (u *up) wait(ctx context.Context) error {
 	var unmounted <-chan struct{}
 	if u.fuse != nil {
@@ -160,7 +160,7 @@ func (u *up) wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case <-u.sys.Done():
-		return u.sys.Err()
+		return exitError(1) // why was said when it happened
 	case <-unmounted:
 		return fmt.Errorf("the tree at %s was unmounted by somebody else", u.mount)
 	}

@@ -27,10 +27,9 @@ func mono() int64 { return clockBase + int64(time.Since(clockAt)) }
 // what one does, so it is asked for once a turn, not once a packet.
 func wallOffset() int64 { return time.Now().UnixNano() - mono() }
 
-// pin ties the calling goroutine to a thread on one CPU and names the thread. A CPU
+// pin ties the calling thread, which is the goroutine's own, to one CPU and names it. A CPU
 // that is not to be had, or a missing /proc, costs the pinning or the name, not the thread.
 func pin(cpu int, name string) error {
-	runtime.LockOSThread()
 	_ = os.WriteFile("/proc/thread-self/comm", []byte(name), 0)
 	// Timers of this thread fire when they are due, not 50 us later.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)

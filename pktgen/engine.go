@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ring3dev/ring3/internal/osthread"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/procfs"
 	"golang.org/x/sys/unix"
@@ -72,7 +73,7 @@ func New(c Config) (*Engine, error) {
 		e.threads = append(e.threads, t)
 		e.dir.Put(t.name, procfs.New(0o600, t.show, t.store))
 		e.wg.Add(1)
-		go t.loop()
+		osthread.Go(t.loop)
 	}
 	return e, nil
 }

@@ -45,7 +45,7 @@ func (p *port) pool(n int) (*dma.Pool, error) {
 		return p.pools[c], nil
 	}
 	var err error
-	p.pools[c], err = netdev.NewTxPool(p.q, p.ring+min(p.ring, spare), minBuf<<c)
+	p.pools[c], err = netdev.NewTxPool(p.q, min(p.ring, maxPool), minBuf<<c)
 	return p.pools[c], err
 }
 
@@ -56,9 +56,10 @@ type portKey struct {
 	done  <-chan struct{}
 }
 
-// spare is how many buffers a pool has beyond those that the ring can hold: enough to
-// build a burst while the ring is full.
-const spare = 256
+// maxPool is the most buffers of a pool. They are as many as there are descriptors, or a
+// part of that, so that each descriptor keeps naming the same buffer (dma.Pool), and not more
+// than are ever in flight, so that they stay in the caches.
+const maxPool = 2048
 
 // openPort finds the port of a queue, or makes it.
 func (e *Engine) openPort(nd netdev.Device, name string, queue int) (*port, error) {
@@ -74,7 +75,7 @@ func (e *Engine) openPort(nd netdev.Device, name string, queue int) (*port, erro
 	}
 	ring := nd.Info().TxRing
 	if ring <= 0 {
-		ring = spare
+		return nil, fmt.Errorf("%s says its ring has %d descriptors", name, ring)
 	}
 	p := &port{ring: ring, q: q}
 	e.ports[key] = p

@@ -167,7 +167,7 @@ func addTime(t int64, d uint64) int64 {
 
 // send is a turn with all locks held.
 func (d *device) send(p *port) progress {
-	depth := min(p.ring, max(minDepth, 4*d.chunk))
+	depth := min(p.ring, max(minDepth, 2*d.chunk))
 	for left := turn; ; {
 		if need := d.worthwhile(depth); depth-p.flight < need {
 			if p.flight = p.q.Reap(); depth-p.flight < need {

@@ -37,7 +37,12 @@ func (b *Buf) Free() {
 		return
 	}
 	debugFree(b)
-	p.free = append(p.free, b)
+	at := p.head + p.n
+	if at >= len(p.free) {
+		at -= len(p.free)
+	}
+	p.free[at] = b
+	p.n++
 }
 
 // notLast is Free where nothing goes back to the pool.
@@ -48,13 +53,18 @@ func (b *Buf) notLast() {
 	}
 }
 
-// Pool is a stack of equal buffers in one piece of DMA memory. The last one freed is
-// the first one handed out, so a small working set stays in cache. It belongs to one
-// goroutine.
+// Pool is a queue of equal buffers in one piece of DMA memory. They are handed out in the
+// order in which they were freed, at first in the order of their addresses: a device that
+// finishes in order then walks through memory in one direction, which caches foresee, and
+// where the number of buffers divides that of a ring's descriptors, a descriptor names the
+// same buffer each time round. A pool no larger than what is in flight keeps the working
+// set small. It belongs to one goroutine.
 type Pool struct {
 	mem  *bus.Memory
 	bufs []Buf
-	free []*Buf
+	free []*Buf // a circular queue: n buffers from head on
+	head int
+	n    int
 	size int
 
 	closed bool
@@ -92,13 +102,13 @@ func newPool(d bus.DMA, n, size, stride int, align uint64, dir bus.Direction) (*
 	if err != nil {
 		return nil, fmt.Errorf("making a pool of %d buffers of %d bytes: %w", n, size, err)
 	}
-	p := &Pool{mem: mem, bufs: make([]Buf, n), free: make([]*Buf, 0, n), size: size}
-	for i := n - 1; i >= 0; i-- {
+	p := &Pool{mem: mem, bufs: make([]Buf, n), free: make([]*Buf, n), n: n, size: size}
+	for i := range p.bufs {
 		b := &p.bufs[i]
 		b.Mem = mem.Bytes[i*stride : i*stride+size : i*stride+size]
 		b.Addr = mem.IOVA + bus.IOVA(i*stride)
 		b.pool = p
-		p.free = append(p.free, b)
+		p.free[i] = b
 	}
 	return p, nil
 }
@@ -106,19 +116,21 @@ func newPool(d bus.DMA, n, size, stride int, align uint64, dir bus.Direction) (*
 // Get takes a buffer, with one owner and empty Data, or nil if there is none. Its
 // content is whatever its last owner left.
 func (p *Pool) Get() *Buf {
-	n := len(p.free)
-	if n == 0 {
+	if p.n == 0 {
 		return nil
 	}
-	b := p.free[n-1]
-	p.free = p.free[:n-1]
+	b := p.free[p.head]
+	if p.head++; p.head == len(p.free) {
+		p.head = 0
+	}
+	p.n--
 	b.refs = 1
 	b.Data = b.Mem[:0]
 	return b
 }
 
 // Free is how many buffers can be taken now.
-func (p *Pool) Free() int { return len(p.free) }
+func (p *Pool) Free() int { return p.n }
 
 // Len is how many buffers there are.
 func (p *Pool) Len() int { return len(p.bufs) }
@@ -129,6 +141,6 @@ func (p *Pool) BufSize() int { return p.size }
 // Close gives the memory back. No device may hold a buffer any more. It is idempotent;
 // afterwards there is no buffer to Get, and freeing one does nothing.
 func (p *Pool) Close() {
-	p.free, p.closed = nil, true
+	p.n, p.closed = 0, true
 	p.mem.Free()
 }

@@ -95,10 +95,13 @@ func TestOwners(t *testing.T) {
 	if p.Free() != 2 || p.Len() != 2 || p.BufSize() != 64 {
 		t.Errorf("Free, Len, BufSize = %d, %d, %d, want 2, 2, 64", p.Free(), p.Len(), p.BufSize())
 	}
+	late := p.Get()
+	if late == a {
+		t.Errorf("Get = %v, the buffer freed last, want the other", late)
+	}
 	if got := p.Get(); got != a {
 		t.Errorf("Get = %v, want the buffer freed last", got)
 	}
-	late := p.Get()
 	p.Close()
 	late.Free()
 	if b := p.Get(); b != nil {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,9 +50,10 @@ type Machine struct {
 	lineMu sync.Mutex // guards lines and what hangs on them
 	lines  map[int]*line
 
-	errMu sync.Mutex
-	err   error
-	done  chan struct{}
+	broken atomic.Bool // the link broke; why is not known yet
+	errMu  sync.Mutex  // guards err and the closing of done
+	err    error
+	done   chan struct{}
 
 	closeOnce sync.Once
 	closeErr  error
@@ -87,8 +89,8 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	m.proc.qtest = -1
 	go func() {
 		<-m.proc.exited
-		m.fail(m.proc.ended())
 		m.qt.dead.Store(true)
+		m.record(m.proc.ended())
 	}()
 	if err := m.bringUp(ctx, &c, placed); err != nil {
 		err = m.explain(err)
@@ -220,9 +222,28 @@ func (m *Machine) Err() error {
 	return m.err
 }
 
-// fail records why the machine died, once, and wakes everybody. It takes no lock that a
-// caller may hold except errMu, which is a leaf.
+// fail records why the machine died, once, and wakes everybody. A QEMU that does not
+// answer, or talks nonsense, is of no use to anybody and ends here. Where the link broke
+// because QEMU ended, its exit status and last words are the reason, so that is waited for
+// in the background. The only lock taken is errMu, which is a leaf.
 func (m *Machine) fail(err error) {
+	if errors.Is(err, bus.ErrGone) && !m.broken.Swap(true) {
+		go func() {
+			select {
+			case <-m.proc.exited:
+			case <-time.After(exitTime):
+				m.record(err)
+			}
+		}()
+		return
+	}
+	m.record(err)
+}
+
+// exitTime is how long the end of QEMU may come after that of its sockets.
+const exitTime = time.Second
+
+func (m *Machine) record(err error) {
 	m.errMu.Lock()
 	defer m.errMu.Unlock()
 	if m.err != nil {
@@ -233,7 +254,6 @@ func (m *Machine) fail(err error) {
 	if !errors.Is(err, bus.ErrClosed) {
 		m.log.Error(err.Error())
 	}
-	// A QEMU that does not answer, or talks nonsense, is of no use to anybody.
 	_ = m.proc.cmd.Process.Kill()
 }
 
@@ -257,7 +277,7 @@ func (m *Machine) Close() error {
 		for i := len(m.devices) - 1; i >= 0; i-- {
 			m.closeErr = errors.Join(m.closeErr, m.devices[i].Close())
 		}
-		m.fail(fmt.Errorf("qemu: %w", bus.ErrClosed))
+		m.record(fmt.Errorf("qemu: %w", bus.ErrClosed))
 		m.proc.kill()
 		m.qt.close()
 		m.proc.closeFiles()
