@@ -57,7 +57,7 @@ func (n *nic) programMSIX() {
 	w(regCTRLEXT, uint32(ext&^ctrlExtIAME|ctrlExtEIAME|ctrlExtPBACLR))
 	w(regIAM, uint32(causeRXQ0|causeTXQ0))
 	w(regEIAC, uint32(causeRXQ0|causeTXQ0))
-	w(regIVAR, uint32(put(ivarRXQ0, ivarValid|vecRx)|put(ivarTXQ0, ivarValid|vecTx)|put(ivarOTHER, ivarValid|vecOther)))
+	w(regIVAR, uint32(put(ivarRXQ0, ivarValid+vecRx)|put(ivarTXQ0, ivarValid+vecTx)|put(ivarOTHER, ivarValid+vecOther)))
 	for v := range numVectors {
 		w(regEITR(v), 0) // a queue is masked until its owner has polled it empty, which throttles enough
 	}

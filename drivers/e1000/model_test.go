@@ -25,7 +25,6 @@ type model struct {
 	next bus.IOVA
 	irqs []*bus.IRQ
 	mode bus.IRQMode
-	peer *model // where frames go
 	wire [][]byte
 
 	accesses int // counted down where positive; at 0 the link dies

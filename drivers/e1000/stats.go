@@ -10,7 +10,7 @@ type hwStats struct {
 	crcErrs, rxErrs, missed, lengthErrs    uint64
 	excessCols, lateCols, cols, noCarrier  uint64
 	rxFrames, rxMulticast, rxOctets        uint64
-	txFrames, txOctets                     uint64
+	txFrames                               uint64
 	undersize, fragments, oversize, jabber uint64
 	missedBefore                           uint32 // the last MPC, where it does not clear
 }
