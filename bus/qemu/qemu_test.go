@@ -81,3 +81,30 @@ func TestInterrupts(t *testing.T) {
 		cancel()
 	}
 }
+
+// TestPostedAlone posts many writes and then makes no access at all: QEMU must do them
+// nevertheless, though nobody reads its replies.
+func TestPostedAlone(t *testing.T) {
+	d := device1(t, "edu")
+	pci.SetCommand(d.Config(), pci.CmdMaster, 0)
+	r, err := d.Region(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := d.EnableIRQs(bus.MSI, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 50; n < 1200; n += 37 {
+		for range n {
+			r.Write32(4, 1)
+		}
+		r.Write32(0x60, 1) // raise
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if _, err := q[0].Wait(ctx); err != nil {
+			t.Fatalf("the interrupt after %d posted writes: %v", n, err)
+		}
+		cancel()
+		r.Write32(0x64, 1)
+	}
+}

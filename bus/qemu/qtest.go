@@ -22,11 +22,13 @@ import (
 const AnswerTimeout = 5 * time.Second
 
 const (
-	// maxPosted is how many posted writes may be unanswered before a writer waits;
-	// QEMU's replies to them stay in the socket's buffer until somebody drains it.
-	maxPosted = 1024
+	// maxPosted is how many posted writes may be unanswered before a writer waits. QEMU's
+	// replies stay in the socket's buffer until somebody reads them, and where that is full
+	// QEMU stops: it takes about 270 replies, since each costs a whole buffer of the
+	// kernel's. Nobody may be there to read them, so there must never be more.
+	maxPosted = 128
 	// drainEvery is how many writes pass between two looks at the replies.
-	drainEvery = 64
+	drainEvery = 32
 )
 
 // qtest is a client of QEMU's qtest protocol on a blocking Unix socket whose send and
