@@ -39,8 +39,14 @@ const (
 // putTx writes descriptor i of a ring: status 0, so that DD means done.
 func putTx(ring []byte, i uint32, addr bus.IOVA, cmd txCmd) {
 	d := ring[uint64(i)*descSize:][:descSize]
-	binary.LittleEndian.PutUint64(d[0:8], uint64(addr))
-	binary.LittleEndian.PutUint64(d[8:16], uint64(cmd))
+	// Mostly it stands there already: a pool hands out buffers in order. What is not written
+	// stays in the device's cache.
+	if binary.LittleEndian.Uint64(d[0:8]) != uint64(addr) {
+		binary.LittleEndian.PutUint64(d[0:8], uint64(addr))
+	}
+	if binary.LittleEndian.Uint64(d[8:16]) != uint64(cmd) {
+		binary.LittleEndian.PutUint64(d[8:16], uint64(cmd))
+	}
 }
 
 // reportTx sets RS in descriptor i.
