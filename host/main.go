@@ -44,6 +44,8 @@ func (p *Program) Main() {
 	instance.WatcherMain()
 	kernfs.GuardMain()
 	userns.ChildMain()
+	// A generator thread keeps its CPU busy; the files must be served meanwhile.
+	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	code := p.Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()

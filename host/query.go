@@ -162,15 +162,6 @@ func dash(s string) string {
 	return s
 }
 
-// client connects to the instance that the user means.
-func (a *app) client() (*instance.Client, error) {
-	i, err := instance.Pick(a.name)
-	if err != nil {
-		return nil, err
-	}
-	return instance.Dial(i)
-}
-
 // treePath is a path as the user types it, "/proc/net/dev" or "proc/net/dev", in the tree.
 func treePath(s string) (string, error) {
 	p := path.Clean("/" + s)
@@ -182,6 +173,27 @@ func treePath(s string) (string, error) {
 	return "", usagef("path %q: want a path below /proc, /sys or /dev", s)
 }
 
+// onTree does something at a path of the instance that the user means. op is for errors.
+func (a *app) onTree(op, arg string, f func(cl *instance.Client, p string) error) error {
+	p, err := treePath(arg)
+	if err != nil {
+		return err
+	}
+	i, err := instance.Pick(a.name)
+	if err != nil {
+		return err
+	}
+	cl, err := instance.Dial(i)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if err := f(cl, p); err != nil {
+		return fmt.Errorf("%s %s: %s", op, p, instance.Strerror(err))
+	}
+	return nil
+}
+
 func (a *app) getCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "get PATH",
@@ -189,27 +201,19 @@ func (a *app) getCmd() *cobra.Command {
 		Example: "  ring3 get /proc/net/pktgen/eth0",
 		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			p, err := treePath(args[0])
-			if err != nil {
+			return a.onTree("get", args[0], func(cl *instance.Client, p string) error {
+				b, err := cl.Get(c.Context(), p)
+				switch {
+				case errors.Is(err, unix.EISDIR):
+					return a.list(c.Context(), cl, p)
+				case err != nil:
+					return err
+				case a.json:
+					return a.printJSON(map[string]string{"path": p, "value": string(b)})
+				}
+				_, err = a.stdout.Write(b)
 				return err
-			}
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			b, err := cl.Get(c.Context(), p)
-			if errors.Is(err, unix.EISDIR) {
-				return a.list(c.Context(), cl, p)
-			}
-			if err != nil {
-				return fmt.Errorf("get %s: %s", p, instance.Strerror(err))
-			}
-			if a.json {
-				return a.printJSON(map[string]string{"path": p, "value": string(b)})
-			}
-			_, err = a.stdout.Write(b)
-			return err
+			})
 		},
 	}
 	a.instanceFlag(c, "the instance, where several run")
@@ -219,7 +223,7 @@ func (a *app) getCmd() *cobra.Command {
 func (a *app) list(ctx context.Context, cl *instance.Client, p string) error {
 	entries, err := cl.Readdir(ctx, p)
 	if err != nil {
-		return fmt.Errorf("get %s: %s", p, instance.Strerror(err))
+		return err
 	}
 	if a.json {
 		return a.printJSON(entries)
@@ -244,19 +248,9 @@ func (a *app) setCmd() *cobra.Command {
 		Example: "  ring3 set /proc/net/pktgen/kpktgend_0 'add_device eth0'",
 		Args:    usageArgs(cobra.ExactArgs(2)),
 		RunE: func(c *cobra.Command, args []string) error {
-			p, err := treePath(args[0])
-			if err != nil {
-				return err
-			}
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			if err := cl.Set(c.Context(), p, []byte(args[1]+"\n")); err != nil {
-				return fmt.Errorf("set %s: %s", p, instance.Strerror(err))
-			}
-			return nil
+			return a.onTree("set", args[0], func(cl *instance.Client, p string) error {
+				return cl.Set(c.Context(), p, []byte(args[1]+"\n"))
+			})
 		},
 	}
 	a.instanceFlag(c, "the instance, where several run")
@@ -269,7 +263,11 @@ func (a *app) dmesgCmd() *cobra.Command {
 		Short: "Print the messages of the drivers",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			cl, err := a.client()
+			i, err := instance.Pick(a.name)
+			if err != nil {
+				return err
+			}
+			cl, err := instance.Dial(i)
 			if err != nil {
 				return err
 			}

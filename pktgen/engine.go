@@ -67,6 +67,7 @@ func New(c Config) (*Engine, error) {
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
+	e.log.Info("pktgen: " + strings.TrimSpace(version))
 	e.dir.Put("pgctrl", procfs.New(0o600, showVersion, e.store))
 	for _, cpu := range cpus {
 		t := &thread{eng: e, cpu: cpu, name: fmt.Sprintf("kpktgend_%d", cpu), wake: make(chan struct{}, 1)}

@@ -37,7 +37,7 @@ type Driver struct {
 // Env is what a host gives a driver's Probe.
 type Env struct {
 	Name    string            // the name the user gave the device: "eth0"
-	Log     *slog.Logger      // never nil inside Probe; see Bind
+	Log     *slog.Logger      // inside Probe never nil, and it names driver, address and device
 	Options map[string]string // only options that the driver lists
 }
 
@@ -98,6 +98,8 @@ func Bind(ctx context.Context, dev bus.Device, env Env, drivers []*Driver) Resul
 				return Result{Outcome: Failed, Driver: d, Err: fmt.Errorf("%s: driver %s has no option %q: %w", dev.Address(), d.Name, o, bus.ErrNotSupported)}
 			}
 		}
+		env := env
+		env.Log = env.Log.With("driver", d.Name, "address", dev.Address(), "device", env.Name)
 		inst, err := d.Probe(ctx, dev, env)
 		switch {
 		case err == nil:

@@ -115,8 +115,7 @@ func probe(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, erro
 		return nil, errors.Join(err, n.teardown())
 	}
 	go n.watch()
-	l := n.Link()
-	n.log.Info("in service", "device", n.name, "address", dev.Address(), "model", n.chip.model, "mac", n.MAC().String(), "ring", n.ring, "link", l.Up)
+	n.log.Info("Intel(R) PRO/1000 Network Connection", "model", n.chip.model, "mac", n.MAC().String(), "ring", n.ring)
 	return n, nil
 }
 

@@ -105,7 +105,7 @@ func (n *nic) readLink() {
 	}
 	old := status(n.link.Swap(v))
 	if s := status(v); (s^old)&statusLU != 0 {
-		n.log.Info("link", "device", n.name, "up", s&statusLU != 0, "status", s.String())
+		n.log.Info("NIC Link is " + s.link())
 	}
 }
 

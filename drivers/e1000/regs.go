@@ -148,6 +148,18 @@ var statusNames = []bitName[status]{
 }
 
 // speed is the link's speed in Mb/s.
+// link describes the link in the kernel's words.
+func (v status) link() string {
+	if v&statusLU == 0 {
+		return "Down"
+	}
+	duplex := "Half"
+	if v&statusFD != 0 {
+		duplex = "Full"
+	}
+	return fmt.Sprintf("Up %d Mbps %s Duplex, Flow Control: None", v.speed(), duplex)
+}
+
 func (v status) speed() int { return [4]int{10, 100, 1000, 1000}[get(v, statusSpeed)] }
 
 // eecd is the value of EECD.
