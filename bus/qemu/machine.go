@@ -89,8 +89,8 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	m.proc.qtest = -1
 	go func() {
 		<-m.proc.exited
-		m.qt.dead.Store(true)
 		m.record(m.proc.ended())
+		m.qt.dead.Store(true)
 	}()
 	if err := m.bringUp(ctx, &c, placed); err != nil {
 		err = m.explain(err)
@@ -215,8 +215,12 @@ func (m *Machine) Execute(cmd string, args any) (json.RawMessage, error) {
 // Done is closed when QEMU ended, stopped answering, or was closed.
 func (m *Machine) Done() <-chan struct{} { return m.done }
 
-// Err says why Done is closed.
+// Err says why Done is closed. Where the link just broke it waits for the reason, which takes
+// as long as QEMU takes to exit, at most exitTime.
 func (m *Machine) Err() error {
+	if m.broken.Load() {
+		<-m.done
+	}
 	m.errMu.Lock()
 	defer m.errMu.Unlock()
 	return m.err

@@ -41,6 +41,7 @@ type qtest struct {
 	fd    int                       // -1 once closed; changes only under mu and with watch gone
 	onIRQ func(line int, high bool) // called with mu held
 	fail  func(error)               // told once why the link died; called with mu held
+	once  sync.Once
 	dead  atomic.Bool
 
 	watching sync.WaitGroup
@@ -62,11 +63,11 @@ func newQtest(fd int, onIRQ func(int, bool), fail func(error)) *qtest {
 	return &qtest{fd: fd, onIRQ: onIRQ, fail: fail}
 }
 
-// kill marks the link dead. Reads give all-ones from here on.
+// kill marks the link dead. Reads give all-ones from here on, and whoever sees one can
+// already ask why.
 func (q *qtest) kill(err error) {
-	if !q.dead.Swap(true) {
-		q.fail(err)
-	}
+	q.once.Do(func() { q.fail(err) })
+	q.dead.Store(true)
 }
 
 // close ends and waits for what is under way, then closes the socket. It is idempotent.
