@@ -67,7 +67,7 @@ func (d *doorbell) serve(sock int) error {
 			oob = unix.UnixRights(fd)
 		}
 		if err := unix.Sendmsg(sock, b[:], oob, nil, unix.MSG_NOSIGNAL); err != nil {
-			return fmt.Errorf("qemu: handing over interrupt eventfds: %w", err)
+			return fmt.Errorf("qemu: handing over interrupt eventfds: %w (%w)", err, bus.ErrGone)
 		}
 		return nil
 	}
