@@ -41,6 +41,7 @@ type IRQ struct {
 	fd     int
 	mode   IRQMode
 	vector int
+	line   int // of INTx
 	unmask func()
 	once   sync.Once
 	err    error
@@ -89,6 +90,14 @@ func (q *IRQ) Mode() IRQMode { return q.mode }
 
 // Vector is the vector's number, from 0.
 func (q *IRQ) Vector() int { return q.vector }
+
+// SetLine is for backends: it tells the input of the interrupt controller that an INTx
+// stands for, before anybody else has the IRQ.
+func (q *IRQ) SetLine(n int) { q.line = n }
+
+// HWIRQ is the number that the interrupt has in hardware, as /proc/interrupts shows it: the
+// vector's, or for INTx the input of the interrupt controller, 0 where nobody told.
+func (q *IRQ) HWIRQ() int { return q.vector + q.line }
 
 // Wait blocks until the vector fired since the last Wait, and returns how often. It
 // fails with ErrClosed after Close, and with the context's error when ctx ends. A

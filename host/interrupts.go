@@ -52,7 +52,7 @@ func newIRQTable(bound []*boundDevice) (*irqTable, error) {
 		}
 		for _, h := range u.IRQHandlers() {
 			q := h.IRQ()
-			row := irqRow{owner: b, number: next, hwirq: q.Vector(), flow: "edge", handler: h}
+			row := irqRow{owner: b, number: next, hwirq: q.HWIRQ(), flow: "edge", handler: h}
 			switch q.Mode() {
 			case bus.MSIX:
 				row.chip = "PCI-MSIX-" + b.dev.Address()
@@ -60,7 +60,6 @@ func newIRQTable(bound []*boundDevice) (*irqTable, error) {
 				row.chip = "PCI-MSI-" + b.dev.Address()
 			case bus.INTx:
 				row.chip, row.flow = "IO-APIC", "fasteoi"
-				row.hwirq = int(b.dev.Config().Read8(pci.CfgIRQPin)) + 15
 			}
 			t.rows = append(t.rows, row)
 			next++

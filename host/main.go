@@ -64,6 +64,9 @@ type app struct {
 // exitError is a command's own exit status, with nothing left to say.
 type exitError int
 
+// interrupted is the exit status of a command that a signal ended.
+const interrupted = 130
+
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // Run is one ring3 command. It returns the exit status.

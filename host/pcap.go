@@ -19,7 +19,12 @@ func (a *app) pcapCmd() *cobra.Command {
 		Short:   "Print the frames of a capture, decoded",
 		Example: "  ring3 pcap -n 5 eth0.pcap",
 		Args:    usageArgs(cobra.ExactArgs(1)),
-		RunE:    func(_ *cobra.Command, args []string) error { return a.pcap(args[0], count) },
+		RunE: func(_ *cobra.Command, args []string) error {
+			if count < 0 {
+				return usagef("pcap: -n %d: want 0 or more", count)
+			}
+			return a.pcap(args[0], count)
+		},
 	}
 	c.Flags().IntVarP(&count, "count", "n", 0, "stop after `N` frames (0: all)")
 	return c

@@ -41,7 +41,11 @@ type DeviceInfo struct {
 
 // line is what up prints of a device.
 func (d DeviceInfo) line() string {
-	s := fmt.Sprintf("%s: %s %s at %s (%s)", d.Name, d.Driver, d.Model, d.Address, d.Backend)
+	s := d.Name + ": " + d.Driver
+	if d.Model != "" {
+		s += " " + d.Model
+	}
+	s += fmt.Sprintf(" at %s (%s)", d.Address, d.Backend)
 	if d.MAC != "" {
 		s += fmt.Sprintf(", %s, link %s", d.MAC, d.Link)
 	}
@@ -174,7 +178,7 @@ func treePath(s string) (string, error) {
 }
 
 // onTree does something at a path of the instance that the user means. op is for errors.
-func (a *app) onTree(op, arg string, f func(cl *instance.Client, p string) error) error {
+func (a *app) onTree(ctx context.Context, op, arg string, f func(cl *instance.Client, p string) error) error {
 	p, err := treePath(arg)
 	if err != nil {
 		return err
@@ -188,7 +192,11 @@ func (a *app) onTree(op, arg string, f func(cl *instance.Client, p string) error
 		return err
 	}
 	defer cl.Close()
-	if err := f(cl, p); err != nil {
+	err = f(cl, p)
+	if err != nil && ctx.Err() != nil {
+		return errors.Join(fmt.Errorf("%s %s: interrupted; %s does not answer: is it stopped?", op, p, i.Name), exitError(interrupted))
+	}
+	if err != nil {
 		return fmt.Errorf("%s %s: %s", op, p, instance.Strerror(err))
 	}
 	return nil
@@ -201,7 +209,7 @@ func (a *app) getCmd() *cobra.Command {
 		Example: "  ring3 get /proc/net/pktgen/eth0",
 		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.onTree("get", args[0], func(cl *instance.Client, p string) error {
+			return a.onTree(c.Context(), "get", args[0], func(cl *instance.Client, p string) error {
 				b, err := cl.Get(c.Context(), p)
 				switch {
 				case errors.Is(err, unix.EISDIR):
@@ -248,7 +256,7 @@ func (a *app) setCmd() *cobra.Command {
 		Example: "  ring3 set /proc/net/pktgen/kpktgend_0 'add_device eth0'",
 		Args:    usageArgs(cobra.ExactArgs(2)),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.onTree("set", args[0], func(cl *instance.Client, p string) error {
+			return a.onTree(c.Context(), "set", args[0], func(cl *instance.Client, p string) error {
 				return cl.Set(c.Context(), p, []byte(args[1]+"\n"))
 			})
 		},

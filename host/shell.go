@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -99,12 +100,18 @@ func usageIf(wrong bool, format string, a ...any) error {
 // enter runs a command (nil: the user's shell) among the files of an instance. Its exit
 // status comes back as an exitError.
 func (a *app) enter(ctx context.Context, i instance.Info, argv []string) error {
+	if ctx.Err() != nil {
+		return exitError(interrupted)
+	}
 	// The process that serves the tree must not look into its mount, and run is that
 	// process; so the names are asked for over the control socket.
 	if both, err := a.collisions(ctx, i); err == nil && len(both) > 0 {
 		fmt.Fprintf(a.stderr, "ring3: the machine has %s too; inside, the name is ring3's\n", strings.Join(both, ", "))
 	}
-	// A signal is passed to the command, whose end ends this.
+	if ctx.Err() != nil {
+		return exitError(interrupted)
+	}
+	// From here on a signal is passed to the command, whose end ends this.
 	status, err := userns.Run(context.WithoutCancel(ctx), userns.Command{Plan: userns.DefaultPlan(i.Mount, i.Old()), Argv: argv, Env: append(os.Environ(), i.Env())})
 	if err != nil {
 		fmt.Fprintf(a.stderr, "ring3: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
@@ -115,8 +122,13 @@ func (a *app) enter(ctx context.Context, i instance.Info, argv []string) error {
 	return nil
 }
 
+// askTime bounds a question that can go unanswered: the process may be stopped.
+const askTime = 300 * time.Millisecond
+
 // collisions are the network interfaces that both the machine and the instance have.
 func (a *app) collisions(ctx context.Context, i instance.Info) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
 	cl, err := instance.Dial(i)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -177,9 +178,21 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 		case p.Captures[n] != "":
 			return p, usagef("--pcap %q: %s is captured to %s already", s, n, p.Captures[n])
 		}
+		for other, f := range p.Captures {
+			if samePath(f, file) {
+				return p, usagef("--pcap %q: %s is captured to that file already", s, other)
+			}
+		}
 		p.Captures[n] = file
 	}
 	return p, nil
+}
+
+// samePath says whether two paths are spelled for one file.
+func samePath(a, b string) bool {
+	x, err1 := filepath.Abs(a)
+	y, err2 := filepath.Abs(b)
+	return err1 == nil && err2 == nil && x == y
 }
 
 func (p *Plan) find(name string) *DeviceSpec {

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -35,7 +35,7 @@ type System struct {
 	log      *slog.Logger
 	plan     Plan
 	machines []*qemu.Machine
-	captures []*os.File
+	captures []*capture
 	bound    []*boundDevice
 	pktgen   *pktgen.Engine
 	irqs     *irqTable
@@ -103,6 +103,11 @@ func (s *System) start(ctx context.Context, c Config) error {
 		return err
 	}
 	s.tree = newTree(s, c.Keep)
+	for _, c := range s.captures {
+		if err := c.keep(); err != nil {
+			return err
+		}
+	}
 	go func() {
 		for _, m := range s.machines {
 			<-m.Done()
@@ -136,20 +141,26 @@ func (s *System) startMachines(ctx context.Context, c Config) error {
 	groups := s.plan.groups()
 	configs := make([]qemu.Config, len(groups))
 	domain := freeDomain()
+	nics := 0
 	for i, g := range groups {
 		configs[i] = qemu.Config{Domain: domain + uint32(i), Log: s.log}
 		if c.Started != nil {
 			configs[i].Started = func(pid int) { c.Started(pid, "qemu") }
 		}
 		for _, d := range g {
-			spec := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Props: d.Props}
+			spec := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Props: slices.Clone(d.Props)}
+			if qemu.IsNetwork(d.Device) {
+				// QEMU counts from here for each machine; several machines must not begin alike.
+				spec.Props = slices.Insert(spec.Props, 0, fmt.Sprintf("mac=52:54:00:12:%02x:%02x", (0x3456+nics)>>8&0xff, (0x3456+nics)&0xff))
+				nics++
+			}
 			if file := s.plan.Captures[d.Name]; file != "" {
-				f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+				c, err := openCapture(d.Name, file)
 				if err != nil {
-					return fmt.Errorf("%s: opening the capture: %w", d.Name, err)
+					return err
 				}
-				s.captures = append(s.captures, f)
-				spec.Capture = f
+				s.captures = append(s.captures, c)
+				spec.Capture = c.file
 			}
 			configs[i].Devices = append(configs[i].Devices, spec)
 		}
@@ -232,6 +243,7 @@ func (s *System) lookup(name string) (netdev.Device, error) {
 func (s *System) Close() error {
 	s.closeOnce.Do(func() {
 		var errs []error
+		dead := s.Err() != nil
 		if s.pktgen != nil {
 			s.pktgen.Close()
 		}
@@ -252,12 +264,12 @@ func (s *System) Close() error {
 		for _, m := range s.machines {
 			errs = append(errs, m.Close())
 		}
-		for _, f := range s.captures {
-			errs = append(errs, f.Close())
+		for _, c := range s.captures {
+			errs = append(errs, c.close())
 		}
 		for _, err := range errs {
-			// That a device died was said when it did, and is no fault of closing.
-			if err != nil && !errors.Is(err, bus.ErrGone) {
+			// That a device died was said when it did; what follows from that is no news.
+			if err != nil && !dead && !errors.Is(err, bus.ErrGone) {
 				s.closeErr = errors.Join(s.closeErr, err)
 			}
 		}

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -76,6 +75,11 @@ type up struct {
 
 // bringUp starts everything, or leaves nothing.
 func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err error) {
+	if a.name != "" {
+		if err := instance.CheckName(a.name); err != nil {
+			return nil, usagef("%v", err)
+		}
+	}
 	u := &up{log: klog.New(klog.Options{Stderr: a.stderr})}
 	defer func() {
 		if err != nil {
@@ -100,7 +104,11 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	var childErr error
 	u.sys, err = NewSystem(ctx, Config{Plan: plan, Drivers: a.Drivers, Log: u.log.Logger(), Keep: u.in.Info().Old(),
 		Started: func(pid int, what string) { childErr = errors.Join(childErr, u.in.AddChild(pid, what)) }})
-	if err = errors.Join(err, childErr, <-watching); err != nil {
+	err = errors.Join(err, childErr, <-watching)
+	if ctx.Err() != nil {
+		err = exitError(interrupted)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err = u.mountTree(f); err != nil {
@@ -142,7 +150,7 @@ func (u *up) mountTree(f upFlags) error {
 // announce tells people what is there.
 func (u *up) announce(w io.Writer, took time.Duration) {
 	for _, d := range u.sys.Devices() {
-		fmt.Fprintln(w, strings.TrimSpace(d.line()))
+		fmt.Fprintln(w, d.line())
 	}
 	if u.fuse != nil {
 		fmt.Fprintf(w, "tree: %s\n", u.mount)

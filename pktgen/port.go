@@ -98,6 +98,7 @@ func (e *Engine) closePorts(name string) {
 			case pool == nil:
 			case pool.Free() == pool.Len():
 				pool.Close()
+			case isClosed(key.done): // the device is gone, and its memory with it
 			default:
 				// The device may still read these; they go when its DMA memory goes.
 				e.log.Warn("pktgen: frames still in flight", "device", key.name, "queue", key.queue, "frames", pool.Len()-pool.Free())
@@ -143,4 +144,13 @@ func (d *device) buffers(p *port) (*dma.Pool, error) {
 		err = fmt.Errorf("packets of %d bytes do not fit %s: its buffers have %d", n, d.base, pool.BufSize())
 	}
 	return pool, err
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }

@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -97,8 +99,12 @@ func (c *Config) check() error {
 			return fmt.Errorf("qemu: two devices are named %s", d.Name)
 		}
 		for _, p := range d.Props {
-			if k, _, ok := strings.Cut(p, "="); !ok || !validName(k) {
+			k, _, ok := strings.Cut(p, "=")
+			if !ok || !validName(k) {
 				return fmt.Errorf("qemu: %s: property %q: want key=value", d.Name, p)
+			}
+			if slices.Contains([]string{"id", "addr", "bus", "netdev"}, k) {
+				return fmt.Errorf("qemu: %s: property %q: this bus chooses %s itself", d.Name, p, k)
 			}
 		}
 		if d.Bus == "" {
@@ -231,4 +237,40 @@ func (c *Config) find() (string, error) {
 		return "", fmt.Errorf("qemu: starting %s: %w: install QEMU (Debian, Ubuntu: apt-get install qemu-system-x86)", name, err)
 	}
 	return path, nil
+}
+
+// captured names the devices whose frames are captured.
+func (c *Config) captured() []string {
+	var names []string
+	for _, d := range c.Devices {
+		if d.Capture != nil {
+			names = append(names, d.Name)
+		}
+	}
+	return names
+}
+
+// deviceError is how QEMU complains of an argument of ours.
+var deviceError = regexp.MustCompile(`^-device .*?\bid=dev([0-9]+)\b.*?: (.*)$`)
+
+// inUsersWords says what QEMU complains of with the name that the user gave the device, and
+// what to do about it; "" where it is about no device.
+func (c *Config) inUsersWords(words string) string {
+	m := deviceError.FindStringSubmatch(words)
+	if m == nil {
+		return ""
+	}
+	i, err := strconv.Atoi(m[1])
+	if err != nil || i >= len(c.Devices) {
+		return ""
+	}
+	d := c.Devices[i]
+	s := fmt.Sprintf("%s: model %s: %s", d.Name, d.Model, m[2])
+	switch {
+	case strings.Contains(m[2], "not a valid device model name"):
+		s += fmt.Sprintf(": '%s -device help' lists those that there are", Binary)
+	case strings.Contains(m[2], "roperty"):
+		s += fmt.Sprintf(": '%s -device %s,help' lists its properties", Binary, d.Model)
+	}
+	return s
 }

@@ -90,13 +90,14 @@ func (d *device) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 
 func (d *device) enableMessages(mode bus.IRQMode, n int) error {
 	s := &d.irq
-	take := n
+	take, align := n, 1
 	if mode == bus.MSI {
 		for take&(take-1) != 0 {
-			take++ // MSI has powers of two only
+			take++ // MSI has powers of two only,
 		}
+		align = take // and puts the vector's number in the low bits of its datum
 	}
-	if s.base = d.m.bell.take(take); s.base < 0 {
+	if s.base = d.m.bell.take(take, align); s.base < 0 {
 		return fmt.Errorf("the machine has no %d interrupt eventfds in a row left: %w", take, bus.ErrNotSupported)
 	}
 	s.took = take
@@ -180,6 +181,7 @@ func (d *device) enableINTx() error {
 	if err != nil {
 		return err
 	}
+	q.SetLine(w.line)
 	w.irq = q
 	d.irq.irqs, d.irq.wire = []*bus.IRQ{q}, w
 	d.m.lineMu.Lock()

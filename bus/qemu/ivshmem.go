@@ -120,14 +120,9 @@ func (d *doorbell) ready(q *qtest) error {
 	}
 }
 
-// take reserves n vectors in a row, the first a multiple of n rounded up to a power of
-// two (MSI puts the vector's number in the low bits of its datum). It returns -1 where
+// take reserves n vectors in a row, the first a multiple of align. It returns -1 where
 // there are not so many.
-func (d *doorbell) take(n int) int {
-	align := 1
-	for align < n {
-		align <<= 1
-	}
+func (d *doorbell) take(n, align int) int {
 	for base := 0; base+n <= len(d.used); base += align {
 		free := true
 		for i := base; i < base+n; i++ {

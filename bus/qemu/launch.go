@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,6 +41,8 @@ type process struct {
 
 	exited chan struct{} // closed when it ended
 	status error         // valid after exited
+
+	up atomic.Bool // it came up: from now on what it says is for the log
 
 	mu   sync.Mutex
 	last []string // its last lines on stderr
@@ -183,9 +186,11 @@ func (p *process) readStderr(c *Config, r io.Reader) {
 				p.last = p.last[1:]
 			}
 			p.mu.Unlock()
-			if strings.Contains(line, "network dump write error") {
-				c.Log.Error("qemu: capturing: the disk is full or failing; the capture ends here", "qemu", line)
-			} else {
+			switch {
+			case strings.Contains(line, "network dump write error"):
+				// QEMU does not say which of them.
+				c.Log.Error(fmt.Sprintf("qemu: capturing %s: the disk is full or failing, and a capture ends here; make room, and start anew", strings.Join(c.captured(), ", ")))
+			case p.up.Load():
 				c.Log.Warn("qemu: " + line)
 			}
 		}

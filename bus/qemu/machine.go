@@ -93,10 +93,14 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 		m.qt.dead.Store(true)
 	}()
 	if err := m.bringUp(ctx, &c, placed); err != nil {
-		err = m.explain(err)
+		err = m.explain(&c, err)
 		m.Close()
+		if ctx.Err() != nil {
+			err = fmt.Errorf("qemu: starting: %w", context.Cause(ctx))
+		}
 		return nil, err
 	}
+	m.proc.up.Store(true)
 	return m, nil
 }
 
@@ -231,6 +235,9 @@ func (m *Machine) Err() error {
 // because QEMU ended, its exit status and last words are the reason, so that is waited for
 // in the background. The only lock taken is errMu, which is a leaf.
 func (m *Machine) fail(err error) {
+	if errors.Is(err, bus.ErrTimeout) {
+		err = fmt.Errorf("qemu: QEMU (pid %d) does not answer, and is ended: %w", m.PID(), err)
+	}
 	if errors.Is(err, bus.ErrGone) && !m.broken.Swap(true) {
 		go func() {
 			select {
@@ -255,19 +262,23 @@ func (m *Machine) record(err error) {
 	}
 	m.err = err
 	close(m.done)
-	if !errors.Is(err, bus.ErrClosed) {
+	// Before it is up, whoever starts it gets the error.
+	if m.proc.up.Load() && !errors.Is(err, bus.ErrClosed) {
 		m.log.Error(err.Error())
 	}
 	_ = m.proc.cmd.Process.Kill()
 }
 
 // explain prefers QEMU's own words over the broken pipe that its end looks like.
-func (m *Machine) explain(err error) error {
+func (m *Machine) explain(c *Config, err error) error {
 	if !errors.Is(err, bus.ErrGone) && !errors.Is(err, bus.ErrTimeout) {
 		return err
 	}
 	select {
 	case <-m.proc.exited:
+		if said := c.inUsersWords(m.proc.lastWords()); said != "" {
+			return fmt.Errorf("qemu: %s", said)
+		}
 		return m.proc.ended()
 	case <-time.After(200 * time.Millisecond):
 		return err
@@ -287,7 +298,8 @@ func (m *Machine) Close() error {
 		m.proc.closeFiles()
 		m.bell.close()
 		if m.ram != nil {
-			if n := m.ram.close(); n > 0 {
+			// Of a machine that died, what was in flight never comes back.
+			if n := m.ram.close(); n > 0 && errors.Is(m.Err(), bus.ErrClosed) {
 				m.closeErr = errors.Join(m.closeErr, fmt.Errorf("qemu: closing: %d pieces of DMA memory were not freed", n))
 			}
 		}

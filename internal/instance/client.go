@@ -16,8 +16,10 @@ import (
 // Bounds of a client's patience.
 const (
 	dialWait = 5 * time.Second
-	// cancelWait is how long an interrupted operation may take to answer.
+	// cancelWait is how long an interrupted set may take to tell how far it came, and
+	// askWait how long anything else, which did nothing.
 	cancelWait = 5 * time.Second
+	askWait    = 300 * time.Millisecond
 )
 
 // Client is a connection to an instance's control socket. It carries one operation at a
@@ -93,8 +95,12 @@ func (c *Client) stream(ctx context.Context, op string, args any, each func(json
 	if len(line) > maxRequest {
 		return fmt.Errorf("instance %s: %s: request of %d bytes, at most %d are taken: %w", c.name, op, len(line), maxRequest, syscall.E2BIG)
 	}
+	wait := askWait
+	if op == opSet {
+		wait = cancelWait
+	}
 	stop := context.AfterFunc(ctx, func() {
-		_ = c.c.SetReadDeadline(time.Now().Add(cancelWait))
+		_ = c.c.SetReadDeadline(time.Now().Add(wait))
 		_ = c.c.CloseWrite()
 	})
 	defer stop()

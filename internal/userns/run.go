@@ -77,8 +77,10 @@ func Run(ctx context.Context, c Command) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	stop := forward(ctx, sigs, cmd.Process)
+	started := make(chan struct{})
+	stop := forward(ctx, sigs, cmd.Process, started)
 	said, _ := io.ReadAll(report) // ends when the command starts, or the child ends
+	close(started)
 	report.Close()
 	err = cmd.Wait()
 	stop()
@@ -180,7 +182,9 @@ func bare(err error) error {
 }
 
 // forward passes signals on until the returned function is called.
-func forward(ctx context.Context, sigs <-chan os.Signal, p *os.Process) (stop func()) {
+// Until the command has started, all are: the terminal may have signalled before there was a
+// child to get it.
+func forward(ctx context.Context, sigs <-chan os.Signal, p *os.Process, started <-chan struct{}) (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -190,7 +194,7 @@ func forward(ctx context.Context, sigs <-chan os.Signal, p *os.Process) (stop fu
 			case <-quit:
 				return
 			case s := <-sigs:
-				if (s == syscall.SIGINT || s == syscall.SIGQUIT) && inForeground() {
+				if (s == syscall.SIGINT || s == syscall.SIGQUIT) && isClosed(started) && inForeground() {
 					continue // the terminal sent it to the command too
 				}
 				_ = p.Signal(s) // it may have ended meanwhile
@@ -208,6 +212,15 @@ func forward(ctx context.Context, sigs <-chan os.Signal, p *os.Process) (stop fu
 	return func() {
 		close(quit)
 		<-done
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
