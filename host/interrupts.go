@@ -20,8 +20,9 @@ import (
 // irqTable numbers the interrupt handlers of a system as a kernel would: /proc/interrupts
 // and /proc/irq.
 type irqTable struct {
-	rows []irqRow
-	cpus int // columns
+	rows   []irqRow
+	cpus   int // columns
+	digits int // width of a number
 }
 
 // irqRow is one interrupt number.
@@ -43,7 +44,7 @@ func newIRQTable(bound []*boundDevice) (*irqTable, error) {
 	if err != nil {
 		return nil, fmt.Errorf("numbering interrupts: %w", err)
 	}
-	t := &irqTable{cpus: cpuset.Max(online) + 1}
+	t := &irqTable{cpus: cpuset.Max(online) + 1, digits: kernelDigits()}
 	next := (kernelIRQs()/irqRoom + 1) * irqRoom
 	for _, b := range bound {
 		u, ok := b.inst.(pci.IRQUser)
@@ -129,20 +130,27 @@ var interruptLine = regexp.MustCompile(`(?m)^ *([0-9]{1,6}):`)
 
 // header is the first line of /proc/interrupts.
 func (t *irqTable) header(w *bytes.Buffer) {
-	fmt.Fprintf(w, "%*s", irqDigits+8, "")
+	fmt.Fprintf(w, "%*s", t.digits+8, "")
 	for c := range t.cpus {
 		fmt.Fprintf(w, "CPU%-8d", c)
 	}
 	w.WriteByte('\n')
 }
 
-// irqDigits is the width of an interrupt number, for fewer than 1000 of them.
-const irqDigits = 3
+// kernelDigits is the width that the kernel gives a number: 3, or more where it has 1000
+// and more of them. Its header is indented by that and 8.
+func kernelDigits() int {
+	b, _ := os.ReadFile("/proc/interrupts")
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	return max(minDigits, len(line)-len(bytes.TrimLeft(line, " "))-8)
+}
+
+const minDigits = 3
 
 // show appends our lines, in the kernel's format (kernel/irq/proc.c of 6.12).
 func (t *irqTable) show(w *bytes.Buffer) {
 	for _, r := range t.rows {
-		fmt.Fprintf(w, "%*d:", irqDigits, r.number)
+		fmt.Fprintf(w, "%*d:", t.digits, r.number)
 		counts := r.handler.Counts()
 		for i := range t.cpus {
 			n := uint64(0)
@@ -151,7 +159,7 @@ func (t *irqTable) show(w *bytes.Buffer) {
 			}
 			fmt.Fprintf(w, " %10d", n)
 		}
-		fmt.Fprintf(w, " %8s %*d-%-8s  %s\n", r.chip, irqDigits, r.hwirq, r.flow, r.handler.Name())
+		fmt.Fprintf(w, " %8s %*d-%-8s  %s\n", r.chip, t.digits, r.hwirq, r.flow, r.handler.Name())
 	}
 }
 

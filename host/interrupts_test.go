@@ -15,7 +15,7 @@ func TestInterruptLines(t *testing.T) {
 	}
 	h := bus.Handle(q, "eth0-tx-0", func(uint64) {})
 	defer h.Close()
-	table := irqTable{cpus: 2, rows: []irqRow{
+	table := irqTable{cpus: 2, digits: minDigits, rows: []irqRow{
 		{number: 101, chip: "PCI-MSIX-1000:00:03.0", hwirq: 1, flow: "edge", handler: h},
 		{number: 102, chip: "IO-APIC", hwirq: 23, flow: "fasteoi", handler: h},
 	}}

@@ -13,7 +13,6 @@
 //	sock        control socket (Serve, Dial)
 //	tree/       the default mount point
 //	old/        an empty directory, for ring3 shell to put the kernel's own trees at
-//	log         messages of the instance
 //
 // A folder comes into being whole: it is prepared as .new-PID-N, its lock taken and its
 // state written, and then renamed, so nobody ever sees one that is half made.

@@ -23,7 +23,6 @@ const (
 	sockFile  = "sock"
 	treeDir   = "tree"
 	oldDir    = "old"
-	logFile   = "log"
 )
 
 const (

@@ -175,9 +175,6 @@ func (in *Instance) Tree() string { return filepath.Join(in.dir, treeDir) }
 // Sock is the path of the control socket; see Listen.
 func (in *Instance) Sock() string { return filepath.Join(in.dir, sockFile) }
 
-// LogPath is where the instance may keep its messages in a file.
-func (in *Instance) LogPath() string { return filepath.Join(in.dir, logFile) }
-
 // Info is the entry as others see it now.
 func (in *Instance) Info() Info {
 	in.mu.Lock()

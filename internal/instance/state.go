@@ -111,9 +111,6 @@ func (i Info) Sock() string { return filepath.Join(i.Dir, sockFile) }
 // Old is an empty directory for the kernel's own trees to stand at in ring3 shell.
 func (i Info) Old() string { return filepath.Join(i.Dir, oldDir) }
 
-// LogPath is the file with the instance's messages.
-func (i Info) LogPath() string { return filepath.Join(i.Dir, logFile) }
-
 // Env is the variable, as NAME=VALUE, that lets ring3 find this run folder from a place
 // where uid or environment are others: in ring3 shell the caller's uid is 0.
 func (i Info) Env() string { return BaseEnv + "=" + filepath.Dir(i.Dir) }
