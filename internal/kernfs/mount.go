@@ -91,7 +91,11 @@ func checkDir(dir string) (string, error) {
 		case err != nil && !errors.Is(err, syscall.EACCES):
 			return "", fmt.Errorf("mount point %s: a mount of type %s is there and does not answer (%w): remove it with `fusermount3 -u -z %s`", abs, fstype, err, abs)
 		}
-		return "", fmt.Errorf("mount point %s: already a mount, of type %s: choose another, or unmount it with `fusermount3 -u %s`", abs, fstype, abs)
+		advice := "choose another"
+		if strings.HasPrefix(fstype, "fuse") {
+			advice += fmt.Sprintf(", or unmount it with `fusermount3 -u %s`", abs)
+		}
+		return "", fmt.Errorf("mount point %s: already a mount, of type %s: %s", abs, fstype, advice)
 	}
 	fi, err := os.Stat(abs)
 	switch {
