@@ -125,15 +125,11 @@ func (a *app) lsCmd() *cobra.Command {
 
 func (a *app) ls(ctx context.Context) error {
 	devices := []DeviceInfo{}
-	i, err := instance.Pick(a.name)
+	i, cl, err := a.dial()
 	switch {
 	case errors.Is(err, instance.ErrNone) && a.json:
 		return a.printJSON(devices)
 	case err != nil:
-		return err
-	}
-	cl, err := instance.Dial(i)
-	if err != nil {
 		return err
 	}
 	defer cl.Close()
@@ -177,17 +173,23 @@ func treePath(s string) (string, error) {
 	return "", usagef("path %q: want a path below /proc, /sys or /dev", s)
 }
 
+// dial connects to the instance that the user means. The caller closes the client.
+func (a *app) dial() (instance.Info, *instance.Client, error) {
+	i, err := instance.Pick(a.name)
+	if err != nil {
+		return i, nil, err
+	}
+	cl, err := instance.Dial(i)
+	return i, cl, err
+}
+
 // onTree does something at a path of the instance that the user means. op is for errors.
 func (a *app) onTree(ctx context.Context, op, arg string, f func(cl *instance.Client, p string) error) error {
 	p, err := treePath(arg)
 	if err != nil {
 		return err
 	}
-	i, err := instance.Pick(a.name)
-	if err != nil {
-		return err
-	}
-	cl, err := instance.Dial(i)
+	i, cl, err := a.dial()
 	if err != nil {
 		return err
 	}
@@ -271,11 +273,7 @@ func (a *app) dmesgCmd() *cobra.Command {
 		Short: "Print the messages of the drivers",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			i, err := instance.Pick(a.name)
-			if err != nil {
-				return err
-			}
-			cl, err := instance.Dial(i)
+			_, cl, err := a.dial()
 			if err != nil {
 				return err
 			}

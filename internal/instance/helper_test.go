@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/mounts"
 )
 
 // The test binary plays ring3 up: started again with helperEnv it creates an instance
@@ -245,7 +247,7 @@ func tryUp(t *testing.T, words string) (*helper, error) {
 			}
 		}
 		if m := h.Info.Mount; m != "" {
-			if _, left := mountAt(m); left {
+			if _, left := mounts.At(m); left {
 				t.Errorf("%s is still mounted", m)
 				unmount(m)
 			}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/mounts"
 )
 
 // ErrExists is wrapped by Create where a live instance has the name.
@@ -232,11 +234,11 @@ func (in *Instance) AddMount(dir string) error {
 	if err != nil {
 		return fmt.Errorf("instance %s: mount point: %w", in.name, err)
 	}
-	e, ok := mountAt(dir)
-	if !ok || !e.isFuse() {
+	e, ok := mounts.At(dir)
+	if !ok || !e.IsFuse() {
 		return fmt.Errorf("instance %s: no FUSE mount at %s: %w", in.name, dir, unix.EINVAL)
 	}
-	m := Mount{Dir: dir, Dev: e.dev}
+	m := Mount{Dir: dir, Dev: e.Dev}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.watch.tell(msgMount(m))

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/mounts"
 )
 
 func TestCreateAndClose(t *testing.T) {
@@ -250,7 +252,7 @@ func gone(t *testing.T, h *helper) {
 		t.Errorf("child %d still runs", h.Child)
 	}
 	if m := h.Info.Mount; m != "" {
-		if e, left := mountAt(m); left {
+		if e, left := mounts.At(m); left {
 			t.Errorf("%s still mounted: %+v", m, e)
 		}
 	}
@@ -275,7 +277,7 @@ func TestWatcher(t *testing.T) {
 				t.Fatal(err)
 			}
 			h := up(t, "watch child mount="+link+"/tree")
-			if _, ok := mountAt(h.Info.Mount); !ok {
+			if _, ok := mounts.At(h.Info.Mount); !ok {
 				t.Fatalf("nothing mounted at %s", h.Info.Mount)
 			}
 			// What a session's end sends, and an impatient user.
@@ -311,7 +313,7 @@ func TestWatcherLeavesSuccessorAlone(t *testing.T) {
 	next := up(t, "name=a child mount="+mnt)
 	unix.Kill(h.Watcher, unix.SIGCONT)
 	eventually(t, "watcher gone", func() bool { return !h.watcher.alive() })
-	if _, ok := mountAt(mnt); !ok {
+	if _, ok := mounts.At(mnt); !ok {
 		t.Error("the old watcher unmounted the new instance")
 	}
 	if i, err := Pick("a"); err != nil || i.ID != next.Info.ID || i.ID == h.Info.ID {

@@ -4,6 +4,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/ring3dev/ring3/internal/mounts"
 )
 
 func TestParseStat(t *testing.T) {
@@ -17,33 +19,6 @@ func TestParseStat(t *testing.T) {
 	for _, bad := range []string{"", "77 (x", "77 (x) S 1 2", "77 (x) S" + strings.Replace(tail, "4242", "-1", 1)} {
 		if start, _, err := parseStat([]byte(bad)); err == nil {
 			t.Errorf("parseStat(%q) = %d, want an error", bad, start)
-		}
-	}
-}
-
-func TestParseMountinfo(t *testing.T) {
-	const in = `22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
-40 22 0:39 / /tmp/a\040b\011\134 rw,nosuid - fuse.ring3 ring3 rw,user_id=0
-41 22 0:40 / /tmp/x rw shared:2 master:1 - fuse /dev/fuse rw
-broken line
-42 22 0:41 / /y rw - fusectl fusectl rw
-`
-	want := []mountEntry{{"/", "254:0", "ext4"}, {"/tmp/a b\t\\", "0:39", "fuse.ring3"}, {"/tmp/x", "0:40", "fuse"}, {"/y", "0:41", "fusectl"}}
-	got := parseMountinfo(in)
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("parseMountinfo = %q, want %q", got, want)
-	}
-	for i, fuse := range []bool{false, true, true, false} {
-		if got[i].isFuse() != fuse {
-			t.Errorf("%s isFuse = %v", got[i].fstype, !fuse)
-		}
-	}
-	for _, c := range []struct {
-		path, dir string
-		want      bool
-	}{{"/a", "/a", true}, {"/a/b", "/a", true}, {"/ab", "/a", false}, {"/", "/a", false}, {"/a", "/", true}} {
-		if got := below(c.path, c.dir); got != c.want {
-			t.Errorf("below(%q, %q) = %v, want %v", c.path, c.dir, got, c.want)
 		}
 	}
 }
@@ -77,14 +52,25 @@ func FuzzState(f *testing.F) {
 	})
 }
 
+func TestBelow(t *testing.T) {
+	for _, c := range []struct {
+		path, dir string
+		want      bool
+	}{{"/a", "/a", true}, {"/a/b", "/a", true}, {"/ab", "/a", false}, {"/", "/a", false}, {"/a", "/", true}} {
+		if got := below(c.path, c.dir); got != c.want {
+			t.Errorf("below(%q, %q) = %v, want %v", c.path, c.dir, got, c.want)
+		}
+	}
+}
+
 func FuzzForeignText(f *testing.F) {
 	f.Add("77 (x) S 1 2 3")
 	f.Add(`40 22 0:39 / /tmp/a\040b rw - fuse.ring3 ring3 rw`)
 	f.Add(msgMount(Mount{Dir: "/x", Dev: "0:1"}) + "child 1 2\ninstance \"/\" a b 1 2\n")
 	f.Fuzz(func(t *testing.T, s string) {
 		_, _, _ = parseStat([]byte(s))
-		for _, e := range parseMountinfo(s) {
-			_ = e.isFuse()
+		for _, e := range mounts.Parse(s) {
+			_ = e.IsFuse()
 		}
 		w := listen(strings.NewReader(s))
 		if w.name != "" && CheckName(w.name) != nil {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ring3dev/ring3/internal/mounts"
 	"github.com/ring3dev/ring3/internal/node"
 )
 
@@ -267,8 +268,8 @@ func (s *server) end() {
 	}
 	_ = s.cmd.Wait()
 	killer.Stop()
-	if fstype, ok := mountedAt(s.dir); ok {
-		s.t.Errorf("a mount of type %s is left at %s", fstype, s.dir)
+	if e, ok := mounts.At(s.dir); ok {
+		s.t.Errorf("a mount of type %s is left at %s", e.FSType, s.dir)
 		_ = Detach(s.dir)
 	}
 	if err := os.Remove(s.dir); err != nil {

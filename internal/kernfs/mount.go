@@ -1,7 +1,6 @@
 package kernfs
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -9,12 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/mounts"
 )
 
 // fuseDev is the kernel's side of every FUSE mount.
@@ -83,19 +83,19 @@ func checkDir(dir string) (string, error) {
 	if parent, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
 		abs = filepath.Join(parent, filepath.Base(abs))
 	}
-	if fstype, ok := mountedAt(abs); ok {
+	if m, ok := mounts.At(abs); ok {
 		err := ping(abs)
 		switch {
 		case errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED):
-			return "", fmt.Errorf("mount point %s: a dead mount of type %s is there (%w): remove it with `fusermount3 -u -z %s`", abs, fstype, err, abs)
+			return "", fmt.Errorf("mount point %s: a dead mount of type %s is there (%w): remove it with `fusermount3 -u -z %s`", abs, m.FSType, err, abs)
 		case err != nil && !errors.Is(err, syscall.EACCES):
-			return "", fmt.Errorf("mount point %s: a mount of type %s is there and does not answer (%w): remove it with `fusermount3 -u -z %s`", abs, fstype, err, abs)
+			return "", fmt.Errorf("mount point %s: a mount of type %s is there and does not answer (%w): remove it with `fusermount3 -u -z %s`", abs, m.FSType, err, abs)
 		}
 		advice := "choose another"
-		if strings.HasPrefix(fstype, "fuse") {
+		if m.IsFuse() {
 			advice += fmt.Sprintf(", or unmount it with `fusermount3 -u %s`", abs)
 		}
-		return "", fmt.Errorf("mount point %s: already a mount, of type %s: %s", abs, fstype, advice)
+		return "", fmt.Errorf("mount point %s: already a mount, of type %s: %s", abs, m.FSType, advice)
 	}
 	fi, err := os.Stat(abs)
 	switch {
@@ -142,42 +142,6 @@ func ping(path string) error {
 	case <-time.After(statWait):
 		return syscall.ETIMEDOUT
 	}
-}
-
-// mountedAt says whether dir, an absolute path, is a mount point, and of which type.
-func mountedAt(dir string) (fstype string, ok bool) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return "", false
-	}
-	defer f.Close()
-	sc := bufio.NewScanner(f)
-	sc.Buffer(nil, 1<<20)
-	for sc.Scan() {
-		// 36 35 98:0 /root /mount/point options [optional...] - type source superoptions
-		left, right, _ := strings.Cut(sc.Text(), " - ")
-		if l := strings.Fields(left); len(l) > 4 && unescape(l[4]) == dir {
-			fstype, _, _ = strings.Cut(right, " ")
-			ok = true // the last one is on top
-		}
-	}
-	return fstype, ok
-}
-
-// unescape undoes the octal escapes of /proc/self/mountinfo.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // mountFuse mounts and returns the descriptor to serve: directly where the kernel lets
@@ -291,7 +255,7 @@ func receiveFd(sock int) (int, error) {
 // Detach takes the mount at dir away, also a busy or dead one; files that are open keep
 // their connection until it closes. No mount at dir is no error.
 func Detach(dir string) error {
-	if _, ok := mountedAt(dir); !ok {
+	if _, ok := mounts.At(dir); !ok {
 		return nil
 	}
 	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -305,7 +269,7 @@ func Detach(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), fusermountWait)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, bin, "-u", "-z", "--", dir).CombinedOutput()
-	if _, still := mountedAt(dir); err != nil && still {
+	if _, still := mounts.At(dir); err != nil && still {
 		return fmt.Errorf("unmounting %s: %s (%w)", dir, bytes.TrimSpace(out), err)
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/internal/mounts"
 	"github.com/ring3dev/ring3/internal/node"
 )
 
@@ -160,14 +161,6 @@ func TestUnmountLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestUnescape(t *testing.T) {
-	for in, want := range map[string]string{`/a\040b`: "/a b", `/a\134`: `/a\`, `/x\0`: `/x\0`, `\999`: `\999`, "": ""} {
-		if got := unescape(in); got != want {
-			t.Errorf("unescape(%q) = %q, want %q", in, got, want)
-		}
-	}
-}
-
 func TestOddMountPoints(t *testing.T) {
 	needFuse(t)
 	dir := filepath.Join(t.TempDir(), `a b\c,d`)
@@ -179,13 +172,13 @@ func TestOddMountPoints(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Unmount()
-	if fstype, ok := mountedAt(dir); !ok || fstype != "fuse.ring3" {
-		t.Errorf("mountedAt(%q) = %q, %v, want fuse.ring3", dir, fstype, ok)
+	if e, ok := mounts.At(dir); !ok || e.FSType != "fuse.ring3" {
+		t.Errorf("mounts.At(%q) = %q, %v, want fuse.ring3", dir, e.FSType, ok)
 	}
 	if err := s.Unmount(); err != nil {
 		t.Errorf("Unmount() = %v", err)
 	}
-	if _, ok := mountedAt(dir); ok {
+	if _, ok := mounts.At(dir); ok {
 		t.Errorf("still mounted at %q", dir)
 		_ = unix.Unmount(dir, unix.MNT_DETACH)
 	}
