@@ -56,7 +56,7 @@ func newRig(t testing.TB, model, ring string, capture bool) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	res := pci.Bind(t.Context(), dev, pci.Env{Name: "eth0", Options: map[string]string{"ring": ring}}, []*pci.Driver{&e1000.Driver})
+	res := pci.Bind(t.Context(), dev, pci.Env{Name: "eth0", Options: map[string]string{"ring": ring}}, []*pci.Driver{e1000.Driver})
 	if res.Outcome != pci.Bound {
 		t.Fatalf("binding eth0: %s, %v", res.Outcome, res.Err)
 	}

@@ -20,6 +20,10 @@ type Buf struct {
 	// It outlives Free, as the content does; 0 for a new buffer.
 	Tag uint32
 
+	// Meta is what a network device is to do with the frame in Data, or did with it. Get
+	// clears its Flags, and without flags the rest has no meaning.
+	Meta Meta
+
 	refs int32
 	pool *Pool
 }
@@ -125,6 +129,7 @@ func (p *Pool) Get() *Buf {
 	}
 	p.n--
 	b.refs = 1
+	b.Meta.Flags = 0
 	b.Data = b.Mem[:0]
 	return b
 }

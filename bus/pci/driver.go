@@ -2,6 +2,7 @@ package pci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -25,14 +26,29 @@ type ID struct {
 type Driver struct {
 	Name string
 	IDs  []ID
+	// API is the version of this contract that the driver was written for, as a literal: 1.
+	// 0 means the present one. A program refuses a driver that was written for another, in
+	// words instead of with a crash.
+	API int
 	// Options lists the options that Probe understands ("mac", "ring"), with a one-line
 	// description each.
 	Options map[string]string
+	// Registers describes the registers of a function that the driver serves, for traces,
+	// dumps and fault reports; nil: none.
+	Registers func(FunctionID) []bus.Register
 	// Probe takes a device into service. On error it has released all it took, except
 	// the device itself, which the caller closes. An error that wraps ErrSkip means: not
 	// mine after all.
 	Probe func(ctx context.Context, dev bus.Device, env Env) (Instance, error)
 }
+
+// API is the version of the contract between drivers and programs: of Driver, Env and
+// Instance, and of package bus.
+const API = 1
+
+// ErrOption is wrapped by what Probe returns where an option's value is wrong: wrong usage, not
+// a failing device.
+var ErrOption = errors.New("wrong option")
 
 // Env is what a host gives a driver's Probe.
 type Env struct {
@@ -42,7 +58,7 @@ type Env struct {
 }
 
 // Instance is a device in service. It may implement more: netdev.Device,
-// bus.ErrorHandler, bus.PowerHandler, IRQUser, AttrUser.
+// bus.ErrorHandler, bus.PowerHandler, IRQUser, AttrUser, ParamUser.
 type Instance interface {
 	// Close takes the device out of service: stops it, joins all goroutines, frees all
 	// memory. It does not close the bus.Device. It is idempotent.
@@ -52,6 +68,22 @@ type Instance interface {
 // IRQUser is implemented by an instance that serves interrupts, for /proc/interrupts.
 type IRQUser interface {
 	IRQHandlers() []*bus.Handler
+}
+
+// ParamUser is implemented by an instance whose options can be read, and some of them
+// changed, while it is in service. They are shown as a kernel driver's module parameters are:
+// /sys/module/DRIVER/parameters/NAME.
+type ParamUser interface {
+	Params() []Param
+}
+
+// Param is one parameter of an instance.
+type Param struct {
+	Name string // "InterruptThrottleRate"
+	Get  func() string
+	// Set changes it; nil: it cannot be changed in service. It fails with EINVAL where
+	// the value is no such thing, ERANGE where it is out of range, and then nothing changed.
+	Set func(ctx context.Context, v string) error
 }
 
 // AttrUser is implemented by an instance that has files of its own in its device's sysfs
@@ -93,9 +125,12 @@ func Bind(ctx context.Context, dev bus.Device, env Env, drivers []*Driver) Resul
 		if !d.Serves(id) {
 			continue
 		}
+		if d.API != 0 && d.API != API {
+			return Result{Outcome: Failed, Driver: d, Err: fmt.Errorf("%s: driver %s was built for version %d of ring3's driver interface, and this is version %d: build it against this ring3: %w", dev.Address(), d.Name, d.API, API, bus.ErrNotSupported)}
+		}
 		for o := range env.Options {
 			if _, ok := d.Options[o]; !ok {
-				return Result{Outcome: Failed, Driver: d, Err: fmt.Errorf("%s: driver %s has no option %q: %w", dev.Address(), d.Name, o, bus.ErrNotSupported)}
+				return Result{Outcome: Failed, Driver: d, Err: fmt.Errorf("%s: driver %s has no option %q: %w", dev.Address(), d.Name, o, ErrOption)}
 			}
 		}
 		env := env

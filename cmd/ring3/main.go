@@ -12,7 +12,7 @@ import (
 
 func main() {
 	p := host.Program{
-		Drivers: []*pci.Driver{&e1000.Driver, &edu.Driver},
+		Drivers: []*pci.Driver{e1000.Driver, edu.Driver},
 		Bench:   bench.Command,
 	}
 	p.Main()

@@ -26,7 +26,7 @@ const (
 
 // Driver serves the 82574L and the 82540EM. The instance implements netdev.Device and
 // pci.IRQUser.
-var Driver = pci.Driver{
+var Driver = &pci.Driver{
 	Name: "e1000",
 	IDs:  []pci.ID{{Vendor: vendorIntel, Device: device82574}, {Vendor: vendorIntel, Device: device82540}},
 	Options: map[string]string{

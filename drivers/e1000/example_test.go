@@ -29,7 +29,7 @@ func Example() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		r := pci.Bind(ctx, dev, pci.Env{Name: name}, []*pci.Driver{&e1000.Driver})
+		r := pci.Bind(ctx, dev, pci.Env{Name: name}, []*pci.Driver{e1000.Driver})
 		if r.Outcome != pci.Bound {
 			log.Fatal(r.Err)
 		}

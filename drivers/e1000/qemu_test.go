@@ -68,7 +68,7 @@ func bind(t testing.TB, m *qemu.Machine, name string, options map[string]string,
 	if hide != nil {
 		dev = hide(dev)
 	}
-	r := pci.Bind(context.Background(), dev, pci.Env{Name: name, Options: options}, []*pci.Driver{&e1000.Driver})
+	r := pci.Bind(context.Background(), dev, pci.Env{Name: name, Options: options}, []*pci.Driver{e1000.Driver})
 	if r.Outcome != pci.Bound {
 		t.Fatalf("Bind of %s = %s, %v", name, r.Outcome, r.Err)
 	}

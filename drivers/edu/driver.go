@@ -11,7 +11,7 @@ import (
 )
 
 // Driver serves QEMU's edu. The instance is a *Device.
-var Driver = pci.Driver{
+var Driver = &pci.Driver{
 	Name: "edu", IDs: []pci.ID{{Vendor: 0x1234, Device: 0x11e8}},
 	Probe: func(_ context.Context, dev bus.Device, env pci.Env) (pci.Instance, error) { return open(dev, env.Name) },
 }

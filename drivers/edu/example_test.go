@@ -30,7 +30,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	r := pci.Bind(ctx, dev, pci.Env{Name: "edu0"}, []*pci.Driver{&edu.Driver})
+	r := pci.Bind(ctx, dev, pci.Env{Name: "edu0"}, []*pci.Driver{edu.Driver})
 	if r.Outcome != pci.Bound {
 		log.Fatal(r.Err)
 	}

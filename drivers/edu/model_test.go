@@ -32,7 +32,7 @@ func start(t *testing.T) (*qemu.Machine, bus.Device, *Device) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := pci.Bind(t.Context(), dev, pci.Env{Name: "edu0"}, []*pci.Driver{&Driver})
+	r := pci.Bind(t.Context(), dev, pci.Env{Name: "edu0"}, []*pci.Driver{Driver})
 	if r.Outcome != pci.Bound {
 		t.Fatalf("Bind = %s, %v, want bound", r.Outcome, r.Err)
 	}
