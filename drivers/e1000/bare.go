@@ -13,7 +13,7 @@ import (
 // ring points to one frame, and a loop does nothing but advance the tail by burst
 // descriptors, without ever looking at what became of them. What a driver reaches is to be
 // compared with that. It runs for about d and returns frames a second, counted when the
-// device had sent the last. inst is an instance of this driver whose transmit queue is
+// device had sent the last. inst is an instance of this driver whose transmit queue 0 is
 // idle, and stays usable.
 //
 // A tail may not advance by a whole ring, so a burst is at most half of it.
@@ -25,7 +25,7 @@ func BareTransmit(ctx context.Context, inst pci.Instance, frame []byte, burst in
 	if burst < 1 || len(frame) < minWire || len(frame) > maxFrame {
 		return 0, n.errorf("measuring the bare loop: burst %d of %d bytes: want at least 1, and %d to %d: %w", burst, len(frame), minWire, maxFrame, bus.ErrNotSupported)
 	}
-	q := &n.tx
+	q := &n.tx[0]
 	pool, err := q.NewPool(1)
 	if err != nil {
 		return 0, err
@@ -58,17 +58,17 @@ func BareTransmit(ctx context.Context, inst pci.Instance, frame []byte, burst in
 // ringDoorbell is the loop itself. Called with the queue's lock held.
 func (n *nic) ringDoorbell(ctx context.Context, burst uint64, d time.Duration) (float64, error) {
 	const looks = 64 // doorbells between two looks at the clock
-	q := &n.tx
+	q := &n.tx[0]
 	first := q.c.tail
 	start := time.Now()
 	for time.Since(start) < d && ctx.Err() == nil {
 		for range looks {
 			q.c.tail += burst
-			n.regs.Write32(regTDT, q.c.at(q.c.tail))
+			n.regs.Write32(q.tail, q.c.at(q.c.tail))
 		}
 	}
 	// Reading a register waits for the writes before it; then the device has sent all.
-	err := n.poll(ctx, time.Second, func() bool { return n.regs.Read32(regTDH) == q.c.at(q.c.tail) })
+	err := n.poll(ctx, time.Second, func() bool { return n.regs.Read32(regTDH(0)) == q.c.at(q.c.tail) })
 	took := time.Since(start)
 	sent := q.c.tail - first
 	q.c.head = q.c.tail

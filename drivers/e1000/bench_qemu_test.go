@@ -47,7 +47,7 @@ const testHeader = "\x52\x54\x00\x00\x00\x99\x52\x54\x00\x12\x34\x56\x88\xb5"
 // driven sends total frames through the queue, writing a sequence number into each. Few
 // buffers go round, so that they stay in the caches.
 func driven(tb testing.TB, n *nic, burst, total int) (pps float64) {
-	pool, err := n.tx.NewPoolOf(min(n.ring, max(512, 2*burst)), 60)
+	pool, err := n.tx[0].NewPoolOf(min(n.ring, max(512, 2*burst)), 60)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -71,14 +71,14 @@ func driven(tb testing.TB, n *nic, burst, total int) (pps float64) {
 			bufs[have] = b
 		}
 		if have < burst {
-			n.tx.Reap()
+			n.tx[0].Reap()
 			continue
 		}
-		k := n.tx.Burst(bufs)
+		k := n.tx[0].Burst(bufs)
 		sent += k
 		have = copy(bufs, bufs[k:])
 	}
-	if err := n.tx.Drain(context.Background()); err != nil {
+	if err := n.tx[0].Drain(context.Background()); err != nil {
 		tb.Fatal(err)
 	}
 	d := time.Since(t0)

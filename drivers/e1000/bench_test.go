@@ -19,7 +19,7 @@ type instant struct {
 func (r *instant) Read32(bus.Off) uint32 { return 0 }
 
 func (r *instant) Write32(o bus.Off, _ uint32) {
-	if o != regTDT {
+	if o != regTDT(0) {
 		return
 	}
 	for ; r.at != r.q.c.tail; r.at++ {
@@ -36,9 +36,9 @@ func BenchmarkBurst(b *testing.B) {
 		b.Run(fmt.Sprint(burst), func(b *testing.B) {
 			n := probeModel(b, newModel(device82574), map[string]string{"ring": "1024"})
 			regs := n.regs
-			n.regs = &instant{q: &n.tx}
+			n.regs = &instant{q: &n.tx[0]}
 			defer func() { n.regs = regs }()
-			pool, err := n.tx.NewPool(2 * burst)
+			pool, err := n.tx[0].NewPool(2 * burst)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -50,10 +50,10 @@ func BenchmarkBurst(b *testing.B) {
 					x.Data = x.Mem[:60]
 					bufs[j] = x
 				}
-				if k := n.tx.Burst(bufs); k != burst {
+				if k := n.tx[0].Burst(bufs); k != burst {
 					b.Fatalf("Burst = %d, want %d", k, burst)
 				}
-				n.tx.Reap()
+				n.tx[0].Reap()
 			}
 			pool.Close()
 		})

@@ -30,8 +30,9 @@ var Driver = &pci.Driver{
 	Name: "e1000",
 	IDs:  []pci.ID{{Vendor: vendorIntel, Device: device82574}, {Vendor: vendorIntel, Device: device82540}},
 	Options: map[string]string{
-		"mac":  "station address, for example 52:54:00:12:34:56 (default: the EEPROM's)",
-		"ring": fmt.Sprintf("descriptors in each ring, a power of two from %d to %d (default %d)", minRing, maxRing, defaultRing),
+		"mac":    "station address, for example 52:54:00:12:34:56 (default: the EEPROM's)",
+		"queues": fmt.Sprintf("transmit and as many receive queues, 1 or, 82574L, %d (default 1)", maxQueues),
+		"ring":   fmt.Sprintf("descriptors in each ring, a power of two from %d to %d (default %d)", minRing, maxRing, defaultRing),
 	},
 	Probe: probe,
 }
@@ -42,6 +43,14 @@ type chip struct {
 	eerd  eerdLayout
 	pcie  bool // 82574L: PCI Express, MSI-X, and the registers that come with them
 	quirk bool // QEMU's 82540EM: see doc.go
+}
+
+// queues is how many queues of each kind the chip has.
+func (c chip) queues() int {
+	if c.pcie {
+		return maxQueues
+	}
+	return 1
 }
 
 func chipOf(id pci.FunctionID) (chip, error) {
@@ -64,8 +73,9 @@ type nic struct {
 	mac  [6]byte
 	ring int
 
-	tx txQueue
-	rx rxQueue
+	queues int // of each kind
+	tx     [maxQueues]txQueue
+	rx     [maxQueues]rxQueue
 
 	irq      causes
 	handlers []*bus.Handler
@@ -91,18 +101,19 @@ func (n *nic) errorf(format string, args ...any) error {
 
 func probe(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, error) {
 	n := &nic{
-		name: env.Name, dev: dev, log: env.Log, ring: defaultRing,
+		name: env.Name, dev: dev, log: env.Log, ring: defaultRing, queues: 1,
 		done: make(chan struct{}), watched: make(chan struct{}),
 	}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
+	var err error
+	if n.chip, err = chipOf(pci.ReadID(dev.Config())); err != nil {
+		return nil, n.errorf("%w", err)
+	}
 	mac, err := n.options(env.Options)
 	if err != nil {
 		return nil, err
-	}
-	if n.chip, err = chipOf(pci.ReadID(dev.Config())); err != nil {
-		return nil, n.errorf("%w", err)
 	}
 	if n.regs, err = dev.Region(0); err != nil {
 		return nil, n.errorf("registers: %w", err)
@@ -131,6 +142,11 @@ func (n *nic) options(o map[string]string) (mac net.HardwareAddr, err error) {
 			return nil, n.errorf("option ring=%s: want a power of two from %d to %d", s, minRing, maxRing)
 		}
 	}
+	if s, ok := o["queues"]; ok {
+		if n.queues, err = strconv.Atoi(s); err != nil || n.queues < 1 || n.queues > n.chip.queues() {
+			return nil, n.errorf("option queues=%s: the %s has %d transmit and as many receive queues: %w", s, n.chip.model, n.chip.queues(), pci.ErrOption)
+		}
+	}
 	return mac, nil
 }
 
@@ -143,7 +159,7 @@ func validMAC(m net.HardwareAddr) bool {
 func (n *nic) Info() netdev.Info {
 	return netdev.Info{
 		Name: n.name, Driver: Driver.Name, Model: n.chip.model, Bus: n.dev,
-		TxQueues: 1, RxQueues: 1, TxRing: n.ring, RxRing: n.ring,
+		TxQueues: n.queues, RxQueues: n.queues, TxRing: n.ring, RxRing: n.ring,
 	}
 }
 
@@ -159,20 +175,20 @@ func (n *nic) Link() netdev.Link {
 	return netdev.Link{Up: s&statusLU != 0, Speed: s.speed(), FullDuplex: s&statusFD != 0}
 }
 
-// Tx returns transmit queue 0.
+// Tx returns a transmit queue.
 func (n *nic) Tx(q int) netdev.TxQueue {
-	if q != 0 {
+	if q < 0 || q >= n.queues {
 		return nil
 	}
-	return &n.tx
+	return &n.tx[q]
 }
 
-// Rx returns receive queue 0.
+// Rx returns a receive queue.
 func (n *nic) Rx(q int) netdev.RxQueue {
-	if q != 0 {
+	if q < 0 || q >= n.queues {
 		return nil
 	}
-	return &n.rx
+	return &n.rx[q]
 }
 
 // IRQHandlers are the handlers of all vectors; pci.IRQUser.
@@ -237,11 +253,13 @@ func (n *nic) teardown() error {
 	for _, h := range n.handlers {
 		_ = h.Close() // its eventfd is closed already
 	}
-	if n.tx.mem != nil {
-		n.tx.close()
-	}
-	if n.rx.mem != nil {
-		n.rx.close()
+	for q := range n.queues {
+		if n.tx[q].mem != nil {
+			n.tx[q].close()
+		}
+		if n.rx[q].mem != nil {
+			n.rx[q].close()
+		}
 	}
 	return err
 }

@@ -83,11 +83,11 @@ func TestBringUp(t *testing.T) {
 			if got := rctl(m.reg[regRCTL/4]); got != rctlEN|rctlBAM|rctlSECRC {
 				t.Errorf("RCTL = %s, want EN|BAM|SECRC", got)
 			}
-			if got := m.reg[regRDT/4]; got != defaultRing-1 {
+			if got := m.reg[regRDT(0)/4]; got != defaultRing-1 {
 				t.Errorf("RDT = %d, want %d", got, defaultRing-1)
 			}
 			m.mu.Unlock()
-			if got := n.rx.Free(); got != defaultRing-1 {
+			if got := n.rx[0].Free(); got != defaultRing-1 {
 				t.Errorf("Free = %d, want %d", got, defaultRing-1)
 			}
 			if err := n.Close(); err != nil {
@@ -186,26 +186,26 @@ func TestEveryAccessFails(t *testing.T) {
 // life sends, receives, waits and counts.
 func life(t *testing.T, m *model, n *nic) {
 	t.Helper()
-	pool, err := n.tx.NewPool(4)
+	pool, err := n.tx[0].NewPool(4)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer pool.Close()
 	b := pool.Get()
 	b.Data = b.Mem[:60]
-	n.tx.Burst([]*dma.Buf{b})
+	n.tx[0].Burst([]*dma.Buf{b})
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	_ = n.tx.Drain(ctx)
+	_ = n.tx[0].Drain(ctx)
 	m.receive(make([]byte, 60))
 	var got [4]*dma.Buf
-	if err := n.rx.Wait(ctx); err == nil {
-		for _, b := range got[:n.rx.Burst(got[:])] {
+	if err := n.rx[0].Wait(ctx); err == nil {
+		for _, b := range got[:n.rx[0].Burst(got[:])] {
 			b.Free()
 		}
 	}
-	n.rx.Burst(nil)
-	n.rx.Free()
+	n.rx[0].Burst(nil)
+	n.rx[0].Free()
 	n.Stats()
 }
 
@@ -213,7 +213,7 @@ func life(t *testing.T, m *model, n *nic) {
 func TestTransmit(t *testing.T) {
 	m := newModel(device82574)
 	n := probeModel(t, m, map[string]string{"ring": "64"})
-	pool, err := n.tx.NewPool(100)
+	pool, err := n.tx[0].NewPool(100)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,10 +235,10 @@ func TestTransmit(t *testing.T) {
 		make1(0, 60), make1(0, 0), make1(0, 13), make1(0, 14), make1(100, 16), make1(7, 17), make1(0, 1518), make1(0, 1519), make1(2000, 14), foreign, make1(0, 61),
 	}
 	want := []int{60, 60, 60, 60, 1518, 61}
-	if k := n.tx.Burst(bufs); k != len(bufs) {
+	if k := n.tx[0].Burst(bufs); k != len(bufs) {
 		t.Fatalf("Burst = %d, want %d", k, len(bufs))
 	}
-	if err := n.tx.Drain(context.Background()); err != nil {
+	if err := n.tx[0].Drain(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if pool.Free() != pool.Len() {
@@ -266,7 +266,7 @@ func TestTransmit(t *testing.T) {
 func TestTransmitWraps(t *testing.T) {
 	m := newModel(device82540)
 	n := probeModel(t, m, map[string]string{"ring": "64"})
-	pool, err := n.tx.NewPool(1)
+	pool, err := n.tx[0].NewPool(1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,14 +282,14 @@ func TestTransmitWraps(t *testing.T) {
 		for i := range bufs {
 			bufs[i] = b
 		}
-		if k, want := n.tx.Burst(bufs), min(size, 63); k != want {
+		if k, want := n.tx[0].Burst(bufs), min(size, 63); k != want {
 			t.Fatalf("Burst of %d = %d, want %d", size, k, want)
 		} else if k < size {
-			if k2 := n.tx.Burst(bufs[k:]); k2 != size-k {
+			if k2 := n.tx[0].Burst(bufs[k:]); k2 != size-k {
 				t.Fatalf("Burst of the other %d = %d", size-k, k2)
 			}
 		}
-		if left := n.tx.Reap(); left != 0 {
+		if left := n.tx[0].Reap(); left != 0 {
 			t.Fatalf("Reap = %d, want 0", left)
 		}
 	}
@@ -323,7 +323,7 @@ func TestGarbage(t *testing.T) {
 		if !m.receive(make([]byte, 60)) {
 			t.Fatal("the receive ring is empty")
 		}
-		k := n.rx.Burst(bufs[:])
+		k := n.rx[0].Burst(bufs[:])
 		for _, b := range bufs[:k] {
 			if len(b.Data) != 60 {
 				t.Errorf("a frame of %d bytes, want 60", len(b.Data))
@@ -338,11 +338,11 @@ func TestGarbage(t *testing.T) {
 	if st := n.Stats(); st.RxErrors != 500 || st.RxCRCErrors != 62 || st.RxFrameErrors != 62 {
 		t.Errorf("Stats: %d errors, %d CRC, %d frame, want 500, 62, 62", st.RxErrors, st.RxCRCErrors, st.RxFrameErrors)
 	}
-	n.rx.Burst(nil)
+	n.rx[0].Burst(nil)
 	m.mu.Lock()
-	m.stuck[regRDH] = 64
+	m.stuck[regRDH(0)] = 64
 	m.mu.Unlock()
-	if got := n.rx.Free(); got != 0 || !errors.Is(n.Err(), bus.ErrProtocol) {
+	if got := n.rx[0].Free(); got != 0 || !errors.Is(n.Err(), bus.ErrProtocol) {
 		t.Errorf("Free with RDH=64 = %d, then %v, want 0, %v", got, n.Err(), bus.ErrProtocol)
 	}
 }
@@ -360,9 +360,9 @@ func TestHeldFrames(t *testing.T) {
 		if !m.receive(f) {
 			break
 		}
-		held = append(held, bufs[:n.rx.Burst(bufs[:])]...)
+		held = append(held, bufs[:n.rx[0].Burst(bufs[:])]...)
 	}
-	if want := n.rx.pool.Len(); len(held) != want {
+	if want := n.rx[0].pool.Len(); len(held) != want {
 		t.Errorf("%d frames held, want all %d buffers", len(held), want)
 	}
 	for i, b := range held {
@@ -376,7 +376,7 @@ func TestHeldFrames(t *testing.T) {
 	for _, b := range held[8:] {
 		b.Free()
 	}
-	n.rx.Burst(nil)
+	n.rx[0].Burst(nil)
 	if !m.receive(f) {
 		t.Error("freed buffers were not posted again")
 	}
@@ -389,10 +389,10 @@ func TestHeldFrames(t *testing.T) {
 	for _, b := range held[:8] {
 		b.Free()
 	}
-	if k := n.rx.Burst(bufs[:]); k != 0 {
+	if k := n.rx[0].Burst(bufs[:]); k != 0 {
 		t.Errorf("Burst after Close = %d, want 0", k)
 	}
-	if k := n.tx.Burst(nil); k != 0 {
+	if k := n.tx[0].Burst(nil); k != 0 {
 		t.Errorf("Burst after Close = %d, want 0", k)
 	}
 }
@@ -401,7 +401,7 @@ func TestHeldFrames(t *testing.T) {
 func TestInFlightAtClose(t *testing.T) {
 	m := newModel(device82574)
 	n := probeModel(t, m, map[string]string{"ring": "64"})
-	pool, err := n.tx.NewPool(10)
+	pool, err := n.tx[0].NewPool(10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -412,22 +412,22 @@ func TestInFlightAtClose(t *testing.T) {
 	for range 10 {
 		b := pool.Get()
 		b.Data = b.Mem[:60]
-		n.tx.Burst([]*dma.Buf{b})
+		n.tx[0].Burst([]*dma.Buf{b})
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
 	defer cancel()
-	if err := n.tx.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "10 frames in flight") {
+	if err := n.tx[0].Drain(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "10 frames in flight") {
 		t.Errorf("Drain = %v, want 10 frames in flight", err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- n.Close() }()
-	if err := n.tx.Drain(context.Background()); err != nil && !errors.Is(err, bus.ErrClosed) {
+	if err := n.tx[0].Drain(context.Background()); err != nil && !errors.Is(err, bus.ErrClosed) {
 		t.Errorf("Drain during Close = %v", err)
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if left := n.tx.Reap(); left != 0 || pool.Free() != 10 {
+	if left := n.tx[0].Reap(); left != 0 || pool.Free() != 10 {
 		t.Errorf("after Close: %d in flight, %d of 10 buffers back", left, pool.Free())
 	}
 }
@@ -453,20 +453,20 @@ func TestWait(t *testing.T) {
 			defer cancel()
 			var bufs [4]*dma.Buf
 			for got := 0; got < frames; {
-				k := n.rx.Burst(bufs[:])
+				k := n.rx[0].Burst(bufs[:])
 				for _, b := range bufs[:k] {
 					b.Free()
 				}
 				if got += k; k == 0 {
-					if err := n.rx.Wait(ctx); err != nil {
+					if err := n.rx[0].Wait(ctx); err != nil {
 						t.Fatalf("Wait after %d frames = %v", got, err)
 					}
 				}
 			}
-			err := n.rx.Wait(canceled())
+			err := n.rx[0].Wait(canceled())
 			for range 100 { // a signal may be left, and select chooses
 				if err == nil {
-					err = n.rx.Wait(canceled())
+					err = n.rx[0].Wait(canceled())
 				}
 			}
 			if !errors.Is(err, context.Canceled) {
@@ -476,10 +476,10 @@ func TestWait(t *testing.T) {
 			m.die()
 			m.mu.Unlock()
 			<-n.Done()
-			if err := n.rx.Wait(context.Background()); !errors.Is(err, bus.ErrGone) {
+			if err := n.rx[0].Wait(context.Background()); !errors.Is(err, bus.ErrGone) {
 				t.Errorf("Wait on a dead device = %v, want %v", err, bus.ErrGone)
 			}
-			if k := n.rx.Burst(bufs[:]); k != 0 {
+			if k := n.rx[0].Burst(bufs[:]); k != 0 {
 				t.Errorf("Burst on a dead device = %d, want 0", k)
 			}
 		})
@@ -516,11 +516,11 @@ func TestQuirk(t *testing.T) {
 	m := newModel(device82540)
 	copy(m.cfg[0x2c:], []byte{0xf4, 0x1a, 0x00, 0x11})
 	n := probeModel(t, m, map[string]string{"ring": "64"})
-	if got := n.rx.Free(); got != 0 {
+	if got := n.rx[0].Free(); got != 0 {
 		t.Errorf("Free before the receiver listens = %d, want 0", got)
 	}
-	n.rx.ready = time.Now().Add(-time.Millisecond)
-	if got := n.rx.Free(); got != 63 {
+	n.rx[0].ready = time.Now().Add(-time.Millisecond)
+	if got := n.rx[0].Free(); got != 63 {
 		t.Errorf("Free = %d, want 63", got)
 	}
 	for _, v := range []uint32{5, 5, 9} {
@@ -570,5 +570,34 @@ func TestStatsAddUp(t *testing.T) {
 	}
 	if got := fmt.Sprint(less(3, 5), less(5, 3)); got != "0 2" {
 		t.Errorf("less = %s, want 0 2", got)
+	}
+}
+
+// TestQueuesOption: only the 82574L has a second queue.
+func TestQueuesOption(t *testing.T) {
+	for _, c := range []struct {
+		id    uint16
+		value string
+		want  int
+	}{
+		{device82574, "1", 1}, {device82574, "2", 2}, {device82540, "1", 1},
+		{device82574, "0", 0}, {device82574, "3", 0}, {device82574, "two", 0}, {device82574, "", 0}, {device82540, "2", 0},
+	} {
+		inst, err := Driver.Probe(context.Background(), newModel(c.id), env(map[string]string{"queues": c.value}))
+		if c.want == 0 {
+			if !errors.Is(err, pci.ErrOption) || !strings.Contains(err.Error(), "queues="+c.value) {
+				t.Errorf("Probe of %04x with queues=%s = %v, want %v", c.id, c.value, err, pci.ErrOption)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("Probe of %04x with queues=%s = %v", c.id, c.value, err)
+			continue
+		}
+		n := inst.(*nic)
+		if i := n.Info(); i.TxQueues != c.want || i.RxQueues != c.want || n.Tx(c.want-1) == nil || n.Tx(c.want) != nil {
+			t.Errorf("Info of %04x with queues=%s = %+v, want %d", c.id, c.value, i, c.want)
+		}
+		inst.Close()
 	}
 }

@@ -37,11 +37,13 @@ func (n *nic) bringUp(ctx context.Context, mac net.HardwareAddr) error {
 	}
 	n.initGeneral()
 	n.clearStats()
-	if err := n.tx.init(n, n.ring); err != nil {
-		return n.errorf("transmit ring of %d: %w", n.ring, err)
-	}
-	if err := n.rx.init(n, n.ring); err != nil {
-		return n.errorf("receive ring of %d: %w", n.ring, err)
+	for q := range n.queues {
+		if err := n.tx[q].init(n, q, n.ring); err != nil {
+			return n.errorf("transmit ring of %d: %w", n.ring, err)
+		}
+		if err := n.rx[q].init(n, q, n.ring); err != nil {
+			return n.errorf("receive ring of %d: %w", n.ring, err)
+		}
 	}
 	if err := n.enableIRQs(); err != nil {
 		return err
@@ -167,7 +169,7 @@ func (n *nic) initGeneral() {
 
 // initReceive sets up the receiver, 14.4.
 func (n *nic) initReceive() {
-	r, q := n.regs, &n.rx
+	r := n.regs
 	r.Write32(regRDTR, 0)
 	r.Write32(regRADV, 0)
 	r.Write32(regITR, 0)
@@ -176,38 +178,30 @@ func (n *nic) initReceive() {
 		r.Write32(regRFCTL, 0) // legacy descriptors
 		r.Write32(regMRQC, 0)  // one queue
 	}
-	r.Write32(regRXDCTL, uint32(dctlGRAN))
-	r.Write32(regRDBAL, uint32(q.mem.IOVA))
-	r.Write32(regRDBAH, uint32(q.mem.IOVA>>32))
-	r.Write32(regRDLEN, uint32(n.ring*descSize))
-	r.Write32(regRDH, 0)
-	r.Write32(regRDT, 0)
+	for q := range n.queues {
+		n.rx[q].program()
+	}
 	r.Write32(regRCTL, uint32(rctlEN|rctlBAM|rctlSECRC))
 	if n.chip.quirk {
 		r.Read32(regSTATUS) // the time runs from when RCTL was written
-		q.ready = time.Now().Add(deafTime)
+		n.rx[0].ready = time.Now().Add(deafTime)
 	}
-	q.mu.Lock()
-	q.refill()
-	q.mu.Unlock()
+	for i := range n.queues {
+		q := &n.rx[i]
+		q.mu.Lock()
+		q.refill()
+		q.mu.Unlock()
+	}
 }
 
 // initTransmit sets up the transmitter, 14.5.
 func (n *nic) initTransmit() {
-	r, q := n.regs, &n.tx
-	r.Write32(regTDBAL, uint32(q.mem.IOVA))
-	r.Write32(regTDBAH, uint32(q.mem.IOVA>>32))
-	r.Write32(regTDLEN, uint32(n.ring*descSize))
-	r.Write32(regTDH, 0)
-	r.Write32(regTDT, 0)
+	r := n.regs
+	for q := range n.queues {
+		n.tx[q].program()
+	}
 	r.Write32(regTIDV, 0)
 	r.Write32(regTADV, 0)
-	d := dctlGRAN
-	if n.chip.pcie {
-		d |= dctlOne
-		r.Write32(regTARC, r.Read32(regTARC)|tarcEnable)
-	}
-	r.Write32(regTXDCTL, uint32(d))
 	r.Write32(regTIPG, uint32(put(tipgIPGT, 8)|put(tipgIPGR1, 8)|put(tipgIPGR2, 6))) // copper, 13.4.34
 	r.Write32(regTCTL, uint32(tctlEN|tctlPSP|tctlRTLC|put(tctlCT, 15)|put(tctlCOLD, 0x3f)))
 }

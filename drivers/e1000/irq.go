@@ -1,22 +1,24 @@
 package e1000
 
 import (
+	"fmt"
+
 	"github.com/ring3dev/ring3/bus"
 )
 
 // causes are the bits that arm each queue and the rest, in the interrupt mode in use.
 type causes struct {
-	mode          bus.IRQMode
-	rx, tx, other cause
+	mode   bus.IRQMode
+	rx, tx [maxQueues]cause // by queue
+	other  cause
 }
 
-// MSI-X vectors, 82574L 7.4.
-const (
-	vecRx = iota
-	vecTx
-	vecOther
-	numVectors
-)
+// MSI-X vectors, 82574L 7.4: the receive queues', the transmit queues', and the last for
+// everything else.
+func (n *nic) vecRx(q int) int { return q }
+func (n *nic) vecTx(q int) int { return n.queues + q }
+func (n *nic) vecOther() int   { return 2 * n.queues }
+func (n *nic) numVectors() int { return 2*n.queues + 1 }
 
 // enableIRQs chooses the best mode there is, and starts the handlers. Everything is masked
 // until unmask.
@@ -24,8 +26,8 @@ func (n *nic) enableIRQs() error {
 	mode, count := bus.INTx, 1
 	if n.chip.pcie {
 		switch {
-		case n.dev.IRQVectors(bus.MSIX) >= numVectors:
-			mode, count = bus.MSIX, numVectors
+		case n.dev.IRQVectors(bus.MSIX) >= n.numVectors():
+			mode, count = bus.MSIX, n.numVectors()
 		case n.dev.IRQVectors(bus.MSI) >= 1:
 			mode = bus.MSI
 		}
@@ -34,18 +36,20 @@ func (n *nic) enableIRQs() error {
 	if err != nil {
 		return n.errorf("interrupts: %w", err)
 	}
-	n.irq = causes{mode: mode, rx: causeRXT0, tx: causeTXDW, other: causeLSC}
+	n.irq = causes{mode: mode, rx: [maxQueues]cause{causeRXT0, causeRXT0}, tx: [maxQueues]cause{causeTXDW, causeTXDW}, other: causeLSC}
 	if mode != bus.MSIX {
 		n.handlers = []*bus.Handler{bus.Handle(irqs[0], n.name, func(uint64) { n.serveAll(irqs[0]) })}
 		return nil
 	}
-	n.irq = causes{mode: mode, rx: causeRXQ0, tx: causeTXQ0, other: causeOTHER | causeLSC}
+	n.irq = causes{mode: mode, rx: [maxQueues]cause{causeRXQ0, causeRXQ1}, tx: [maxQueues]cause{causeTXQ0, causeTXQ1}, other: causeOTHER | causeLSC}
 	n.programMSIX()
-	n.handlers = []*bus.Handler{
-		bus.Handle(irqs[vecRx], n.name+"-rx-0", func(uint64) { signal(n.rx.wake) }),
-		bus.Handle(irqs[vecTx], n.name+"-tx-0", func(uint64) { signal(n.tx.wake) }),
-		bus.Handle(irqs[vecOther], n.name, func(uint64) { n.serveOther() }),
+	for q := range n.queues {
+		n.handlers = append(n.handlers, bus.Handle(irqs[n.vecRx(q)], fmt.Sprintf("%s-rx-%d", n.name, q), func(uint64) { signal(n.rx[q].wake) }))
 	}
+	for q := range n.queues {
+		n.handlers = append(n.handlers, bus.Handle(irqs[n.vecTx(q)], fmt.Sprintf("%s-tx-%d", n.name, q), func(uint64) { signal(n.tx[q].wake) }))
+	}
+	n.handlers = append(n.handlers, bus.Handle(irqs[n.vecOther()], n.name, func(uint64) { n.serveOther() }))
 	return nil
 }
 
@@ -55,10 +59,16 @@ func (n *nic) programMSIX() {
 	w := n.regs.Write32
 	ext := ctrlExt(n.regs.Read32(regCTRLEXT))
 	w(regCTRLEXT, uint32(ext&^ctrlExtIAME|ctrlExtEIAME|ctrlExtPBACLR))
-	w(regIAM, uint32(causeRXQ0|causeTXQ0))
-	w(regEIAC, uint32(causeRXQ0|causeTXQ0))
-	w(regIVAR, uint32(put(ivarRXQ0, ivarValid+vecRx)|put(ivarTXQ0, ivarValid+vecTx)|put(ivarOTHER, ivarValid+vecOther)))
-	for v := range numVectors {
+	var queues cause
+	vectors := put(ivarOTHER, ivarValid+ivar(n.vecOther()))
+	for q := range n.queues {
+		queues |= n.irq.rx[q] | n.irq.tx[q]
+		vectors |= put(ivarRXQ[q], ivarValid+ivar(n.vecRx(q))) | put(ivarTXQ[q], ivarValid+ivar(n.vecTx(q)))
+	}
+	w(regIAM, uint32(queues))
+	w(regEIAC, uint32(queues))
+	w(regIVAR, uint32(vectors))
+	for v := range n.numVectors() {
 		w(regEITR(v), 0) // a queue is masked until its owner has polled it empty, which throttles enough
 	}
 }
@@ -70,7 +80,7 @@ func (n *nic) arm(c cause) { n.regs.Write32(regIMS, uint32(c)) }
 // serveAll serves the one vector of MSI and INTx. It masks everything before it reads the
 // causes: only then does the 82574L clear them (82574L 10.2.4), at the moment of the
 // read. Clearing by a write instead could come after a frame that the waiter, signalled
-// too early, does not see yet. Both queues are signalled whatever was read: a masked
+// too early, does not see yet. All queues are signalled whatever was read: a masked
 // queue must look for itself.
 func (n *nic) serveAll(irq *bus.IRQ) {
 	n.regs.Write32(regIMC, uint32(causeAll))
@@ -83,8 +93,10 @@ func (n *nic) serveAll(irq *bus.IRQ) {
 		n.readLink()
 	}
 	n.arm(n.irq.other) // what fired since the read fires now
-	signal(n.rx.wake)
-	signal(n.tx.wake)
+	for q := range n.queues {
+		signal(n.rx[q].wake)
+		signal(n.tx[q].wake)
+	}
 	irq.Unmask()
 }
 

@@ -234,7 +234,7 @@ func (r modelRegion) Write32(o bus.Off, v uint32) {
 		}
 		word := [3]uint32{0x5452, 0x1200, 0x7856}[get(v, l.addr)%3]
 		v = v&l.addr | l.done | put(l.data, word)
-	case regTDT:
+	case regTDT(0):
 		m.reg[o/4] = v
 		m.transmit()
 		return
@@ -279,12 +279,12 @@ func (m *model) ring(lo, hi, length bus.Off) []byte {
 
 // transmit sends what is in the ring. Called with mu held.
 func (m *model) transmit() {
-	ring := m.ring(regTDBAL, regTDBAH, regTDLEN)
+	ring := m.ring(regTDBAL(0), regTDBAH(0), regTDLEN(0))
 	if ring == nil || tctl(m.reg[regTCTL/4])&tctlEN == 0 {
 		return
 	}
-	for m.reg[regTDH/4] != m.reg[regTDT/4] {
-		d := ring[m.reg[regTDH/4]*descSize:][:descSize]
+	for m.reg[regTDH(0)/4] != m.reg[regTDT(0)/4] {
+		d := ring[m.reg[regTDH(0)/4]*descSize:][:descSize]
 		cmd := txCmd(binary.LittleEndian.Uint64(d[8:]))
 		n := int(cmd & txLen)
 		if b := m.at(bus.IOVA(binary.LittleEndian.Uint64(d)), n); b != nil {
@@ -298,7 +298,7 @@ func (m *model) transmit() {
 		if cmd&txRS != 0 {
 			dma.Store32(d, 12, uint32(txDD>>32))
 		}
-		m.reg[regTDH/4] = (m.reg[regTDH/4] + 1) % uint32(len(ring)/descSize)
+		m.reg[regTDH(0)/4] = (m.reg[regTDH(0)/4] + 1) % uint32(len(ring)/descSize)
 	}
 	m.raise(causeTXDW | causeTXQ0)
 }
@@ -307,12 +307,12 @@ func (m *model) transmit() {
 func (m *model) receive(f []byte) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	ring := m.ring(regRDBAL, regRDBAH, regRDLEN)
-	if m.err != nil || ring == nil || rctl(m.reg[regRCTL/4])&rctlEN == 0 || m.reg[regRDH/4] == m.reg[regRDT/4] {
+	ring := m.ring(regRDBAL(0), regRDBAH(0), regRDLEN(0))
+	if m.err != nil || ring == nil || rctl(m.reg[regRCTL/4])&rctlEN == 0 || m.reg[regRDH(0)/4] == m.reg[regRDT(0)/4] {
 		m.reg[regMPC/4]++
 		return false
 	}
-	d := ring[m.reg[regRDH/4]*descSize:][:descSize]
+	d := ring[m.reg[regRDH(0)/4]*descSize:][:descSize]
 	if b := m.at(bus.IOVA(binary.LittleEndian.Uint64(d)), len(f)); b != nil {
 		copy(b, f)
 	}
@@ -321,7 +321,7 @@ func (m *model) receive(f []byte) bool {
 		word = m.onStatus(word)
 	}
 	dma.Store64(d, 8, word)
-	m.reg[regRDH/4] = (m.reg[regRDH/4] + 1) % uint32(len(ring)/descSize)
+	m.reg[regRDH(0)/4] = (m.reg[regRDH(0)/4] + 1) % uint32(len(ring)/descSize)
 	m.reg[regGPRC/4]++
 	m.reg[regGORCL/4] += uint32(len(f) + fcsLen)
 	m.raise(causeRXT0 | causeRXQ0)

@@ -30,27 +30,56 @@ const (
 	regFCTTV   bus.Off = 0x0170 // Flow Control Transmit Timer Value, RW, 13.4.12
 	regTCTL    bus.Off = 0x0400 // Transmit Control, RW, 13.4.33
 	regTIPG    bus.Off = 0x0410 // Transmit Inter-Packet Gap, RW, 13.4.34
-	regRDBAL   bus.Off = 0x2800 // Receive Descriptor Base Low, RW, 13.4.25
-	regRDBAH   bus.Off = 0x2804 // Receive Descriptor Base High, RW, 13.4.26
-	regRDLEN   bus.Off = 0x2808 // Receive Descriptor Length, RW, 13.4.27
-	regRDH     bus.Off = 0x2810 // Receive Descriptor Head, RW, 13.4.28
-	regRDT     bus.Off = 0x2818 // Receive Descriptor Tail, RW, 13.4.29
 	regRDTR    bus.Off = 0x2820 // Receive Delay Timer, RW, 13.4.30
-	regRXDCTL  bus.Off = 0x2828 // Receive Descriptor Control, RW, 13.4.32
 	regRADV    bus.Off = 0x282c // Receive Absolute Delay Timer, RW, 13.4.31
-	regTDBAL   bus.Off = 0x3800 // Transmit Descriptor Base Low, RW, 13.4.36
-	regTDBAH   bus.Off = 0x3804 // Transmit Descriptor Base High, RW, 13.4.37
-	regTDLEN   bus.Off = 0x3808 // Transmit Descriptor Length, RW, 13.4.38
-	regTDH     bus.Off = 0x3810 // Transmit Descriptor Head, RW, 13.4.39
-	regTDT     bus.Off = 0x3818 // Transmit Descriptor Tail, RW, 13.4.40
 	regTIDV    bus.Off = 0x3820 // Transmit Interrupt Delay, RW, 13.4.41
-	regTXDCTL  bus.Off = 0x3828 // Transmit Descriptor Control, RW, 13.4.43
 	regTADV    bus.Off = 0x382c // Transmit Absolute Delay, RW, 13.4.44
-	regTARC    bus.Off = 0x3840 // Transmit Arbitration Counter 0, RW, 82574L 10.2.6
 	regRXCSUM  bus.Off = 0x5000 // Receive Checksum Control, RW, 13.4.47
 	regRFCTL   bus.Off = 0x5008 // Receive Filter Control, RW, 82574L 10.2.5
 	regMRQC    bus.Off = 0x5818 // Multiple Receive Queues Command, RW, 82574L 10.2.5
 )
+
+// Registers of the queues: queue 1, which the 82574L has, is queueStride further on.
+const queueStride bus.Off = 0x100
+
+// regRDBAL is Receive Descriptor Base Low, RW, 13.4.25.
+func regRDBAL(q int) bus.Off { return 0x2800 + queueStride*bus.Off(q) }
+
+// regRDBAH is Receive Descriptor Base High, RW, 13.4.26.
+func regRDBAH(q int) bus.Off { return 0x2804 + queueStride*bus.Off(q) }
+
+// regRDLEN is Receive Descriptor Length, RW, 13.4.27.
+func regRDLEN(q int) bus.Off { return 0x2808 + queueStride*bus.Off(q) }
+
+// regRDH is Receive Descriptor Head, RW, 13.4.28.
+func regRDH(q int) bus.Off { return 0x2810 + queueStride*bus.Off(q) }
+
+// regRDT is Receive Descriptor Tail, RW, 13.4.29.
+func regRDT(q int) bus.Off { return 0x2818 + queueStride*bus.Off(q) }
+
+// regRXDCTL is Receive Descriptor Control, RW, 13.4.32.
+func regRXDCTL(q int) bus.Off { return 0x2828 + queueStride*bus.Off(q) }
+
+// regTDBAL is Transmit Descriptor Base Low, RW, 13.4.36.
+func regTDBAL(q int) bus.Off { return 0x3800 + queueStride*bus.Off(q) }
+
+// regTDBAH is Transmit Descriptor Base High, RW, 13.4.37.
+func regTDBAH(q int) bus.Off { return 0x3804 + queueStride*bus.Off(q) }
+
+// regTDLEN is Transmit Descriptor Length, RW, 13.4.38.
+func regTDLEN(q int) bus.Off { return 0x3808 + queueStride*bus.Off(q) }
+
+// regTDH is Transmit Descriptor Head, RW, 13.4.39.
+func regTDH(q int) bus.Off { return 0x3810 + queueStride*bus.Off(q) }
+
+// regTDT is Transmit Descriptor Tail, RW, 13.4.40.
+func regTDT(q int) bus.Off { return 0x3818 + queueStride*bus.Off(q) }
+
+// regTXDCTL is Transmit Descriptor Control, RW, 13.4.43.
+func regTXDCTL(q int) bus.Off { return 0x3828 + queueStride*bus.Off(q) }
+
+// regTARC is Transmit Arbitration Counter, RW, 82574L 10.2.6.
+func regTARC(q int) bus.Off { return 0x3840 + queueStride*bus.Off(q) }
 
 // regEITR is Extended Interrupt Throttle of an MSI-X vector, RW, 82574L 10.2.4.
 func regEITR(vector int) bus.Off { return 0x00e8 + 4*bus.Off(vector) }
@@ -226,9 +255,17 @@ type ivar uint32
 
 const (
 	ivarRXQ0  ivar = 0b1111 << 0
+	ivarRXQ1  ivar = 0b1111 << 4
 	ivarTXQ0  ivar = 0b1111 << 8
+	ivarTXQ1  ivar = 0b1111 << 12
 	ivarOTHER ivar = 0b1111 << 16
 	ivarValid ivar = 0b1000 // in each of these fields
+)
+
+// The fields of the queues.
+var (
+	ivarRXQ = [maxQueues]ivar{ivarRXQ0, ivarRXQ1}
+	ivarTXQ = [maxQueues]ivar{ivarTXQ0, ivarTXQ1}
 )
 
 // rctl is the value of RCTL.

@@ -1,5 +1,8 @@
 package e1000
 
+// maxQueues is how many queues of each kind a chip has at most.
+const maxQueues = 2
+
 // Ring sizes, in descriptors. The hardware takes multiples of 8 (RDLEN and TDLEN count
 // 128 bytes); a power of two makes an index a masked counter.
 const (

@@ -10,10 +10,12 @@ import (
 	"github.com/ring3dev/ring3/bus/dma"
 )
 
-// rxQueue is receive queue 0; netdev.RxQueue. In its counters, head is the next
+// rxQueue is a receive queue; netdev.RxQueue. In its counters, head is the next
 // descriptor to look at, tail the next to give to the device.
 type rxQueue struct {
 	nic    *nic
+	id     int
+	tail   bus.Off       // its tail register
 	wake   chan struct{} // the interrupt
 	posted atomic.Uint64 // counters.tail, for other goroutines
 	ready  time.Time     // when the receiver listens
@@ -34,7 +36,7 @@ type rxQueue struct {
 // spareBufs is how many buffers a program can hold while the ring stays full.
 func spareBufs(ring int) int { return min(ring, 512) }
 
-func (q *rxQueue) init(n *nic, size int) error {
+func (q *rxQueue) init(n *nic, id, size int) error {
 	mem, err := n.dev.DMA().Alloc(bus.DMARequest{Size: size * descSize, Dir: bus.Bidirectional})
 	if err != nil {
 		return err
@@ -45,12 +47,24 @@ func (q *rxQueue) init(n *nic, size int) error {
 		return err
 	}
 	fillOnes(mem.Bytes)
-	q.nic, q.wake, q.mem, q.pool = n, make(chan struct{}, 1), mem, pool
+	q.nic, q.id, q.tail = n, id, regRDT(id)
+	q.wake, q.mem, q.pool = make(chan struct{}, 1), mem, pool
 	q.ring = mem.Bytes[:size*descSize]
 	q.slots = make([]*dma.Buf, size)
 	q.c.mask = uint64(size - 1)
 	q.chunk = refillChunk(size)
 	return nil
+}
+
+// program tells the device of an empty ring, 14.4.
+func (q *rxQueue) program() {
+	r, i := q.nic.regs, q.id
+	r.Write32(regRXDCTL(i), uint32(dctlGRAN))
+	r.Write32(regRDBAL(i), uint32(q.mem.IOVA))
+	r.Write32(regRDBAH(i), uint32(q.mem.IOVA>>32))
+	r.Write32(regRDLEN(i), uint32(len(q.ring)))
+	r.Write32(regRDH(i), 0)
+	r.Write32(regRDT(i), 0)
 }
 
 // Burst returns received frames; netdev.RxQueue.
@@ -115,7 +129,7 @@ func (q *rxQueue) refill() {
 		tail++
 	}
 	q.c.tail = tail
-	q.nic.regs.Write32(regRDT, q.c.at(tail)) // after the descriptors: package dma
+	q.nic.regs.Write32(q.tail, q.c.at(tail)) // after the descriptors: package dma
 	q.posted.Store(tail)
 }
 
@@ -152,7 +166,7 @@ func (q *rxQueue) Wait(ctx context.Context) error {
 		return n.Err()
 	default:
 	}
-	n.arm(n.irq.rx)
+	n.arm(n.irq.rx[q.id])
 	if q.pending() {
 		return nil
 	}
@@ -178,12 +192,12 @@ func (q *rxQueue) Free() int {
 	if n.dead.Load() || !q.ready.IsZero() && time.Now().Before(q.ready) {
 		return 0
 	}
-	rdh := n.regs.Read32(regRDH)
+	rdh := n.regs.Read32(regRDH(q.id))
 	if rdh == allOnes {
 		return 0 // gone, or closed
 	}
 	if uint64(rdh) > q.c.mask {
-		n.fail(n.errorf("reading the receive head: RDH=%#x, want less than %d: %w", rdh, q.c.mask+1, bus.ErrProtocol))
+		n.fail(n.errorf("reading the head of receive queue %d: RDH=%#x, want less than %d: %w", q.id, rdh, q.c.mask+1, bus.ErrProtocol))
 		return 0
 	}
 	return freeAhead(q.posted.Load(), rdh, q.c.mask)

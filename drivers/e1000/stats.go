@@ -97,19 +97,22 @@ func (n *nic) Stats() netdev.Stats {
 		TxWindowErrors:  h.lateCols,
 		TxCarrierErrors: h.noCarrier,
 	}
-	n.rx.mu.Lock()
-	st.RxLengthErrors += n.rx.lengthErrors
-	st.RxCRCErrors += n.rx.crcErrors
-	st.RxFrameErrors += n.rx.frameErrors
-	st.RxErrors += n.rx.garbage
-	st.RxAllocFailed = n.rx.allocFailed
-	n.rx.mu.Unlock()
+	for i := range n.queues {
+		rx, tx := &n.rx[i], &n.tx[i]
+		rx.mu.Lock()
+		st.RxLengthErrors += rx.lengthErrors
+		st.RxCRCErrors += rx.crcErrors
+		st.RxFrameErrors += rx.frameErrors
+		st.RxErrors += rx.garbage
+		st.RxAllocFailed += rx.allocFailed
+		rx.mu.Unlock()
+		tx.mu.Lock()
+		st.TxErrors += tx.errors
+		st.TxBytes += tx.octets
+		st.TxBusies += tx.busies
+		tx.mu.Unlock()
+	}
 	st.RxErrors += st.RxLengthErrors + st.RxCRCErrors + st.RxFrameErrors
-	n.tx.mu.Lock()
-	st.TxErrors += n.tx.errors
-	st.TxBytes = n.tx.octets
-	st.TxBusies = n.tx.busies
-	n.tx.mu.Unlock()
 	return st
 }
 

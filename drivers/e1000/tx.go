@@ -10,9 +10,11 @@ import (
 	"github.com/ring3dev/ring3/bus/dma"
 )
 
-// txQueue is transmit queue 0; netdev.TxQueue.
+// txQueue is a transmit queue; netdev.TxQueue.
 type txQueue struct {
 	nic  *nic
+	id   int
+	tail bus.Off       // its tail register
 	wake chan struct{} // the interrupt
 
 	mu     sync.Mutex // guards all below, against Close
@@ -31,17 +33,34 @@ type txQueue struct {
 	busies uint64 // bursts cut short
 }
 
-func (q *txQueue) init(n *nic, size int) error {
+func (q *txQueue) init(n *nic, id, size int) error {
 	mem, err := n.dev.DMA().Alloc(bus.DMARequest{Size: size * descSize, Dir: bus.Bidirectional})
 	if err != nil {
 		return err
 	}
 	fillOnes(mem.Bytes)
-	q.nic, q.wake, q.mem = n, make(chan struct{}, 1), mem
+	q.nic, q.id, q.tail = n, id, regTDT(id)
+	q.wake, q.mem = make(chan struct{}, 1), mem
 	q.ring = mem.Bytes[:size*descSize]
 	q.slots, q.last = make([]*dma.Buf, size), make([]uint64, size)
 	q.c.mask = uint64(size - 1)
 	return nil
+}
+
+// program tells the device of an empty ring, 14.5.
+func (q *txQueue) program() {
+	r, i := q.nic.regs, q.id
+	r.Write32(regTDBAL(i), uint32(q.mem.IOVA))
+	r.Write32(regTDBAH(i), uint32(q.mem.IOVA>>32))
+	r.Write32(regTDLEN(i), uint32(len(q.ring)))
+	r.Write32(regTDH(i), 0)
+	r.Write32(regTDT(i), 0)
+	d := dctlGRAN
+	if q.nic.chip.pcie {
+		d |= dctlOne
+		r.Write32(regTARC(i), r.Read32(regTARC(i))|tarcEnable)
+	}
+	r.Write32(regTXDCTL(i), uint32(d))
 }
 
 // NewPool makes a pool of n buffers of 2048 bytes that this queue can send from. The
@@ -89,7 +108,7 @@ func (q *txQueue) Burst(bufs []*dma.Buf) int {
 		rest = rest[k:]
 	}
 	if q.c.tail != first {
-		q.nic.regs.Write32(regTDT, q.c.at(q.c.tail)) // after the descriptors: package dma
+		q.nic.regs.Write32(q.tail, q.c.at(q.c.tail)) // after the descriptors: package dma
 		q.sent += q.c.tail - first
 	}
 	return n
@@ -174,7 +193,7 @@ func (q *txQueue) Drain(ctx context.Context) error {
 		if q.Reap() == 0 {
 			return nil
 		}
-		n.arm(n.irq.tx)
+		n.arm(n.irq.tx[q.id])
 		// The read comes after the doorbells, so most devices are done by then.
 		if n.regs.Read32(regSTATUS) == allOnes {
 			n.fail(n.errorf("draining: STATUS reads all-ones: %w", bus.ErrGone))
