@@ -43,6 +43,7 @@ type IRQ struct {
 	vector int
 	line   int // of INTx
 	unmask func()
+	seen   func(n uint64) // of a wrapper: Observe
 	once   sync.Once
 	err    error
 }
@@ -95,6 +96,18 @@ func (q *IRQ) Vector() int { return q.vector }
 // stands for, before anybody else has the IRQ.
 func (q *IRQ) SetLine(n int) { q.line = n }
 
+// Observe is for wrappers of devices, before anybody else has the IRQ: fired is called in each
+// Wait that consumed interrupts, with how often the vector fired, before Wait returns; with
+// n = 0 it is called in each Unmask. Wrappers of wrappers are called in the order in which
+// they asked. It must neither block nor wait for the IRQ.
+func (q *IRQ) Observe(fired func(n uint64)) {
+	if first := q.seen; first != nil {
+		q.seen = func(n uint64) { first(n); fired(n) }
+		return
+	}
+	q.seen = fired
+}
+
 // HWIRQ is the number that the interrupt has in hardware, as /proc/interrupts shows it: the
 // vector's, or for INTx the input of the interrupt controller, 0 where nobody told.
 func (q *IRQ) HWIRQ() int { return q.vector + q.line }
@@ -116,7 +129,11 @@ func (q *IRQ) Wait(ctx context.Context) (uint64, error) {
 		_, err := q.file.Read(b[:])
 		switch {
 		case err == nil:
-			return binary.NativeEndian.Uint64(b[:]), nil
+			n := binary.NativeEndian.Uint64(b[:])
+			if q.seen != nil {
+				q.seen(n)
+			}
+			return n, nil
 		case errors.Is(err, os.ErrClosed):
 			return 0, fmt.Errorf("waiting for %s vector %d: %w", q.mode, q.vector, ErrClosed)
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -144,6 +161,9 @@ func (q *IRQ) Signal() {
 // Unmask lets a level-triggered line fire again; a handler calls it after it made the
 // device lower the line. For the other modes it does nothing.
 func (q *IRQ) Unmask() {
+	if q.seen != nil {
+		q.seen(0)
+	}
 	if q.unmask != nil {
 		q.unmask()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -220,5 +221,26 @@ func TestMemoryFree(t *testing.T) {
 	(&bus.Memory{}).Free()
 	if n != 1 || m.Bytes != nil {
 		t.Errorf("free was called %d times, Bytes = %v, want once and nil", n, m.Bytes)
+	}
+}
+
+func TestObserve(t *testing.T) {
+	unmasked := 0
+	q, err := bus.NewIRQ(bus.INTx, 0, func() { unmasked++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	var seen []uint64
+	q.Observe(func(n uint64) { seen = append(seen, n) })
+	q.Observe(func(n uint64) { seen = append(seen, 100+n) })
+	q.Signal()
+	q.Signal()
+	if n, err := q.Wait(t.Context()); n != 2 || err != nil {
+		t.Fatalf("Wait() = %d, %v, want 2, nil", n, err)
+	}
+	q.Unmask()
+	if want := []uint64{2, 102, 0, 100}; !slices.Equal(seen, want) || unmasked != 1 {
+		t.Errorf("observed %d and unmasked %d times, want %d and 1", seen, unmasked, want)
 	}
 }
