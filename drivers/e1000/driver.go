@@ -34,7 +34,8 @@ var Driver = &pci.Driver{
 		"queues": fmt.Sprintf("transmit and as many receive queues, 1 or, 82574L, %d (default 1)", maxQueues),
 		"ring":   fmt.Sprintf("descriptors in each ring, a power of two from %d to %d (default %d)", minRing, maxRing, defaultRing),
 	},
-	Probe: probe,
+	Registers: registers,
+	Probe:     probe,
 }
 
 // chip is what differs between the chips.

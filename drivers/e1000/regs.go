@@ -15,6 +15,7 @@ const (
 	regEECD    bus.Off = 0x0010 // EEPROM Control and Data, RW, 13.4.3
 	regEERD    bus.Off = 0x0014 // EEPROM Read, RW, 13.4.4
 	regCTRLEXT bus.Off = 0x0018 // Extended Device Control, RW, 13.4.6
+	regMDIC    bus.Off = 0x0020 // MDI Control: access to the PHY's registers, RW, 13.4.8
 	regFCAL    bus.Off = 0x0028 // Flow Control Address Low, RW, 13.4.9
 	regFCAH    bus.Off = 0x002c // Flow Control Address High, RW, 13.4.10
 	regFCT     bus.Off = 0x0030 // Flow Control Type, RW, 13.4.11
@@ -30,6 +31,9 @@ const (
 	regFCTTV   bus.Off = 0x0170 // Flow Control Transmit Timer Value, RW, 13.4.12
 	regTCTL    bus.Off = 0x0400 // Transmit Control, RW, 13.4.33
 	regTIPG    bus.Off = 0x0410 // Transmit Inter-Packet Gap, RW, 13.4.34
+	regPBA     bus.Off = 0x1000 // Packet Buffer Allocation, in KiB, RW, 13.4.15
+	regFCRTL   bus.Off = 0x2160 // Flow Control Receive Threshold Low, RW, 13.4.23
+	regFCRTH   bus.Off = 0x2168 // Flow Control Receive Threshold High, RW, 13.4.24
 	regRDTR    bus.Off = 0x2820 // Receive Delay Timer, RW, 13.4.30
 	regRADV    bus.Off = 0x282c // Receive Absolute Delay Timer, RW, 13.4.31
 	regTIDV    bus.Off = 0x3820 // Transmit Interrupt Delay, RW, 13.4.41
@@ -94,8 +98,9 @@ func regRAL(i int) bus.Off { return 0x5400 + 8*bus.Off(i) }
 func regRAH(i int) bus.Off { return 0x5404 + 8*bus.Off(i) }
 
 const (
-	mtaWords = 128
-	raPairs  = 16
+	mtaWords   = 128
+	raPairs    = 16
+	maxVectors = 5 // 82574L: MSI-X vectors
 )
 
 // Statistics registers, all RC, 13.7.
@@ -176,7 +181,6 @@ var statusNames = []bitName[status]{
 	{statusFD, "FD"}, {statusLU, "LU"}, {statusTXOFF, "TXOFF"}, {statusGIOMaster, "GIO_MASTER_ENABLE"},
 }
 
-// speed is the link's speed in Mb/s.
 // link describes the link in the kernel's words.
 func (v status) link() string {
 	if v&statusLU == 0 {
@@ -189,6 +193,7 @@ func (v status) link() string {
 	return fmt.Sprintf("Up %d Mbps %s Duplex, Flow Control: None", v.speed(), duplex)
 }
 
+// speed is the link's speed in Mb/s.
 func (v status) speed() int { return [4]int{10, 100, 1000, 1000}[get(v, statusSpeed)] }
 
 // eecd is the value of EECD.
@@ -214,6 +219,28 @@ const (
 	ctrlExtIAME   ctrlExt = 1 << 27 // mask the causes in IAM when ICR is read
 	ctrlExtPBACLR ctrlExt = 1 << 31 // MSI-X: arming a cause clears its vector's pending bit
 )
+
+func (v ctrlExt) String() string { return names(v, ctrlExtNames) }
+
+var ctrlExtNames = []bitName[ctrlExt]{{ctrlExtEIAME, "EIAME"}, {ctrlExtIAME, "IAME"}, {ctrlExtPBACLR, "PBA_CLR"}}
+
+// mdic is the value of MDIC.
+type mdic uint32
+
+const (
+	mdicData  mdic = 0xffff << 0
+	mdicReg   mdic = 0b11111 << 16
+	mdicPHY   mdic = 0b11111 << 21
+	mdicWrite mdic = 1 << 26 // opcode 1
+	mdicRead  mdic = 1 << 27 // opcode 2
+	mdicReady mdic = 1 << 28 // done
+	mdicInt   mdic = 1 << 29 // interrupt when done
+	mdicError mdic = 1 << 30 // no such register
+)
+
+func (v mdic) String() string { return names(v, mdicNames) }
+
+var mdicNames = []bitName[mdic]{{mdicWrite, "WRITE"}, {mdicRead, "READ"}, {mdicReady, "READY"}, {mdicInt, "INT"}, {mdicError, "ERROR"}}
 
 // cause is the value of ICR, ICS, IMS, IMC, EIAC and IAM.
 type cause uint32
@@ -299,6 +326,10 @@ const (
 	tctlRTLC tctl = 1 << 24     // retransmit on late collision
 )
 
+func (v tctl) String() string { return names(v, tctlNames) }
+
+var tctlNames = []bitName[tctl]{{tctlEN, "EN"}, {tctlPSP, "PSP"}, {tctlRTLC, "RTLC"}}
+
 // tipg is the value of TIPG.
 type tipg uint32
 
@@ -316,6 +347,10 @@ const (
 	dctlGRAN dctl = 1 << 24 // thresholds count descriptors, not cache lines
 	dctlOne  dctl = 1 << 22 // 82574L: must be set in TXDCTL
 )
+
+func (v dctl) String() string { return names(v, dctlNames) }
+
+var dctlNames = []bitName[dctl]{{dctlOne, "COUNT_DESC"}, {dctlGRAN, "GRAN"}}
 
 const tarcEnable uint32 = 1 << 10 // 82574L: the queue takes part in arbitration
 
