@@ -2,17 +2,19 @@
 //
 //	8086:10d3  82574L   PCI Express; QEMU's "e1000e"
 //	8086:100e  82540EM  PCI; QEMU's "e1000"
+//	8086:100f  82545EM  PCI-X; QEMU's "e1000-82545em"
 //
 // # Sources
 //
 // "PCI/PCI-X Family of Gigabit Ethernet Controllers Software Developer's Manual",
 // Intel 317453, revision 4.0 (the SDM; section numbers without a name are from it), and
 // "Intel 82574 GbE Controller Family Datasheet", Intel 317694, revision 3.4 (quoted as
-// 82574L). Both chips are driven in the same way where they agree, which is all of the
+// 82574L). The chips are driven in the same way where they agree, which is all of the
 // data path: legacy descriptors of 16 bytes, one transmit and one receive queue.
 //
 // # Options
 //
+//	bus=intx                interrupts: intx, or, 82574L, msi or msix; the best there is by default
 //	mac=52:54:00:12:34:56   station address instead of the EEPROM's
 //	ring=1024               descriptors in each ring: a power of two from 64 to 4096
 //
@@ -40,7 +42,7 @@
 // # Interrupts
 //
 // 82574L: MSI-X with three vectors, NAME-rx-0, NAME-tx-0 and NAME (link, overrun); one MSI
-// or INTx where there is no MSI-X. 82540EM: INTx. A queue's cause is armed by the
+// or INTx where there is no MSI-X. 82540EM and 82545EM: INTx. A queue's cause is armed by the
 // goroutine that waits, masked when it fires, and every masking is followed by a signal to
 // the waiter, so a frame that arrives between the last look and the arming is never
 // slept over: the cause stays pending in ICR and fires when it is armed.
@@ -59,7 +61,7 @@
 //
 // # Known quirks of QEMU's models
 //
-//   - 82540EM: receives nothing for 1.0 s after each write to RCTL, so RCTL is written
+//   - 82540EM and 82545EM: receive nothing for 1.0 s after each write to RCTL, so RCTL is written
 //     once, and the queue's Free says 0 until that time is over. CTRL.RST does not reset
 //     the registers. MPC is not cleared by reading. Interrupts are 128 us apart at
 //     least. All are tied to QEMU's subsystem ID 1af4:1100 where they change anything.

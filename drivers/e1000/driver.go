@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -19,21 +18,18 @@ import (
 const (
 	vendorIntel  = 0x8086
 	device82540  = 0x100e
+	device82545  = 0x100f
 	device82574  = 0x10d3
 	subQEMU      = 0x1af4 // subsystem vendor of QEMU's models
 	subQEMUModel = 0x1100
 )
 
-// Driver serves the 82574L and the 82540EM. The instance implements netdev.Device and
-// pci.IRQUser.
+// Driver serves the 82574L, the 82540EM and the 82545EM. The instance implements
+// netdev.Device, pci.IRQUser and pci.ParamUser, and netdev's optional interfaces.
 var Driver = &pci.Driver{
-	Name: "e1000",
-	IDs:  []pci.ID{{Vendor: vendorIntel, Device: device82574}, {Vendor: vendorIntel, Device: device82540}},
-	Options: map[string]string{
-		"mac":    "station address, for example 52:54:00:12:34:56 (default: the EEPROM's)",
-		"queues": fmt.Sprintf("transmit and as many receive queues, 1 or, 82574L, %d (default 1)", maxQueues),
-		"ring":   fmt.Sprintf("descriptors in each ring, a power of two from %d to %d (default %d)", minRing, maxRing, defaultRing),
-	},
+	Name:      "e1000",
+	IDs:       []pci.ID{{Vendor: vendorIntel, Device: device82574}, {Vendor: vendorIntel, Device: device82540}, {Vendor: vendorIntel, Device: device82545}},
+	Options:   options,
 	Registers: registers,
 	Probe:     probe,
 }
@@ -43,7 +39,7 @@ type chip struct {
 	model string
 	eerd  eerdLayout
 	pcie  bool // 82574L: PCI Express, MSI-X, and the registers that come with them
-	quirk bool // QEMU's 82540EM: see doc.go
+	quirk bool // QEMU's 82540EM and 82545EM: see doc.go
 }
 
 // queues is how many queues of each kind the chip has.
@@ -55,13 +51,16 @@ func (c chip) queues() int {
 }
 
 func chipOf(id pci.FunctionID) (chip, error) {
+	qemu := id.SubVendor == subQEMU && id.SubDevice == subQEMUModel
 	switch id.Device {
 	case device82574:
 		return chip{model: "82574L", eerd: eerd82574, pcie: true}, nil
 	case device82540:
-		return chip{model: "82540EM", eerd: eerd82540, quirk: id.SubVendor == subQEMU && id.SubDevice == subQEMUModel}, nil
+		return chip{model: "82540EM", eerd: eerd8254x, quirk: qemu}, nil
+	case device82545:
+		return chip{model: "82545EM", eerd: eerd8254x, quirk: qemu}, nil
 	}
-	return chip{}, fmt.Errorf("device %s is neither an 82574L nor an 82540EM: %w", id, pci.ErrSkip)
+	return chip{}, fmt.Errorf("device %s is no 82574L, 82540EM or 82545EM: %w", id, pci.ErrSkip)
 }
 
 // nic is a controller in service; netdev.Device, pci.Instance, pci.IRQUser.
@@ -71,6 +70,7 @@ type nic struct {
 	regs bus.Region
 	log  *slog.Logger
 	chip chip
+	opt  settings
 	mac  [6]byte
 	ring int
 
@@ -112,8 +112,7 @@ func probe(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, erro
 	if n.chip, err = chipOf(pci.ReadID(dev.Config())); err != nil {
 		return nil, n.errorf("%w", err)
 	}
-	mac, err := n.options(env.Options)
-	if err != nil {
+	if err := n.options(env.Options); err != nil {
 		return nil, err
 	}
 	if n.regs, err = dev.Region(0); err != nil {
@@ -123,37 +122,12 @@ func probe(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, erro
 		return nil, n.errorf("registers: region 0 is %s, %#x bytes, want mem, %#x: %w", have.Kind, have.Size, regSpace, bus.ErrProtocol)
 	}
 	pci.SetCommand(dev.Config(), pci.CmdMem|pci.CmdMaster, 0)
-	if err := n.bringUp(ctx, mac); err != nil {
+	if err := n.bringUp(ctx); err != nil {
 		return nil, errors.Join(err, n.teardown())
 	}
 	go n.watch()
 	n.log.Info("Intel(R) PRO/1000 Network Connection", "model", n.chip.model, "mac", n.MAC().String(), "ring", n.ring)
 	return n, nil
-}
-
-// options checks the options; mac is nil where none was given.
-func (n *nic) options(o map[string]string) (mac net.HardwareAddr, err error) {
-	if s, ok := o["mac"]; ok {
-		if mac, err = net.ParseMAC(s); err != nil || !validMAC(mac) {
-			return nil, n.errorf("option mac=%s: want a unicast address of 6 bytes, for example 52:54:00:12:34:56", s)
-		}
-	}
-	if s, ok := o["ring"]; ok {
-		if n.ring, err = strconv.Atoi(s); err != nil || !validRing(n.ring) {
-			return nil, n.errorf("option ring=%s: want a power of two from %d to %d", s, minRing, maxRing)
-		}
-	}
-	if s, ok := o["queues"]; ok {
-		if n.queues, err = strconv.Atoi(s); err != nil || n.queues < 1 || n.queues > n.chip.queues() {
-			return nil, n.errorf("option queues=%s: the %s has %d transmit and as many receive queues: %w", s, n.chip.model, n.chip.queues(), pci.ErrOption)
-		}
-	}
-	return mac, nil
-}
-
-// validMAC says whether an address can be a station's: 6 bytes, unicast, not zero.
-func validMAC(m net.HardwareAddr) bool {
-	return len(m) == 6 && m[0]&1 == 0 && [6]byte(m) != [6]byte{}
 }
 
 // Info is what does not change; netdev.Device.

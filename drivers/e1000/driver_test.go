@@ -23,8 +23,8 @@ var (
 	_ pci.IRQUser   = (*nic)(nil)
 )
 
-// chips names the two for subtests.
-var chips = map[string]uint16{"82574L": device82574, "82540EM": device82540}
+// chips names them for subtests.
+var chips = map[string]uint16{"82574L": device82574, "82540EM": device82540, "82545EM": device82545}
 
 func env(options map[string]string) pci.Env {
 	return pci.Env{Name: "eth0", Log: slog.New(slog.DiscardHandler), Options: options}

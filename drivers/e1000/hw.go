@@ -25,14 +25,14 @@ const (
 
 // bringUp takes the controller from any state into service, in the order of 14.3 to
 // 14.5 and 82574L 4.6.
-func (n *nic) bringUp(ctx context.Context, mac net.HardwareAddr) error {
+func (n *nic) bringUp(ctx context.Context) error {
 	if v := n.regs.Read32(regSTATUS); v == allOnes {
 		return n.errorf("probing: STATUS reads all-ones: %w", bus.ErrGone)
 	}
 	if err := n.reset(ctx); err != nil {
 		return err
 	}
-	if err := n.setMAC(ctx, mac); err != nil {
+	if err := n.setMAC(ctx); err != nil {
 		return err
 	}
 	n.initGeneral()
@@ -114,7 +114,8 @@ func (n *nic) poll(ctx context.Context, t time.Duration, ok func() bool) error {
 
 // setMAC takes the address from the options, else from receive address 0, into which the
 // hardware loads the EEPROM's at reset, else from the EEPROM itself.
-func (n *nic) setMAC(ctx context.Context, mac net.HardwareAddr) error {
+func (n *nic) setMAC(ctx context.Context) error {
+	mac := n.opt.mac
 	if mac == nil {
 		mac = make(net.HardwareAddr, 6)
 		low, high := n.regs.Read32(regRAL(0)), n.regs.Read32(regRAH(0))

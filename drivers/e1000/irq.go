@@ -20,17 +20,30 @@ func (n *nic) vecTx(q int) int { return n.queues + q }
 func (n *nic) vecOther() int   { return 2 * n.queues }
 func (n *nic) numVectors() int { return 2*n.queues + 1 }
 
-// enableIRQs chooses the best mode there is, and starts the handlers. Everything is masked
-// until unmask.
-func (n *nic) enableIRQs() error {
-	mode, count := bus.INTx, 1
-	if n.chip.pcie {
-		switch {
-		case n.dev.IRQVectors(bus.MSIX) >= n.numVectors():
-			mode, count = bus.MSIX, n.numVectors()
-		case n.dev.IRQVectors(bus.MSI) >= 1:
-			mode = bus.MSI
+// chooseIRQs is the interrupt mode that the option bus asks for, else the best there is, and how
+// many vectors it takes.
+func (n *nic) chooseIRQs() (mode bus.IRQMode, vectors int, err error) {
+	for _, m := range []bus.IRQMode{bus.MSIX, bus.MSI, bus.INTx} {
+		want := 1
+		if m == bus.MSIX {
+			want = n.numVectors()
 		}
+		switch have := n.dev.IRQVectors(m); {
+		case n.opt.irq != "" && n.opt.irq != irqNames[m], !n.chip.pcie && m != bus.INTx:
+		case have >= want:
+			return m, want, nil
+		case n.opt.irq != "":
+			return 0, 0, n.errorf("interrupts: %s (option bus=%s) has %d vectors at %s, want %d: %w", m, n.opt.irq, have, n.dev.Backend(), want, bus.ErrNotSupported)
+		}
+	}
+	return bus.INTx, 1, nil // what EnableIRQs says of it is the error
+}
+
+// enableIRQs starts the handlers. Everything is masked until armed.
+func (n *nic) enableIRQs() error {
+	mode, count, err := n.chooseIRQs()
+	if err != nil {
+		return err
 	}
 	irqs, err := n.dev.EnableIRQs(mode, count)
 	if err != nil {

@@ -228,7 +228,7 @@ func (r modelRegion) Write32(o bus.Off, v uint32) {
 		m.reg[regIMS/4] &^= v
 		return
 	case regEERD:
-		l := eerd82540
+		l := eerd8254x
 		if m.pcie {
 			l = eerd82574
 		}

@@ -81,10 +81,13 @@ func bind(t testing.TB, m *qemu.Machine, name string, options map[string]string,
 }
 
 // opener makes pairs on a machine each.
-func opener(model string, hide func(bus.Device) bus.Device) netdevtest.Opener {
+func opener(model, irq string, hide func(bus.Device) bus.Device) netdevtest.Opener {
 	return func(t *testing.T, ring int) netdevtest.Pair {
 		m := machine(t, model, 2)
 		o := map[string]string{"ring": strconv.Itoa(ring)}
+		if irq != "" {
+			o["bus"] = irq
+		}
 		a, b := bind(t, m, "eth0", o, hide), bind(t, m, "eth1", o, hide)
 		return netdevtest.Pair{
 			A: a.(netdev.Device), B: b.(netdev.Device),
@@ -100,15 +103,16 @@ func TestConformance(t *testing.T) {
 		rings = rings[:1]
 	}
 	for _, c := range []struct {
-		name, model string
-		hide        func(bus.Device) bus.Device
-		rings       []int
+		name, model, irq string
+		hide             func(bus.Device) bus.Device
+		rings            []int
 	}{
-		{"e1000e", "e1000e", nil, rings},
-		{"e1000e-MSI", "e1000e", func(d bus.Device) bus.Device { return without{d, true, false} }, rings[:1]},
-		{"e1000e-INTx", "e1000e", func(d bus.Device) bus.Device { return without{d, true, true} }, rings[:1]},
-		{"e1000", "e1000", nil, rings},
+		{"e1000e", "e1000e", "", nil, rings},
+		{"e1000e-MSI", "e1000e", "", func(d bus.Device) bus.Device { return without{d, true, false} }, rings[:1]},
+		{"e1000e-INTx", "e1000e", "intx", nil, rings[:1]},
+		{"e1000", "e1000", "", nil, rings},
+		{"e1000-82545em", "e1000-82545em", "intx", nil, rings[:1]},
 	} {
-		t.Run(c.name, func(t *testing.T) { netdevtest.All(t, c.rings, opener(c.model, c.hide)) })
+		t.Run(c.name, func(t *testing.T) { netdevtest.All(t, c.rings, opener(c.model, c.irq, c.hide)) })
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/ring3dev/ring3/bus"
 )
 
-// Registers, at the same place in both chips unless a comment says otherwise.
+// Registers, at the same place in all chips unless a comment says otherwise.
 const (
 	regCTRL    bus.Off = 0x0000 // Device Control, RW, 13.4.1
 	regSTATUS  bus.Off = 0x0008 // Device Status, RO, 13.4.2
@@ -201,13 +201,13 @@ type eecd uint32
 
 const eecdAutoRD eecd = 1 << 9 // 82574L: the EEPROM's content was loaded after reset
 
-// EERD is laid out differently in the two chips.
+// EERD is laid out differently in the two families.
 type eerdLayout struct {
 	start, done, addr, data uint32
 }
 
 var (
-	eerd82540 = eerdLayout{start: 1 << 0, done: 1 << 4, addr: 0xff << 8, data: 0xffff << 16}
+	eerd8254x = eerdLayout{start: 1 << 0, done: 1 << 4, addr: 0xff << 8, data: 0xffff << 16}
 	eerd82574 = eerdLayout{start: 1 << 0, done: 1 << 1, addr: 0x3fff << 2, data: 0xffff << 16}
 )
 

@@ -73,7 +73,7 @@ func TestStringLosesNothing(t *testing.T) {
 func TestFields(t *testing.T) {
 	for _, field := range []uint32{
 		uint32(statusSpeed), uint32(rctlRDMTS), uint32(rctlBSIZE), uint32(tctlCT), uint32(tctlCOLD), uint32(tipgIPGT), uint32(tipgIPGR1),
-		uint32(tipgIPGR2), uint32(ivarRXQ0), uint32(ivarTXQ0), uint32(ivarOTHER), eerd82540.addr, eerd82540.data, eerd82574.addr, eerd82574.data,
+		uint32(tipgIPGR2), uint32(ivarRXQ0), uint32(ivarTXQ0), uint32(ivarOTHER), eerd8254x.addr, eerd8254x.data, eerd82574.addr, eerd82574.data,
 	} {
 		for b := range 32 {
 			x := uint32(1) << b

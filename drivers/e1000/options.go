@@ -1,0 +1,68 @@
+package e1000
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// options are the options that Probe understands.
+var options = map[string]string{
+	"bus":    "interrupts: intx, or, 82574L, msi or msix (default: the best there is)",
+	"mac":    "station address, for example 52:54:00:12:34:56 (default: the EEPROM's)",
+	"queues": fmt.Sprintf("transmit and as many receive queues, 1 or, 82574L, %d (default 1)", maxQueues),
+	"ring":   fmt.Sprintf("descriptors in each ring, a power of two from %d to %d (default %d)", minRing, maxRing, defaultRing),
+}
+
+// settings are the options that something later asks for.
+type settings struct {
+	mac net.HardwareAddr // nil: the EEPROM's
+	irq string           // one of irqNames, or "": the best there is
+}
+
+// irqNames are the values of the option bus, by mode.
+var irqNames = []string{bus.INTx: "intx", bus.MSI: "msi", bus.MSIX: "msix"}
+
+// optionError is what a wrong value gives.
+func (n *nic) optionError(key, value, format string, args ...any) error {
+	return n.errorf("option %s=%s: %s: %w", key, value, fmt.Sprintf(format, args...), pci.ErrOption)
+}
+
+// options checks the options.
+func (n *nic) options(o map[string]string) error {
+	var err error
+	if s, ok := o["mac"]; ok {
+		if n.opt.mac, err = net.ParseMAC(s); err != nil || !validMAC(n.opt.mac) {
+			return n.optionError("mac", s, "want a unicast address of 6 bytes, for example 52:54:00:12:34:56")
+		}
+	}
+	if s, ok := o["ring"]; ok {
+		if n.ring, err = strconv.Atoi(s); err != nil || !validRing(n.ring) {
+			return n.optionError("ring", s, "want a power of two from %d to %d", minRing, maxRing)
+		}
+	}
+	if s, ok := o["queues"]; ok {
+		if n.queues, err = strconv.Atoi(s); err != nil || n.queues < 1 || n.queues > n.chip.queues() {
+			return n.optionError("queues", s, "the %s has %d transmit and as many receive queues", n.chip.model, n.chip.queues())
+		}
+	}
+	if s, ok := o["bus"]; ok {
+		switch mode := slices.Index(irqNames, s); {
+		case mode < 0:
+			return n.optionError("bus", s, "want intx, msi or msix")
+		case !n.chip.pcie && mode != int(bus.INTx):
+			return n.optionError("bus", s, "the %s has intx only", n.chip.model)
+		}
+		n.opt.irq = s
+	}
+	return nil
+}
+
+// validMAC says whether an address can be a station's: 6 bytes, unicast, not zero.
+func validMAC(m net.HardwareAddr) bool {
+	return len(m) == 6 && m[0]&1 == 0 && [6]byte(m) != [6]byte{}
+}
