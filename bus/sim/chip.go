@@ -48,6 +48,7 @@ type slot interface {
 	now() time.Duration
 	// after calls f, under the machine's lock, once d of virtual time has passed, unless the timer
 	// is stopped before. Timers that are due at the same moment run in the order of their making.
+	// A chip that keeps its timer and resets it allocates nothing.
 	after(d time.Duration, f func()) *timer
 	// readMem copies memory at a to p, as one DMA read. Where bus mastering is off or there is no
 	// such memory p is filled with ones, and it returns false.
@@ -71,6 +72,9 @@ type slot interface {
 	// line sets the level of INTx; the machine honours Interrupt Disable.
 	line(high bool)
 	// send gives a frame to the far end of the wire, which receives it before send returns;
-	// without a wire it goes nowhere.
+	// without a wire it goes nowhere. A frame that is sent from within receive (a pause frame) is
+	// copied, and delivered once that receive has returned.
 	send(frame []byte)
+	// fault reports what is a driver's mistake, and is ignored: it counts as stray DMA.
+	fault(what string)
 }

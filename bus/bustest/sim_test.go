@@ -1,0 +1,49 @@
+package bustest_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/bustest"
+	"github.com/ring3dev/ring3/bus/sim"
+)
+
+// model makes a machine of models for each test, with the last of these devices under test.
+func model(hooks func(*testing.T, bus.Device) bustest.Subject, specs ...sim.DeviceSpec) func(*testing.T) bustest.Subject {
+	return func(t *testing.T) bustest.Subject {
+		t.Helper()
+		m, err := sim.Start(t.Context(), sim.Config{Devices: specs, Clock: sim.Eager})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := specs[len(specs)-1].Name
+		t.Cleanup(func() {
+			if err := m.Close(); err != nil && !errors.Is(err, bus.ErrGone) {
+				t.Errorf("closing the machine: %v", err)
+			}
+			if n, err := m.StrayDMA(); n != 0 {
+				t.Errorf("%d times stray DMA, first %v", n, err)
+			}
+		})
+		d, err := m.Device(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := hooks(t, d)
+		s.Kill = func() {
+			if err := m.Unplug(name); err != nil {
+				t.Error(err)
+			}
+		}
+		return s
+	}
+}
+
+func TestSimEdu(t *testing.T) {
+	bustest.All(t, model(bustest.Edu, sim.DeviceSpec{Name: "edu0", Model: "edu"}))
+}
+
+func TestSimTestdev(t *testing.T) {
+	bustest.All(t, model(plain, sim.DeviceSpec{Name: "t0", Model: "pci-testdev"}))
+}

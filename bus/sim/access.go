@@ -1,0 +1,116 @@
+package sim
+
+import (
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// region is a BAR; bus.Region.
+type region struct {
+	d    *device
+	w    *window
+	info bus.RegionInfo
+}
+
+func (r *region) Info() bus.RegionInfo { return r.info }
+
+// reaches says whether an access gets to the device. Called with Machine.mu held.
+func (r *region) reaches(off bus.Off, width int) bool {
+	size := bus.Off(r.info.Size)
+	return off&bus.Off(width-1) == 0 && off < size && size-off >= bus.Off(width) && r.w.decodes && !r.d.gone &&
+		(width < 8 || r.info.Kind == bus.RegionMem)
+}
+
+func (r *region) read(off bus.Off, width int) uint64 {
+	d, m := r.d, r.d.m
+	m.lock()
+	defer m.unlock()
+	m.clock.access(readTime)
+	if !r.reaches(off, width) {
+		return ^uint64(0)
+	}
+	if table, pba := d.inTable(r.info.Index, off); table {
+		return d.readTable(off, width)
+	} else if pba {
+		return d.readPending(off, width)
+	}
+	if r.w.widths&width == 0 {
+		return ^uint64(0)
+	}
+	return d.chip.read(r.info.Index, off, width)
+}
+
+func (r *region) write(off bus.Off, v uint64, width int) {
+	d, m := r.d, r.d.m
+	m.lock()
+	defer m.unlock()
+	m.clock.access(writeTime)
+	if !r.reaches(off, width) {
+		return
+	}
+	if table, pba := d.inTable(r.info.Index, off); table {
+		d.writeTable(off, width, v)
+	} else if !pba && r.w.widths&width != 0 {
+		d.chip.write(r.info.Index, off, width, v)
+	}
+}
+
+func (r *region) Read8(o bus.Off) uint8       { return uint8(r.read(o, 1)) }
+func (r *region) Read16(o bus.Off) uint16     { return uint16(r.read(o, 2)) }
+func (r *region) Read32(o bus.Off) uint32     { return uint32(r.read(o, 4)) }
+func (r *region) Read64(o bus.Off) uint64     { return r.read(o, 8) }
+func (r *region) Write8(o bus.Off, v uint8)   { r.write(o, uint64(v), 1) }
+func (r *region) Write16(o bus.Off, v uint16) { r.write(o, uint64(v), 2) }
+func (r *region) Write32(o bus.Off, v uint32) { r.write(o, uint64(v), 4) }
+func (r *region) Write64(o bus.Off, v uint64) { r.write(o, v, 8) }
+
+// config is a function's config space; bus.Config.
+type config struct{ d *device }
+
+func (c *config) Size() int { return len(c.d.space.b) }
+
+func (c *config) read(off bus.Off, width int) uint32 {
+	d := c.d
+	d.m.lock()
+	defer d.m.unlock()
+	d.m.clock.access(readTime)
+	if d.gone || !d.space.inside(off, width) {
+		return ^uint32(0)
+	}
+	return d.space.read(off, width)
+}
+
+func (c *config) write(off bus.Off, v uint32, width int) {
+	d := c.d
+	d.m.lock()
+	defer d.m.unlock()
+	d.m.clock.access(writeTime)
+	if d.gone || !d.space.inside(off, width) {
+		return
+	}
+	if d.space.write(off, width, v) {
+		d.resetFunction()
+		return
+	}
+	d.changed()
+}
+
+func (c *config) Read8(o bus.Off) uint8       { return uint8(c.read(o, 1)) }
+func (c *config) Read16(o bus.Off) uint16     { return uint16(c.read(o, 2)) }
+func (c *config) Read32(o bus.Off) uint32     { return c.read(o, 4) }
+func (c *config) Write8(o bus.Off, v uint8)   { c.write(o, uint32(v), 1) }
+func (c *config) Write16(o bus.Off, v uint16) { c.write(o, uint32(v), 2) }
+func (c *config) Write32(o bus.Off, v uint32) { c.write(o, v, 4) }
+
+// nobody is the config space where no function is.
+type nobody struct{}
+
+var _ pci.Access = (*Machine)(nil)
+
+func (nobody) Size() int               { return 256 }
+func (nobody) Read8(bus.Off) uint8     { return ^uint8(0) }
+func (nobody) Read16(bus.Off) uint16   { return ^uint16(0) }
+func (nobody) Read32(bus.Off) uint32   { return ^uint32(0) }
+func (nobody) Write8(bus.Off, uint8)   {}
+func (nobody) Write16(bus.Off, uint16) {}
+func (nobody) Write32(bus.Off, uint32) {}

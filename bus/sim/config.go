@@ -1,0 +1,178 @@
+package sim
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Config says what machine to start.
+type Config struct {
+	Devices []DeviceSpec // at least one
+	Wires   [][2]string  // pairs of network device names that are connected
+	Domain  uint32       // PCI domain of the machine's functions; 0 means DefaultDomain
+	Clock   Clock        // how time passes; RealTime if nothing is said
+	Log     *slog.Logger // nil discards
+}
+
+// DefaultDomain is the PCI domain of a machine that is given none. Real machines rarely
+// use any but 0, so its functions do not meet the machine's own.
+const DefaultDomain = 0x1000
+
+// DeviceSpec is one device of the machine.
+type DeviceSpec struct {
+	Name  string   // what the user calls it: letters, digits, '-', '_', '.'
+	Model string   // one of Models: "e1000e"
+	Props []string // properties of the model, "key=value"
+}
+
+// model is a device model. Those that there are stand in models.
+type model struct {
+	name    string
+	aliases []string
+	about   string            // one line: what it is
+	net     bool              // the chip is a netChip
+	props   map[string]string // the properties that it has, a line each
+	make    func(s slot, o options) (chip, header, error)
+}
+
+// options is what a model is made with. An error about a property begins with its name.
+type options struct {
+	index int               // of the device in the machine, from 0
+	props map[string]string // only those that the model has
+}
+
+// Model describes a device model.
+type Model struct {
+	Name    string
+	Aliases []string
+	About   string // one line
+	Network bool   // it can be wired
+	Props   map[string]string
+}
+
+// Models lists the device models that there are.
+func Models() []Model {
+	var out []Model
+	for _, m := range models() {
+		out = append(out, Model{Name: m.name, Aliases: slices.Clone(m.aliases), About: m.about, Network: m.net, Props: maps.Clone(m.props)})
+	}
+	return out
+}
+
+func modelOf(name string) *model {
+	for _, m := range models() {
+		if m.name == name || slices.Contains(m.aliases, name) {
+			return m
+		}
+	}
+	return nil
+}
+
+// IsNetwork says whether a model is a network adapter that can be wired.
+func IsNetwork(name string) bool {
+	m := modelOf(name)
+	return m != nil && m.net
+}
+
+// Slots of the root bus, the same that package qemu gives: 0 is a host bridge.
+const (
+	firstSlot = 3
+	lastSlot  = 23
+)
+
+func validName(s string) bool {
+	if s == "" || len(s) > 64 {
+		return false
+	}
+	for _, c := range s {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-_.", c)) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Config) check() error {
+	if n := lastSlot - firstSlot + 1; len(c.Devices) == 0 || len(c.Devices) > n {
+		return fmt.Errorf("sim: %d devices: want 1 to %d", len(c.Devices), n)
+	}
+	if c.Clock > Eager {
+		return fmt.Errorf("sim: clock %d: want RealTime, Stepped or Eager", c.Clock)
+	}
+	seen := map[string]*DeviceSpec{}
+	for i := range c.Devices {
+		d := &c.Devices[i]
+		switch {
+		case !validName(d.Name):
+			return fmt.Errorf("sim: device name %q: want letters, digits, '-', '_' or '.'", d.Name)
+		case modelOf(d.Model) == nil:
+			return fmt.Errorf("sim: %s: no model is named %q: there are %s", d.Name, d.Model, strings.Join(modelNames(), ", "))
+		case seen[d.Name] != nil:
+			return fmt.Errorf("sim: two devices are named %s", d.Name)
+		}
+		if _, err := d.props(); err != nil {
+			return err
+		}
+		seen[d.Name] = d
+	}
+	return c.checkWires(seen)
+}
+
+func (c *Config) checkWires(seen map[string]*DeviceSpec) error {
+	wired := map[string]string{}
+	for _, w := range c.Wires {
+		for i, name := range w {
+			d := seen[name]
+			switch {
+			case d == nil:
+				return fmt.Errorf("sim: wire %s-%s: no device is named %s", w[0], w[1], name)
+			case !IsNetwork(d.Model):
+				return fmt.Errorf("sim: wire %s-%s: %s (%s) is no network adapter", w[0], w[1], name, d.Model)
+			case wired[name] != "":
+				return fmt.Errorf("sim: wire %s-%s: %s is wired to %s already", w[0], w[1], name, wired[name])
+			}
+			wired[name] = w[1-i]
+		}
+		if w[0] == w[1] {
+			return fmt.Errorf("sim: wire %s-%s: both ends are the same device", w[0], w[1])
+		}
+	}
+	return nil
+}
+
+func modelNames() (names []string) {
+	for _, m := range models() {
+		names = append(names, m.name)
+	}
+	return names
+}
+
+// props takes the properties apart.
+func (d *DeviceSpec) props() (map[string]string, error) {
+	m := modelOf(d.Model)
+	out := map[string]string{}
+	for _, p := range d.Props {
+		k, v, ok := strings.Cut(p, "=")
+		if !ok || !validName(k) {
+			return nil, fmt.Errorf("sim: %s: property %q: want key=value", d.Name, p)
+		}
+		if _, ok := m.props[k]; !ok {
+			return nil, fmt.Errorf("sim: %s: model %s has no property %q: %s", d.Name, d.Model, k, m.propList())
+		}
+		if _, ok := out[k]; ok {
+			return nil, fmt.Errorf("sim: %s: property %q is given twice", d.Name, k)
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+func (m *model) propList() string {
+	if len(m.props) == 0 {
+		return "it has none"
+	}
+	return "it has " + strings.Join(slices.Sorted(maps.Keys(m.props)), ", ")
+}

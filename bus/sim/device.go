@@ -1,0 +1,297 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/dma"
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// device is one function of the machine: bus.Device for its driver, slot for its chip.
+type device struct {
+	m    *Machine
+	spec DeviceSpec
+	addr pci.Addr
+	fn   *pci.Function
+	hdr  header
+	far  *device // at the other end of the wire
+
+	irqMu sync.Mutex // guards irq; before Machine.mu
+	irq   irqState
+
+	// Guarded by Machine.mu.
+	chip    chip
+	net     netChip // the same, of a network device
+	space   *space
+	regions [6]*window
+	msixTab []byte
+	pending []uint64 // MSI-X vectors that fired while they were masked
+	wire    *intx    // the line, while INTx is enabled
+	high    bool     // the chip wants INTx
+	asserts bool     // and the line is told so
+	cut     bool     // the cable is pulled
+	memory  pieces
+	strayed bool // it was logged
+	gone    bool // err is set
+	err     error
+	closed  bool // by Close
+
+	done      chan struct{}
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// window is a region, and whether the device answers in it.
+type window struct {
+	info    bus.RegionInfo
+	widths  int
+	decodes bool
+}
+
+func newDevice(m *Machine, i int, spec DeviceSpec) (*device, error) {
+	d := &device{m: m, spec: spec, done: make(chan struct{})}
+	d.addr = pci.Addr{Domain: m.domain, Dev: uint8(firstSlot + i)}
+	props, err := spec.props()
+	if err != nil {
+		return nil, err
+	}
+	if d.chip, d.hdr, err = modelOf(spec.Model).make(d, options{index: i, props: props}); err != nil {
+		return nil, err
+	}
+	d.net, _ = d.chip.(netChip)
+	d.space = newSpace(&d.hdr)
+	for _, r := range d.hdr.regions {
+		d.regions[r.Index] = &window{info: r, widths: d.hdr.widths[r.Index]}
+	}
+	d.msixTab = make([]byte, entrySize*d.hdr.msix)
+	d.pending = make([]uint64, (d.hdr.msix+63)/64)
+	d.resetMSIX()
+	return d, nil
+}
+
+// place is told where enumeration put the function.
+func (d *device) place(fn *pci.Function) {
+	d.m.lock()
+	defer d.m.unlock()
+	d.fn = fn
+	for _, r := range fn.BARs {
+		d.regions[r.Index].info = r
+	}
+	d.decode()
+}
+
+// decode finds out in which regions the device answers: where decoding is on, and the BAR says
+// what it said when it was placed.
+func (d *device) decode() {
+	cmd := d.space.command()
+	for _, w := range d.regions {
+		if w == nil {
+			continue
+		}
+		on := pci.CmdMem
+		if w.info.Kind == bus.RegionIO {
+			on = pci.CmdIO
+		}
+		w.decodes = cmd&on != 0 && w.info.Addr != 0 && d.space.addr(&w.info) == w.info.Addr
+	}
+}
+
+func (d *device) Address() string       { return d.addr.String() }
+func (d *device) Backend() string       { return "sim:" + d.spec.Model }
+func (d *device) Config() bus.Config    { return &config{d} }
+func (d *device) DMA() bus.DMA          { return dmaOf{d} }
+func (d *device) Done() <-chan struct{} { return d.done }
+
+func (d *device) Regions() []bus.RegionInfo { return slices.Clone(d.fn.BARs) }
+
+func (d *device) errorf(format string, args ...any) error {
+	return fmt.Errorf(d.Address()+" "+d.spec.Name+": "+format, args...)
+}
+
+func (d *device) Err() error {
+	d.m.lock()
+	defer d.m.unlock()
+	return d.errLocked()
+}
+
+func (d *device) errLocked() error {
+	if d.err != nil {
+		return d.errorf("%w", d.err)
+	}
+	return nil
+}
+
+// end is the end of the link: Called with Machine.mu held.
+func (d *device) end(why error) {
+	if d.err != nil {
+		return
+	}
+	d.err, d.gone = why, true
+	d.setLine(false)
+	close(d.done)
+}
+
+func (d *device) Region(index int) (bus.Region, error) {
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	for _, r := range d.fn.BARs {
+		if r.Index == index {
+			return &region{d: d, w: d.regions[index], info: r}, nil
+		}
+	}
+	return nil, d.errorf("no region %d: %w", index, bus.ErrNotSupported)
+}
+
+// Reset is a function-level reset, where the device has it. The models need no time for it.
+func (d *device) Reset(ctx context.Context) error {
+	if err := d.Err(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return d.errorf("function reset: %w", ctx.Err())
+	}
+	if !d.hdr.flr {
+		return d.errorf("the model has no function reset: %w", bus.ErrNotSupported)
+	}
+	d.m.lock()
+	defer d.m.unlock()
+	if err := d.errLocked(); err != nil {
+		return err
+	}
+	saved := slices.Clone(d.space.b)
+	d.resetFunction()
+	// What a driver would put back; Status tells what happened.
+	copy(saved[pci.CfgCommand+2:], d.space.b[pci.CfgCommand+2:pci.CfgCommand+4])
+	for i := range saved {
+		d.space.b[i] = d.space.b[i]&^d.space.rw[i] | saved[i]&d.space.rw[i]
+	}
+	d.changed()
+	return nil
+}
+
+// resetFunction is what the function itself does. Called with Machine.mu held.
+func (d *device) resetFunction() {
+	d.space.reset()
+	d.resetMSIX()
+	d.high = false
+	d.changed()
+	d.chip.reset()
+}
+
+// Close masks interrupts, stops the device's bus mastering, and refuses further work.
+func (d *device) Close() error {
+	d.closeOnce.Do(func() {
+		d.closeErr = d.DisableIRQs()
+		d.m.lock()
+		defer d.m.unlock()
+		d.space.write(pci.CfgCommand, 2, uint32(d.space.command()&^pci.CmdMaster))
+		d.closed = true
+		d.end(bus.ErrClosed)
+	})
+	return d.closeErr
+}
+
+// What follows is slot. Machine.mu is held.
+
+func (d *device) now() time.Duration { return d.m.clock.now() }
+
+func (d *device) after(t time.Duration, f func()) *timer {
+	d.m.clock.now()
+	x := d.m.clock.after(t, f)
+	x.gone = &d.gone
+	return x
+}
+
+// at is memory for DMA, nil where there is none for this device.
+func (d *device) at(a bus.IOVA, n int, what string) []byte {
+	if d.space.b[pci.CfgCommand]&byte(pci.CmdMaster) != 0 && !d.gone {
+		if b := d.memory.find(a, n); b != nil {
+			return b
+		}
+	}
+	d.astray(a, n, what)
+	return nil
+}
+
+// astray counts DMA that goes nowhere, and tells of the first.
+func (d *device) astray(a bus.IOVA, n int, what string) {
+	if d.strayed {
+		d.m.stray++ // told already
+		return
+	}
+	why := "no memory of this device's is there"
+	switch {
+	case d.gone:
+		why = "the device is gone"
+	case d.space.command()&pci.CmdMaster == 0:
+		why = "bus mastering is off"
+	}
+	d.fault(fmt.Sprintf("%s of %d bytes at %#x: %s", what, n, uint64(a), why))
+}
+
+// fault is slot's.
+func (d *device) fault(what string) {
+	m := d.m
+	m.stray++
+	if d.strayed {
+		return
+	}
+	d.strayed = true
+	err := d.errorf("stray DMA: %s", what)
+	if m.strayE == nil {
+		m.strayE = err
+	}
+	m.log.Warn(err.Error())
+}
+
+func (d *device) readMem(a bus.IOVA, p []byte) bool {
+	b := d.at(a, len(p), "read")
+	if b == nil {
+		for i := range p {
+			p[i] = 0xff
+		}
+		return false
+	}
+	copy(p, b)
+	return true
+}
+
+func (d *device) writeMem(a bus.IOVA, p []byte) bool {
+	b := d.at(a, len(p), "write")
+	copy(b, p)
+	return b != nil
+}
+
+func (d *device) mem(a bus.IOVA, n int) []byte { return d.at(a, n, "read") }
+
+func (d *device) store64(a bus.IOVA, v uint64) bool {
+	b := d.at(a, 8, "write")
+	if b == nil || a&7 != 0 {
+		return false
+	}
+	dma.Store64(b, 0, v)
+	return true
+}
+
+func (d *device) store32(a bus.IOVA, v uint32) bool {
+	b := d.at(a, 4, "write")
+	if b == nil || a&3 != 0 {
+		return false
+	}
+	dma.Store32(b, 0, v)
+	return true
+}
+
+func (d *device) load64(a bus.IOVA) (uint64, bool) {
+	b := d.at(a, 8, "read")
+	if b == nil || a&7 != 0 {
+		return ^uint64(0), false
+	}
+	return dma.Load64(b, 0), true
+}

@@ -1,0 +1,254 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// Where BARs are placed: as package qemu places them.
+var windows = pci.Windows{
+	IO:    pci.Range{Base: 0x2000, Size: 0xe000},
+	Mem:   pci.Range{Base: 0xc0000000, Size: 0x3e000000},
+	Mem64: pci.Range{Base: 1 << 36, Size: 1 << 36},
+}
+
+// Machine is a bus with devices. Safe for concurrent use.
+type Machine struct {
+	log    *slog.Logger
+	domain uint32
+	topo   *pci.Topology
+
+	devices []*device // in the order of Config.Devices
+
+	// mu is held while a chip runs: for each access, each timer. Before it is taken: a device's
+	// irqMu.
+	mu     sync.Mutex
+	clock  clock
+	iovas  iovas
+	bell   []*bus.IRQ // by the data of a message
+	lines  [4]line
+	wires  wires
+	stray  uint64 // DMA that hit nothing
+	strayE error  // the first
+	err    error
+	done   chan struct{}
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Start makes a machine and enumerates its bus, which takes no time. Errors name what is wrong
+// with the config.
+func Start(ctx context.Context, c Config) (*Machine, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("sim: starting: %w", context.Cause(ctx))
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Domain == 0 {
+		c.Domain = DefaultDomain
+	}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	m := &Machine{log: c.Log, domain: c.Domain, done: make(chan struct{})}
+	m.clock.init(c.Clock, m.woken)
+	if err := m.build(&c); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+// build makes the devices, wires them, and enumerates the bus.
+func (m *Machine) build(c *Config) error {
+	for i, spec := range c.Devices {
+		d, err := newDevice(m, i, spec)
+		if err != nil {
+			return fmt.Errorf("sim: %s: model %s: %w", spec.Name, spec.Model, err)
+		}
+		m.devices = append(m.devices, d)
+	}
+	for _, w := range c.Wires {
+		m.find(w[0]).far, m.find(w[1]).far = m.find(w[1]), m.find(w[0])
+	}
+	m.lock()
+	for _, d := range m.devices {
+		d.chip.reset()
+	}
+	m.unlock()
+	var err error
+	if m.topo, err = pci.Enumerate(m, m.domain, windows); err != nil {
+		return fmt.Errorf("sim: enumerating the bus: %w", err)
+	}
+	for _, d := range m.devices {
+		fn := m.topo.Find(d.addr)
+		if fn == nil || fn.Err != nil {
+			return fmt.Errorf("sim: %s: model %s: enumerating the bus: no sound function at %s: %w", d.spec.Name, d.spec.Model, d.addr, errors.Join(bus.ErrProtocol, fn.Err))
+		}
+		d.place(fn)
+	}
+	return nil
+}
+
+func (m *Machine) lock() { m.mu.Lock() }
+
+// unlock sees to the clock first.
+func (m *Machine) unlock() {
+	if m.clock.dirty {
+		m.clock.arm()
+	}
+	m.mu.Unlock()
+}
+
+// woken is called when a timer may be due.
+func (m *Machine) woken() {
+	m.lock()
+	defer m.unlock()
+	if m.err == nil {
+		m.clock.woken()
+	}
+}
+
+// Now is virtual time since the start.
+func (m *Machine) Now() time.Duration {
+	m.lock()
+	defer m.unlock()
+	return m.clock.now()
+}
+
+// Advance moves time on by d, and does what is due on the way, each thing at its time. It is
+// what moves a Stepped clock, and makes the others jump.
+func (m *Machine) Advance(d time.Duration) {
+	m.lock()
+	until := m.clock.now() + max(d, 0)
+	m.clock.start = m.clock.start.Add(-max(d, 0))
+	for m.err == nil && m.clock.step(until) {
+		m.unlock() // let others in between
+		m.lock()
+	}
+	m.clock.time = max(m.clock.time, until)
+	m.unlock()
+}
+
+// Next says how far off the next thing is that will happen by itself, and whether there is
+// one: what a test with a Stepped clock advances by.
+func (m *Machine) Next() (time.Duration, bool) {
+	m.lock()
+	defer m.unlock()
+	at, ok := m.clock.next()
+	return max(0, at-m.clock.now()), ok
+}
+
+// StrayDMA tells how often devices touched memory that is not theirs, or any without being
+// allowed to (bus mastering), and of the first time. Nothing was written then.
+func (m *Machine) StrayDMA() (n uint64, first error) {
+	m.lock()
+	defer m.unlock()
+	return m.stray, m.strayE
+}
+
+// Config gives the config space of any function of the machine; pci.Access.
+func (m *Machine) Config(a pci.Addr) bus.Config {
+	for _, d := range m.devices {
+		if d.addr == a {
+			return &config{d}
+		}
+	}
+	return nobody{}
+}
+
+// Topology is what enumeration found.
+func (m *Machine) Topology() *pci.Topology { return m.topo }
+
+func (m *Machine) find(name string) *device {
+	for _, d := range m.devices {
+		if d.spec.Name == name {
+			return d
+		}
+	}
+	return nil
+}
+
+func (m *Machine) named(name string) (*device, error) {
+	if d := m.find(name); d != nil {
+		return d, nil
+	}
+	return nil, fmt.Errorf("sim: no device is named %s: %w", name, unix.ENODEV)
+}
+
+// Device returns the device that Config named so. There is one bus.Device for it; closing
+// that is closing it for everybody.
+func (m *Machine) Device(name string) (bus.Device, error) {
+	d, err := m.named(name)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Function returns what enumeration found out about the device of that name.
+func (m *Machine) Function(name string) (*pci.Function, error) {
+	d, err := m.named(name)
+	if err != nil {
+		return nil, err
+	}
+	return d.fn, nil
+}
+
+// Unplug pulls a device out while it works: its link dies (bus.ErrGone), whatever it was
+// about to do.
+func (m *Machine) Unplug(name string) error {
+	d, err := m.named(name)
+	if err != nil {
+		return err
+	}
+	m.lock()
+	defer m.unlock()
+	d.end(fmt.Errorf("it was pulled out: %w", bus.ErrGone))
+	return nil
+}
+
+// Done is closed when the machine was closed.
+func (m *Machine) Done() <-chan struct{} { return m.done }
+
+// Err says why Done is closed.
+func (m *Machine) Err() error {
+	m.lock()
+	defer m.unlock()
+	return m.err
+}
+
+// Close stops all devices and releases everything. It is idempotent. Memory that a driver
+// did not free is reported.
+func (m *Machine) Close() error {
+	m.closeOnce.Do(func() {
+		for i := len(m.devices) - 1; i >= 0; i-- {
+			m.closeErr = errors.Join(m.closeErr, m.devices[i].Close())
+		}
+		m.lock()
+		defer m.unlock()
+		m.err = fmt.Errorf("sim: %w", bus.ErrClosed)
+		m.clock.stop()
+		left := 0
+		for _, d := range m.devices {
+			if !errors.Is(d.err, bus.ErrGone) { // of one that was pulled out, what was in flight never comes back
+				left += len(d.memory.all)
+			}
+		}
+		if left > 0 {
+			m.closeErr = errors.Join(m.closeErr, fmt.Errorf("sim: closing: %d pieces of DMA memory were not freed", left))
+		}
+		close(m.done)
+	})
+	return m.closeErr
+}

@@ -1,0 +1,219 @@
+package sim
+
+import (
+	"fmt"
+	"math/bits"
+	"reflect"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+)
+
+const pageSize = 4096
+
+// The addresses that DMA memory is given. They are the machine's: no two of its devices have
+// memory at the same place, so what one is told of another's is told apart.
+const (
+	lowIOVA  = 1 << 20
+	highIOVA = 1 << 46
+	// maxDMA is the most memory that one machine has: a driver that asks for more is mistaken.
+	maxDMA = 4 << 30
+)
+
+// span is [base, end).
+type span struct{ base, end uint64 }
+
+// iovas gives addresses out: first fit, with a page that is nobody's after each piece.
+type iovas struct {
+	used  []span // sorted, guard pages included
+	bytes uint64 // in use
+}
+
+// take finds a place for whole pages that hold size bytes.
+func (a *iovas) take(q bus.DMARequest, pages uint64) (uint64, bool) {
+	align := max(q.Align, pageSize)
+	at, size := uint64(lowIOVA), uint64(q.Size)
+	for i := 0; ; i++ {
+		at = (at + align - 1) &^ (align - 1)
+		if b := q.Boundary; b != 0 && at&^(b-1) != (at+size-1)&^(b-1) {
+			at = (at + b - 1) &^ (b - 1)
+			at = (at + align - 1) &^ (align - 1)
+		}
+		last := at + size - 1
+		if last < at || at+pages > highIOVA || q.Mask != 0 && last > q.Mask {
+			return 0, false
+		}
+		if i == len(a.used) || at+pages+pageSize <= a.used[i].base {
+			a.used = slices.Insert(a.used, i, span{at, at + pages + pageSize})
+			a.bytes += pages
+			return at, true
+		}
+		at = max(at, a.used[i].end)
+	}
+}
+
+func (a *iovas) give(at uint64) {
+	i, ok := slices.BinarySearchFunc(a.used, at, func(s span, at uint64) int { return compare(s.base, at) })
+	if ok {
+		a.bytes -= a.used[i].end - a.used[i].base - pageSize
+		a.used = slices.Delete(a.used, i, i+1)
+	}
+}
+
+func compare(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// piece is memory that a device may touch.
+type piece struct {
+	base, end uint64
+	b         []byte
+}
+
+// pieces are a device's, sorted. It looks first where it found something last: a device goes
+// back and forth between a ring and buffers.
+type pieces struct {
+	all []piece
+	hit [2]int
+}
+
+// find is the n bytes at a, nil where they are not all of one piece.
+func (p *pieces) find(a bus.IOVA, n int) []byte {
+	at := uint64(a)
+	for k, i := range p.hit {
+		if i < len(p.all) {
+			if x := &p.all[i]; at >= x.base && at < x.end {
+				if k != 0 {
+					p.hit[0], p.hit[1] = i, p.hit[0]
+				}
+				return x.slice(at, n)
+			}
+		}
+	}
+	lo, hi := 0, len(p.all)
+	for lo < hi {
+		if mid := (lo + hi) / 2; p.all[mid].end <= at {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo == len(p.all) || at < p.all[lo].base {
+		return nil
+	}
+	p.hit[0], p.hit[1] = lo, p.hit[0]
+	return p.all[lo].slice(at, n)
+}
+
+func (x *piece) slice(at uint64, n int) []byte {
+	if n < 0 || uint64(n) > x.end-at {
+		return nil
+	}
+	o := int(at - x.base)
+	return x.b[o : o+n : o+n]
+}
+
+func (p *pieces) add(x piece) {
+	i, _ := slices.BinarySearchFunc(p.all, x.base, func(y piece, at uint64) int { return compare(y.base, at) })
+	p.all = slices.Insert(p.all, i, x)
+}
+
+func (p *pieces) remove(base uint64) {
+	i, ok := slices.BinarySearchFunc(p.all, base, func(y piece, at uint64) int { return compare(y.base, at) })
+	if ok {
+		p.all = slices.Delete(p.all, i, i+1)
+	}
+}
+
+// dmaOf is what a device may touch; bus.DMA.
+type dmaOf struct{ d *device }
+
+func pow2(x uint64) bool { return bits.OnesCount64(x) <= 1 }
+
+// Alloc takes memory from the Go heap, where the race detector sees it.
+func (a dmaOf) Alloc(q bus.DMARequest) (*bus.Memory, error) {
+	pages, err := a.check("allocating", q)
+	if err != nil {
+		return nil, err
+	}
+	m := a.d.m
+	m.lock()
+	free := maxDMA - m.iovas.bytes
+	m.unlock()
+	if pages > free {
+		return nil, a.full("allocating", q)
+	}
+	// Objects of whole pages are aligned to one.
+	return a.add("allocating", q, make([]byte, pages), pages)
+}
+
+// Map lets the device touch memory that the caller has.
+func (a dmaOf) Map(b []byte, q bus.DMARequest) (*bus.Memory, error) {
+	if q.Size == 0 {
+		q.Size = len(b)
+	}
+	pages, err := a.check("mapping", q)
+	switch {
+	case err != nil:
+		return nil, err
+	case q.Size > len(b):
+		return nil, a.d.errorf("mapping DMA memory: %d bytes of a slice of %d: %w", q.Size, len(b), bus.ErrNotSupported)
+	case reflect.ValueOf(b).Pointer()%pageSize != 0:
+		return nil, a.d.errorf("mapping DMA memory: the memory does not begin on a page: %w", bus.ErrNotSupported)
+	}
+	return a.add("mapping", q, b[:q.Size:q.Size], pages)
+}
+
+// check says how many bytes of pages a request takes.
+func (a dmaOf) check(step string, q bus.DMARequest) (uint64, error) {
+	if err := a.d.Err(); err != nil {
+		return 0, stepError(step, err)
+	}
+	if q.Size <= 0 || !pow2(q.Align) || !pow2(q.Boundary) || q.Boundary != 0 && uint64(q.Size) > q.Boundary {
+		return 0, a.d.errorf("%s DMA memory: %+v is impossible: want a positive size, powers of two, a boundary not below the size: %w", step, q, bus.ErrNotSupported)
+	}
+	pages := (uint64(q.Size) + pageSize - 1) &^ (pageSize - 1)
+	if pages > maxDMA {
+		return 0, a.full(step, q)
+	}
+	return pages, nil
+}
+
+func (a dmaOf) full(step string, q bus.DMARequest) error {
+	return a.d.errorf("%s DMA memory: no %d bytes below %#x with alignment %#x, boundary %#x left of %d MiB: %w", step, q.Size, q.Mask, q.Align, q.Boundary, maxDMA>>20, unix.ENOMEM)
+}
+
+func (a dmaOf) add(step string, q bus.DMARequest, b []byte, pages uint64) (*bus.Memory, error) {
+	d, m := a.d, a.d.m
+	m.lock()
+	defer m.unlock()
+	if err := d.errLocked(); err != nil {
+		return nil, stepError(step, err)
+	}
+	at, ok := uint64(0), m.iovas.bytes+pages <= maxDMA
+	if ok {
+		at, ok = m.iovas.take(q, pages)
+	}
+	if !ok {
+		return nil, a.full(step, q)
+	}
+	d.memory.add(piece{at, at + uint64(q.Size), b[:q.Size:q.Size]})
+	return bus.NewMemory(b[:q.Size:q.Size], bus.IOVA(at), func() {
+		m.lock()
+		defer m.unlock()
+		d.memory.remove(at)
+		m.iovas.give(at)
+	}), nil
+}
+
+func stepError(step string, err error) error {
+	return fmt.Errorf("%s DMA memory: %w", step, err)
+}
