@@ -30,6 +30,8 @@ type rxQueue struct {
 	chunk  int
 	held   int // buffers that the program may hold, at most
 
+	frames, octets uint64 // ever received
+
 	lengthErrors, crcErrors, frameErrors, garbage, allocFailed uint64
 }
 
@@ -78,7 +80,7 @@ func (q *rxQueue) Burst(bufs []*dma.Buf) int {
 	if q.nic.dead.Load() {
 		return 0
 	}
-	n := 0
+	n, octets := 0, 0
 	head, tail := q.c.head, q.c.tail
 	for n < len(bufs) && head != tail {
 		i := q.c.at(head)
@@ -92,6 +94,7 @@ func (q *rxQueue) Burst(bufs []*dma.Buf) int {
 			b.Data = b.Mem[:length]
 			bufs[n] = b
 			n++
+			octets += length
 		} else {
 			q.reject(verdict)
 			b.Free()
@@ -103,6 +106,8 @@ func (q *rxQueue) Burst(bufs []*dma.Buf) int {
 		}
 	}
 	q.c.head = head
+	q.frames += uint64(n)
+	q.octets += uint64(octets)
 	if q.c.room() >= q.chunk {
 		q.refill() // what found no buffer before
 	}
