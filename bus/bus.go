@@ -40,8 +40,8 @@ type Device interface {
 	Reset(ctx context.Context) error
 	// Done is closed when the link died or the device was closed.
 	Done() <-chan struct{}
-	// Err is nil while the link lives, then says why it died: it wraps ErrGone,
-	// ErrTimeout, ErrProtocol or ErrClosed.
+	// Err is nil while the link lives, then says why it died: it wraps ErrGone (or
+	// ErrDMAFault, which is one), ErrTimeout, ErrProtocol or ErrClosed.
 	Err() error
 	// Close releases the device. It is idempotent.
 	Close() error

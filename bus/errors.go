@@ -19,4 +19,12 @@ var (
 	ErrBusy = errors.New("busy")
 	// ErrProtocol: the device or peer said something that its specification forbids.
 	ErrProtocol = errors.New("protocol violation")
+	// ErrDMAFault: the device reached for memory that it was not given, and was cut off.
+	// It wraps ErrGone: such a device is dead for its driver.
+	ErrDMAFault error = dmaFault{}
 )
+
+type dmaFault struct{}
+
+func (dmaFault) Error() string { return "stopped by the IOMMU" }
+func (dmaFault) Unwrap() error { return ErrGone }
