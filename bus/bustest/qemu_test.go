@@ -49,6 +49,12 @@ func TestQEMUEduBehindPort(t *testing.T) {
 		qemu.DeviceSpec{Name: "edu0", Model: "edu", Bus: "p0"}))
 }
 
+// Behind the IOMMU it reaches what was allocated for it, at other addresses.
+func TestQEMUEduIOMMU(t *testing.T) {
+	bustest.NeedQEMU(t)
+	bustest.All(t, opener(bustest.Edu, qemu.DeviceSpec{Name: "edu0", Model: "edu", IOMMU: true}))
+}
+
 // e1000e gives the suite what edu lacks: MSI-X. Registers are the 82574's (datasheet 10.2).
 func e1000e(t *testing.T, d bus.Device) bustest.Subject {
 	t.Helper()
@@ -91,6 +97,11 @@ func e1000e(t *testing.T, d bus.Device) bustest.Subject {
 func TestQEMUe1000e(t *testing.T) {
 	bustest.NeedQEMU(t)
 	bustest.All(t, opener(e1000e, qemu.DeviceSpec{Name: "eth0", Model: "e1000e"}))
+}
+
+func TestQEMUe1000eIOMMU(t *testing.T) {
+	bustest.NeedQEMU(t)
+	bustest.All(t, opener(e1000e, qemu.DeviceSpec{Name: "eth0", Model: "e1000e", IOMMU: true}))
 }
 
 func TestQEMUTestdev(t *testing.T) {

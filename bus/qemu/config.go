@@ -37,6 +37,9 @@ type DeviceSpec struct {
 	Model string   // QEMU's name of the model: "e1000e"
 	Bus   string   // name of the port or bridge it stands under; "" is the root bus
 	Props []string // further properties, "key=value", given to QEMU as they are
+	// IOMMU gives the device an address space of its own: it reaches the memory that was
+	// allocated for it, in the direction that was asked for, and nothing else.
+	IOMMU bool
 	// Capture receives the frames on the device's side of its wire, as pcap, or is
 	// nil. It is the caller's to close, after the machine was closed.
 	Capture *os.File
@@ -107,6 +110,9 @@ func (c *Config) check() error {
 				return fmt.Errorf("qemu: %s: property %q: this bus chooses %s itself", d.Name, p, k)
 			}
 		}
+		if d.IOMMU && slices.Contains(bridgeModels, d.Model) {
+			return fmt.Errorf("qemu: %s: model %s is a port or bridge: the IOMMU is for what stands below it", d.Name, d.Model)
+		}
 		if d.Bus == "" {
 			slots++
 		} else if up := seen[d.Bus]; up == nil || !slices.Contains(bridgeModels, up.Model) {
@@ -169,6 +175,9 @@ func (c *Config) deviceArgs(inherit *files) placing {
 		hub[w[0]], hub[w[1]] = i, i
 	}
 	next, lone := firstSlot, len(c.Wires)
+	if c.iommu() {
+		p.args = append(p.args, "-device", iommuModel+",intremap=off")
+	}
 	for i := range c.Devices {
 		d := &c.Devices[i]
 		dev := fmt.Sprintf("%s,id=dev%d", d.Model, i)
@@ -202,6 +211,9 @@ func (c *Config) deviceArgs(inherit *files) placing {
 				p.args = append(p.args, "-object", fmt.Sprintf("filter-dump,id=cap%d,netdev=net%d,file=/dev/fd/%d,maxlen=65535", i, i, inherit.add(d.Capture)))
 			}
 		}
+		if d.IOMMU && strings.HasPrefix(d.Model, "virtio-") {
+			dev += ",iommu_platform=on" // else it goes past the IOMMU
+		}
 		for _, kv := range d.Props {
 			k, v, _ := strings.Cut(kv, "=")
 			dev += "," + k + "=" + escape(v)
@@ -209,6 +221,11 @@ func (c *Config) deviceArgs(inherit *files) placing {
 		p.args = append(p.args, "-device", dev)
 	}
 	return p
+}
+
+// iommu says whether any device is to stand behind the IOMMU.
+func (c *Config) iommu() bool {
+	return slices.ContainsFunc(c.Devices, func(d DeviceSpec) bool { return d.IOMMU })
 }
 
 // under counts the devices before i that stand under the named port.
@@ -256,6 +273,9 @@ var deviceError = regexp.MustCompile(`^-device .*?\bid=dev([0-9]+)\b.*?: (.*)$`)
 // inUsersWords says what QEMU complains of with the name that the user gave the device, and
 // what to do about it; "" where it is about no device.
 func (c *Config) inUsersWords(words string) string {
+	if strings.Contains(words, "-device "+iommuModel) {
+		return fmt.Sprintf("this QEMU has no usable IOMMU (%s): install Debian's qemu-system-x86, or leave the option iommu out", words)
+	}
 	m := deviceError.FindStringSubmatch(words)
 	if m == nil {
 		return ""

@@ -22,6 +22,9 @@ type device struct {
 
 	irq irqState // guarded by m.irqMu
 
+	domain *domain               // what it reaches through the IOMMU; nil: all RAM
+	fault  atomic.Pointer[error] // why the IOMMU cut it off
+
 	closed    atomic.Bool
 	closeOnce sync.Once
 	closeErr  error
@@ -63,7 +66,14 @@ func (d *device) Done() <-chan struct{} { return d.done }
 
 func (d *device) Regions() []bus.RegionInfo { return slices.Clone(d.fn.BARs) }
 
+// Err looks at the IOMMU too: what it stopped before this call is told by this call.
 func (d *device) Err() error {
+	if d.domain != nil && d.alive() {
+		d.m.iommu.look()
+	}
+	if f := d.fault.Load(); f != nil {
+		return *f
+	}
 	if err := d.m.Err(); err != nil {
 		return fmt.Errorf("%s %s: %w", d.Address(), d.spec.Name, err)
 	}
@@ -90,7 +100,7 @@ func (d *device) Region(index int) (bus.Region, error) {
 }
 
 // alive says whether accesses go to the device.
-func (d *device) alive() bool { return !d.closed.Load() }
+func (d *device) alive() bool { return !d.closed.Load() && d.fault.Load() == nil }
 
 // dmaOf is a device's view of the machine's RAM.
 type dmaOf struct{ d *device }
@@ -98,6 +108,9 @@ type dmaOf struct{ d *device }
 func (a dmaOf) Alloc(r bus.DMARequest) (*bus.Memory, error) {
 	if err := a.d.Err(); err != nil {
 		return nil, fmt.Errorf("allocating DMA memory: %w", err)
+	}
+	if a.d.domain != nil {
+		return a.d.m.iommu.alloc(a.d, r)
 	}
 	return a.d.m.ram.alloc(a.d.Address(), r)
 }
@@ -200,6 +213,9 @@ func (d *device) Close() error {
 		// The read makes QEMU finish every posted write, the last doorbell included.
 		pci.SetCommand(d.cfg, 0, pci.CmdMaster)
 		d.cfg.Read16(pci.CfgCommand)
+		if d.domain != nil && d.alive() {
+			d.m.iommu.look() // for the log
+		}
 		d.closed.Store(true)
 		d.markClosed()
 	})

@@ -190,6 +190,7 @@ func (p *process) readStderr(c *Config, r io.Reader) {
 			case strings.Contains(line, "network dump write error"):
 				// QEMU does not say which of them.
 				c.Log.Error(fmt.Sprintf("qemu: capturing %s: the disk is full or failing, and a capture ends here; make room, and start anew", strings.Join(c.captured(), ", ")))
+			case c.iommu() && aboutFault(line): // the IOMMU's records say it with the device's name
 			case p.up.Load():
 				c.Log.Warn("qemu: " + line)
 			}

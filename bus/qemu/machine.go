@@ -40,11 +40,12 @@ type Machine struct {
 	ram    *ram
 	bell   *doorbell
 	topo   *pci.Topology
+	iommu  *iommu // nil: no device asked for it
 	domain uint32
 
 	devices []*device // in the order of Config.Devices
 
-	// Lock order: irqMu, then the qtest client's, then lineMu.
+	// Lock order: irqMu, then the IOMMU's, then the qtest client's, then lineMu.
 	irqMu  sync.Mutex // guards bell.used, intxOn and the devices' irqState
 	intxOn bool       // interrupt messages were asked for
 	lineMu sync.Mutex // guards lines and what hangs on them
@@ -149,6 +150,11 @@ func (m *Machine) enumerate(c *Config, placed placing) error {
 	}
 	if m.bell.addr, err = findDoorbell(m.topo); err != nil {
 		return err
+	}
+	if c.iommu() {
+		if err := m.startIOMMU(); err != nil {
+			return fmt.Errorf("qemu: starting the IOMMU: %w", err)
+		}
 	}
 	return m.bell.ready(m.qt)
 }
@@ -297,6 +303,7 @@ func (m *Machine) Close() error {
 		m.qt.close()
 		m.proc.closeFiles()
 		m.bell.close()
+		m.iommu.close()
 		if m.ram != nil {
 			// Of a machine that died, what was in flight never comes back.
 			if n := m.ram.close(); n > 0 && errors.Is(m.Err(), bus.ErrClosed) {
