@@ -35,7 +35,7 @@ var layers = [][]string{
 	{"netdev"},
 	{"drivers/portbus"},
 	{"drivers"},
-	{"pktgen", "tpmdd", "rionet"},
+	{"pktgen", "tpmdd", "rionet", "netdev/tap"},
 	{"internal/kernfs", "internal/instance", "internal/userns"},
 	{"host"},
 	{"internal/bench"},
@@ -63,6 +63,7 @@ var foreign = []struct {
 	{"github.com/hanwen/go-fuse", []string{"internal/kernfs"}, false},
 	{"github.com/google/gopacket", []string{"internal/frame"}, true},
 	{"github.com/spf13/cobra", []string{"host", "cmd"}, false},
+	{"github.com/vishvananda", []string{"netdev/tap", "internal/bench"}, true},
 }
 
 // unsafeDirs are where unsafe may stand, in files named *_unsafe.go or *_unsafe_test.go.

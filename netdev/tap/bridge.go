@@ -1,0 +1,256 @@
+package tap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/netdev"
+)
+
+// Config says what interface is wanted.
+type Config struct {
+	Name      string // of the interface, at most 15 bytes; empty: tap0, tap1, ...
+	Queues    int    // for Open; Attach takes as many as the device has queue pairs
+	NoOffload bool   // the kernel computes checksums and segments, and no frames are joined
+	NoGRO     bool   // received frames are not joined
+	Up        bool   // bring the interface up; otherwise the administrator does
+	Log       *slog.Logger
+}
+
+// Bridge carries frames between a device and its interface. Its methods are safe for
+// concurrent use.
+type Bridge struct {
+	dev    netdev.Device
+	tap    *Tap
+	cfg    Config
+	log    *slog.Logger
+	tx     []*sender
+	rx     []*receiver
+	tuned  atomic.Uint32 // netdev.Feature: what the kernel was told
+	tuneMu sync.Mutex    // held while it is told
+	follow *follower
+	mode   netdev.RxMode // the device's before
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	done   chan struct{}
+
+	errMu sync.Mutex
+	err   error
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Stats counts what a Bridge carried since it was made.
+type Stats struct {
+	TxFrames, TxBytes uint64 // kernel to device, as read: before segmentation
+	TxGSO             uint64 // of them, those that the device cuts up
+	TxDropped         uint64 // too long, or asking for what the device does not do any more
+	RxFrames, RxBytes uint64 // device to kernel, as received
+	RxWrites          uint64 // frames given to the kernel; less than RxFrames where they were joined
+	RxJoined          uint64 // of RxFrames, those that went as part of a larger one
+	RxDropped         uint64 // of RxFrames, those that the kernel did not take
+}
+
+// Attach makes dev a kernel interface. It owns dev's queues until Close.
+func Attach(dev netdev.Device, c Config) (_ *Bridge, err error) {
+	info := dev.Info()
+	c.Queues = min(info.TxQueues, info.RxQueues)
+	if c.Queues < 1 {
+		return nil, fmt.Errorf("tap %s: %s has %d transmit and %d receive queues, want one of each: %w", c.Name, info.Name, info.TxQueues, info.RxQueues, bus.ErrNotSupported)
+	}
+	b := &Bridge{dev: dev, cfg: c, log: c.Log, done: make(chan struct{})}
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	if b.tap, err = Open(c); err != nil {
+		b.cancel()
+		return nil, err
+	}
+	if err = b.prepare(); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	for _, s := range b.tx {
+		b.wg.Go(s.run)
+	}
+	for _, r := range b.rx {
+		b.wg.Go(r.run)
+	}
+	b.wg.Go(b.follow.run)
+	return b, nil
+}
+
+// prepare makes everything that the goroutines need.
+func (b *Bridge) prepare() error {
+	for i := range b.tap.Queues() {
+		s, err := newSender(b, i)
+		if err != nil {
+			return err
+		}
+		b.tx = append(b.tx, s)
+	}
+	for i := range b.dev.Info().RxQueues {
+		b.rx = append(b.rx, newReceiver(b, i))
+	}
+	if err := b.tune(); err != nil {
+		return err
+	}
+	if err := b.tap.SetMAC(b.dev.MAC()); err != nil {
+		return err
+	}
+	if m, ok := b.dev.(netdev.RxModer); ok {
+		b.mode = m.RxMode()
+	}
+	b.follow = newFollower(b)
+	return b.follow.start()
+}
+
+// tune tells the kernel what the device does to frames now, if that changed.
+func (b *Bridge) tune() error {
+	if netdev.Feature(b.tuned.Load()) == b.features() {
+		return nil
+	}
+	b.tuneMu.Lock()
+	defer b.tuneMu.Unlock()
+	want := b.features()
+	if err := b.tap.SetOffload(want); err != nil {
+		return err
+	}
+	b.tuned.Store(uint32(want))
+	return nil
+}
+
+// features are what the kernel may leave to the device: what that has on, and buffers are large
+// enough for.
+func (b *Bridge) features() netdev.Feature {
+	o, ok := b.dev.(netdev.Offloader)
+	if !ok || b.cfg.NoOffload {
+		return 0
+	}
+	_, on := o.Features()
+	on &= netdev.TxCsum | netdev.TxTSO4 | netdev.TxTSO6
+	for _, s := range b.tx {
+		if on&netdev.TxCsum == 0 || s.pool.BufSize() < maxGSO {
+			on &= netdev.TxCsum
+		}
+	}
+	return on
+}
+
+// Name is the interface's name when it was opened.
+func (b *Bridge) Name() string { return b.tap.Name() }
+
+// Device is the device.
+func (b *Bridge) Device() netdev.Device { return b.dev }
+
+// Stats adds up all queues.
+func (b *Bridge) Stats() Stats {
+	var s Stats
+	for _, q := range b.tx {
+		s.TxFrames += q.frames.Load()
+		s.TxBytes += q.bytes.Load()
+		s.TxGSO += q.gso.Load()
+		s.TxDropped += q.dropped.Load()
+	}
+	for _, q := range b.rx {
+		s.RxFrames += q.frames.Load()
+		s.RxBytes += q.bytes.Load()
+		s.RxWrites += q.writes.Load()
+		s.RxJoined += q.joined.Load()
+		s.RxDropped += q.dropped.Load()
+	}
+	return s
+}
+
+// Done is closed when the bridge has ended, by itself or by Close.
+func (b *Bridge) Done() <-chan struct{} { return b.done }
+
+// Err is nil while the bridge lives, then why it ended: it wraps bus.ErrClosed after Close,
+// bus.ErrGone where the interface was deleted, or it is the device's.
+func (b *Bridge) Err() error {
+	b.errMu.Lock()
+	defer b.errMu.Unlock()
+	return b.err
+}
+
+// end ends the bridge, once, and wakes its goroutines. It does not wait for them.
+func (b *Bridge) end(err error) {
+	b.errMu.Lock()
+	defer b.errMu.Unlock()
+	if b.err != nil {
+		return
+	}
+	b.err = err
+	close(b.done)
+	b.cancel()
+	if b.tap != nil {
+		for _, q := range b.tap.queues {
+			_ = q.f.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
+// fail ends the bridge for a reason that nobody asked for. A device's death is its
+// owner's news.
+func (b *Bridge) fail(err error) {
+	if errors.Is(err, unix.EBADFD) {
+		err = b.tap.errGone()
+	}
+	if b.Err() == nil && b.dev.Err() == nil {
+		b.log.Error(err.Error(), "device", b.dev.Info().Name)
+	}
+	b.end(err)
+}
+
+// drainTime bounds the wait for frames in flight when a bridge is closed.
+const drainTime = time.Second
+
+// Close takes the interface away from the device, whose queues are idle then. It is
+// idempotent.
+func (b *Bridge) Close() error {
+	b.closeOnce.Do(func() {
+		b.end(fmt.Errorf("tap %s: %w", b.tap.Name(), bus.ErrClosed))
+		b.wg.Wait()
+		var errs []error
+		if b.follow != nil {
+			b.follow.close()
+			errs = append(errs, b.restoreMode())
+		}
+		for _, s := range b.tx {
+			s.close()
+		}
+		b.closeErr = errors.Join(append(errs, b.tap.Close())...)
+	})
+	return b.closeErr
+}
+
+// restoreMode gives the device the filters that it had before.
+func (b *Bridge) restoreMode() error {
+	m, ok := b.dev.(netdev.RxModer)
+	if !ok || b.dev.Err() != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := m.SetRxMode(ctx, b.mode); err != nil && b.dev.Err() == nil {
+		return fmt.Errorf("tap %s: restoring the device's filters: %w", b.tap.Name(), err)
+	}
+	return nil
+}
+
+// ended says whether an error is only that the bridge was told to end.
+func (b *Bridge) ended(err error) bool {
+	return b.ctx.Err() != nil && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed))
+}
