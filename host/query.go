@@ -34,6 +34,7 @@ type DeviceInfo struct {
 	MAC      string `json:"mac,omitempty"`
 	Link     string `json:"link,omitempty"` // "1000Mb/s full", "down"
 	Wire     string `json:"wire,omitempty"` // name of the far end
+	Tap      string `json:"tap,omitempty"`  // the kernel interface that it is
 	IRQ      string `json:"irq,omitempty"`  // "MSI-X 3"
 	State    string `json:"state"`          // up, gone
 	Cause    string `json:"cause,omitempty"`
@@ -51,6 +52,9 @@ func (d DeviceInfo) line() string {
 	}
 	if d.Wire != "" {
 		s += ", wired to " + d.Wire
+	}
+	if d.Tap != "" {
+		s += ", kernel interface " + d.Tap
 	}
 	return s
 }
@@ -74,6 +78,9 @@ func (s *System) Devices() []DeviceInfo {
 				}
 				d.Link = fmt.Sprintf("%dMb/s %s", l.Speed, duplex)
 			}
+		}
+		if b.tap != nil {
+			d.Tap = b.tap.Name()
 		}
 		for _, w := range s.plan.Wires {
 			switch b.spec.Name {
@@ -143,14 +150,14 @@ func (a *app) ls(ctx context.Context) error {
 		return a.printJSON(devices)
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "INSTANCE\tNAME\tDRIVER\tMODEL\tADDRESS\tBACKEND\tMAC\tLINK\tWIRE\tIRQ\tSTATE")
+	fmt.Fprintln(w, "INSTANCE\tNAME\tDRIVER\tMODEL\tADDRESS\tBACKEND\tMAC\tLINK\tWIRE\tTAP\tIRQ\tSTATE")
 	for _, d := range devices {
 		state := d.State
 		if d.Cause != "" {
 			state += ": " + d.Cause
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Instance, d.Name, d.Driver, dash(d.Model), d.Address, d.Backend,
-			dash(d.MAC), dash(d.Link), dash(d.Wire), dash(d.IRQ), state)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Instance, d.Name, d.Driver, dash(d.Model), d.Address, d.Backend,
+			dash(d.MAC), dash(d.Link), dash(d.Wire), dash(d.Tap), dash(d.IRQ), state)
 	}
 	return w.Flush()
 }

@@ -58,7 +58,7 @@ exit status is the command's: one line of CI.
 			if len(cmd) == 0 {
 				return usagef("run: want a command after --: %s", c.UseLine())
 			}
-			plan, err := ParsePlan(devices, f.wires, f.captures)
+			plan, err := f.plan(devices)
 			if err != nil {
 				return err
 			}

@@ -132,6 +132,7 @@ type Plan struct {
 	Devices  []DeviceSpec
 	Wires    []Wire
 	Captures map[string]string // file by device name
+	Taps     []TapSpec
 }
 
 // ParsePlan reads devices, wires and captures (NAME=FILE) and checks them against each

@@ -17,6 +17,7 @@ import (
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/netdev"
+	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/pktgen"
 )
 
@@ -56,6 +57,7 @@ type boundDevice struct {
 	inst   pci.Instance
 	net    netdev.Device // nil if it is none
 	sink   *netdev.Sink  // receives, counts and drops
+	tap    *tap.Bridge   // instead of the sink: a kernel interface
 }
 
 // NewSystem brings everything up, or nothing: on error all is released. The error names
@@ -87,11 +89,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 		}
 	}
 	for _, b := range s.bound {
-		if b.net == nil {
-			continue
-		}
-		var err error
-		if b.sink, err = netdev.NewSink(b.net); err != nil {
+		if err := s.receive(b); err != nil {
 			return err
 		}
 	}
@@ -233,6 +231,9 @@ func (s *System) wire(w Wire) error {
 func (s *System) lookup(name string) (netdev.Device, error) {
 	for _, b := range s.bound {
 		if b.spec.Name == name && b.net != nil {
+			if err := b.busy(); err != nil {
+				return nil, fmt.Errorf("pktgen: %w", err)
+			}
 			return b.net, nil
 		}
 	}
@@ -250,6 +251,9 @@ func (s *System) Close() error {
 		for _, b := range s.bound {
 			if b.sink != nil {
 				errs = append(errs, b.sink.Close())
+			}
+			if b.tap != nil {
+				errs = append(errs, b.tap.Close())
 			}
 		}
 		for i := len(s.bound) - 1; i >= 0; i-- {

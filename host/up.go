@@ -20,6 +20,7 @@ import (
 // upFlags are what up and run have in common.
 type upFlags struct {
 	wires, captures []string
+	taps            []string
 	mount           string
 	noMount         bool
 }
@@ -27,7 +28,17 @@ type upFlags struct {
 func (f *upFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.wires, "wire", nil, "connect two network devices: `A-B[,lossy]`")
 	c.Flags().StringArrayVar(&f.captures, "pcap", nil, "capture a network device's frames: `NAME=FILE`")
+	c.Flags().StringArrayVar(&f.taps, "tap", nil, "make a network device a kernel interface: `NAME=IFNAME[,offload=off][,gro=off][,up=on]`")
 	c.Flags().StringVar(&f.mount, "mount", "", "mount the tree at `DIR` (default: a folder below the run folder)")
+}
+
+// plan reads the devices and what the flags say of them.
+func (f *upFlags) plan(devices []string) (Plan, error) {
+	p, err := ParsePlan(devices, f.wires, f.captures)
+	if err == nil {
+		err = p.addTaps(f.taps)
+	}
+	return p, err
 }
 
 const devicesHelp = `A device is NAME=BACKEND:DEVICE[,option=value...]. The backend qemu takes the name of
@@ -44,7 +55,7 @@ func (a *app) upCmd() *cobra.Command {
   ring3 up eth0=qemu:e1000e eth1=qemu:e1000e --wire eth0-eth1 --pcap eth0=out.pcap
   ring3 up eth0=qemu:e1000,mac=02:00:00:00:00:01,ring=4096`,
 		RunE: func(c *cobra.Command, args []string) error {
-			plan, err := ParsePlan(args, f.wires, f.captures)
+			plan, err := f.plan(args)
 			if err != nil {
 				return err
 			}
@@ -93,6 +104,9 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	var extra []string
 	for _, w := range plan.Wires {
 		extra = append(extra, "--wire "+w.String())
+	}
+	for _, t := range plan.Taps {
+		extra = append(extra, "--tap "+t.String())
 	}
 	u.in, err = instance.Create(instance.Options{Name: a.name, Version: version(), Devices: devices, Extra: extra, Log: u.log.Logger()})
 	if err != nil {

@@ -1,0 +1,130 @@
+package host
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/netdev"
+	"github.com/ring3dev/ring3/netdev/tap"
+)
+
+// TapSpec makes a network device a kernel interface, as the user writes it:
+// NAME=IFNAME[,offload=off][,gro=off][,up=on].
+type TapSpec struct {
+	Device    string
+	Interface string
+	NoOffload bool // offload=off: the kernel computes checksums and segments by itself
+	NoGRO     bool // gro=off: received segments are not joined
+	Up        bool // up=on: the interface is brought up
+}
+
+// String is what ParseTap reads.
+func (t TapSpec) String() string {
+	s := t.Device + "=" + t.Interface
+	for _, o := range []struct {
+		on   bool
+		text string
+	}{{t.NoOffload, ",offload=off"}, {t.NoGRO, ",gro=off"}, {t.Up, ",up=on"}} {
+		if o.on {
+			s += o.text
+		}
+	}
+	return s
+}
+
+// ParseTap reads a TAP specification. Errors are usage errors.
+func ParseTap(s string) (TapSpec, error) {
+	var t TapSpec
+	parts := strings.Split(s, ",")
+	var ok bool
+	if t.Device, t.Interface, ok = strings.Cut(parts[0], "="); !ok || t.Interface == "" {
+		return t, usagef("--tap %q: want NAME=IFNAME, such as eth0=rt0", s)
+	}
+	if err := checkName(t.Interface); err != nil {
+		return t, usagef("--tap %q: %v", s, err)
+	}
+	for _, o := range parts[1:] {
+		k, v, _ := strings.Cut(o, "=")
+		if v != "on" && v != "off" {
+			return t, usagef("--tap %q: option %q: want offload, gro or up, =on or =off", s, o)
+		}
+		switch on := v == "on"; k {
+		case "offload":
+			t.NoOffload = !on
+		case "gro":
+			t.NoGRO = !on
+		case "up":
+			t.Up = on
+		default:
+			return t, usagef("--tap %q: unknown option %q: there is offload, gro and up", s, k)
+		}
+	}
+	return t, nil
+}
+
+// addTaps adds what --tap says.
+func (p *Plan) addTaps(taps []string) error {
+	for _, s := range taps {
+		t, err := ParseTap(s)
+		if err != nil {
+			return err
+		}
+		if p.find(t.Device) == nil {
+			return usagef("--tap %q: no device is named %s", s, t.Device)
+		}
+		for _, other := range p.Taps {
+			switch {
+			case other.Device == t.Device:
+				return usagef("--tap %q: %s is %s already", s, t.Device, other.Interface)
+			case other.Interface == t.Interface:
+				return usagef("--tap %q: %s is %s already", s, other.Device, t.Interface)
+			}
+		}
+		p.Taps = append(p.Taps, t)
+	}
+	return nil
+}
+
+// tap is how a device is tapped; nil if it is not.
+func (p *Plan) tap(device string) *TapSpec {
+	for i := range p.Taps {
+		if p.Taps[i].Device == device {
+			return &p.Taps[i]
+		}
+	}
+	return nil
+}
+
+// attach makes a device a kernel interface.
+func (s *System) attach(b *boundDevice, t TapSpec) (err error) {
+	if b.net == nil {
+		return fmt.Errorf("--tap %s: %s is no network device", t, b.spec.Name)
+	}
+	b.tap, err = tap.Attach(b.net, tap.Config{Name: t.Interface, NoOffload: t.NoOffload, NoGRO: t.NoGRO, Up: t.Up, Log: s.log})
+	if err != nil {
+		return fmt.Errorf("%s: %w", b.spec.Name, err)
+	}
+	s.log.Info(fmt.Sprintf("%s: kernel interface %s", b.spec.Name, b.tap.Name()))
+	return nil
+}
+
+// busy is why the queues of a device cannot be had; nil where they can.
+func (b *boundDevice) busy() error {
+	if b.tap == nil {
+		return nil
+	}
+	return fmt.Errorf("%s is the kernel interface %s, which has its queues: %w", b.spec.Name, b.tap.Name(), unix.EBUSY)
+}
+
+// receive starts what takes a device's frames: its TAP, or a sink.
+func (s *System) receive(b *boundDevice) (err error) {
+	if t := s.plan.tap(b.spec.Name); t != nil {
+		return s.attach(b, *t)
+	}
+	if b.net != nil {
+		b.sink, err = netdev.NewSink(b.net)
+	}
+	return err
+}
