@@ -47,3 +47,7 @@ func TestSimEdu(t *testing.T) {
 func TestSimTestdev(t *testing.T) {
 	bustest.All(t, model(plain, sim.DeviceSpec{Name: "t0", Model: "pci-testdev"}))
 }
+
+func TestSimNull(t *testing.T) {
+	bustest.All(t, model(e1000e, sim.DeviceSpec{Name: "eth0", Model: "null"}))
+}

@@ -289,8 +289,10 @@ func (d *device) mode() bus.IRQMode { return d.space.mode() }
 
 // line is slot's.
 func (d *device) line(high bool) {
-	d.high = high
-	d.changed()
+	if high != d.high {
+		d.high = high
+		d.changed()
+	}
 }
 
 // changed looks at what a write to config space or a chip's line means for the rest.
