@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/dma"
@@ -14,6 +15,12 @@ import (
 
 // Budget is how many frames [Poll] takes at a time, the kernel's NAPI weight.
 const Budget = 64
+
+// napiQueue is a receive queue whose device has settings for Poll.
+type napiQueue interface {
+	NAPI() NAPI
+	Done() <-chan struct{} // closed when there will be nothing more
+}
 
 // idlePolls is how often Poll looks again, giving way to other goroutines in between,
 // before it arms the interrupt: arming costs a register write, and the interrupt a
@@ -26,31 +33,89 @@ const idlePolls = 4
 // call. Poll returns nil when ctx ended or the device was closed, and otherwise why
 // receiving ended.
 //
+// A device that is a [NAPIUser] has settings, which Poll looks at anew each time: Weight frames
+// at a time instead of Budget; and once there is nothing left, up to DeferHardIRQs times, a
+// sleep of GROFlushTimeout and another look, before the interrupt is armed. Each frame that a
+// look finds starts that count anew. So under load the device does not interrupt at all, and
+// a frame waits GROFlushTimeout at most.
+//
 // The goroutine that calls Poll owns the queue meanwhile.
 func Poll(ctx context.Context, q RxQueue, handle func(frames []*dma.Buf)) error {
-	bufs := make([]*dma.Buf, Budget)
-	idle := 0
+	p := poller{ctx: ctx, q: q, bufs: make([]*dma.Buf, Budget)}
+	p.settings, _ = q.(napiQueue)
 	defer q.Burst(nil) // tells the queue that no frame is held any more
+	defer p.stop()
 	for {
+		bufs, settings := p.bufs, NAPI{}
+		if p.settings != nil {
+			if settings = p.settings.NAPI(); settings.Weight > 0 && settings.Weight < len(bufs) {
+				bufs = bufs[:settings.Weight]
+			}
+		}
 		if n := q.Burst(bufs); n > 0 {
 			handle(bufs[:n])
-			idle = 0
+			p.idle, p.deferred = 0, 0
 			if ctx.Err() != nil {
 				return nil
 			}
 			continue
 		}
-		if idle++; idle <= idlePolls {
+		if p.idle++; p.idle <= idlePolls {
 			runtime.Gosched()
 			continue
 		}
-		idle = 0
+		p.idle = 0
+		if p.later(settings) {
+			if ctx.Err() != nil {
+				return nil
+			}
+			p.idle = idlePolls // one look
+			continue
+		}
 		if err := q.Wait(ctx); err != nil {
 			if ctx.Err() != nil || errors.Is(err, bus.ErrClosed) {
 				return nil
 			}
 			return err
 		}
+	}
+}
+
+// poller is the state of a Poll.
+type poller struct {
+	ctx      context.Context
+	q        RxQueue
+	bufs     []*dma.Buf
+	settings napiQueue // nil: none
+	idle     int       // looks in a row that found nothing
+	deferred int       // sleeps in a row
+	timer    *time.Timer
+}
+
+// later sleeps instead of arming the interrupt, if that is wanted and was not done too often.
+func (p *poller) later(s NAPI) bool {
+	if p.deferred >= s.DeferHardIRQs || s.GROFlushTimeout <= 0 {
+		p.deferred = 0
+		return false
+	}
+	p.deferred++
+	if p.timer == nil {
+		p.timer = time.NewTimer(s.GROFlushTimeout)
+	} else {
+		p.timer.Reset(s.GROFlushTimeout)
+	}
+	select {
+	case <-p.timer.C:
+	case <-p.ctx.Done():
+	case <-p.settings.Done():
+		p.deferred = s.DeferHardIRQs // Wait says why
+	}
+	return true
+}
+
+func (p *poller) stop() {
+	if p.timer != nil {
+		p.timer.Stop()
 	}
 }
 

@@ -27,10 +27,6 @@ const (
 // arphrdEther is the hardware type of Ethernet in the attribute "type" (RFC 826).
 const arphrdEther = 1
 
-// ifFlags is IFF_UP, IFF_BROADCAST and IFF_MULTICAST: the flags that the kernel shows
-// for an Ethernet interface in service (the running bit is not among them).
-const ifFlags = 0x1 | 0x2 | 0x1000
-
 // ClassDir makes the directory that stands at /sys/class/net/NAME: the attributes that
 // are true of a device here, with the kernel's names, formats and errors
 // (Documentation/ABI/testing/sysfs-class-net, -statistics). A device in service counts
@@ -60,18 +56,17 @@ func ClassDir(d Device, o ClassOptions) *sysfs.Dir {
 		}
 		return "half"
 	}))
-	dir.Put("flags", sysfs.Show(func() string {
-		if gone(d) {
-			return hex(ifFlags &^ 1)
-		}
-		return hex(ifFlags)
-	}))
+	dir.Put("flags", flagsFile(d))
 	if o.IfIndex > 0 {
 		dir.Put("ifindex", sysfs.Showf("%d", o.IfIndex))
 		dir.Put("iflink", sysfs.Showf("%d", o.IfIndex))
 	}
 	dir.Put("link_mode", sysfs.Showf("0"))
-	dir.Put("mtu", sysfs.Show(func() string { return itoa(d.MTU()) }))
+	dir.Put("mtu", mtuFile(d))
+	if u, ok := d.(NAPIUser); ok {
+		dir.Put("gro_flush_timeout", timeoutFile(d, u))
+		dir.Put("napi_defer_hard_irqs", deferFile(d, u))
+	}
 	dir.Put("operstate", sysfs.Show(func() string {
 		if !gone(d) && d.Link().Up {
 			return operUp

@@ -79,6 +79,8 @@ type nic struct {
 	rx     [maxQueues]rxQueue
 
 	irq      causes
+	mod      moderation
+	napi     atomic.Pointer[netdev.NAPI]
 	handlers []*bus.Handler
 	link     atomic.Uint32 // the last STATUS
 
@@ -105,6 +107,7 @@ func probe(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, erro
 		name: env.Name, dev: dev, log: env.Log, ring: defaultRing, queues: 1,
 		done: make(chan struct{}), watched: make(chan struct{}),
 	}
+	n.napi.Store(&netdev.NAPI{})
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}

@@ -48,6 +48,7 @@ func (n *nic) bringUp(ctx context.Context) error {
 	if err := n.enableIRQs(); err != nil {
 		return err
 	}
+	n.setITR(n.opt.itr, itrInterval(n.opt.itr))
 	n.initReceive()
 	n.initTransmit()
 	n.readLink()
@@ -173,7 +174,6 @@ func (n *nic) initReceive() {
 	r := n.regs
 	r.Write32(regRDTR, 0)
 	r.Write32(regRADV, 0)
-	r.Write32(regITR, 0)
 	r.Write32(regRXCSUM, 0)
 	if n.chip.pcie {
 		r.Write32(regRFCTL, 0) // legacy descriptors

@@ -81,9 +81,7 @@ func (n *nic) programMSIX() {
 	w(regIAM, uint32(queues))
 	w(regEIAC, uint32(queues))
 	w(regIVAR, uint32(vectors))
-	for v := range n.numVectors() {
-		w(regEITR(v), 0) // a queue is masked until its owner has polled it empty, which throttles enough
-	}
+	w(regEITR(n.vecOther()), 0)
 }
 
 // arm lets a queue's cause fire once. What fired since it was masked is pending, and

@@ -8,20 +8,24 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/netdev"
 )
 
 // options are the options that Probe understands.
 var options = map[string]string{
 	"bus":    "interrupts: intx, or, 82574L, msi or msix (default: the best there is)",
+	"itr":    "interrupts a second, 100 to 100000; 0: as many as come; 1: as traffic asks; 3 or adaptive: the same, at most 20000 (default 0)",
 	"mac":    "station address, for example 52:54:00:12:34:56 (default: the EEPROM's)",
 	"queues": fmt.Sprintf("transmit and as many receive queues, 1 or, 82574L, %d (default 1)", maxQueues),
 	"ring":   fmt.Sprintf("descriptors in each ring, a power of two from %d to %d (default %d)", minRing, maxRing, defaultRing),
+	"weight": fmt.Sprintf("frames taken at a time by a poll, 1 to %d (default %d)", netdev.Budget, netdev.Budget),
 }
 
 // settings are the options that something later asks for.
 type settings struct {
 	mac net.HardwareAddr // nil: the EEPROM's
 	irq string           // one of irqNames, or "": the best there is
+	itr int              // InterruptThrottleRate
 }
 
 // irqNames are the values of the option bus, by mode.
@@ -58,6 +62,17 @@ func (n *nic) options(o map[string]string) error {
 			return n.optionError("bus", s, "the %s has intx only", n.chip.model)
 		}
 		n.opt.irq = s
+	}
+	if s, ok := o["itr"]; ok {
+		if n.opt.itr, err = parseITR(s); err != nil {
+			return n.optionError("itr", s, "want 0, 1, 3, adaptive, or %d to %d", minRate, maxRate)
+		}
+	}
+	if s, ok := o["weight"]; ok {
+		w, err := strconv.Atoi(s)
+		if err != nil || w < 1 || n.SetNAPI(netdev.NAPI{Weight: w}) != nil {
+			return n.optionError("weight", s, "want 1 to %d", netdev.Budget)
+		}
 	}
 	return nil
 }

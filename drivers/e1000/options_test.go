@@ -18,6 +18,8 @@ var wrongOptions = []struct {
 	{device82574, "bus", "usb"}, {device82574, "bus", ""}, {device82574, "bus", "MSI"},
 	{device82540, "bus", "msi"}, {device82540, "bus", "msix"}, {device82545, "bus", "msi"}, {device82545, "bus", "msix"},
 	{device82574, "ring", "65"}, {device82574, "mac", "01:00:00:00:00:00"}, {device82540, "queues", "2"}, {device82574, "queues", "3"},
+	{device82574, "itr", "2"}, {device82574, "itr", "99"}, {device82540, "itr", "100001"}, {device82574, "itr", "fast"}, {device82574, "itr", ""},
+	{device82574, "weight", "0"}, {device82574, "weight", "65"}, {device82574, "weight", "-1"}, {device82574, "weight", "x"},
 }
 
 // TestWrongOptions: a wrong value is wrong usage, in one line that names it.

@@ -171,6 +171,12 @@ func (q *rxQueue) Wait(ctx context.Context) error {
 		return n.Err()
 	default:
 	}
+	if n.mod.adaptive.Load() {
+		q.mu.Lock()
+		frames, octets := q.frames, q.octets
+		q.mu.Unlock()
+		n.adapt(q.id, frames, octets)
+	}
 	n.arm(n.irq.rx[q.id])
 	if q.pending() {
 		return nil

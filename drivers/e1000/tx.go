@@ -193,6 +193,12 @@ func (q *txQueue) Drain(ctx context.Context) error {
 		if q.Reap() == 0 {
 			return nil
 		}
+		if n.mod.adaptive.Load() {
+			q.mu.Lock()
+			sent, octets := q.sent, q.octets
+			q.mu.Unlock()
+			n.adapt(n.queues+q.id, sent, octets)
+		}
 		n.arm(n.irq.tx[q.id])
 		// The read comes after the doorbells, so most devices are done by then.
 		if n.regs.Read32(regSTATUS) == allOnes {
