@@ -19,6 +19,8 @@ type Entry struct {
 	DT      int64  // nanoseconds since the device's record before; 0 for the first of a trace
 	Name    string // the register's, "TDT" or in an array "RAL[3]"; else what was acted on; "" if it has none
 	Text    string // the value in words; "" where there are none
+
+	wall time.Time // of an entry that was read from a file
 }
 
 // Reg is Name without the index.
@@ -35,7 +37,18 @@ func (e *Entry) Index() int {
 }
 
 // Wall is when it was.
-func (e *Entry) Wall() time.Time { return epoch.Add(time.Duration(e.Time)) }
+func (e *Entry) Wall() time.Time {
+	if !e.wall.IsZero() {
+		return e.wall
+	}
+	return epoch.Add(time.Duration(e.Time))
+}
+
+// SetWall is for readers of files, whose program began at another time than this.
+func (e *Entry) SetWall(t time.Time) { e.wall = t }
+
+// SetData is for readers of files: it sets Data, cut to what a record holds.
+func (e *Entry) SetData(b []byte) { e.failed, e.n = false, uint8(copy(e.data[:], b)) }
 
 // Entry names a record of this device.
 func (d *Device) Entry(r *Record) Entry {
@@ -73,7 +86,7 @@ func (d *Device) Entry(r *Record) Entry {
 			e.Text = f
 		}
 	}
-	e.Text = clean(e.Text)
+	e.Text = Clean(e.Text)
 	return e
 }
 
@@ -129,8 +142,8 @@ func safely(f func() string) (s string) {
 	return f()
 }
 
-// clean makes a text one line without control characters.
-func clean(s string) string {
+// Clean makes a text one line without control characters.
+func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r >= 0x7f && r < 0xa0 {
 			return ' '

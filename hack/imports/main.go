@@ -31,7 +31,7 @@ var layers = [][]string{
 	{"procfs", "sysfs"},
 	{"bus"}, // the contract itself
 	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest"},
-	{"bus/qemu", "bus/sim", "bus/trace", "bus/fault", "vfio", "uio"},
+	{"bus/qemu", "bus/sim", "bus/trace", "bus/trace/tracefile", "bus/fault", "vfio", "uio"},
 	{"netdev"},
 	{"drivers/portbus"},
 	{"drivers"},
@@ -61,7 +61,8 @@ var foreign = []struct {
 	tests bool // tests anywhere may
 }{
 	{"github.com/hanwen/go-fuse", []string{"internal/kernfs"}, false},
-	{"github.com/google/gopacket", []string{"internal/frame"}, true},
+	{"github.com/google/gopacket", []string{"internal/frame", "bus/trace/tracefile"}, true},
+	{"github.com/expr-lang/expr", []string{"bus/trace/tracefile"}, false},
 	{"github.com/spf13/cobra", []string{"host", "cmd"}, false},
 	{"github.com/vishvananda", []string{"netdev/tap", "internal/bench"}, true},
 }

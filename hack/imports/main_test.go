@@ -46,6 +46,8 @@ func TestCheck(t *testing.T) {
 		{"host/x_test.go", "github.com/hanwen/go-fuse/v2/fuse", "only internal/kernfs"},
 		{"pktgen/x.go", "github.com/google/gopacket/layers", "only internal/frame"},
 		{"pktgen/x_test.go", "github.com/google/gopacket/layers", ""},
+		{"bus/trace/tracefile/x.go", "github.com/google/gopacket/pcapgo", ""},
+		{"bus/trace/x.go", "github.com/expr-lang/expr", "only bus/trace/tracefile"},
 		{"pktgen/x.go", "C", "cgo"},
 		{"pktgen/x_test.go", "C", "cgo"},
 		{"bus/dma/order_unsafe.go", "unsafe", "without a // SAFETY:"},
