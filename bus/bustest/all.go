@@ -28,6 +28,8 @@ func All(t *testing.T, open func(t *testing.T) Subject) {
 		{"DMAReuse", dmaReuse},
 		{"DMAConcurrent", dmaConcurrent},
 		{"DMAMove", dmaMove},
+		{"DMACross", dmaCross},
+		{"DMAMask", dmaMask},
 		{"IRQCounts", irqCounts},
 		{"IRQFires", irqFires},
 		{"IRQReplace", irqReplace},

@@ -150,35 +150,98 @@ func dmaConcurrent(t *testing.T, s Subject) {
 
 // The device finds memory where IOVA says, and nothing else of it.
 func dmaMove(t *testing.T, s Subject) {
+	d := needMove(t, s)
+	n := min(s.MaxMove, 4000)
+	src, dst := moveMemory(t, s, d, 8192, 0), moveMemory(t, s, d, 8192, 0)
+	defer src.Free()
+	defer dst.Free()
+	move(t, s, dst, 200, src, 100, n)
+}
+
+// A buffer may cross the boundaries that its request does not name: of pages, and of 64 KiB.
+func dmaCross(t *testing.T, s Subject) {
+	d := needMove(t, s)
+	const size = 128 << 10
+	n := min(s.MaxMove, 300)
+	src, dst := moveMemory(t, s, d, size, size/2), moveMemory(t, s, d, size, size/2)
+	defer src.Free()
+	defer dst.Free()
+	for _, at := range []struct{ dst, src int }{{4096 - 7, 8192 - 100}, {size/2 - 1, size/2 - n + 1}, {size - n, size - n}} {
+		move(t, s, dst, at.dst, src, at.src, n)
+	}
+}
+
+// A device that reaches few addresses gets memory there, as much as there is, and can use what
+// lies highest.
+func dmaMask(t *testing.T, s Subject) {
+	d := needMove(t, s)
+	if s.MoveMask == 0 {
+		t.Skip("the subject reaches all memory")
+	}
+	if m, err := d.Alloc(bus.DMARequest{Size: 4096, Align: s.MoveMask + 1, Mask: s.MoveMask}); err == nil && m.IOVA != 0 {
+		t.Errorf("Alloc aligned to %#x below it gave memory at %#x, want an error", s.MoveMask+1, m.IOVA)
+		m.Free()
+	}
+	var live []*bus.Memory
+	defer func() {
+		for _, m := range live {
+			m.Free()
+		}
+	}()
+	const size = 8 << 20
+	for len(live) < 2*int((s.MoveMask+1)/size) { // more than there can be
+		r := bus.DMARequest{Size: size, Mask: s.MoveMask}
+		m, err := d.Alloc(r)
+		if err != nil {
+			break
+		}
+		live = append(live, m)
+		if last := uint64(m.IOVA) + size - 1; last > s.MoveMask {
+			t.Fatalf("Alloc(%+v): %#x lies above the mask", r, last)
+		}
+	}
+	if len(live) < 2 || len(live) > int((s.MoveMask+1)/size) {
+		t.Fatalf("%d pieces of %d MiB below %#x, want at least 2 and no more than fit", len(live), size>>20, s.MoveMask)
+	}
+	last := live[len(live)-1]
+	move(t, s, last, size-100, live[0], 0, 100)
+}
+
+// needMove skips where the device cannot do DMA by itself.
+func needMove(t *testing.T, s Subject) bus.DMA {
+	t.Helper()
 	if s.Move == nil {
 		t.Skip("the subject cannot do DMA by itself")
 	}
-	d := needDMA(t, s)
-	n := min(s.MaxMove, 4000)
-	alloc := func() *bus.Memory {
-		m, err := d.Alloc(bus.DMARequest{Size: 8192, Mask: s.MoveMask})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m
+	return needDMA(t, s)
+}
+
+func moveMemory(t *testing.T, s Subject, d bus.DMA, size int, align uint64) *bus.Memory {
+	t.Helper()
+	m, err := d.Alloc(bus.DMARequest{Size: size, Align: align, Mask: s.MoveMask})
+	if err != nil {
+		t.Fatal(err)
 	}
-	src, dst := alloc(), alloc()
-	defer src.Free()
-	defer dst.Free()
+	return m
+}
+
+// move has the device copy n bytes, and looks at what it wrote and at what is beside it.
+func move(t *testing.T, s Subject, dst *bus.Memory, to int, src *bus.Memory, from, n int) {
+	t.Helper()
 	for i := range n {
-		src.Bytes[100+i] = byte(i*13 + i>>8)
+		src.Bytes[from+i] = byte(i*13 + i>>8)
 	}
 	for i := range dst.Bytes {
 		dst.Bytes[i] = 0xee
 	}
-	if err := s.Move(t.Context(), dst.IOVA+200, src.IOVA+100, n); err != nil {
+	if err := s.Move(t.Context(), dst.IOVA+bus.IOVA(to), src.IOVA+bus.IOVA(from), n); err != nil {
 		t.Fatalf("moving %d bytes = %v", n, err)
 	}
-	if !bytes.Equal(dst.Bytes[200:200+n], src.Bytes[100:100+n]) {
-		t.Error("what the device wrote differs from what it was to read")
+	if !bytes.Equal(dst.Bytes[to:to+n], src.Bytes[from:from+n]) {
+		t.Errorf("what the device wrote at %d differs from what it was to read at %d", to, from)
 	}
-	for _, i := range []int{0, 199, 200 + n, 8191} {
-		if dst.Bytes[i] != 0xee {
+	for _, i := range []int{0, to - 1, to + n, len(dst.Bytes) - 1} {
+		if (i < to || i >= to+n) && i < len(dst.Bytes) && dst.Bytes[i] != 0xee {
 			t.Errorf("byte %d beside the target = %#x, want it untouched", i, dst.Bytes[i])
 		}
 	}

@@ -34,8 +34,6 @@ func opener(hooks func(*testing.T, bus.Device) bustest.Subject, specs ...qemu.De
 	}
 }
 
-func plain(_ *testing.T, d bus.Device) bustest.Subject { return bustest.Plain(d) }
-
 func TestQEMUEdu(t *testing.T) {
 	bustest.NeedQEMU(t)
 	bustest.All(t, opener(bustest.Edu, qemu.DeviceSpec{Name: "edu0", Model: "edu"}))
@@ -104,7 +102,20 @@ func TestQEMUe1000eIOMMU(t *testing.T) {
 	bustest.All(t, opener(e1000e, qemu.DeviceSpec{Name: "eth0", Model: "e1000e", IOMMU: true}))
 }
 
+// testdevs has a region in memory space and one in I/O space.
+var testdevs = []struct {
+	name  string
+	hooks func(*testing.T, bus.Device) bustest.Subject
+}{
+	{"mem", func(_ *testing.T, d bus.Device) bustest.Subject { return bustest.Testdev(d, 0) }},
+	{"io", func(_ *testing.T, d bus.Device) bustest.Subject { return bustest.Testdev(d, 1) }},
+}
+
 func TestQEMUTestdev(t *testing.T) {
 	bustest.NeedQEMU(t)
-	bustest.All(t, opener(plain, qemu.DeviceSpec{Name: "t0", Model: "pci-testdev"}))
+	for _, h := range testdevs {
+		t.Run(h.name, func(t *testing.T) {
+			bustest.All(t, opener(h.hooks, qemu.DeviceSpec{Name: "t0", Model: "pci-testdev"}))
+		})
+	}
 }

@@ -45,7 +45,11 @@ func TestSimEdu(t *testing.T) {
 }
 
 func TestSimTestdev(t *testing.T) {
-	bustest.All(t, model(plain, sim.DeviceSpec{Name: "t0", Model: "pci-testdev"}))
+	for _, h := range testdevs {
+		t.Run(h.name, func(t *testing.T) {
+			bustest.All(t, model(h.hooks, sim.DeviceSpec{Name: "t0", Model: "pci-testdev"}))
+		})
+	}
 }
 
 func TestSimNull(t *testing.T) {

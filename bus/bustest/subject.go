@@ -97,3 +97,20 @@ func Edu(t *testing.T, d bus.Device) Subject {
 		},
 	}
 }
+
+// Testdev is QEMU's pci-testdev, with a register in one of its regions to write: 0 is in memory
+// space, 1 in I/O space.
+func Testdev(d bus.Device, region int) Subject {
+	return Subject{
+		Device: d,
+		// A write of a test's number shows that test's header (docs/specs/pci-testdev); no other
+		// byte of the register can be written.
+		Scratch: &Scratch{Region: region, Reads: func(v uint32) uint32 {
+			const tests, width = 3, 1 << 8
+			if n := v & 0xff; n < tests {
+				return n + uint32(tests*region) | width
+			}
+			return 0
+		}},
+	}
+}
