@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"sync"
 	"testing"
 	"time"
@@ -12,41 +13,89 @@ import (
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu"
+	"github.com/ring3dev/ring3/bus/sim"
 )
 
-// start brings up an edu in QEMU.
-func start(t *testing.T) (*qemu.Machine, bus.Device, *Device) {
-	t.Helper()
-	bustest.NeedQEMU(t)
-	bustest.NoLeaks(t)
-	m, err := qemu.Start(t.Context(), qemu.Config{Devices: []qemu.DeviceSpec{{Name: "edu0", Model: "edu"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+// backends carry an edu each. kill makes its link die.
+var backends = []struct {
+	name string
+	open func(t *testing.T, model string) (dev bus.Device, kill func())
+}{
+	{"qemu", func(t *testing.T, model string) (bus.Device, func()) {
+		bustest.NeedQEMU(t)
+		m, err := qemu.Start(t.Context(), qemu.Config{Devices: []qemu.DeviceSpec{{Name: "edu0", Model: model}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		closing(t, m)
+		dev, err := m.Device("edu0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dev, func() {
+			if _, err := m.Execute("quit", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}},
+	{"sim", func(t *testing.T, model string) (bus.Device, func()) {
+		m, err := sim.Start(t.Context(), sim.Config{Devices: []sim.DeviceSpec{{Name: "edu0", Model: model}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		closing(t, m)
+		dev, err := m.Device("edu0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dev, func() {
+			if err := m.Unplug("edu0"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}},
+}
+
+// closing closes a machine at the end of the test.
+func closing(t *testing.T, m io.Closer) {
 	t.Cleanup(func() {
 		if err := m.Close(); err != nil && !errors.Is(err, bus.ErrGone) {
 			t.Errorf("Close = %v", err)
 		}
 	})
-	dev, err := m.Device("edu0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := pci.Bind(t.Context(), dev, pci.Env{Name: "edu0"}, []*pci.Driver{Driver})
-	if r.Outcome != pci.Bound {
-		t.Fatalf("Bind = %s, %v, want bound", r.Outcome, r.Err)
-	}
-	d := r.Instance.(*Device)
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Errorf("Close of the driver = %v", err)
-		}
-	})
-	return m, dev, d
 }
 
-func TestFactorial(t *testing.T) {
-	_, _, d := start(t)
+// rig is an edu in service.
+type rig struct {
+	*Device
+	dev  bus.Device
+	kill func()
+}
+
+// each runs a test on every backend.
+func each(t *testing.T, test func(t *testing.T, d rig)) {
+	for _, b := range backends {
+		t.Run(b.name, func(t *testing.T) {
+			bustest.NoLeaks(t)
+			dev, kill := b.open(t, "edu")
+			r := pci.Bind(t.Context(), dev, pci.Env{Name: "edu0"}, []*pci.Driver{Driver})
+			if r.Outcome != pci.Bound {
+				t.Fatalf("Bind = %s, %v, want bound", r.Outcome, r.Err)
+			}
+			d := r.Instance.(*Device)
+			t.Cleanup(func() {
+				if err := d.Close(); err != nil {
+					t.Errorf("Close of the driver = %v", err)
+				}
+			})
+			test(t, rig{d, dev, kill})
+		})
+	}
+}
+
+func TestFactorial(t *testing.T) { each(t, testFactorial) }
+
+func testFactorial(t *testing.T, d rig) {
 	want := uint32(1)
 	for n := range uint32(13) {
 		want *= max(n, 1)
@@ -73,8 +122,9 @@ func TestFactorial(t *testing.T) {
 	}
 }
 
-func TestCopy(t *testing.T) {
-	_, _, d := start(t)
+func TestCopy(t *testing.T) { each(t, testCopy) }
+
+func testCopy(t *testing.T, d rig) {
 	out := make([]byte, bufferLen)
 	for i := range out {
 		out[i] = byte(i*7 + i>>8)
@@ -100,8 +150,9 @@ func TestCopy(t *testing.T) {
 }
 
 // An operation given up leaves the device busy; then it is usable again.
-func TestGivenUp(t *testing.T) {
-	_, _, d := start(t)
+func TestGivenUp(t *testing.T) { each(t, testGivenUp) }
+
+func testGivenUp(t *testing.T, d rig) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	p := []byte("left behind")
@@ -129,8 +180,9 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
-func TestConcurrent(t *testing.T) {
-	_, _, d := start(t)
+func TestConcurrent(t *testing.T) { each(t, testConcurrent) }
+
+func testConcurrent(t *testing.T, d rig) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -145,30 +197,30 @@ func TestConcurrent(t *testing.T) {
 }
 
 // The device dies under an operation.
-func TestGone(t *testing.T) {
-	m, dev, d := start(t)
+func TestGone(t *testing.T) { each(t, testGone) }
+
+func testGone(t *testing.T, d rig) {
 	done := make(chan error, 1)
 	go func() { done <- d.Copy(t.Context(), make([]byte, 100), 0, bus.ToDevice) }()
-	if _, err := m.Execute("quit", nil); err != nil {
-		t.Fatal(err)
-	}
+	d.kill()
 	select {
 	case err := <-done:
-		// The transfer may have ended first, or QEMU before it began.
+		// The transfer may have ended first, or the device before it began.
 		if err != nil && !errors.Is(err, bus.ErrGone) {
-			t.Errorf("Copy while QEMU ends = %v, want ErrGone", err)
+			t.Errorf("Copy while the device goes = %v, want ErrGone", err)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("Copy hangs on a dead device")
 	}
-	<-dev.Done()
+	<-d.dev.Done()
 	if _, err := d.Factorial(t.Context(), 3); !errors.Is(err, bus.ErrGone) {
 		t.Errorf("Factorial on a dead device = %v, want ErrGone", err)
 	}
 }
 
-func TestClosed(t *testing.T) {
-	_, dev, d := start(t)
+func TestClosed(t *testing.T) { each(t, testClosed) }
+
+func testClosed(t *testing.T, d rig) {
 	for range 2 {
 		if err := d.Close(); err != nil {
 			t.Errorf("Close = %v, want nil", err)
@@ -177,24 +229,19 @@ func TestClosed(t *testing.T) {
 	if _, err := d.Factorial(t.Context(), 3); !errors.Is(err, bus.ErrClosed) {
 		t.Errorf("Factorial after Close = %v, want ErrClosed", err)
 	}
-	if v := pci.Command(dev.Config().Read16(pci.CfgCommand)); v&pci.CmdMaster != 0 {
+	if v := pci.Command(d.dev.Config().Read16(pci.CfgCommand)); v&pci.CmdMaster != 0 {
 		t.Errorf("Command after Close = %s, want no Master", v)
 	}
 }
 
 // The driver refuses what is not an edu, whatever its ID says.
 func TestNotAnEdu(t *testing.T) {
-	bustest.NeedQEMU(t)
-	m, err := qemu.Start(t.Context(), qemu.Config{Devices: []qemu.DeviceSpec{{Name: "x", Model: "pci-testdev"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	dev, err := m.Device("x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d, err := Driver.Probe(t.Context(), dev, pci.Env{Name: "x"}); !errors.Is(err, bus.ErrProtocol) {
-		t.Errorf("Probe of pci-testdev = %v, %v, want ErrProtocol", d, err)
+	for _, b := range backends {
+		t.Run(b.name, func(t *testing.T) {
+			dev, _ := b.open(t, "pci-testdev")
+			if d, err := Driver.Probe(t.Context(), dev, pci.Env{Name: "x"}); !errors.Is(err, bus.ErrProtocol) {
+				t.Errorf("Probe of pci-testdev = %v, %v, want ErrProtocol", d, err)
+			}
+		})
 	}
 }
