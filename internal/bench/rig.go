@@ -25,10 +25,16 @@ type rig struct {
 }
 
 // newRig starts n devices of a model; two are wired, and lose nothing.
-func newRig(ctx context.Context, o *Options, model string, ring, n int) (_ *rig, err error) {
+func newRig(ctx context.Context, o *Options, model string, ring, n int) (*rig, error) {
+	return newRigOf(ctx, o, qemu.DeviceSpec{Model: model}, ring, n)
+}
+
+// newRigOf starts n devices of one specification, named eth0, eth1, ...
+func newRigOf(ctx context.Context, o *Options, spec qemu.DeviceSpec, ring, n int) (_ *rig, err error) {
 	c := qemu.Config{Log: o.Log}
 	for i := range n {
-		c.Devices = append(c.Devices, qemu.DeviceSpec{Name: fmt.Sprintf("eth%d", i), Model: model})
+		spec.Name = fmt.Sprintf("eth%d", i)
+		c.Devices = append(c.Devices, spec)
 	}
 	if n == 2 {
 		c.Wires = [][2]string{{"eth0", "eth1"}}
@@ -54,7 +60,7 @@ func newRig(ctx context.Context, o *Options, model string, ring, n int) (_ *rig,
 		r.insts = append(r.insts, b.Instance)
 		nd, ok := b.Instance.(netdev.Device)
 		if !ok {
-			return r, fmt.Errorf("bench: %s is no network device", model)
+			return r, fmt.Errorf("bench: %s is no network device", spec.Model)
 		}
 		r.nets = append(r.nets, nd)
 	}
