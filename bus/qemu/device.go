@@ -214,7 +214,7 @@ func (d *device) Close() error {
 		pci.SetCommand(d.cfg, 0, pci.CmdMaster)
 		d.cfg.Read16(pci.CfgCommand)
 		if d.domain != nil && d.alive() {
-			d.m.iommu.look() // for the log
+			d.m.iommu.look() // the last moment to tell of a fault
 		}
 		d.closed.Store(true)
 		d.markClosed()

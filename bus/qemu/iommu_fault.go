@@ -149,11 +149,10 @@ func (u *iommu) hit(d *device, addr uint64) string {
 	return ""
 }
 
-// stop makes a device dead for its driver. The others live on.
+// stop makes a device dead for its driver, which is told by Done and Err. The others live
+// on.
 func (d *device) stop(err error) {
-	if d.closed.Load() || !d.fault.CompareAndSwap(nil, &err) {
-		return
+	if !d.closed.Load() && d.fault.CompareAndSwap(nil, &err) {
+		d.markClosed()
 	}
-	d.m.log.Error(err.Error())
-	d.markClosed()
 }
