@@ -14,6 +14,7 @@ type DeviceSpec struct {
 	Device  string            // what the backend calls it: a QEMU model
 	Options map[string]string // for the driver: "mac", "ring"
 	Props   []string          // for QEMU's model, written qemu.KEY=VALUE: "KEY=VALUE"
+	IOMMU   bool              // iommu=on: behind QEMU's IOMMU
 }
 
 // String is what ParseDevice reads, options in byte order.
@@ -26,6 +27,9 @@ func (d DeviceSpec) String() string {
 	slices.Sort(keys)
 	for _, k := range keys {
 		s += "," + k + "=" + d.Options[k]
+	}
+	if d.IOMMU {
+		s += ",iommu=on"
 	}
 	for _, p := range d.Props {
 		s += ",qemu." + p
@@ -69,6 +73,7 @@ func ParseDevice(s string) (DeviceSpec, error) {
 		return d, usagef("device %s: unknown backend %q: there is %s", name, backend, strings.Join(backends, ", "))
 	}
 	d = DeviceSpec{Name: name, Backend: backend, Device: device, Options: map[string]string{}}
+	iommu := ""
 	for _, o := range parts[1:] {
 		k, v, ok := strings.Cut(o, "=")
 		switch prop, isProp := strings.CutPrefix(k, "qemu."); {
@@ -76,6 +81,11 @@ func ParseDevice(s string) (DeviceSpec, error) {
 			return d, usagef("device %s: option %q: want option=value", name, o)
 		case isProp:
 			d.Props = append(d.Props, prop+"="+v)
+		case k == "iommu": // the backend's, not the driver's
+			if v != "on" && v != "off" || iommu != "" || backend != "qemu" {
+				return d, usagef("device %s: option %q: want iommu=on or iommu=off, once, with the backend qemu", name, o)
+			}
+			iommu, d.IOMMU = v, v == "on"
 		default:
 			if _, twice := d.Options[k]; twice {
 				return d, usagef("device %s: option %s is given twice", name, k)

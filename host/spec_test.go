@@ -17,7 +17,12 @@ func TestParseDevice(t *testing.T) {
 	if s := got.String(); s != "eth0=qemu:e1000e,mac=02:00:00:00:00:01,ring=256,qemu.x-pcie-pm-init=off" {
 		t.Errorf("String() = %q", s)
 	}
-	for _, s := range []string{"", "=", "eth0", "eth0=", "eth0=qemu", "eth0=qemu:", "eth0=vfio:x", "-x=qemu:edu", ".=qemu:edu", "a b=qemu:edu", "a@b=qemu:edu",
+	for s, on := range map[string]bool{"eth0=qemu:e1000e,iommu=on": true, "eth0=qemu:e1000e,iommu=off": false, "eth0=qemu:e1000e": false} {
+		if d, err := ParseDevice(s); err != nil || d.IOMMU != on || len(d.Options) != 0 {
+			t.Errorf("ParseDevice(%q) = %+v, %v, want IOMMU %v and no option of the driver's", s, d, err, on)
+		}
+	}
+	for _, s := range []string{"eth0=qemu:edu,iommu=", "eth0=qemu:edu,iommu=1", "eth0=qemu:edu,iommu=on,iommu=on", "", "=", "eth0", "eth0=", "eth0=qemu", "eth0=qemu:", "eth0=vfio:x", "-x=qemu:edu", ".=qemu:edu", "a b=qemu:edu", "a@b=qemu:edu",
 		"abcdefghijklmnop=qemu:edu", "eth0=qemu:edu,", "eth0=qemu:edu,x", "eth0=qemu:edu,=1", "eth0=qemu:edu,qemu.=1", "eth0=qemu:edu,mac=1,mac=2"} {
 		_, err := ParseDevice(s)
 		var u *usageError

@@ -146,7 +146,7 @@ func (s *System) startMachines(ctx context.Context, c Config) error {
 			configs[i].Started = func(pid int) { c.Started(pid, "qemu") }
 		}
 		for _, d := range g {
-			spec := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Props: slices.Clone(d.Props)}
+			spec := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Props: slices.Clone(d.Props), IOMMU: d.IOMMU}
 			if qemu.IsNetwork(d.Device) {
 				// QEMU counts from here for each machine; several machines must not begin alike.
 				spec.Props = slices.Insert(spec.Props, 0, fmt.Sprintf("mac=52:54:00:12:%02x:%02x", (0x3456+nics)>>8&0xff, (0x3456+nics)&0xff))
@@ -199,8 +199,18 @@ func (s *System) startMachines(ctx context.Context, c Config) error {
 func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver) error {
 	r := pci.Bind(ctx, b.dev, pci.Env{Name: b.spec.Name, Log: s.log, Options: b.spec.Options}, drivers)
 	if r.Outcome != pci.Bound {
+		// A device that was cut off fails in many ways, and for one reason.
+		if err := b.dev.Err(); errors.Is(err, bus.ErrDMAFault) {
+			r.Err = err
+		}
 		return fmt.Errorf("%s (%s): %w", b.spec.Name, b.dev.Backend(), r.Err)
 	}
+	go func() {
+		<-b.dev.Done()
+		if err := b.dev.Err(); errors.Is(err, bus.ErrDMAFault) {
+			s.log.Error(err.Error())
+		}
+	}()
 	b.driver, b.inst = r.Driver, r.Instance
 	b.net, _ = r.Instance.(netdev.Device)
 	if b.net == nil {

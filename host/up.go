@@ -43,7 +43,7 @@ func (f *upFlags) plan(devices []string) (Plan, error) {
 
 const devicesHelp = `A device is NAME=BACKEND:DEVICE[,option=value...]. The backend qemu takes the name of
 any of QEMU's PCI device models. Options go to the driver (e1000: mac=, ring=); qemu.KEY=VALUE
-goes to QEMU's model. Without devices: eth0 and eth1, both qemu:e1000e, wired.`
+goes to QEMU's model; iommu=on lets a device reach its own memory only. Without devices: eth0 and eth1, both qemu:e1000e, wired.`
 
 func (a *app) upCmd() *cobra.Command {
 	var f upFlags
