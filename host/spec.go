@@ -10,10 +10,10 @@ import (
 // DeviceSpec is one device as the user writes it: NAME=BACKEND:DEVICE[,option=value...].
 type DeviceSpec struct {
 	Name    string            // at most 15 characters, as an interface's
-	Backend string            // "qemu"
-	Device  string            // what the backend calls it: a QEMU model
+	Backend string            // "qemu", "sim"
+	Device  string            // what the backend calls it: a model
 	Options map[string]string // for the driver: "mac", "ring"
-	Props   []string          // for QEMU's model, written qemu.KEY=VALUE: "KEY=VALUE"
+	Props   []string          // for the backend's model, written BACKEND.KEY=VALUE: "KEY=VALUE"
 	IOMMU   bool              // iommu=on: behind QEMU's IOMMU
 }
 
@@ -32,16 +32,13 @@ func (d DeviceSpec) String() string {
 		s += ",iommu=on"
 	}
 	for _, p := range d.Props {
-		s += ",qemu." + p
+		s += "," + d.Backend + "." + p
 	}
 	return s
 }
 
 // maxName is the longest name of a network interface (IFNAMSIZ less the final zero).
 const maxName = 15
-
-// backends are those that this program can use.
-var backends = []string{"qemu"}
 
 // checkName holds names to what a file, an interface and a pktgen device may be called.
 func checkName(s string) error {
@@ -69,14 +66,14 @@ func ParseDevice(s string) (DeviceSpec, error) {
 	if !ok || device == "" {
 		return d, usagef("device %s: %q: want BACKEND:DEVICE, such as qemu:e1000e", name, parts[0])
 	}
-	if !slices.Contains(backends, backend) {
-		return d, usagef("device %s: unknown backend %q: there is %s", name, backend, strings.Join(backends, ", "))
+	if backends[backend] == nil {
+		return d, usagef("device %s: unknown backend %q: there are %s", name, backend, backendNames())
 	}
 	d = DeviceSpec{Name: name, Backend: backend, Device: device, Options: map[string]string{}}
 	iommu := ""
 	for _, o := range parts[1:] {
 		k, v, ok := strings.Cut(o, "=")
-		switch prop, isProp := strings.CutPrefix(k, "qemu."); {
+		switch prop, isProp := strings.CutPrefix(k, backend+"."); {
 		case !ok || k == "" || prop == "":
 			return d, usagef("device %s: option %q: want option=value", name, o)
 		case isProp:
@@ -176,6 +173,9 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 				return p, usagef("wire %q: %s has a wire already", s, n)
 			}
 			wired[n] = true
+		}
+		if a, b := p.find(w.A), p.find(w.B); a.Backend != b.Backend {
+			return p, usagef("wire %q: %s is on %s and %s on %s: a wire stays on one backend", s, w.A, a.Backend, w.B, b.Backend)
 		}
 		p.Wires = append(p.Wires, w)
 	}

@@ -5,16 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
-	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
@@ -35,7 +31,8 @@ type Config struct {
 type System struct {
 	log      *slog.Logger
 	plan     Plan
-	machines []*qemu.Machine
+	machines []machine
+	nics     int // network devices so far
 	captures []*capture
 	bound    []*boundDevice
 	pktgen   *pktgen.Engine
@@ -134,70 +131,12 @@ func (s *System) Tree() *node.Dir { return s.tree.root }
 // Stop ends what generates traffic, and wakes whoever waits for its end.
 func (s *System) Stop() { s.pktgen.Close() }
 
-// startMachines starts one QEMU for each group of devices, all at once.
-func (s *System) startMachines(ctx context.Context, c Config) error {
-	groups := s.plan.groups()
-	configs := make([]qemu.Config, len(groups))
-	domain := freeDomain()
-	nics := 0
-	for i, g := range groups {
-		configs[i] = qemu.Config{Domain: domain + uint32(i), Log: s.log}
-		if c.Started != nil {
-			configs[i].Started = func(pid int) { c.Started(pid, "qemu") }
-		}
-		for _, d := range g {
-			spec := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Props: slices.Clone(d.Props), IOMMU: d.IOMMU}
-			if qemu.IsNetwork(d.Device) {
-				// QEMU counts from here for each machine; several machines must not begin alike.
-				spec.Props = slices.Insert(spec.Props, 0, fmt.Sprintf("mac=52:54:00:12:%02x:%02x", (0x3456+nics)>>8&0xff, (0x3456+nics)&0xff))
-				nics++
-			}
-			if file := s.plan.Captures[d.Name]; file != "" {
-				c, err := openCapture(d.Name, file)
-				if err != nil {
-					return err
-				}
-				s.captures = append(s.captures, c)
-				spec.Capture = c.file
-			}
-			configs[i].Devices = append(configs[i].Devices, spec)
-		}
-		for _, w := range s.plan.Wires {
-			for _, d := range g {
-				if d.Name == w.A {
-					configs[i].Wires = append(configs[i].Wires, [2]string{w.A, w.B})
-				}
-			}
-		}
-	}
-	machines := make([]*qemu.Machine, len(groups))
-	errs := make([]error, len(groups))
-	var wg sync.WaitGroup
-	for i := range groups {
-		wg.Go(func() { machines[i], errs[i] = qemu.Start(ctx, configs[i]) })
-	}
-	wg.Wait()
-	for i, m := range machines {
-		if m == nil {
-			continue
-		}
-		s.machines = append(s.machines, m)
-		for _, d := range groups[i] {
-			b := &boundDevice{spec: d}
-			var err error
-			if b.dev, err = m.Device(d.Name); err == nil {
-				b.fn, err = m.Function(d.Name)
-			}
-			errs[i] = errors.Join(errs[i], err)
-			s.bound = append(s.bound, b)
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // bind gives a device its driver.
 func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver) error {
 	r := pci.Bind(ctx, b.dev, pci.Env{Name: b.spec.Name, Log: s.log, Options: b.spec.Options}, drivers)
+	if errors.Is(r.Err, pci.ErrOption) {
+		return usagef("%s (%s): %v", b.spec.Name, b.dev.Backend(), r.Err)
+	}
 	if r.Outcome != pci.Bound {
 		// A device that was cut off fails in many ways, and for one reason.
 		if err := b.dev.Err(); errors.Is(err, bus.ErrDMAFault) {
@@ -289,18 +228,4 @@ func (s *System) Close() error {
 		}
 	})
 	return s.closeErr
-}
-
-// freeDomain is a PCI domain above those that the machine uses, so that addresses of
-// virtual devices never meet those of real ones.
-func freeDomain() uint32 {
-	domain := uint32(qemu.DefaultDomain)
-	names, _ := filepath.Glob("/sys/bus/pci/devices/*")
-	for _, n := range names {
-		a, err := pci.ParseAddr(strings.TrimSpace(filepath.Base(n)))
-		if err == nil && a.Domain >= domain {
-			domain = a.Domain + 1
-		}
-	}
-	return domain
 }

@@ -17,7 +17,7 @@ import (
 // tree is what a System exports.
 //
 //	proc/net/pktgen/  proc/net/dev  proc/interrupts  proc/irq/N/
-//	sys/class/net/NAME  sys/bus/pci/{devices,drivers}/  sys/devices/pciDDDD:BB/
+//	sys/class/net/NAME  sys/bus/pci/{devices,drivers}/  sys/devices/pciDDDD:BB/  sys/module/NAME/parameters/
 //	dev/
 //	ns/               the same beside the kernel's own entries, for ring3 shell
 type tree struct {
@@ -46,6 +46,7 @@ const classNet = "/class/net"
 func (s *System) exportSys(sys *node.Dir) {
 	functions := pci.NewSysfs(sys)
 	class := sys.MkdirAll(classNet)
+	s.exportModules(sys)
 	for i, b := range s.bound {
 		info := pci.SysfsInfo{Driver: b.driver.Name, IRQ: s.irqs.first(b), MSI: s.irqs.messages(b)}
 		if u, ok := b.inst.(pci.AttrUser); ok {

@@ -21,7 +21,7 @@ type Plan struct {
 }
 
 // overDirs are the directories in which ring3 adds names at any time.
-var overDirs = []string{"/proc/net", "/proc/irq", "/sys/class/net", "/sys/bus/pci/devices", "/sys/bus/pci/drivers"}
+var overDirs = []string{"/proc/net", "/proc/irq", "/sys/class/net", "/sys/bus/pci/devices", "/sys/bus/pci/drivers", "/sys/module"}
 
 // overFiles are the files that show the kernel's lines, then ours.
 var overFiles = []string{"/proc/interrupts"}

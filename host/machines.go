@@ -1,0 +1,166 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/bus/qemu"
+	"github.com/ring3dev/ring3/bus/sim"
+)
+
+// machine is what carries a group of devices: one QEMU, or one set of models in this process.
+type machine interface {
+	Device(name string) (bus.Device, error)
+	Function(name string) (*pci.Function, error)
+	Done() <-chan struct{}
+	Err() error
+	Close() error
+}
+
+// starter starts a machine that is fully described.
+type starter func(ctx context.Context) (machine, error)
+
+// backends are those that this program can use. Each plans a group of devices, in the PCI
+// domain given.
+var backends = map[string]func(s *System, c Config, group []DeviceSpec, domain uint32) (starter, error){
+	"qemu": (*System).planQEMU,
+	"sim":  (*System).planSim,
+}
+
+// backendNames lists them for messages.
+func backendNames() string {
+	names := make([]string, 0, len(backends))
+	for n := range backends {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+// isNetwork says whether a device can be wired, as far as its backend knows before it runs.
+func isNetwork(d DeviceSpec) bool {
+	if d.Backend == "sim" {
+		return sim.IsNetwork(d.Device)
+	}
+	return qemu.IsNetwork(d.Device)
+}
+
+// startMachines starts one machine for each group of devices, all at once.
+func (s *System) startMachines(ctx context.Context, c Config) error {
+	groups := s.plan.groups()
+	starters := make([]starter, len(groups))
+	domain := freeDomain()
+	for i, g := range groups {
+		var err error
+		if starters[i], err = backends[g[0].Backend](s, c, g, domain+uint32(i)); err != nil {
+			return err
+		}
+	}
+	machines := make([]machine, len(groups))
+	errs := make([]error, len(groups))
+	var wg sync.WaitGroup
+	for i, start := range starters {
+		wg.Go(func() { machines[i], errs[i] = start(ctx) })
+	}
+	wg.Wait()
+	for i, m := range machines {
+		if errs[i] != nil {
+			continue
+		}
+		s.machines = append(s.machines, m)
+		for _, d := range groups[i] {
+			b := &boundDevice{spec: d}
+			var err error
+			if b.dev, err = m.Device(d.Name); err == nil {
+				b.fn, err = m.Function(d.Name)
+			}
+			errs[i] = errors.Join(errs[i], err)
+			s.bound = append(s.bound, b)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// props are a device's properties, with a station address of its own for a network device: a backend
+// counts from one for each machine, and several machines must not begin alike.
+func (s *System) props(d DeviceSpec) []string {
+	p := slices.Clone(d.Props)
+	if isNetwork(d) {
+		n := 0x3456 + s.nics
+		p = slices.Insert(p, 0, fmt.Sprintf("mac=52:54:00:12:%02x:%02x", n>>8&0xff, n&0xff))
+		s.nics++
+	}
+	return p
+}
+
+// wiresOf are the wires of a group.
+func (s *System) wiresOf(group []DeviceSpec) (wires [][2]string) {
+	for _, w := range s.plan.Wires {
+		if slices.ContainsFunc(group, func(d DeviceSpec) bool { return d.Name == w.A }) {
+			wires = append(wires, [2]string{w.A, w.B})
+		}
+	}
+	return wires
+}
+
+// capture opens the capture file that was asked for, if any.
+func (s *System) capture(d DeviceSpec) (*capture, error) {
+	file := s.plan.Captures[d.Name]
+	if file == "" {
+		return nil, nil
+	}
+	c, err := openCapture(d.Name, file)
+	if err != nil {
+		return nil, err
+	}
+	s.captures = append(s.captures, c)
+	return c, nil
+}
+
+func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter, error) {
+	q := qemu.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group)}
+	if c.Started != nil {
+		q.Started = func(pid int) { c.Started(pid, "qemu") }
+	}
+	for _, d := range group {
+		spec := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d), IOMMU: d.IOMMU}
+		cap, err := s.capture(d)
+		if err != nil {
+			return nil, err
+		}
+		if cap != nil {
+			spec.Capture = cap.file
+		}
+		q.Devices = append(q.Devices, spec)
+	}
+	return func(ctx context.Context) (machine, error) { return qemu.Start(ctx, q) }, nil
+}
+
+func (s *System) planSim(_ Config, group []DeviceSpec, domain uint32) (starter, error) {
+	m := sim.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group)}
+	for _, d := range group {
+		m.Devices = append(m.Devices, sim.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d)})
+	}
+	return func(context.Context) (machine, error) { return sim.Start(m) }, nil
+}
+
+// freeDomain is a PCI domain above those that the machine uses, so that addresses of
+// virtual devices never meet those of real ones.
+func freeDomain() uint32 {
+	domain := uint32(qemu.DefaultDomain)
+	names, _ := filepath.Glob("/sys/bus/pci/devices/*")
+	for _, n := range names {
+		a, err := pci.ParseAddr(strings.TrimSpace(filepath.Base(n)))
+		if err == nil && a.Domain >= domain {
+			domain = a.Domain + 1
+		}
+	}
+	return domain
+}
