@@ -148,7 +148,7 @@ func (s *System) planSim(_ Config, group []DeviceSpec, domain uint32) (starter, 
 	for _, d := range group {
 		m.Devices = append(m.Devices, sim.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d)})
 	}
-	return func(context.Context) (machine, error) { return sim.Start(m) }, nil
+	return func(ctx context.Context) (machine, error) { return sim.Start(ctx, m) }, nil
 }
 
 // freeDomain is a PCI domain above those that the machine uses, so that addresses of
