@@ -55,3 +55,10 @@ func TestSimTestdev(t *testing.T) {
 func TestSimNull(t *testing.T) {
 	bustest.All(t, model(e1000e, sim.DeviceSpec{Name: "eth0", Model: "null"}))
 }
+
+func TestSimNICs(t *testing.T) {
+	bustest.All(t, model(e1000e, sim.DeviceSpec{Name: "eth0", Model: "e1000e"}))
+	for _, m := range []string{"e1000", "e1000-82545em"} {
+		t.Run(m, func(t *testing.T) { bustest.All(t, model(plain, sim.DeviceSpec{Name: "eth0", Model: m})) })
+	}
+}
