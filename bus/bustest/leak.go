@@ -10,12 +10,18 @@ import (
 	"time"
 )
 
-// NeedQEMU skips a test where there is no QEMU to run.
+// NeedQEMU skips a test where there is no QEMU to run. With RING3_NEED_QEMU set in the
+// environment it fails it: for a CI that must not pass by testing nothing.
 func NeedQEMU(t testing.TB) {
 	t.Helper()
-	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
-		t.Skipf("needs QEMU (Debian: apt-get install qemu-system-x86): %v", err)
+	_, err := exec.LookPath("qemu-system-x86_64")
+	if err == nil {
+		return
 	}
+	if os.Getenv("RING3_NEED_QEMU") != "" {
+		t.Fatalf("needs QEMU (Debian: apt-get install qemu-system-x86), and RING3_NEED_QEMU is set: %v", err)
+	}
+	t.Skipf("needs QEMU (Debian: apt-get install qemu-system-x86): %v", err)
 }
 
 // NoLeaks fails the test if, after all cleanups that were registered later, there are
