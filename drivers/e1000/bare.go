@@ -22,8 +22,8 @@ func BareTransmit(ctx context.Context, inst pci.Instance, frame []byte, burst in
 	if !ok {
 		return 0, fmt.Errorf("measuring the bare loop on %T: no instance of e1000: %w", inst, bus.ErrNotSupported)
 	}
-	if burst < 1 || len(frame) < minWire || len(frame) > maxFrame {
-		return 0, n.errorf("measuring the bare loop: burst %d of %d bytes: want at least 1, and %d to %d: %w", burst, len(frame), minWire, maxFrame, bus.ErrNotSupported)
+	if burst < 1 || len(frame) < minWire || len(frame) > frameLen(n.MTU()) {
+		return 0, n.errorf("measuring the bare loop: burst %d of %d bytes: want at least 1, and %d to %d: %w", burst, len(frame), minWire, frameLen(n.MTU()), bus.ErrNotSupported)
 	}
 	q := &n.tx[0]
 	pool, err := q.NewPool(1)

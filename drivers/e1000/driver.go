@@ -40,6 +40,9 @@ type chip struct {
 	eerd  eerdLayout
 	pcie  bool // 82574L: PCI Express, MSI-X, and the registers that come with them
 	quirk bool // QEMU's 82540EM and 82545EM: see doc.go
+	// fragments: a board without a name, as QEMU's 82574L is, which may send IP fragments
+	// where it is to segment TCP.
+	fragments bool
 }
 
 // queues is how many queues of each kind the chip has.
@@ -54,7 +57,7 @@ func chipOf(id pci.FunctionID) (chip, error) {
 	qemu := id.SubVendor == subQEMU && id.SubDevice == subQEMUModel
 	switch id.Device {
 	case device82574:
-		return chip{model: "82574L", eerd: eerd82574, pcie: true}, nil
+		return chip{model: "82574L", eerd: eerd82574, pcie: true, fragments: id.SubVendor == vendorIntel && id.SubDevice == 0}, nil
 	case device82540:
 		return chip{model: "82540EM", eerd: eerd8254x, quirk: qemu}, nil
 	case device82545:
@@ -77,6 +80,13 @@ type nic struct {
 	queues int // of each kind
 	tx     [maxQueues]txQueue
 	rx     [maxQueues]rxQueue
+
+	// confMu is held while the configuration changes: MTU, features and whatever else writes
+	// CTRL or RCTL. It comes before the queues' locks.
+	confMu    sync.Mutex
+	mtu       atomic.Int32
+	features  atomic.Uint32 // netdev.Feature
+	deafUntil atomic.Int64  // chip.quirk: when the receiver listens, Unix nanoseconds
 
 	irq      causes
 	mod      moderation
@@ -115,6 +125,7 @@ func probe(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, erro
 	if n.chip, err = chipOf(pci.ReadID(dev.Config())); err != nil {
 		return nil, n.errorf("%w", err)
 	}
+	n.mtu.Store(defaultMTU)
 	if err := n.options(env.Options); err != nil {
 		return nil, err
 	}
@@ -143,9 +154,6 @@ func (n *nic) Info() netdev.Info {
 
 // MAC is the station address in use.
 func (n *nic) MAC() net.HardwareAddr { return net.HardwareAddr(n.mac[:]) }
-
-// MTU is the largest payload in bytes.
-func (n *nic) MTU() int { return mtu }
 
 // Link is the state of the link after its last change.
 func (n *nic) Link() netdev.Link {
@@ -214,6 +222,8 @@ func (n *nic) Close() error {
 	n.closeOnce.Do(func() {
 		n.fail(n.errorf("%w", bus.ErrClosed))
 		<-n.watched
+		n.confMu.Lock()
+		defer n.confMu.Unlock()
 		n.closeErr = n.teardown()
 	})
 	return n.closeErr

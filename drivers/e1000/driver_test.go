@@ -519,7 +519,7 @@ func TestQuirk(t *testing.T) {
 	if got := n.rx[0].Free(); got != 0 {
 		t.Errorf("Free before the receiver listens = %d, want 0", got)
 	}
-	n.rx[0].ready = time.Now().Add(-time.Millisecond)
+	n.deafUntil.Store(time.Now().Add(-time.Millisecond).UnixNano())
 	if got := n.rx[0].Free(); got != 63 {
 		t.Errorf("Free = %d, want 63", got)
 	}

@@ -174,25 +174,15 @@ func (n *nic) initReceive() {
 	r := n.regs
 	r.Write32(regRDTR, 0)
 	r.Write32(regRADV, 0)
-	r.Write32(regRXCSUM, 0)
-	if n.chip.pcie {
-		r.Write32(regRFCTL, 0) // legacy descriptors
-		r.Write32(regMRQC, 0)  // one queue
-	}
+	n.initRSS()
+	r.Write32(regVET, ethVLAN)
+	n.applyFeatures(n.defaults())
 	for q := range n.queues {
 		n.rx[q].program()
 	}
-	r.Write32(regRCTL, uint32(rctlEN|rctlBAM|rctlSECRC))
-	if n.chip.quirk {
-		r.Read32(regSTATUS) // the time runs from when RCTL was written
-		n.rx[0].ready = time.Now().Add(deafTime)
-	}
-	for i := range n.queues {
-		q := &n.rx[i]
-		q.mu.Lock()
-		q.refill()
-		q.mu.Unlock()
-	}
+	n.lockRx()
+	defer n.unlockRx()
+	n.startReceiver(rctlEN | rctlBAM | rctlSECRC | rctlOf(n.MTU()))
 }
 
 // initTransmit sets up the transmitter, 14.5.

@@ -16,6 +16,7 @@ var options = map[string]string{
 	"bus":    "interrupts: intx, or, 82574L, msi or msix (default: the best there is)",
 	"itr":    "interrupts a second, 100 to 100000; 0: as many as come; 1: as traffic asks; 3 or adaptive: the same, at most 20000 (default 0)",
 	"mac":    "station address, for example 52:54:00:12:34:56 (default: the EEPROM's)",
+	"mtu":    fmt.Sprintf("largest payload in bytes, from %d to %d, or on the 8254x %d (default %d)", minMTU, maxMTU82574, maxMTU8254x, defaultMTU),
 	"queues": fmt.Sprintf("transmit and as many receive queues, 1 or, 82574L, %d (default 1)", maxQueues),
 	"ring":   fmt.Sprintf("descriptors in each ring, a power of two from %d to %d (default %d)", minRing, maxRing, defaultRing),
 	"weight": fmt.Sprintf("frames taken at a time by a poll, 1 to %d (default %d)", netdev.Budget, netdev.Budget),
@@ -53,6 +54,13 @@ func (n *nic) options(o map[string]string) error {
 		if n.queues, err = strconv.Atoi(s); err != nil || n.queues < 1 || n.queues > n.chip.queues() {
 			return n.optionError("queues", s, "the %s has %d transmit and as many receive queues", n.chip.model, n.chip.queues())
 		}
+	}
+	if s, ok := o["mtu"]; ok {
+		mtu, err := strconv.Atoi(s)
+		if err != nil || mtu < minMTU || mtu > n.chip.maxMTU() {
+			return n.optionError("mtu", s, "the %s takes %d to %d", n.chip.model, minMTU, n.chip.maxMTU())
+		}
+		n.mtu.Store(int32(mtu))
 	}
 	if s, ok := o["bus"]; ok {
 		switch mode := slices.Index(irqNames, s); {

@@ -28,6 +28,7 @@ const (
 	regIAM     bus.Off = 0x00e0 // Interrupt Acknowledge Auto-Mask, RW, 82574L 10.2.4
 	regIVAR    bus.Off = 0x00e4 // Interrupt Vector Allocation, RW, 82574L 10.2.4
 	regRCTL    bus.Off = 0x0100 // Receive Control, RW, 13.4.22
+	regVET     bus.Off = 0x0038 // VLAN Ether Type, RW, 13.4.14
 	regFCTTV   bus.Off = 0x0170 // Flow Control Transmit Timer Value, RW, 13.4.12
 	regTCTL    bus.Off = 0x0400 // Transmit Control, RW, 13.4.33
 	regTIPG    bus.Off = 0x0410 // Transmit Inter-Packet Gap, RW, 13.4.34
@@ -85,6 +86,12 @@ func regTXDCTL(q int) bus.Off { return 0x3828 + queueStride*bus.Off(q) }
 // regTARC is Transmit Arbitration Counter, RW, 82574L 10.2.6.
 func regTARC(q int) bus.Off { return 0x3840 + queueStride*bus.Off(q) }
 
+// regRETA is word i of the Redirection Table, four entries each, RW, 82574L 10.2.5.
+func regRETA(i int) bus.Off { return 0x5c00 + 4*bus.Off(i) }
+
+// regRSSRK is word i of the RSS Random Key, RW, 82574L 10.2.5.
+func regRSSRK(i int) bus.Off { return 0x5c80 + 4*bus.Off(i) }
+
 // regEITR is Extended Interrupt Throttle of an MSI-X vector, RW, 82574L 10.2.4.
 func regEITR(vector int) bus.Off { return 0x00e8 + 4*bus.Off(vector) }
 
@@ -99,6 +106,8 @@ func regRAH(i int) bus.Off { return 0x5404 + 8*bus.Off(i) }
 
 const (
 	mtaWords   = 128
+	retaWords  = 32
+	rssrkWords = 10
 	raPairs    = 16
 	maxVectors = 5 // 82574L: MSI-X vectors
 )
@@ -306,13 +315,46 @@ const (
 	rctlRDMTS rctl = 0b11 << 8  // threshold of RXDMT0: 0: a half, 1: a quarter, 2: an eighth
 	rctlBAM   rctl = 1 << 15    // broadcasts accepted
 	rctlBSIZE rctl = 0b11 << 16 // buffer size: 0: 2048 bytes
+	rctlBSEX  rctl = 1 << 25    // buffer sizes 16 times as large
 	rctlSECRC rctl = 1 << 26    // CRC stripped
 )
 
 func (v rctl) String() string { return names(v, rctlNames) }
 
 var rctlNames = []bitName[rctl]{
-	{rctlEN, "EN"}, {rctlUPE, "UPE"}, {rctlMPE, "MPE"}, {rctlLPE, "LPE"}, {rctlBAM, "BAM"}, {rctlSECRC, "SECRC"},
+	{rctlEN, "EN"}, {rctlUPE, "UPE"}, {rctlMPE, "MPE"}, {rctlLPE, "LPE"}, {rctlBAM, "BAM"}, {rctlBSEX, "BSEX"}, {rctlSECRC, "SECRC"},
+}
+
+// rxcsum is the value of RXCSUM.
+type rxcsum uint32
+
+const (
+	rxcsumIPOFL rxcsum = 1 << 8  // IPv4 checksums verified
+	rxcsumTUOFL rxcsum = 1 << 9  // TCP and UDP checksums verified
+	rxcsumPCSD  rxcsum = 1 << 13 // 82574L: the RSS hash in place of the packet checksum
+)
+
+func (v rxcsum) String() string { return names(v, rxcsumNames) }
+
+var rxcsumNames = []bitName[rxcsum]{{rxcsumIPOFL, "IPOFL"}, {rxcsumTUOFL, "TUOFL"}, {rxcsumPCSD, "PCSD"}}
+
+const rfctlEXTEN uint32 = 1 << 15 // RFCTL: extended receive descriptors
+
+// mrqc is the value of MRQC.
+type mrqc uint32
+
+const (
+	mrqcRSS     mrqc = 1 << 0  // receive side scaling
+	mrqcTCPIPv4 mrqc = 1 << 16 // which fields are hashed
+	mrqcIPv4    mrqc = 1 << 17
+	mrqcTCPIPv6 mrqc = 1 << 18
+	mrqcIPv6    mrqc = 1 << 20
+)
+
+func (v mrqc) String() string { return names(v, mrqcNames) }
+
+var mrqcNames = []bitName[mrqc]{
+	{mrqcRSS, "RSS"}, {mrqcTCPIPv4, "TCPIPV4"}, {mrqcIPv4, "IPV4"}, {mrqcTCPIPv6, "TCPIPV6"}, {mrqcIPv6, "IPV6"},
 }
 
 // tctl is the value of TCTL.

@@ -18,7 +18,7 @@ type rxQueue struct {
 	tail   bus.Off       // its tail register
 	wake   chan struct{} // the interrupt
 	posted atomic.Uint64 // counters.tail, for other goroutines
-	ready  time.Time     // when the receiver listens
+	base   atomic.Uint64 // start, likewise
 
 	mu     sync.Mutex // guards all below, against Close
 	closed bool
@@ -26,9 +26,15 @@ type rxQueue struct {
 	ring   []byte
 	slots  []*dma.Buf
 	pool   *dma.Pool
+	old    []oldPool // of before a change of the MTU
 	c      counters
+	start  uint64 // the counter of the device's descriptor 0
 	chunk  int
 	held   int // buffers that the program may hold, at most
+
+	extended bool // the descriptors are
+	hash     bool // netdev.RxHash
+	midFrame bool // a frame that is too long goes on in the next descriptor
 
 	frames, octets uint64 // ever received
 
@@ -43,7 +49,7 @@ func (q *rxQueue) init(n *nic, id, size int) error {
 	if err != nil {
 		return err
 	}
-	pool, err := dma.NewStaggered(n.dev.DMA(), size+spareBufs(size), bufSize, bus.FromDevice)
+	pool, err := newRxPool(n.dev.DMA(), size, rxBufSize(n.MTU()))
 	if err != nil {
 		mem.Free()
 		return err
@@ -55,7 +61,13 @@ func (q *rxQueue) init(n *nic, id, size int) error {
 	q.slots = make([]*dma.Buf, size)
 	q.c.mask = uint64(size - 1)
 	q.chunk = refillChunk(size)
+	q.extended = n.extended()
 	return nil
+}
+
+// newRxPool makes the buffers of a receive queue.
+func newRxPool(d bus.DMA, ring, size int) (*dma.Pool, error) {
+	return dma.NewStaggered(d, ring+spareBufs(ring), size, bus.FromDevice)
 }
 
 // program tells the device of an empty ring, 14.4.
@@ -82,21 +94,28 @@ func (q *rxQueue) Burst(bufs []*dma.Buf) int {
 	}
 	n, octets := 0, 0
 	head, tail := q.c.head, q.c.tail
+	size := q.pool.BufSize()
 	for n < len(bufs) && head != tail {
-		i := q.c.at(head)
-		st := statRx(q.ring, i)
+		i := q.at(head)
+		st := q.stat(i)
 		if st&rxDD == 0 {
 			break
 		}
 		b := q.slots[i]
 		head++
-		if length, verdict := st.decode(); verdict == rxGood {
+		if length, verdict := st.decode(size); verdict == rxGood && !q.midFrame {
 			b.Data = b.Mem[:length]
+			if st&(rxTUCS|rxVP) != 0 {
+				b.Meta.Flags, b.Meta.VLAN = st.meta()
+			}
+			if q.extended {
+				b.Meta.Hash = q.hashOf(i)
+			}
 			bufs[n] = b
 			n++
 			octets += length
 		} else {
-			q.reject(verdict)
+			q.reject(verdict, st)
 			b.Free()
 		}
 		if int(q.c.mask)-int(tail-head) >= q.chunk {
@@ -112,7 +131,31 @@ func (q *rxQueue) Burst(bufs []*dma.Buf) int {
 		q.refill() // what found no buffer before
 	}
 	q.held = q.pool.Len() - q.pool.Free() - q.c.used()
+	if len(q.old) > 0 {
+		q.sweep()
+	}
 	return n
+}
+
+// at is the descriptor of a counter.
+func (q *rxQueue) at(n uint64) uint32 { return q.c.at(n - q.start) }
+
+// stat reads the status of descriptor i, once.
+func (q *rxQueue) stat(i uint32) rxStat {
+	st := statRx(q.ring, i)
+	if q.extended {
+		st = extended(uint64(st))
+	}
+	return st
+}
+
+// hashOf is the RSS hash in the extended descriptor i; 0 where it is not wanted or there is
+// none.
+func (q *rxQueue) hashOf(i uint32) uint32 {
+	if !q.hash {
+		return 0
+	}
+	return dma.Load32(q.ring, int(i)*descSize+4)
 }
 
 // refill gives empty buffers to the device, a chunk with one tail write. Called with mu
@@ -128,18 +171,26 @@ func (q *rxQueue) refill() {
 	tail := q.c.tail
 	for range n {
 		b := q.pool.Get()
-		i := q.c.at(tail)
+		i := q.at(tail)
 		q.slots[i] = b
 		putRx(q.ring, i, b.Addr)
 		tail++
 	}
 	q.c.tail = tail
-	q.nic.regs.Write32(q.tail, q.c.at(tail)) // after the descriptors: package dma
+	q.nic.regs.Write32(q.tail, q.at(tail)) // after the descriptors: package dma
 	q.posted.Store(tail)
 }
 
-// reject counts a descriptor that holds no good frame.
-func (q *rxQueue) reject(v rxVerdict) {
+// reject counts a descriptor that holds no good frame. The descriptors of a frame that is longer
+// than a buffer count once.
+func (q *rxQueue) reject(v rxVerdict, st rxStat) {
+	if v != rxGarbage {
+		was := q.midFrame
+		q.midFrame = st&rxEOP == 0 && int(st&rxLen) == q.pool.BufSize()
+		if was {
+			return
+		}
+	}
 	switch v {
 	case rxLength:
 		q.lengthErrors++
@@ -156,7 +207,7 @@ func (q *rxQueue) reject(v rxVerdict) {
 func (q *rxQueue) pending() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return !q.closed && q.c.used() > 0 && statRx(q.ring, q.c.at(q.c.head))&rxDD != 0
+	return !q.closed && q.c.used() > 0 && q.stat(q.at(q.c.head))&rxDD != 0
 }
 
 // Wait arms the interrupt and sleeps; netdev.RxQueue.
@@ -200,7 +251,10 @@ func (q *rxQueue) Posted() uint64 { return q.posted.Load() }
 // wait on their way, and must not be taken for filtered ones.
 func (q *rxQueue) Free() int {
 	n := q.nic
-	if n.dead.Load() || !q.ready.IsZero() && time.Now().Before(q.ready) {
+	if n.dead.Load() {
+		return 0
+	}
+	if t := n.deafUntil.Load(); t != 0 && time.Now().UnixNano() < t {
 		return 0
 	}
 	rdh := n.regs.Read32(regRDH(q.id))
@@ -211,7 +265,7 @@ func (q *rxQueue) Free() int {
 		n.fail(n.errorf("reading the head of receive queue %d: RDH=%#x, want less than %d: %w", q.id, rdh, q.c.mask+1, bus.ErrProtocol))
 		return 0
 	}
-	return freeAhead(q.posted.Load(), rdh, q.c.mask)
+	return freeAhead(q.posted.Load()-q.base.Load(), rdh, q.c.mask)
 }
 
 // close ends the queue once the device is reset. Memory that the program still holds
@@ -224,14 +278,72 @@ func (q *rxQueue) close() {
 	if q.held == 0 {
 		q.pool.Close()
 		q.pool = nil
+		q.closeOld()
 	}
 }
 
 // release gives the buffers' memory back if the program holds none. Called by the owner, with
 // mu held.
 func (q *rxQueue) release() {
+	q.sweep()
 	if q.pool != nil && q.pool.Len()-q.pool.Free() == q.c.used() {
 		q.pool.Close()
 		q.pool = nil
 	}
+}
+
+// oldPool is a pool that was replaced while the program may have held buffers of it. posted
+// are those that the ring had; they never come back to the pool.
+type oldPool struct {
+	pool   *dma.Pool
+	posted int
+}
+
+// renew begins anew with buffers of another pool, after the receiver was stopped. What was
+// received and not taken is lost. The old pool is its owner's where he holds buffers, so that
+// nothing of it is touched here. Called with mu held.
+func (q *rxQueue) renew(pool *dma.Pool) {
+	// Descriptors that the device has not used count as taken back, so that Posted tells
+	// the far end's credit no more than there is.
+	unused := 0
+	if rdh := q.nic.regs.Read32(regRDH(q.id)); uint64(rdh) <= q.c.mask {
+		unused = freeAhead(q.c.tail-q.start, rdh, q.c.mask)
+	}
+	if q.held == 0 {
+		q.pool.Close()
+	} else {
+		q.old = append(q.old, oldPool{q.pool, q.c.used()})
+	}
+	q.pool = pool
+	fillOnes(q.ring)
+	q.c.tail -= uint64(unused)
+	q.c.head, q.start = q.c.tail, q.c.tail
+	q.midFrame = false
+	q.base.Store(q.start)
+	q.posted.Store(q.c.tail)
+	q.program()
+}
+
+// sweep closes the old pools that have all their buffers back. Called by the owner, with mu
+// held.
+func (q *rxQueue) sweep() {
+	left := q.old[:0]
+	for _, o := range q.old {
+		if out := o.pool.Len() - o.pool.Free() - o.posted; out > 0 {
+			left = append(left, o)
+			q.held += out
+			continue
+		}
+		o.pool.Close()
+	}
+	clear(q.old[len(left):])
+	q.old = left
+}
+
+// closeOld closes the old pools, none of whose buffers the program holds.
+func (q *rxQueue) closeOld() {
+	for _, o := range q.old {
+		o.pool.Close()
+	}
+	q.old = nil
 }

@@ -3,11 +3,13 @@ package e1000
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/dma"
+	"github.com/ring3dev/ring3/netdev"
 )
 
 // txQueue is a transmit queue; netdev.TxQueue.
@@ -24,10 +26,19 @@ type txQueue struct {
 	slots  []*dma.Buf
 	// last is, at the first descriptor of a group, the counter of the one after its
 	// last, which reports for the whole group.
-	last   []uint64
-	c      counters
+	last  []uint64
+	c     counters
+	limit int // the longest frame, with one VLAN tag
+
+	features netdev.Feature // that are on
+	context  txContext      // the last context descriptor, where cacheContext
+	// cacheContext: the device knows the last context descriptor. With two queues it knows the
+	// last of either, 82574L 7.2.6.
+	cacheContext bool
+	maxSegs      int // credit that is enough for any frame: all there ever is
+
 	credit func(sent uint64) int
-	sent   uint64 // frames ever put into the ring
+	sent   uint64 // frames ever put into the ring, as they go over the wire
 	octets uint64 // their length
 	errors uint64 // frames that cannot be sent
 	busies uint64 // bursts cut short
@@ -44,6 +55,8 @@ func (q *txQueue) init(n *nic, id, size int) error {
 	q.ring = mem.Bytes[:size*descSize]
 	q.slots, q.last = make([]*dma.Buf, size), make([]uint64, size)
 	q.c.mask = uint64(size - 1)
+	q.limit, q.maxSegs = frameLen(n.MTU()), math.MaxInt
+	q.cacheContext = n.queues == 1
 	return nil
 }
 
@@ -65,9 +78,9 @@ func (q *txQueue) program() {
 
 // NewPool makes a pool of n buffers of 2048 bytes that this queue can send from. The
 // caller closes it, after the device or once nothing of it is in flight.
-func (q *txQueue) NewPool(n int) (*dma.Pool, error) { return q.NewPoolOf(n, bufSize) }
+func (q *txQueue) NewPool(n int) (*dma.Pool, error) { return q.NewPoolOf(n, dma.BufSize) }
 
-// NewPoolOf makes a pool of smaller buffers; netdev.NewTxPool.
+// NewPoolOf makes a pool of buffers of any size; netdev.NewTxPool.
 func (q *txQueue) NewPoolOf(n, size int) (*dma.Pool, error) {
 	p, err := dma.NewStaggered(q.nic.dev.DMA(), n, max(size, minBuf), bus.ToDevice)
 	if err != nil {
@@ -83,6 +96,14 @@ func (q *txQueue) SetCredit(avail func(sent uint64) int) {
 	q.credit = avail
 }
 
+// SetMaxSegs says how many frames the far end has room for at most: one that makes more of them
+// waits for so many only; see netdev.Wire.
+func (q *txQueue) SetMaxSegs(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.maxSegs = n
+}
+
 // Burst sends the first n of bufs; netdev.TxQueue.
 func (q *txQueue) Burst(bufs []*dma.Buf) int {
 	q.mu.Lock()
@@ -91,38 +112,50 @@ func (q *txQueue) Burst(bufs []*dma.Buf) int {
 	if q.closed || q.nic.dead.Load() {
 		return 0
 	}
-	n := min(len(bufs), q.c.room())
-	if q.credit != nil && n > 0 {
-		n = min(n, q.credit(q.sent))
+	credit := math.MaxInt
+	if q.credit != nil && len(bufs) > 0 && q.c.room() > 0 {
+		credit = q.credit(q.sent)
+	}
+	n, first := 0, q.c.tail
+	for n < len(bufs) {
+		k := min(len(bufs)-n, reportEvery, q.c.room(), credit)
+		if k <= 0 {
+			break
+		}
+		before := q.c.tail
+		took := q.group(bufs[n : n+k])
+		sent := int(q.c.tail - before)
+		if took == 0 {
+			if took, sent = q.offloads(bufs[n:], credit); took == 0 {
+				break
+			}
+		}
+		n += took
+		credit -= sent
+		q.sent += uint64(sent)
 	}
 	if n < len(bufs) {
 		q.busies++
 	}
-	if n <= 0 {
-		return 0
-	}
-	first := q.c.tail
-	for rest := bufs[:n]; len(rest) > 0; {
-		k := min(len(rest), reportEvery)
-		q.group(rest[:k])
-		rest = rest[k:]
-	}
 	if q.c.tail != first {
 		q.nic.regs.Write32(q.tail, q.c.at(q.c.tail)) // after the descriptors: package dma
-		q.sent += q.c.tail - first
 	}
 	return n
 }
 
-// group writes descriptors for bufs, the last of which reports for all. It needs room for
-// them.
-func (q *txQueue) group(bufs []*dma.Buf) {
+// group writes descriptors for bufs, the last of which reports for all, up to the first that
+// wants something of the device, and returns how many it took. There is room for them.
+func (q *txQueue) group(bufs []*dma.Buf) int {
 	ring, slots, first, tail := q.ring, q.slots, q.c.tail, q.c.tail
-	octets := 0
-	for _, b := range bufs {
+	octets, took := 0, len(bufs)
+	for j, b := range bufs {
+		if b.Meta.Flags != 0 {
+			took = j
+			break
+		}
 		// Data is a slice of Mem, so the capacities tell where in it.
 		n, off := len(b.Data), cap(b.Mem)-cap(b.Data)
-		if n < minWire || n > maxFrame || off < 0 || off+n > len(b.Mem) {
+		if n < minWire || n > q.limit || off < 0 || off+n > len(b.Mem) {
 			if n = q.pad(b); n == 0 {
 				continue
 			}
@@ -134,12 +167,13 @@ func (q *txQueue) group(bufs []*dma.Buf) {
 		tail++
 	}
 	if tail == first {
-		return
+		return took
 	}
 	reportTx(ring, q.c.at(tail-1))
 	q.last[q.c.at(first)] = tail
 	q.c.tail = tail
 	q.octets += uint64(octets)
+	return took
 }
 
 // pad gives a frame that is too short for the wire zeros in its buffer, and returns its
@@ -166,7 +200,9 @@ func (q *txQueue) reap() {
 			break
 		}
 		for ; head != last; head++ {
-			q.slots[q.c.at(head)].Free()
+			if b := q.slots[q.c.at(head)]; b != nil { // a frame's last descriptor
+				b.Free()
+			}
 		}
 	}
 	q.c.head = head
