@@ -2,7 +2,6 @@ package edu
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -13,7 +12,8 @@ import (
 // Driver serves QEMU's edu. The instance is a *Device.
 var Driver = &pci.Driver{
 	Name: "edu", IDs: []pci.ID{{Vendor: 0x1234, Device: 0x11e8}},
-	Probe: func(_ context.Context, dev bus.Device, env pci.Env) (pci.Instance, error) { return open(dev, env.Name) },
+	Registers: func(pci.FunctionID) []bus.Register { return registers },
+	Probe:     func(_ context.Context, dev bus.Device, env pci.Env) (pci.Instance, error) { return open(dev, env.Name) },
 }
 
 // Device is an edu in service. Safe for concurrent use.
@@ -86,7 +86,11 @@ func (d *Device) Factorial(ctx context.Context, n uint32) (uint32, error) {
 	}); err != nil {
 		return 0, d.errorf("factorial of %d: %w", n, err)
 	}
-	return d.regs.Read32(regFactorial), d.dev.Err()
+	result := d.regs.Read32(regFactorial)
+	if err := d.dev.Err(); err != nil {
+		return 0, d.errorf("factorial of %d: %w", n, err)
+	}
+	return result, nil
 }
 
 // Copy copies p, by DMA, to off in the device's buffer of 4095 bytes (bus.ToDevice), or from
@@ -150,10 +154,14 @@ func (d *Device) Close() error {
 	if d.mem == nil {
 		return nil
 	}
-	err := errors.Join(d.handler.Close(), d.dev.DisableIRQs())
+	_ = d.handler.Close()
+	err := d.dev.DisableIRQs()
 	pci.SetCommand(d.dev.Config(), 0, pci.CmdMaster)
 	d.dev.Config().Read16(pci.CfgCommand) // flushes the posted write
 	d.mem.Free()
 	d.mem = nil
-	return err
+	if err != nil {
+		return d.errorf("disabling the interrupt: %w", err)
+	}
+	return nil
 }
