@@ -179,9 +179,12 @@ func sample(plans [][]fault.Fault, n int) [][]fault.Fault {
 
 // replay runs one specification.
 func (c *campaign) replay(spec string) {
-	plan, err := fault.Parse(spec)
-	if err != nil {
-		c.t.Fatalf("%s: %v", Env, err)
+	var plan fault.Plan
+	if spec != "" {
+		var err error
+		if plan, err = fault.Parse(spec); err != nil {
+			c.t.Fatalf("%s: %v", Env, err)
+		}
 	}
 	plan.Registers = c.Registers
 	if err := plan.Check(); err != nil {
