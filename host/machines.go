@@ -8,11 +8,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/bus/sim"
+	"github.com/ring3dev/ring3/internal/frame"
 )
 
 // machine is what carries a group of devices: one QEMU, or one set of models in this process.
@@ -146,9 +148,30 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 func (s *System) planSim(_ Config, group []DeviceSpec, domain uint32) (starter, error) {
 	m := sim.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group)}
 	for _, d := range group {
-		m.Devices = append(m.Devices, sim.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d)})
+		spec := sim.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d)}
+		cap, err := s.capture(d)
+		if err == nil && cap != nil {
+			spec.Capture, err = s.recordTo(d, cap)
+		}
+		if err != nil {
+			return nil, err
+		}
+		m.Devices = append(m.Devices, spec)
 	}
 	return func(ctx context.Context) (machine, error) { return sim.Start(ctx, m) }, nil
+}
+
+// recordTo is what writes a model's frames to its capture file.
+func (s *System) recordTo(d DeviceSpec, c *capture) (func(frame []byte), error) {
+	w, err := frame.NewPcapWriter(c.file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: writing the capture %s: %w", d.Name, c.path, err)
+	}
+	return func(f []byte) {
+		if err := w.Write(f, time.Now()); err != nil {
+			s.log.Warn(fmt.Sprintf("%s: the capture %s ends here: %v", d.Name, c.path, err))
+		}
+	}, nil
 }
 
 // freeDomain is a PCI domain above those that the machine uses, so that addresses of

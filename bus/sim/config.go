@@ -26,6 +26,9 @@ type DeviceSpec struct {
 	Name  string   // what the user calls it: letters, digits, '-', '_', '.'
 	Model string   // one of Models: "e1000e"
 	Props []string // properties of the model, "key=value"
+	// Capture, if it is not nil, is shown every frame on the device's side of its wire, sent or
+	// received. It is called under the machine's lock, and neither keeps nor changes the frame.
+	Capture func(frame []byte)
 }
 
 // model is a device model. Those that there are stand in models.

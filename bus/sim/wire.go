@@ -31,7 +31,11 @@ type linkChip interface {
 
 // send is slot's.
 func (d *device) send(frame []byte) {
-	if d.cut || d.gone || d.far == nil {
+	if d.cut || d.gone {
+		return
+	}
+	d.capture(frame)
+	if d.far == nil {
 		return
 	}
 	w := &d.m.wires
@@ -66,7 +70,15 @@ func (w *wires) add(to *device, frame []byte) {
 
 func (d *device) deliver(frame []byte) {
 	if !d.cut && !d.gone {
+		d.capture(frame)
 		d.net.receive(frame)
+	}
+}
+
+// capture shows a frame on the device's side of its wire to whoever asked for it.
+func (d *device) capture(frame []byte) {
+	if d.spec.Capture != nil {
+		d.spec.Capture(frame)
 	}
 }
 

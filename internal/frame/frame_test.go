@@ -120,3 +120,44 @@ func FuzzDecode(f *testing.F) {
 		_ = p.String()
 	})
 }
+
+// failAfter fails once n bytes were written.
+type failAfter struct {
+	bytes.Buffer
+	n int
+}
+
+func (f *failAfter) Write(p []byte) (int, error) {
+	if f.Len()+len(p) > f.n {
+		return 0, syscall.ENOSPC
+	}
+	return f.Buffer.Write(p)
+}
+
+func TestPcapWriter(t *testing.T) {
+	f := &failAfter{n: 24 + 2*(16+60)}
+	w, err := NewPcapWriter(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Unix(1000, 5000)
+	one, two := bytes.Repeat([]byte{1}, 60), bytes.Repeat([]byte{2}, 60)
+	for i, c := range []struct {
+		frame []byte
+		err   error
+	}{{one, nil}, {two, nil}, {one, syscall.ENOSPC}, {one, nil}} {
+		if err := w.Write(c.frame, at); err != c.err {
+			t.Errorf("Write %d = %v, want %v", i, err, c.err)
+		}
+	}
+	p, err := NewPcap(&f.Buffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range [][]byte{one, two} {
+		got, when, err := p.Next()
+		if err != nil || !bytes.Equal(got, want) || !when.Equal(at) {
+			t.Errorf("Next = %x at %v, %v, want %x at %v", got, when, err, want, at)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -190,4 +191,35 @@ func (p *Pcap) Next() ([]byte, time.Time, error) {
 		return nil, time.Time{}, fmt.Errorf("reading a capture's record: %w", err)
 	}
 	return b, ci.Timestamp, nil
+}
+
+// PcapWriter writes a capture file in the classic format. The first error sticks, and ends the
+// capture.
+type PcapWriter struct {
+	buf *bufio.Writer
+	w   *pcapgo.Writer
+	err error
+}
+
+// NewPcapWriter writes the file's header.
+func NewPcapWriter(w io.Writer) (*PcapWriter, error) {
+	b := bufio.NewWriter(w)
+	p := &PcapWriter{buf: b, w: pcapgo.NewWriter(b)}
+	if err := p.w.WriteFileHeader(65535, layers.LinkTypeEthernet); err != nil {
+		return nil, err
+	}
+	return p, b.Flush()
+}
+
+// Write writes one frame, whole: a reader of the file sees it from then on. Only the call that
+// meets an error returns it; those after it do nothing.
+func (p *PcapWriter) Write(frame []byte, at time.Time) error {
+	if p.err != nil {
+		return nil
+	}
+	p.err = p.w.WritePacket(gopacket.CaptureInfo{Timestamp: at, CaptureLength: len(frame), Length: len(frame)}, frame)
+	if p.err == nil {
+		p.err = p.buf.Flush()
+	}
+	return p.err
 }
