@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func header(seq, sec, usec uint32, n int) []byte {
