@@ -73,7 +73,7 @@ func examine(ctx context.Context) []Finding {
 		return Finding{Check: name, OK: err == nil, Says: says, Needed: needed}
 	}
 	return []Finding{
-		check("qemu", "no device of the backend qemu", func() (string, error) { return qemuVersion(ctx) }),
+		check("qemu", "no device of the backend qemu; sim has models that need nothing, such as sim:e1000e", func() (string, error) { return qemuVersion(ctx) }),
 		check("fuse", "no mounted tree: only 'ring3 get' and 'ring3 set' work, with 'ring3 up --no-mount'", func() (string, error) {
 			return "the tree can be mounted", kernfs.Probe()
 		}),
