@@ -81,9 +81,12 @@ type nic struct {
 	tx     [maxQueues]txQueue
 	rx     [maxQueues]rxQueue
 
-	// confMu is held while the configuration changes: MTU, features and whatever else writes
-	// CTRL or RCTL. It comes before the queues' locks.
+	// confMu is held while the configuration changes: MTU, features, filters, flow control and
+	// whatever else writes CTRL, RCTL or MDIC. It comes before the queues' locks. A handler takes
+	// it too, so nobody who holds it waits for one.
 	confMu    sync.Mutex
+	filters   filters
+	pause     netdev.Pause
 	mtu       atomic.Int32
 	features  atomic.Uint32 // netdev.Feature
 	deafUntil atomic.Int64  // chip.quirk: when the receiver listens, Unix nanoseconds
@@ -93,6 +96,9 @@ type nic struct {
 	napi     atomic.Pointer[netdev.NAPI]
 	handlers []*bus.Handler
 	link     atomic.Uint32 // the last STATUS
+	flow     atomic.Uint32 // CTRL.RFCE and TFCE as they should be
+
+	nvmMu sync.Mutex // guards EERD
 
 	statsMu sync.Mutex
 	stats   hwStats
@@ -222,8 +228,6 @@ func (n *nic) Close() error {
 	n.closeOnce.Do(func() {
 		n.fail(n.errorf("%w", bus.ErrClosed))
 		<-n.watched
-		n.confMu.Lock()
-		defer n.confMu.Unlock()
 		n.closeErr = n.teardown()
 	})
 	return n.closeErr
@@ -232,7 +236,10 @@ func (n *nic) Close() error {
 // teardown undoes bringUp, however far it came: stop, mask, reset, bus mastering off, join,
 // free.
 func (n *nic) teardown() error {
+	// Whoever changes something now ends first, and the next one finds the device dead.
+	n.confMu.Lock()
 	err := n.quiesce()
+	n.confMu.Unlock()
 	pci.SetCommand(n.dev.Config(), 0, pci.CmdMaster)
 	n.dev.Config().Read16(pci.CfgCommand) // after this the device writes no memory
 	if e := n.dev.DisableIRQs(); e != nil && !errors.Is(e, bus.ErrGone) && !errors.Is(e, bus.ErrClosed) {

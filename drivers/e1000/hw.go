@@ -32,6 +32,9 @@ func (n *nic) bringUp(ctx context.Context) error {
 	if err := n.reset(ctx); err != nil {
 		return err
 	}
+	if err := n.checkEEPROM(ctx); err != nil {
+		return err
+	}
 	if err := n.setMAC(ctx); err != nil {
 		return err
 	}
@@ -51,6 +54,11 @@ func (n *nic) bringUp(ctx context.Context) error {
 	n.setITR(n.opt.itr, itrInterval(n.opt.itr))
 	n.initReceive()
 	n.initTransmit()
+	if n.pause.Autoneg {
+		if err := n.advertise(ctx, n.pause); err != nil {
+			return err
+		}
+	}
 	n.readLink()
 	n.arm(n.irq.other)
 	return n.Err()
@@ -139,18 +147,7 @@ func (n *nic) setMAC(ctx context.Context) error {
 	return nil
 }
 
-// readEEPROM reads a word, 13.4.4.
-func (n *nic) readEEPROM(ctx context.Context, word uint32) (uint16, error) {
-	l := n.chip.eerd
-	n.regs.Write32(regEERD, l.start|put(l.addr, word))
-	var v uint32
-	if err := n.poll(ctx, eepromTime, func() bool { v = n.regs.Read32(regEERD); return v&l.done != 0 }); err != nil {
-		return 0, n.errorf("reading EEPROM word %d: EERD.DONE still clear after %s (EERD=%#x): %w", word, eepromTime, v, err)
-	}
-	return uint16(get(v, l.data)), nil
-}
-
-// initGeneral sets up link and address filters, 14.4. No flow control: see netdev.Wire.
+// initGeneral sets up link and address filters, 14.4. Flow control is off: see applyPause.
 func (n *nic) initGeneral() {
 	r := n.regs
 	c := ctrl(r.Read32(regCTRL))
@@ -195,6 +192,12 @@ func (n *nic) initTransmit() {
 	r.Write32(regTADV, 0)
 	r.Write32(regTIPG, uint32(put(tipgIPGT, 8)|put(tipgIPGR1, 8)|put(tipgIPGR2, 6))) // copper, 13.4.34
 	r.Write32(regTCTL, uint32(tctlEN|tctlPSP|tctlRTLC|put(tctlCT, 15)|put(tctlCOLD, 0x3f)))
+}
+
+// deaf says whether the receiver does not listen yet.
+func (n *nic) deaf() bool {
+	t := n.deafUntil.Load()
+	return t != 0 && time.Now().UnixNano() < t
 }
 
 // quiesce stops and resets the controller. A device that is gone is quiet.

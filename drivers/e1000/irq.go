@@ -1,6 +1,7 @@
 package e1000
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/ring3dev/ring3/bus"
@@ -119,17 +120,30 @@ func (n *nic) serveOther() {
 }
 
 // readLink looks at the link. STATUS is read after the cause was cleared, so a later change
-// interrupts again.
+// interrupts again. When the link comes up flow control is programmed: what was agreed is known
+// then, and QEMU's 82574L has switched it on by itself.
 func (n *nic) readLink() {
 	v := n.regs.Read32(regSTATUS)
 	if v == allOnes {
 		n.fail(n.errorf("reading the link's state: STATUS reads all-ones: %w", bus.ErrGone))
 		return
 	}
-	old := status(n.link.Swap(v))
-	if s := status(v); (s^old)&statusLU != 0 {
-		n.log.Info("NIC Link is " + s.link())
+	s := status(v)
+	if (s^status(n.link.Swap(v)))&statusLU == 0 {
+		return
 	}
+	if s&statusLU != 0 {
+		n.confMu.Lock()
+		var err error
+		if !n.dead.Load() {
+			err = n.applyPause(context.Background())
+		}
+		n.confMu.Unlock()
+		if err != nil && n.dev.Err() == nil {
+			n.log.Warn("flow control is off", "error", err)
+		}
+	}
+	n.log.Info("NIC Link is " + s.link(ctrl(n.flow.Load())))
 }
 
 // signal wakes a waiter, or the next one.

@@ -27,6 +27,9 @@ type model struct {
 	mode bus.IRQMode
 	wire [][]byte
 
+	eeprom [eepromWords]uint16
+	phy    [32]uint16
+
 	accesses int // counted down where positive; at 0 the link dies
 	stuck    map[bus.Off]uint32
 	onStatus func(word uint64) uint64 // what is written into a receive descriptor
@@ -41,6 +44,8 @@ func newModel(device uint16) *model {
 	binary.LittleEndian.PutUint16(m.cfg[0:], vendorIntel)
 	binary.LittleEndian.PutUint16(m.cfg[2:], device)
 	m.cfg[0x3d] = 1
+	m.eeprom = [eepromWords]uint16{0x5452, 0x1200, 0x7856, eepromWords - 1: (eepromSum - 0x5452 - 0x1200 - 0x7856) & 0xffff}
+	m.phy = [32]uint16{phyControl: phyAutoneg, phyAdvertise: phyPause | phyAsym | 0x1e1, phyPartner: 0x1e0}
 	m.reset()
 	return m
 }
@@ -232,8 +237,14 @@ func (r modelRegion) Write32(o bus.Off, v uint32) {
 		if m.pcie {
 			l = eerd82574
 		}
-		word := [3]uint32{0x5452, 0x1200, 0x7856}[get(v, l.addr)%3]
-		v = v&l.addr | l.done | put(l.data, word)
+		v = v&l.addr | l.done | put(l.data, uint32(m.eeprom[get(v, l.addr)%eepromWords]))
+	case regMDIC:
+		if reg := get(mdic(v), mdicReg); mdic(v)&mdicRead != 0 {
+			v = uint32(mdic(v)&^mdicData | mdic(m.phy[reg]))
+		} else {
+			m.phy[reg] = uint16(v)
+		}
+		v |= uint32(mdicReady)
 	case regTDT(0):
 		m.reg[o/4] = v
 		m.transmit()

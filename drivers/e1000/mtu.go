@@ -93,6 +93,7 @@ func (n *nic) SetMTU(_ context.Context, mtu int) error {
 		q.limit = frameLen(mtu)
 		q.mu.Unlock()
 	}
+	n.pauseThresholds()
 	return nil
 }
 

@@ -14,6 +14,8 @@ import (
 // options are the options that Probe understands.
 var options = map[string]string{
 	"bus":    "interrupts: intx, or, 82574L, msi or msix (default: the best there is)",
+	"eeprom": "check: refuse a device whose EEPROM has a wrong checksum; ignore: accept it (default check)",
+	"flow":   "pause frames: none, rx (obeyed), tx (sent), full, or auto: as agreed with the link's partner (default none)",
 	"itr":    "interrupts a second, 100 to 100000; 0: as many as come; 1: as traffic asks; 3 or adaptive: the same, at most 20000 (default 0)",
 	"mac":    "station address, for example 52:54:00:12:34:56 (default: the EEPROM's)",
 	"mtu":    fmt.Sprintf("largest payload in bytes, from %d to %d, or on the 8254x %d (default %d)", minMTU, maxMTU82574, maxMTU8254x, defaultMTU),
@@ -27,10 +29,17 @@ type settings struct {
 	mac net.HardwareAddr // nil: the EEPROM's
 	irq string           // one of irqNames, or "": the best there is
 	itr int              // InterruptThrottleRate
+
+	trustEEPROM bool
 }
 
 // irqNames are the values of the option bus, by mode.
 var irqNames = []string{bus.INTx: "intx", bus.MSI: "msi", bus.MSIX: "msix"}
+
+// flowModes are the values of the option flow.
+var flowModes = map[string]netdev.Pause{
+	"none": {}, "rx": {Rx: true}, "tx": {Tx: true}, "full": {Rx: true, Tx: true}, "auto": {Autoneg: true, Rx: true, Tx: true},
+}
 
 // optionError is what a wrong value gives.
 func (n *nic) optionError(key, value, format string, args ...any) error {
@@ -70,6 +79,16 @@ func (n *nic) options(o map[string]string) error {
 			return n.optionError("bus", s, "the %s has intx only", n.chip.model)
 		}
 		n.opt.irq = s
+	}
+	if s, ok := o["eeprom"]; ok {
+		if n.opt.trustEEPROM = s == "ignore"; !n.opt.trustEEPROM && s != "check" {
+			return n.optionError("eeprom", s, "want check or ignore")
+		}
+	}
+	if s, ok := o["flow"]; ok {
+		if n.pause, ok = flowModes[s]; !ok {
+			return n.optionError("flow", s, "want none, rx, tx, full or auto")
+		}
 	}
 	if s, ok := o["itr"]; ok {
 		if n.opt.itr, err = parseITR(s); err != nil {

@@ -190,8 +190,8 @@ var statusNames = []bitName[status]{
 	{statusFD, "FD"}, {statusLU, "LU"}, {statusTXOFF, "TXOFF"}, {statusGIOMaster, "GIO_MASTER_ENABLE"},
 }
 
-// link describes the link in the kernel's words.
-func (v status) link() string {
+// link describes the link in the kernel's words; flow has CTRL.RFCE and TFCE.
+func (v status) link(flow ctrl) string {
 	if v&statusLU == 0 {
 		return "Down"
 	}
@@ -199,7 +199,7 @@ func (v status) link() string {
 	if v&statusFD != 0 {
 		duplex = "Full"
 	}
-	return fmt.Sprintf("Up %d Mbps %s Duplex, Flow Control: None", v.speed(), duplex)
+	return fmt.Sprintf("Up %d Mbps %s Duplex, Flow Control: %s", v.speed(), duplex, flowWords(flow))
 }
 
 // speed is the link's speed in Mb/s.
