@@ -40,13 +40,23 @@ func (f *far) deliver() {
 	f.used++
 }
 
+func newFar(size uint64) *far { return &far{size: size, posted: size - 1} }
+
+// take lets the program take some, and refills in chunks.
+func (f *far) take(rnd *rand.Rand) {
+	f.taken += uint64(rnd.IntN(int(f.used-f.taken) + 1))
+	if free := f.taken + f.size - 1 - f.posted; free >= f.size/8 {
+		f.posted += free
+	}
+}
+
 // TestCredit runs a sender against the model: nothing is ever lost, whatever is filtered
 // and however the receiver lags, and the sender is never stuck.
 func TestCredit(t *testing.T) {
 	for seed := range uint64(50) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		size := uint64(64) << rnd.IntN(7)
-		f := &far{size: size, posted: size - 1}
+		f := newFar(size)
 		now := time.Unix(0, 0)
 		c := newCredit(f)
 		c.now = func() time.Time { return now }
@@ -64,11 +74,7 @@ func TestCredit(t *testing.T) {
 				}
 			}
 			sent += uint64(n)
-			// The program takes some, and refills in chunks.
-			f.taken += uint64(rnd.IntN(int(f.used-f.taken) + 1))
-			if free := f.taken + size - 1 - f.posted; free >= size/8 {
-				f.posted += free
-			}
+			f.take(rnd)
 			if stuck++; n > 0 {
 				stuck = 0
 			}
@@ -97,8 +103,11 @@ type dev struct {
 
 type tx struct {
 	TxQueue
-	credit func(uint64) int
+	credit  func(uint64) int
+	maxSegs int
 }
+
+func (q *tx) SetMaxSegs(n int) { q.maxSegs = n }
 
 func (q *tx) SetCredit(f func(uint64) int) { q.credit = f }
 
@@ -129,8 +138,12 @@ func TestWire(t *testing.T) {
 		t.Errorf("Wire to itself = %v, want %v", err, bus.ErrNotSupported)
 	}
 	b.info.RxQueues = 2
+	if err := Wire(a, b); err != nil || a.tx.credit == nil || b.tx.credit == nil || a.tx.maxSegs != 192 {
+		t.Errorf("Wire of two queues = %v, at most %d segments, want 192", err, a.tx.maxSegs)
+	}
+	b.info.RxQueues = 0
 	if err := Wire(a, b); !errors.Is(err, bus.ErrNotSupported) || !strings.Contains(err.Error(), "eth1") {
-		t.Errorf("Wire of two queues = %v, want %v", err, bus.ErrNotSupported)
+		t.Errorf("Wire of no queue = %v, want %v", err, bus.ErrNotSupported)
 	}
 }
 
@@ -152,11 +165,14 @@ func TestNewTxPool(t *testing.T) {
 		q          TxQueue
 		size, want int
 	}{
-		{&plain{}, 60, dma.BufSize}, {&sized{}, 60, 60}, {&sized{}, dma.BufSize, dma.BufSize}, {&sized{}, dma.BufSize + 1, dma.BufSize}, {&sized{}, 0, dma.BufSize},
+		{&plain{}, 60, dma.BufSize}, {&sized{}, 60, 60}, {&sized{}, dma.BufSize, dma.BufSize}, {&sized{}, dma.BufSize + 1, dma.BufSize + 1}, {&sized{}, MaxGSO, MaxGSO}, {&sized{}, MaxGSO + 1, dma.BufSize}, {&plain{}, MaxGSO, dma.BufSize}, {&sized{}, 0, dma.BufSize},
 	} {
 		p, err := NewTxPool(c.q, 3, c.size)
-		if err != nil || p.Len() != 3 || p.BufSize() != c.want {
-			t.Errorf("NewTxPool(%T, 3, %d) = %+v, %v, want buffers of %d", c.q, c.size, p, err, c.want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Len() != 3 || p.BufSize() != c.want {
+			t.Errorf("NewTxPool(%T, 3, %d) : buffers of %d, %v, want %d", c.q, c.size, p.BufSize(), err, c.want)
 		}
 	}
 }

@@ -124,6 +124,7 @@ func (p *poller) stop() {
 type Sink struct {
 	frames, bytes atomic.Uint64
 	tap           atomic.Pointer[func(frame []byte)]
+	tapMu         sync.Mutex // held while it runs
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -131,23 +132,35 @@ type Sink struct {
 	err    error
 }
 
-// NewSink starts a Sink on d's receive queue 0, which it owns until it is closed.
+// NewSink starts a Sink on all receive queues of d, which it owns until it is closed.
 func NewSink(d Device) (*Sink, error) {
-	q := d.Rx(0)
-	if q == nil {
+	queues := d.Info().RxQueues
+	if queues < 1 || d.Rx(0) == nil {
 		return nil, fmt.Errorf("starting a sink on %s: no receive queue: %w", d.Info().Name, bus.ErrNotSupported)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Sink{cancel: cancel, done: make(chan struct{})}
+	ended := make(chan error)
+	for q := range queues {
+		go func() { ended <- Poll(ctx, d.Rx(q), s.take) }()
+	}
 	go func() {
 		defer close(s.done)
-		s.err = Poll(ctx, q, s.take)
+		for range queues {
+			if err := <-ended; s.err == nil {
+				s.err = err
+			}
+		}
 	}()
 	return s, nil
 }
 
 func (s *Sink) take(frames []*dma.Buf) {
 	tap := s.tap.Load()
+	if tap != nil {
+		s.tapMu.Lock()
+		defer s.tapMu.Unlock()
+	}
 	var bytes uint64
 	for _, b := range frames {
 		bytes += uint64(len(b.Data))
@@ -161,7 +174,7 @@ func (s *Sink) take(frames []*dma.Buf) {
 }
 
 // SetTap makes the sink show every frame to f, which must neither keep nor change it and
-// runs in the sink's goroutine; nil takes it away. Safe for concurrent use.
+// runs in the sink's goroutines, one call at a time; nil takes it away. Safe for concurrent use.
 func (s *Sink) SetTap(f func(frame []byte)) {
 	if f == nil {
 		s.tap.Store(nil)

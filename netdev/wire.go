@@ -34,42 +34,83 @@ const resyncEvery = 200 * time.Microsecond
 // descriptor; the credit it cost comes back with the next sync, which is made when
 // the credit is used up, at most every 200 us.
 //
-// A frame must fit one receive descriptor, which holds for every driver here at its MTU.
+// A frame must fit one receive descriptor, which holds for every driver here where both
+// have the same MTU. A frame that the device cuts into segments costs as many as it makes.
+//
+// # Several queues
+//
+// A frame may land in any queue of the far end, so what may be sent is the least that any of them
+// has room for, and every queue must be received from: one that nobody looks at stops the
+// sender. The queues of a sender share what there is, see ledger.
 func Wire(a, b Device) error {
 	if a == b {
 		return fmt.Errorf("wiring %s to itself: %w", a.Info().Name, bus.ErrNotSupported)
 	}
 	for _, d := range []Device{a, b} {
-		if i := d.Info(); i.TxQueues != 1 || i.RxQueues != 1 {
-			return fmt.Errorf("wiring %s: %d transmit and %d receive queues, want one of each: %w", i.Name, i.TxQueues, i.RxQueues, bus.ErrNotSupported)
+		if i := d.Info(); i.TxQueues < 1 || i.RxQueues < 1 {
+			return fmt.Errorf("wiring %s: %d transmit and %d receive queues, want at least one of each: %w", i.Name, i.TxQueues, i.RxQueues, bus.ErrNotSupported)
 		}
 	}
-	a.Tx(0).SetCredit(newCredit(b.Rx(0)).avail)
-	b.Tx(0).SetCredit(newCredit(a.Rx(0)).avail)
+	wireOneWay(a, b)
+	wireOneWay(b, a)
 	return nil
+}
+
+// segLimiter is a transmit queue that cuts frames into segments. It is told how many the far
+// end has room for at most, so that a frame that makes more is not waited for in vain: it
+// is sent, and may be lost in part, when the far end is empty.
+type segLimiter interface{ SetMaxSegs(n int) }
+
+// wireOneWay gives a sender credit for what the far end has room for.
+func wireOneWay(from, to Device) {
+	queues, far := from.Info().TxQueues, to.Info().RxQueues
+	avail := func(int) func(uint64) int { return newCredit(to.Rx(0)).avail }
+	most := to.Info().RxRing * 3 / 4 // a receiver refills in chunks
+	if queues > 1 || far > 1 {
+		l := newLedger(queues)
+		for q := range far {
+			l.far = append(l.far, farQueue{rx: to.Rx(q)})
+		}
+		avail = func(q int) func(uint64) int { return func(sent uint64) int { return l.avail(q, sent) } }
+		most /= queues
+	}
+	for q := range queues {
+		tx := from.Tx(q)
+		tx.SetCredit(avail(q))
+		if s, ok := tx.(segLimiter); ok {
+			s.SetMaxSegs(most)
+		}
+	}
 }
 
 // Unwire takes the credit of Wire away: frames that the far end has no room for are
 // lost again. Both devices must be idle.
 func Unwire(a, b Device) {
-	a.Tx(0).SetCredit(nil)
-	b.Tx(0).SetCredit(nil)
+	for _, d := range []Device{a, b} {
+		for q := range d.Info().TxQueues {
+			d.Tx(q).SetCredit(nil)
+		}
+	}
 }
 
-// credit is one direction of a wire. It belongs to the sender's goroutine.
+// credit is one direction of a wire between single queues. It belongs to the sender's goroutine.
 type credit struct {
 	rx     RxQueue // the far end
 	now    func() time.Time
 	limit  uint64 // sent(sync) + Free(sync)
 	posted uint64 // Posted(sync)
+	asked  uint64 // sent as it was the last time
 	synced time.Time
 }
 
 func newCredit(rx RxQueue) *credit { return &credit{rx: rx, now: time.Now} }
 
-// avail is how many frames may be sent after the sent so far.
+// avail is how many frames may be sent after the sent so far. Who asks again without having
+// sent anything needs more than there was.
 func (c *credit) avail(sent uint64) int {
-	if n := c.left(sent); n > 0 {
+	n := c.left(sent)
+	if n > 0 && sent != c.asked {
+		c.asked = sent
 		return n
 	}
 	if t := c.now(); c.synced.IsZero() || t.Sub(c.synced) >= resyncEvery {
@@ -79,7 +120,7 @@ func (c *credit) avail(sent uint64) int {
 		c.synced = t
 		return c.left(sent)
 	}
-	return 0
+	return n
 }
 
 func (c *credit) left(sent uint64) int {
