@@ -13,6 +13,7 @@ import (
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu"
+	"github.com/ring3dev/ring3/bus/qemu/qemutest"
 	"github.com/ring3dev/ring3/bus/sim"
 )
 
@@ -21,23 +22,8 @@ var backends = []struct {
 	name string
 	open func(t *testing.T, model string) (dev bus.Device, kill func())
 }{
-	{"qemu", func(t *testing.T, model string) (bus.Device, func()) {
-		bustest.NeedQEMU(t)
-		m, err := qemu.Start(t.Context(), qemu.Config{Devices: []qemu.DeviceSpec{{Name: "edu0", Model: model}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		closing(t, m)
-		dev, err := m.Device("edu0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return dev, func() {
-			if _, err := m.Execute("quit", nil); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}},
+	{"qemu", inQEMU(false)},
+	{"qemu-iommu", inQEMU(true)},
 	{"sim", func(t *testing.T, model string) (bus.Device, func()) {
 		m, err := sim.Start(t.Context(), sim.Config{Devices: []sim.DeviceSpec{{Name: "edu0", Model: model}}})
 		if err != nil {
@@ -54,6 +40,17 @@ var backends = []struct {
 			}
 		}
 	}},
+}
+
+func inQEMU(iommu bool) func(*testing.T, string) (bus.Device, func()) {
+	return func(t *testing.T, model string) (bus.Device, func()) {
+		m := qemutest.Machine(t, qemu.Config{Devices: []qemu.DeviceSpec{{Name: "edu0", Model: model, IOMMU: iommu}}})
+		return qemutest.Device(t, m, "edu0"), func() {
+			if _, err := m.Execute("quit", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }
 
 // closing closes a machine at the end of the test.
