@@ -171,40 +171,38 @@ func dmaCross(t *testing.T, s Subject) {
 	}
 }
 
-// A device that reaches few addresses gets memory there, as much as there is, and can use what
+// A device that reaches few addresses gets memory there until there is none left, and can use what
 // lies highest.
 func dmaMask(t *testing.T, s Subject) {
 	d := needMove(t, s)
 	if s.MoveMask == 0 {
 		t.Skip("the subject reaches all memory")
 	}
-	if m, err := d.Alloc(bus.DMARequest{Size: 4096, Align: s.MoveMask + 1, Mask: s.MoveMask}); err == nil && m.IOVA != 0 {
-		t.Errorf("Alloc aligned to %#x below it gave memory at %#x, want an error", s.MoveMask+1, m.IOVA)
-		m.Free()
-	}
+	const parts = 8 // few pieces fit: they must lie far apart
+	r := bus.DMARequest{Size: 4096, Align: (s.MoveMask + 1) / parts, Mask: s.MoveMask}
 	var live []*bus.Memory
 	defer func() {
 		for _, m := range live {
 			m.Free()
 		}
 	}()
-	const size = 8 << 20
-	for len(live) < 2*int((s.MoveMask+1)/size) { // more than there can be
-		r := bus.DMARequest{Size: size, Mask: s.MoveMask}
+	for {
 		m, err := d.Alloc(r)
 		if err != nil {
 			break
 		}
 		live = append(live, m)
-		if last := uint64(m.IOVA) + size - 1; last > s.MoveMask {
-			t.Fatalf("Alloc(%+v): %#x lies above the mask", r, last)
+		checkMemory(t, m, r)
+		if len(live) > parts {
+			t.Fatalf("%d times Alloc(%+v), which leaves room for %d", len(live), r, parts)
 		}
 	}
-	if len(live) < 2 || len(live) > int((s.MoveMask+1)/size) {
-		t.Fatalf("%d pieces of %d MiB below %#x, want at least 2 and no more than fit", len(live), size>>20, s.MoveMask)
+	if len(live) == 0 {
+		t.Fatalf("Alloc(%+v) fails the first time", r)
 	}
-	last := live[len(live)-1]
-	move(t, s, last, size-100, live[0], 0, 100)
+	src := moveMemory(t, s, d, 4096, 0)
+	defer src.Free()
+	move(t, s, live[len(live)-1], 4096-100, src, 0, 100)
 }
 
 // needMove skips where the device cannot do DMA by itself.

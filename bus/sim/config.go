@@ -119,6 +119,9 @@ func (c *Config) check() error {
 		if _, err := d.props(); err != nil {
 			return err
 		}
+		if d.Capture != nil && !IsNetwork(d.Model) {
+			return fmt.Errorf("sim: %s: model %s is no network adapter, so there is nothing to capture", d.Name, d.Model)
+		}
 		seen[d.Name] = d
 	}
 	return c.checkWires(seen)

@@ -97,7 +97,7 @@ func (d *device) decode() {
 		if w.info.Kind == bus.RegionIO {
 			on = pci.CmdIO
 		}
-		w.decodes = cmd&on != 0 && w.info.Addr != 0 && d.space.addr(&w.info) == w.info.Addr
+		w.decodes = cmd&on != 0 && !d.space.asleep() && w.info.Addr != 0 && d.space.addr(&w.info) == w.info.Addr
 	}
 }
 

@@ -92,8 +92,11 @@ func (m *Machine) build(c *Config) error {
 	}
 	for _, d := range m.devices {
 		fn := m.topo.Find(d.addr)
-		if fn == nil || fn.Err != nil {
-			return fmt.Errorf("sim: %s: model %s: enumerating the bus: no sound function at %s: %w", d.spec.Name, d.spec.Model, d.addr, errors.Join(bus.ErrProtocol, fn.Err))
+		if fn == nil {
+			return fmt.Errorf("sim: %s: model %s: enumerating the bus: no function at %s: %w", d.spec.Name, d.spec.Model, d.addr, bus.ErrProtocol)
+		}
+		if fn.Err != nil {
+			return fmt.Errorf("sim: %s: model %s: %w", d.spec.Name, d.spec.Model, fn.Err)
 		}
 		d.place(fn)
 	}
@@ -130,14 +133,15 @@ func (m *Machine) Now() time.Duration {
 // what moves a Stepped clock, and makes the others jump.
 func (m *Machine) Advance(d time.Duration) {
 	m.lock()
-	until := m.clock.now() + max(d, 0)
-	m.clock.start = m.clock.start.Add(-max(d, 0))
+	defer m.unlock()
+	d = max(d, 0)
+	until := m.clock.now() + d
 	for m.err == nil && m.clock.step(until) {
 		m.unlock() // let others in between
 		m.lock()
 	}
 	m.clock.time = max(m.clock.time, until)
-	m.unlock()
+	m.clock.start = m.clock.start.Add(-d)
 }
 
 // Next says how far off the next thing is that will happen by itself, and whether there is
@@ -206,7 +210,7 @@ func (m *Machine) Function(name string) (*pci.Function, error) {
 }
 
 // Unplug pulls a device out while it works: its link dies (bus.ErrGone), whatever it was
-// about to do.
+// about to do, and a device that is wired to it loses its link.
 func (m *Machine) Unplug(name string) error {
 	d, err := m.named(name)
 	if err != nil {
@@ -215,6 +219,7 @@ func (m *Machine) Unplug(name string) error {
 	m.lock()
 	defer m.unlock()
 	d.end(fmt.Errorf("it was pulled out: %w", bus.ErrGone))
+	d.setLink(false)
 	return nil
 }
 

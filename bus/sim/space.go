@@ -64,7 +64,7 @@ type space struct {
 	w1c   []byte // bits that writing 1 clears
 	first []byte // b after reset
 
-	msi, msix, exp int // offsets of the capabilities; 0: none
+	pm, msi, msix, exp int // offsets of the capabilities; 0: none
 }
 
 func newSpace(h *header) *space {
@@ -129,10 +129,10 @@ func (s *space) caps(h *header) {
 		return here
 	}
 	if h.pcie {
-		c := add(pci.CapPM, pmSize)
-		s.put16(c+pmCap, pmVersion)
-		s.put16(c+pmCtl, pmNoSoftRst)
-		s.rw[c+pmCtl] = pmState
+		s.pm = add(pci.CapPM, pmSize)
+		s.put16(s.pm+pmCap, pmVersion) // D0 and D3 only
+		s.put16(s.pm+pmCtl, pmNoSoftRst)
+		s.rw[s.pm+pmCtl] = pmState
 	}
 	if h.msi > 0 {
 		s.msi = add(pci.CapMSI, msiSize)
@@ -197,11 +197,17 @@ func (s *space) write(off bus.Off, width int, v uint32) (flr bool) {
 		if s.exp != 0 && at == s.exp+expDevCtl+1 && x&(expInitFLR>>8) != 0 && s.get32(s.exp+expDevCap)&expFLR != 0 {
 			flr = true
 		}
+		if s.pm != 0 && at == s.pm+pmCtl && (x&pmState == 1 || x&pmState == 2) {
+			continue // a state that there is not: PCI Power Management 1.2, 3.2.4
+		}
 		s.b[at] = s.b[at]&^s.rw[at] | x&s.rw[at]
 		s.b[at] &^= x & s.w1c[at]
 	}
 	return flr
 }
+
+// asleep says whether the function is in D3, where it answers in config space only.
+func (s *space) asleep() bool { return s.pm != 0 && s.b[s.pm+pmCtl]&pmState != 0 }
 
 func (s *space) command() pci.Command { return pci.Command(s.get16(int(pci.CfgCommand))) }
 

@@ -10,7 +10,6 @@ import "fmt"
 type wires struct {
 	busy    bool
 	waiting []waiting
-	lost    uint64
 }
 
 // waiting is a frame that was sent during a delivery. Its buffer is used again.
@@ -57,8 +56,7 @@ func (w *wires) add(to *device, frame []byte) {
 	n := len(w.waiting)
 	switch {
 	case n == maxWaiting:
-		w.lost++
-		return
+		return // lost, as on a wire that is full
 	case n == cap(w.waiting):
 		w.waiting = append(w.waiting, waiting{})
 	default:
@@ -95,6 +93,12 @@ func (m *Machine) SetLink(name string, up bool) error {
 	}
 	m.lock()
 	defer m.unlock()
+	d.setLink(up)
+	return nil
+}
+
+// setLink tells both ends of a cable. Called with Machine.mu held.
+func (d *device) setLink(up bool) {
 	for _, x := range []*device{d, d.far} {
 		if x == nil || x.gone || x.cut == !up {
 			continue
@@ -104,5 +108,4 @@ func (m *Machine) SetLink(name string, up bool) error {
 			c.setLink(up)
 		}
 	}
-	return nil
 }
