@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
-	"github.com/ring3dev/ring3/bus/qemu"
 )
 
 // iommu compares transmitting through QEMU's IOMMU with transmitting past it, on two machines
@@ -27,7 +26,7 @@ func iommu(ctx context.Context, o *Options, emit func(Row) error) error {
 		var rigs [2]*rig
 		err := func() (err error) {
 			for i := range rigs {
-				if rigs[i], err = newRigOf(ctx, o, qemu.DeviceSpec{Model: "e1000e", IOMMU: i == 1}, ring, 1); err != nil {
+				if rigs[i], err = newRigOf(ctx, o, rigSpec{model: "e1000e", iommu: i == 1, options: ringOf(ring), n: 1}); err != nil {
 					return err
 				}
 			}

@@ -4,67 +4,113 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
 	"strconv"
 	"strings"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu"
+	"github.com/ring3dev/ring3/bus/sim"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/pktgen"
 )
 
-// rig is one QEMU with network devices in service and a generator.
+// rig is a machine with network devices in service and a generator on the first of them.
 type rig struct {
-	m     *qemu.Machine
+	m     machine
+	devs  []bus.Device
 	insts []pci.Instance
 	nets  []netdev.Device
 	gen   *pktgen.Engine
 	dir   *node.Dir // the generator's files
 }
 
-// newRig starts n devices of a model; two are wired, and lose nothing.
-func newRig(ctx context.Context, o *Options, model string, ring, n int) (*rig, error) {
-	return newRigOf(ctx, o, qemu.DeviceSpec{Model: model}, ring, n)
+// machine is what carries devices: one QEMU, or models in this process.
+type machine interface {
+	Device(name string) (bus.Device, error)
+	Close() error
 }
 
-// newRigOf starts n devices of one specification, named eth0, eth1, ...
-func newRigOf(ctx context.Context, o *Options, spec qemu.DeviceSpec, ring, n int) (_ *rig, err error) {
-	c := qemu.Config{Log: o.Log}
-	for i := range n {
-		spec.Name = fmt.Sprintf("eth%d", i)
-		c.Devices = append(c.Devices, spec)
+// rigSpec says what a rig is made of.
+type rigSpec struct {
+	sim     bool // models in this process instead of QEMU's
+	model   string
+	props   []string
+	iommu   bool
+	options map[string]string // of the driver
+	n       int               // devices; two are wired
+	lossy   bool              // the wire loses what finds no descriptor
+	wrap    func(name string, d bus.Device) bus.Device
+}
+
+// newRig starts n devices of a QEMU model; two are wired, and lose nothing.
+func newRig(ctx context.Context, o *Options, model string, ring, n int) (*rig, error) {
+	return newRigOf(ctx, o, rigSpec{model: model, options: ringOf(ring), n: n})
+}
+
+// ringOf is the driver's option for so many descriptors.
+func ringOf(n int) map[string]string { return map[string]string{"ring": strconv.Itoa(n)} }
+
+// start starts the machine; its devices are named eth0, eth1, ...
+func (s *rigSpec) start(ctx context.Context, log *slog.Logger) (machine, error) {
+	var wires [][2]string
+	if s.n == 2 {
+		wires = [][2]string{{"eth0", "eth1"}}
 	}
-	if n == 2 {
-		c.Wires = [][2]string{{"eth0", "eth1"}}
+	if s.sim {
+		c := sim.Config{Log: log, Wires: wires}
+		for i := range s.n {
+			c.Devices = append(c.Devices, sim.DeviceSpec{Name: ethName(i), Model: s.model, Props: s.props})
+		}
+		return sim.Start(ctx, c)
 	}
+	c := qemu.Config{Log: log, Wires: wires}
+	for i := range s.n {
+		c.Devices = append(c.Devices, qemu.DeviceSpec{Name: ethName(i), Model: s.model, Props: s.props, IOMMU: s.iommu})
+	}
+	return qemu.Start(ctx, c)
+}
+
+func ethName(i int) string { return "eth" + strconv.Itoa(i) }
+
+// newRigOf starts what a specification says.
+func newRigOf(ctx context.Context, o *Options, s rigSpec) (_ *rig, err error) {
 	r := &rig{}
+	m, err := s.start(ctx, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	r.m = m
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.close())
 		}
 	}()
-	if r.m, err = qemu.Start(ctx, c); err != nil {
-		return r, err
-	}
-	for _, d := range c.Devices {
-		dev, err := r.m.Device(d.Name)
+	for i := range s.n {
+		name := ethName(i)
+		dev, err := r.m.Device(name)
 		if err != nil {
 			return r, err
 		}
-		b := pci.Bind(ctx, dev, pci.Env{Name: d.Name, Log: o.Log, Options: map[string]string{"ring": strconv.Itoa(ring)}}, o.Drivers)
+		if s.wrap != nil {
+			dev = s.wrap(name, dev)
+		}
+		r.devs = append(r.devs, dev)
+		b := pci.Bind(ctx, dev, pci.Env{Name: name, Log: o.Log, Options: s.options}, o.Drivers)
 		if b.Outcome != pci.Bound {
 			return r, b.Err
 		}
 		r.insts = append(r.insts, b.Instance)
 		nd, ok := b.Instance.(netdev.Device)
 		if !ok {
-			return r, fmt.Errorf("bench: %s is no network device", spec.Model)
+			return r, fmt.Errorf("bench: %s is no network device", s.model)
 		}
 		r.nets = append(r.nets, nd)
 	}
-	if n == 2 {
+	if s.n == 2 && !s.lossy {
 		if err := netdev.Wire(r.nets[0], r.nets[1]); err != nil {
 			return r, err
 		}
