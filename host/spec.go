@@ -140,6 +140,7 @@ type Plan struct {
 	Wires    []Wire
 	Captures map[string]string // file by device name
 	Taps     []TapSpec
+	Trace    TracePlan
 }
 
 // ParsePlan reads devices, wires and captures (NAME=FILE) and checks them against each
@@ -180,23 +181,33 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 		p.Wires = append(p.Wires, w)
 	}
 	for _, s := range captures {
-		n, file, ok := strings.Cut(s, "=")
-		switch {
-		case !ok || file == "":
-			return p, usagef("--pcap %q: want NAME=FILE, such as eth0=out.pcap", s)
-		case p.find(n) == nil:
-			return p, usagef("--pcap %q: no device is named %s", s, n)
-		case p.Captures[n] != "":
-			return p, usagef("--pcap %q: %s is captured to %s already", s, n, p.Captures[n])
-		}
-		for other, f := range p.Captures {
-			if samePath(f, file) {
-				return p, usagef("--pcap %q: %s is captured to that file already", s, other)
-			}
+		n, file, err := p.fileOf("pcap", "captured", s, p.Captures)
+		if err != nil {
+			return p, err
 		}
 		p.Captures[n] = file
 	}
 	return p, nil
+}
+
+// fileOf reads NAME=FILE of a flag: a file for a device that has none of that kind yet, and
+// that no other device has.
+func (p *Plan) fileOf(flag, done, s string, files map[string]string) (name, file string, err error) {
+	n, file, ok := strings.Cut(s, "=")
+	switch {
+	case !ok || file == "":
+		return "", "", usagef("--%s %q: want NAME=FILE, such as eth0=out.pcap", flag, s)
+	case p.find(n) == nil:
+		return "", "", usagef("--%s %q: no device is named %s", flag, s, n)
+	case files[n] != "":
+		return "", "", usagef("--%s %q: %s is %s to %s already", flag, s, n, done, files[n])
+	}
+	for other, f := range files {
+		if samePath(f, file) && file != "-" {
+			return "", "", usagef("--%s %q: %s is %s to that file already", flag, s, other, done)
+		}
+	}
+	return n, file, nil
 }
 
 // samePath says whether two paths are spelled for one file.

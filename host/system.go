@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/bus/trace"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
@@ -22,6 +24,7 @@ type Config struct {
 	Plan    Plan
 	Drivers []*pci.Driver
 	Log     *slog.Logger // nil discards
+	Stderr  io.Writer    // where a trace to "-" goes
 	Keep    string       // where ring3 shell puts the kernel's own /proc and /sys
 	// Started is told of each process (QEMU) that must not outlive this one.
 	Started func(pid int, what string)
@@ -34,6 +37,7 @@ type System struct {
 	machines []machine
 	nics     int // network devices so far
 	captures []*capture
+	tracing  tracing
 	bound    []*boundDevice
 	pktgen   *pktgen.Engine
 	irqs     *irqTable
@@ -49,6 +53,7 @@ type System struct {
 type boundDevice struct {
 	spec   DeviceSpec
 	dev    bus.Device
+	trace  *trace.Device // dev, once it is about to be bound
 	fn     *pci.Function
 	driver *pci.Driver
 	inst   pci.Instance
@@ -72,6 +77,9 @@ func NewSystem(ctx context.Context, c Config) (*System, error) {
 }
 
 func (s *System) start(ctx context.Context, c Config) error {
+	if err := s.tracing.open(s.plan.Trace, s.log, c.Stderr); err != nil {
+		return err
+	}
 	if err := s.startMachines(ctx, c); err != nil {
 		return err
 	}
@@ -133,6 +141,11 @@ func (s *System) Stop() { s.pktgen.Close() }
 
 // bind gives a device its driver.
 func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver) error {
+	t, err := s.tracing.wrap(b.spec.Name, b.dev, drivers)
+	b.dev, b.trace = t, t
+	if err != nil {
+		return err
+	}
 	r := pci.Bind(ctx, b.dev, pci.Env{Name: b.spec.Name, Log: s.log, Options: b.spec.Options}, drivers)
 	if errors.Is(r.Err, pci.ErrOption) {
 		return usagef("%s (%s): %v", b.spec.Name, b.dev.Backend(), r.Err)
@@ -217,6 +230,7 @@ func (s *System) Close() error {
 		for _, m := range s.machines {
 			errs = append(errs, m.Close())
 		}
+		errs = append(errs, s.tracing.close())
 		for _, c := range s.captures {
 			errs = append(errs, c.close())
 		}

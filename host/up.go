@@ -21,6 +21,9 @@ import (
 type upFlags struct {
 	wires, captures []string
 	taps            []string
+	traces          []string
+	traceFilter     string
+	crashRecords    int
 	mount           string
 	noMount         bool
 }
@@ -29,6 +32,9 @@ func (f *upFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.wires, "wire", nil, "connect two network devices: `A-B[,lossy]`")
 	c.Flags().StringArrayVar(&f.captures, "pcap", nil, "capture a network device's frames: `NAME=FILE`")
 	c.Flags().StringArrayVar(&f.taps, "tap", nil, "make a network device a kernel interface: `NAME=IFNAME[,offload=off][,gro=off][,up=on]`")
+	c.Flags().StringArrayVar(&f.traces, "trace", nil, "trace a device's registers, interrupts and doorbells: `NAME=FILE`, pcapng (*.pcapng) or text")
+	c.Flags().StringVar(&f.traceFilter, "trace-filter", "", "trace "+filterHelp)
+	c.Flags().IntVar(&f.crashRecords, "crash-records", defaultCrash, "log the last `N` accesses of a device that dies")
 	c.Flags().StringVar(&f.mount, "mount", "", "mount the tree at `DIR` (default: a folder below the run folder)")
 }
 
@@ -37,6 +43,9 @@ func (f *upFlags) plan(devices []string) (Plan, error) {
 	p, err := ParsePlan(devices, f.wires, f.captures)
 	if err == nil {
 		err = p.addTaps(f.taps)
+	}
+	if err == nil {
+		err = p.addTraces(f.traces, f.traceFilter, f.crashRecords)
 	}
 	return p, err
 }
@@ -116,7 +125,7 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	watching := make(chan error, 1)
 	go func() { watching <- u.in.StartWatcher() }()
 	var childErr error
-	u.sys, err = NewSystem(ctx, Config{Plan: plan, Drivers: a.Drivers, Log: u.log.Logger(), Keep: u.in.Info().Old(),
+	u.sys, err = NewSystem(ctx, Config{Plan: plan, Drivers: a.Drivers, Log: u.log.Logger(), Keep: u.in.Info().Old(), Stderr: a.stderr,
 		Started: func(pid int, what string) { childErr = errors.Join(childErr, u.in.AddChild(pid, what)) }})
 	err = errors.Join(err, childErr, <-watching)
 	if ctx.Err() != nil {

@@ -54,7 +54,10 @@ func Wrap(dev bus.Device, o Options) *Device {
 func (d *Device) watch() {
 	<-d.dev.Done()
 	err := d.dev.Err()
-	if err == nil || errors.Is(err, bus.ErrClosed) {
+	d.rec.mu.Lock()
+	closing := d.rec.closing
+	d.rec.mu.Unlock()
+	if err == nil || closing || errors.Is(err, bus.ErrClosed) {
 		return
 	}
 	d.note(func(r *Record) { r.setErr(d.Address(), err) }, Died)
@@ -192,9 +195,12 @@ func (d *Device) Err() error { return d.dev.Err() }
 // Close is bus.Device's. It ends what readers read.
 func (d *Device) Close() error {
 	d.closeOnce.Do(func() {
+		t := d.rec
+		t.mu.Lock()
+		t.closing = true
+		t.mu.Unlock()
 		d.closeErr = d.dev.Close()
 		d.note(func(r *Record) { r.setErr(d.Address(), d.closeErr) }, Close)
-		t := d.rec
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.closed = true

@@ -1,0 +1,346 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus/trace"
+	"github.com/ring3dev/ring3/bus/trace/tracefile"
+)
+
+// Operations of the control socket on traces. Results are pieces of a pcapng file.
+const (
+	opTrace     = "trace"
+	opTraceLast = "trace-last"
+)
+
+// traceArgs are the arguments of both.
+type traceArgs struct {
+	Devices  []string      `json:"devices,omitempty"` // names; none: all
+	Filter   string        `json:"filter,omitempty"`
+	Duration time.Duration `json:"duration,omitempty"` // of opTrace; 0: until the client leaves
+	Last     int           `json:"last,omitempty"`     // of opTraceLast
+}
+
+// tracePiece is a result.
+type tracePiece struct {
+	Pcapng []byte `json:"pcapng"`
+}
+
+// traced finds devices by name.
+func (s *System) traced(names []string) ([]*trace.Device, error) {
+	var out []*trace.Device
+	for _, b := range s.bound {
+		if d := b.trace; d != nil && (len(names) == 0 || slices.Contains(names, d.Name())) {
+			out = append(out, d)
+		}
+	}
+	for _, n := range names {
+		if !slices.ContainsFunc(out, func(d *trace.Device) bool { return d.Name() == n }) {
+			return nil, fmt.Errorf("no device is named %s: %w", n, unix.ENODEV)
+		}
+	}
+	return out, nil
+}
+
+func parseTraceArgs(s *System, raw json.RawMessage) (a traceArgs, ds []*trace.Device, err error) {
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, &a); err != nil {
+			return a, nil, fmt.Errorf("trace: arguments: %v: %w", err, syscall.EINVAL)
+		}
+	}
+	if _, err := tracefile.ParseFilter(a.Filter); err != nil {
+		return a, nil, err
+	}
+	ds, err = s.traced(a.Devices)
+	return a, ds, err
+}
+
+// traceHandler streams what is recorded from now on.
+func (u *up) traceHandler(ctx context.Context, raw json.RawMessage, send func(any) error) (any, error) {
+	a, ds, err := parseTraceArgs(u.sys, raw)
+	if err != nil {
+		return nil, err
+	}
+	if a.Duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, a.Duration)
+		defer cancel()
+	}
+	err = writeTrace(ctx, ds, sender(send), true, a.Filter, 0)
+	if ctx.Err() != nil {
+		err = nil // the end that was asked for
+	}
+	return nil, err
+}
+
+// sender is the client as a writer.
+type sender func(any) error
+
+func (s sender) Write(b []byte) (int, error) {
+	if err := s(tracePiece{b}); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// traceLastHandler gives the last records.
+func (u *up) traceLastHandler(_ context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
+	a, ds, err := parseTraceArgs(u.sys, raw)
+	if err != nil {
+		return nil, err
+	}
+	f, err := tracefile.ParseFilter(a.Filter)
+	if err != nil {
+		return nil, err
+	}
+	es, err := f.Keep(trace.Snapshot(ds, recordedToFile))
+	if err != nil {
+		return nil, err
+	}
+	es = es[max(0, len(es)-max(a.Last, 0)):]
+	var b bytes.Buffer
+	w, err := newTraceWriter(ds, &b, true)
+	if err == nil {
+		err = writeEntries(w, es)
+	}
+	return tracePiece{b.Bytes()}, err
+}
+
+func (a *app) traceCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "trace",
+		Short: "Record and show what drivers do to their devices: registers, doorbells, interrupts, DMA",
+		Long: `Record and show what drivers do to their devices. docs/tracing.md has the formats, the
+fields of filters, and recipes.
+
+  ring3 trace last eth0                                   what eth0's driver did last
+  ring3 trace record -o - | ring3 trace report -i -       all of it, live
+  ring3 up --trace eth0=eth0.pcapng                       from the very first access on`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error { return usagef("trace: want record, report or last") },
+	}
+	c.AddCommand(a.traceRecordCmd(), a.traceReportCmd(), a.traceLastCmd())
+	return c
+}
+
+const filterHelp = "only what matches `EXPR`: reg == \"TDT\" && value > 10"
+
+// checkFilter is for commands that leave the work to others.
+func checkFilter(s string) error {
+	if _, err := tracefile.ParseFilter(s); err != nil {
+		return usagef("--filter: %v", err)
+	}
+	return nil
+}
+
+func (a *app) traceRecordCmd() *cobra.Command {
+	var out string
+	var args traceArgs
+	c := &cobra.Command{
+		Use:   "record [NAME...] -o FILE",
+		Short: "Record what a running instance's drivers do, from now on until interrupted",
+		Long: `Record what drivers of a running instance do, from now on until interrupted. FILE is pcapng
+where its name ends in .pcapng or .pcap, else text; "-" is pcapng to standard output.`,
+		Example: "  ring3 trace record eth0 -o eth0.pcapng --duration 1s\n  ring3 trace record -o - | ring3 trace report -i - --filter 'kind == \"irq\"'",
+		RunE: func(c *cobra.Command, names []string) error {
+			if err := checkFilter(args.Filter); err != nil {
+				return err
+			}
+			if out == "" {
+				return usagef("trace record: want -o FILE, or -o - for standard output")
+			}
+			if args.Duration < 0 {
+				return usagef("--duration %v: want it positive", args.Duration)
+			}
+			args.Devices = names
+			return a.traceRecord(c.Context(), args, out)
+		},
+	}
+	c.Flags().StringVarP(&out, "output", "o", "", "write to `FILE`")
+	c.Flags().StringVar(&args.Filter, "filter", "", filterHelp)
+	c.Flags().DurationVar(&args.Duration, "duration", 0, "end after this `TIME`")
+	a.instanceFlag(c, "the instance, where several run")
+	return c
+}
+
+func (a *app) traceRecord(ctx context.Context, args traceArgs, path string) (err error) {
+	w, pcapng := a.stdout, true
+	if path == "-" && isTerminal(w) {
+		return usagef("trace record: standard output is a terminal, which pcapng is not for: add '| ring3 trace report -i -'")
+	}
+	i, cl, err := a.dial()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if path != "-" {
+		f, err := os.Create(path)
+		if err != nil {
+			return fmt.Errorf("trace record: %w", err)
+		}
+		defer func() {
+			if e := f.Close(); err == nil && e != nil {
+				err = fmt.Errorf("trace record: %w", e)
+			}
+		}()
+		w, pcapng = f, tracefile.IsPcapng(path)
+	}
+	end := func() error { return nil }
+	if !pcapng {
+		w, end = textOf(w)
+	}
+	err = cl.Stream(ctx, opTrace, args, func(raw json.RawMessage) error {
+		var p tracePiece
+		if err := json.Unmarshal(raw, &p); err != nil {
+			return fmt.Errorf("trace record: %s: %w", i.Name, err)
+		}
+		_, err := w.Write(p.Pcapng)
+		return err
+	})
+	if ctx.Err() != nil {
+		err = nil // being interrupted is how it ends
+	}
+	if e := end(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// textOf makes text of the pcapng that is written to it.
+func textOf(w io.Writer) (in io.Writer, end func() error) {
+	r, p := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := report(r, tracefile.NewText(w, nil), nil)
+		r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
+		done <- err
+	}()
+	return p, func() error {
+		p.Close()
+		return <-done
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+func (a *app) traceReportCmd() *cobra.Command {
+	var in, filter string
+	c := &cobra.Command{
+		Use:     "report -i FILE",
+		Short:   "Show a pcapng trace as text or as JSON, also while it is being recorded",
+		Example: "  ring3 trace report -i eth0.pcapng --filter 'reg == \"TDT\" && value > 10'",
+		Args:    usageArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			f, err := tracefile.ParseFilter(filter)
+			if err != nil {
+				return usagef("--filter: %v", err)
+			}
+			r := a.stdin
+			switch in {
+			case "":
+				return usagef("trace report: want -i FILE, or -i - for standard input")
+			case "-":
+			default:
+				file, err := os.Open(in)
+				if err != nil {
+					return fmt.Errorf("trace report: %w", err)
+				}
+				defer file.Close()
+				r = file
+			}
+			return report(r, a.traceOut(), f)
+		},
+	}
+	c.Flags().StringVarP(&in, "input", "i", "", "read `FILE`")
+	c.Flags().StringVar(&filter, "filter", "", filterHelp)
+	return c
+}
+
+// traceOut is standard output, for entries.
+func (a *app) traceOut() tracefile.Writer {
+	if a.json {
+		return tracefile.NewJSON(a.stdout)
+	}
+	return tracefile.NewText(a.stdout, nil)
+}
+
+// report shows the wanted entries of r, each as soon as it can be read.
+func report(r io.Reader, w tracefile.Writer, f *tracefile.Filter) error {
+	tr := tracefile.NewReader(r)
+	for {
+		e, err := tr.Next()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return errors.Join(w.Flush(), err)
+		}
+		wanted, err := f.Match(&e)
+		if err != nil {
+			return errors.Join(w.Flush(), err)
+		}
+		if wanted || e.Kind == trace.Lost {
+			if err := w.Write(&e); err != nil {
+				return err
+			}
+		}
+		if !tr.Buffered() {
+			if err := w.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (a *app) traceLastCmd() *cobra.Command {
+	args := traceArgs{}
+	c := &cobra.Command{
+		Use:   "last [NAME...]",
+		Short: "Show what the drivers of a running instance did last",
+		Long: fmt.Sprintf(`Show what the drivers of a running instance did last. The last %d records of each device
+are always there.`, trace.DefaultRecords),
+		Example: "  ring3 trace last eth0 -n 100 --filter 'kind != \"read\"'",
+		RunE: func(c *cobra.Command, names []string) error {
+			if err := checkFilter(args.Filter); err != nil {
+				return err
+			}
+			if args.Last < 1 {
+				return usagef("-n %d: want at least 1", args.Last)
+			}
+			args.Devices = names
+			_, cl, err := a.dial()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			var p tracePiece
+			if err := cl.Call(c.Context(), opTraceLast, args, &p); err != nil {
+				return fmt.Errorf("trace last: %w", err)
+			}
+			return report(bytes.NewReader(p.Pcapng), a.traceOut(), nil)
+		},
+	}
+	c.Flags().IntVarP(&args.Last, "records", "n", 20, "show the last `N`")
+	c.Flags().StringVar(&args.Filter, "filter", "", filterHelp)
+	a.instanceFlag(c, "the instance, where several run")
+	return c
+}

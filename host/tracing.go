@@ -1,0 +1,222 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/bus/trace"
+	"github.com/ring3dev/ring3/bus/trace/tracefile"
+)
+
+// TracePlan is what a user asked to be traced from the beginning.
+type TracePlan struct {
+	Files  map[string]string // by device name; "-": standard error
+	Filter string            // of all of them; "": everything
+	Crash  int               // how many records are logged of a device that dies
+}
+
+// Defaults of tracing. A device with a file has a longer ring, as a disk may be slow at times.
+const (
+	defaultCrash   = 8
+	recordedToFile = 1 << 16
+	traceEnd       = 2 * time.Second // how long the end of a trace may take to be written
+)
+
+// addTraces adds what --trace says (NAME=FILE).
+func (p *Plan) addTraces(traces []string, filter string, crash int) error {
+	p.Trace = TracePlan{Files: map[string]string{}, Filter: filter, Crash: crash}
+	if _, err := tracefile.ParseFilter(filter); err != nil {
+		return usagef("--trace-filter: %v", err)
+	}
+	if crash < 0 || crash > trace.DefaultRecords {
+		return usagef("--crash-records %d: want 0 to %d", crash, trace.DefaultRecords)
+	}
+	for _, s := range traces {
+		n, file, err := p.fileOf("trace", "traced", s, p.Trace.Files)
+		if err != nil {
+			return err
+		}
+		for other, f := range p.Captures {
+			if samePath(f, file) {
+				return usagef("--trace %q: %s is captured to that file already", s, other)
+			}
+		}
+		p.Trace.Files[n] = file
+	}
+	return nil
+}
+
+// tracing is what a System does of it.
+type tracing struct {
+	plan  TracePlan
+	log   *slog.Logger
+	files map[string]*traceFile
+	wg    sync.WaitGroup
+}
+
+// traceFile is a file that a device's trace goes to.
+type traceFile struct {
+	name string // of the device
+	path string
+	w    io.Writer
+	file *os.File // nil: standard error
+	made bool     // there was no such file before
+	used bool
+}
+
+// open opens the files, before anything costs time. stderr is where "-" goes.
+func (t *tracing) open(plan TracePlan, log *slog.Logger, stderr io.Writer) error {
+	t.plan, t.log, t.files = plan, log, map[string]*traceFile{}
+	if stderr == nil {
+		stderr = io.Discard
+	}
+	for name, path := range plan.Files {
+		f := &traceFile{name: name, path: path, w: stderr}
+		if path != "-" {
+			_, err := os.Stat(path)
+			f.made = errors.Is(err, fs.ErrNotExist)
+			// A pipe that nobody reads is an error, not something to wait for. What is in
+			// a file stays until there is something to write.
+			if f.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK, 0o644); err != nil {
+				var pe *fs.PathError
+				if errors.As(err, &pe) {
+					err = pe.Err
+				}
+				return fmt.Errorf("%s: opening the trace: open %s: %w", name, path, err)
+			}
+			f.w = f.file
+		}
+		t.files[name] = f
+	}
+	return nil
+}
+
+// wrap makes a traced device of a device that is about to be bound.
+func (t *tracing) wrap(name string, dev bus.Device, drivers []*pci.Driver) (*trace.Device, error) {
+	o := trace.Options{Name: name, Died: t.died}
+	id := pci.ReadID(dev.Config())
+	for _, d := range drivers {
+		if d.Serves(id) {
+			o.Driver = d.Name
+			if d.Registers != nil {
+				o.Registers = d.Registers(id)
+			}
+			break
+		}
+	}
+	f := t.files[name]
+	if f != nil {
+		o.Records = recordedToFile
+	}
+	d := trace.Wrap(dev, o)
+	if f == nil {
+		return d, nil
+	}
+	if err := f.begin(); err != nil {
+		return d, fmt.Errorf("%s: writing the trace: %w", name, err)
+	}
+	t.wg.Go(func() {
+		if err := writeTrace(context.Background(), []*trace.Device{d}, f.w, tracefile.IsPcapng(f.path), t.plan.Filter, trace.DefaultRecords); err != nil {
+			t.log.Warn(fmt.Sprintf("%s: its trace ends here: %v", name, err))
+		}
+	})
+	return d, nil
+}
+
+// begin empties a file that was there.
+func (f *traceFile) begin() error {
+	f.used = true
+	if f.file == nil {
+		return nil
+	}
+	if fi, err := f.file.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return err
+	}
+	return f.file.Truncate(0)
+}
+
+// died logs what a device did last.
+func (t *tracing) died(d *trace.Device, _ error) {
+	for _, r := range d.Last(t.plan.Crash) {
+		e := d.Entry(&r)
+		t.log.Warn("before it died: " + e.String())
+	}
+}
+
+// close ends what was opened, after the devices were closed. A file that could not be written
+// was said to be so.
+func (t *tracing) close() error {
+	done := make(chan struct{})
+	go func() { t.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(traceEnd):
+		// A pipe whose reader does not read: closing it below ends the wait.
+	}
+	var errs []error
+	for _, f := range t.files {
+		if f.file == nil {
+			continue
+		}
+		if err := f.file.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: closing the trace: %w", f.name, err))
+		}
+		if f.made && !f.used {
+			errs = append(errs, os.Remove(f.path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// writeTrace writes the entries of devices as they come, until all are closed or ctx ends.
+func writeTrace(ctx context.Context, devices []*trace.Device, w io.Writer, pcapng bool, filter string, back int) error {
+	f, err := tracefile.ParseFilter(filter)
+	if err != nil {
+		return err
+	}
+	out, err := newTraceWriter(devices, w, pcapng)
+	if err != nil {
+		return err
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	return trace.Follow(ctx, devices, back, func(es []trace.Entry) error {
+		es, err := f.Keep(es)
+		if err != nil || len(es) == 0 {
+			return err
+		}
+		return writeEntries(out, es)
+	})
+}
+
+func newTraceWriter(devices []*trace.Device, w io.Writer, pcapng bool) (tracefile.Writer, error) {
+	var sources []tracefile.Source
+	for _, d := range devices {
+		sources = append(sources, tracefile.SourceOf(d))
+	}
+	if pcapng {
+		return tracefile.NewPcapng(w, sources)
+	}
+	return tracefile.NewText(w, sources), nil
+}
+
+func writeEntries(w tracefile.Writer, es []trace.Entry) error {
+	for i := range es {
+		if err := w.Write(&es[i]); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}
