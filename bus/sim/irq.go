@@ -404,7 +404,7 @@ func (d *device) writeTable(off bus.Off, width int, v uint64) {
 }
 
 func (d *device) readPending(off bus.Off, width int) uint64 {
-	w := d.pending[off/8]
+	w := d.pending[(off-pbaAt)/8]
 	switch {
 	case width == 8:
 		return w

@@ -1,0 +1,100 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// What a user can get wrong is said in one line that begins with the device.
+func TestWrongConfig(t *testing.T) {
+	dev := func(s ...string) []DeviceSpec { return []DeviceSpec{{Name: s[0], Model: s[1], Props: s[2:]}} }
+	two := []DeviceSpec{{Name: "a", Model: "e1000e"}, {Name: "b", Model: "e1000e"}, {Name: "c", Model: "edu"}}
+	var many []DeviceSpec
+	for i := range 22 {
+		many = append(many, DeviceSpec{Name: fmt.Sprint("d", i), Model: "edu"})
+	}
+	for _, c := range []struct {
+		c    Config
+		want string
+	}{
+		{Config{}, "sim: 0 devices: want 1 to 21"},
+		{Config{Devices: many}, "sim: 22 devices: want 1 to 21"},
+		{Config{Devices: dev("a b", "edu")}, `sim: device name "a b": want letters, digits, '-', '_' or '.'`},
+		{Config{Devices: dev("a", "e1000x")}, `sim: a: no model is named "e1000x": there are edu, pci-testdev, null, e1000`},
+		{Config{Devices: append(dev("a", "edu"), dev("a", "edu")...)}, "sim: two devices are named a"},
+		{Config{Devices: dev("a", "edu", "x")}, `sim: a: property "x": want key=value`},
+		{Config{Devices: dev("a", "edu", "mac=1")}, `sim: a: model edu has no property "mac": it has dma_mask`},
+		{Config{Devices: dev("a", "pci-testdev", "mac=1")}, `sim: a: model pci-testdev has no property "mac": it has none`},
+		{Config{Devices: dev("a", "edu", "dma_mask=1", "dma_mask=2")}, `sim: a: property "dma_mask" is given twice`},
+		{Config{Devices: dev("a", "edu", "dma_mask=big")}, `sim: a: model edu: property dma_mask=big: want a number`},
+		{Config{Devices: dev("a", "null", "rx=59")}, `sim: a: model null: property rx=59: want a length from 60 to 2048 bytes`},
+		{Config{Devices: dev("a", "null", "mac=01:00:00:00:00:00")}, `sim: a: model null: property mac=01:00:00:00:00:00: want a unicast address`},
+		{Config{Devices: two, Wires: [][2]string{{"a", "x"}}}, "sim: wire a-x: no device is named x"},
+		{Config{Devices: two, Wires: [][2]string{{"a", "c"}}}, "sim: wire a-c: c (edu) is no network adapter"},
+		{Config{Devices: two, Wires: [][2]string{{"a", "a"}}}, "sim: wire a-a: "},
+		{Config{Devices: two, Wires: [][2]string{{"a", "b"}, {"b", "a"}}}, "sim: wire b-a: b is wired to a already"},
+		{Config{Devices: two, Clock: 9}, "sim: clock 9: want RealTime, Stepped or Eager"},
+		{Config{Devices: []DeviceSpec{{Name: "a", Model: "edu", Capture: func([]byte) {}}}}, "sim: a: model edu is no network adapter, so there is nothing to capture"},
+	} {
+		m, err := Start(t.Context(), c.c)
+		if err == nil || !strings.HasPrefix(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("Start(%+v) = %v, want %s", c.c, err, c.want)
+		}
+		if m != nil {
+			m.Close()
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Start(ctx, Config{Devices: two}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Start with a ctx that ended = %v, want Canceled", err)
+	}
+}
+
+// Every model comes up by each of its names, and is what Models says.
+func TestModels(t *testing.T) {
+	for _, x := range Models() {
+		if x.About == "" {
+			t.Errorf("model %s says nothing of itself", x.Name)
+		}
+		for _, name := range append(slices.Clone(x.Aliases), x.Name) {
+			m := started(t, Config{Devices: []DeviceSpec{{Name: "d", Model: name}}, Domain: 0x2345})
+			d, err := m.Device("d")
+			if err != nil {
+				t.Fatal(err)
+			}
+			fn, err := m.Function("d")
+			if err != nil || fn.ID != pci.ReadID(d.Config()) || d.Address() != "2345:00:03.0" || d.Backend() != "sim:"+name {
+				t.Errorf("%s: Function = %+v, %v; %s %s", name, fn, err, d.Address(), d.Backend())
+			}
+			if len(m.Topology().Functions) != 1 || m.Topology().Functions[0] != fn {
+				t.Errorf("%s: the topology has %d functions, want its own", name, len(m.Topology().Functions))
+			}
+			if IsNetwork(name) != x.Network {
+				t.Errorf("IsNetwork(%s) = %v, want %v", name, IsNetwork(name), x.Network)
+			}
+			if err := m.SetLink("d", false); (err == nil) != x.Network {
+				t.Errorf("%s: SetLink = %v, network %v", name, err, x.Network)
+			}
+		}
+	}
+	m, _ := eduOn(t, Stepped)
+	for _, f := range []func(string) error{
+		func(n string) error { _, err := m.Device(n); return err },
+		func(n string) error { _, err := m.Function(n); return err },
+		func(n string) error { return m.Unplug(n) },
+		func(n string) error { return m.SetLink(n, true) },
+	} {
+		if err := f("x"); !errors.Is(err, unix.ENODEV) {
+			t.Errorf("for a device that there is not: %v, want ENODEV", err)
+		}
+	}
+}
