@@ -40,8 +40,9 @@ func (n *nic) RxMode() netdev.RxMode {
 
 // SetRxMode chooses which frames are received besides the station's and broadcasts; netdev.RxModer. The first
 // 15 groups have receive addresses of their own; the others share the multicast table, which lets
-// some groups pass that nobody asked for. Reception of what was received before and still is goes
-// on undisturbed, but for QEMU's 82540EM, which is deaf for a second after a change of Promisc.
+// some groups pass that nobody asked for, and on QEMU's models other stations' frames. Reception of
+// what was received before and still is goes on undisturbed, but for QEMU's 8254x, which are deaf for a
+// second after a change of Promisc or AllMulti.
 func (n *nic) SetRxMode(_ context.Context, m netdev.RxMode) error {
 	groups := make([]group, 0, len(m.Multicast))
 	for _, a := range m.Multicast {
@@ -80,13 +81,7 @@ func (n *nic) programFilters(groups []group) {
 		on |= rctlUPE | rctlMPE
 	}
 	if f.mode.AllMulti {
-		if n.chip.quirk { // without a write to RCTL
-			for i := range mta {
-				mta[i] = ^uint32(0)
-			}
-		} else {
-			on |= rctlMPE
-		}
+		on |= rctlMPE
 	}
 	n.writeMTA(&mta, true)
 	if old := rctl(n.regs.Read32(regRCTL)); uint32(old) != allOnes && old&(rctlUPE|rctlMPE) != on {

@@ -53,7 +53,9 @@ func newModel(device uint16) *model {
 func (m *model) reset() {
 	m.reg = [regSpace / 4]uint32{}
 	m.reg[regSTATUS/4] = uint32(statusFD | statusLU | put(statusSpeed, 2))
-	m.reg[regEECD/4] = uint32(eecdAutoRD)
+	if m.pcie {
+		m.reg[regEECD/4] = uint32(eecdAutoRD)
+	}
 	m.reg[regRAL(0)/4], m.reg[regRAH(0)/4] = 0x12005452, rahAV|0x5634
 }
 
