@@ -1,0 +1,711 @@
+package tap
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/bustest"
+	"github.com/ring3dev/ring3/bus/dma"
+	"github.com/ring3dev/ring3/netdev"
+)
+
+// space is another network namespace. Its functions run on a thread that is in it.
+type space struct {
+	fd   int
+	work chan func()
+	gone chan struct{}
+}
+
+func newSpace(t testing.TB) *space {
+	t.Helper()
+	s := &space{work: make(chan func()), gone: make(chan struct{})}
+	opened := make(chan error)
+	go func() {
+		defer close(s.gone)
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			s.fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		}
+		opened <- err
+		if err != nil {
+			return
+		}
+		for f := range s.work {
+			f()
+		}
+		unix.Close(s.fd)
+	}()
+	if err := <-opened; err != nil {
+		t.Skipf("no second network namespace: %v", err)
+	}
+	t.Cleanup(func() { close(s.work); <-s.gone })
+	return s
+}
+
+// do runs f in the namespace.
+func (s *space) do(f func()) {
+	done := make(chan struct{})
+	s.work <- func() { defer close(done); f() }
+	<-done
+}
+
+// link finds an interface of the thread's namespace.
+func link(t testing.TB, name string) netlink.Link {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatalf("interface %s: %v", name, err)
+	}
+	return l
+}
+
+// waitFor waits until ok.
+func waitFor(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after 20s: no %s", what)
+		}
+	}
+}
+
+// up gives an interface of the thread's namespace an address and brings it up.
+func up(t testing.TB, name, addr string) {
+	t.Helper()
+	a, err := netlink.ParseAddr(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.IP.To4() == nil {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	l := link(t, name)
+	if err := errors.Join(netlink.AddrAdd(l, a), netlink.LinkSetUp(l)); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+}
+
+// twoSides bridges two devices: x0 here, x1 in another namespace, 10.1.0.1 and .2, fd00:1::1 and ::2.
+func twoSides(t testing.TB, a, b netdev.Device, c Config) (ba, bb *Bridge, there *space) {
+	t.Helper()
+	there = newSpace(t)
+	c.Name = "x0"
+	ba = attachT(t, a, c)
+	c.Name = "x1"
+	bb = attachT(t, b, c)
+	if err := netlink.LinkSetNsFd(link(t, "x1"), there.fd); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"1", "2"} {
+		f := func() {
+			up(t, "x"+string(n[0]-1), "10.1.0."+n+"/24")
+			up(t, "x"+string(n[0]-1), "fd00:1::"+n+"/64")
+		}
+		if n == "1" {
+			f()
+		} else {
+			there.do(f)
+		}
+	}
+	return ba, bb, there
+}
+
+// transfer sends n bytes over TCP from the thread's namespace to the other one, and compares.
+func transfer(t testing.TB, there *space, addr string, n int64) {
+	t.Helper()
+	var l net.Listener
+	var err error
+	there.do(func() { l, err = net.Listen("tcp", addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	type result struct {
+		n   int64
+		sum [32]byte
+		err error
+	}
+	got := make(chan result, 1)
+	go func() {
+		var r result
+		defer func() { got <- r }()
+		c, err := l.Accept()
+		if err != nil {
+			r.err = err
+			return
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(60 * time.Second))
+		h := sha256.New()
+		r.n, r.err = io.Copy(h, c)
+		r.sum = [32]byte(h.Sum(nil))
+		_, _ = c.Write([]byte{1})
+	}()
+	c, err := net.DialTimeout("tcp", l.Addr().String(), 20*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(60 * time.Second))
+	h := sha256.New()
+	block := pattern(1<<20, 5)
+	for left := n; left > 0; {
+		k := min(left, int64(len(block)))
+		block[0]++
+		h.Write(block[:k])
+		if _, err := c.Write(block[:k]); err != nil {
+			t.Fatalf("sending to %s: %v", addr, err)
+		}
+		left -= k
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-got; r.err != nil || r.n != n || r.sum != [32]byte(h.Sum(nil)) {
+		t.Errorf("sent %d bytes to %s: received %d, %v, the same: %t", n, addr, r.n, r.err, r.sum == [32]byte(h.Sum(nil)))
+	}
+}
+
+// echo sends datagrams there and back.
+func echo(t testing.TB, there *space, addr string, sizes ...int) {
+	t.Helper()
+	var l net.PacketConn
+	var err error
+	there.do(func() { l, err = net.ListenPacket("udp", addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		b := make([]byte, 65536)
+		for {
+			n, from, err := l.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = l.WriteTo(b[:n], from)
+		}
+	}()
+	defer func() { l.Close(); <-ended }()
+	c, err := net.Dial("udp", l.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := make([]byte, 65536)
+	for _, n := range sizes {
+		want := pattern(n, n)
+		for try := 0; ; try++ {
+			if _, err := c.Write(want); err != nil && try == 20 {
+				t.Fatalf("%d bytes to %s: %v", n, addr, err)
+			}
+			_ = c.SetReadDeadline(time.Now().Add(time.Second))
+			k, err := c.Read(b)
+			if err == nil && bytes.Equal(b[:k], want) {
+				break
+			}
+			if try == 20 {
+				t.Fatalf("%d bytes to %s and back: %d bytes, %v", n, addr, k, err)
+			}
+		}
+	}
+}
+
+func TestTraffic(t *testing.T) {
+	needTap(t)
+	for _, queues := range []int{1, 2} {
+		for _, c := range []Config{{}, {NoOffload: true}, {NoGRO: true}} {
+			t.Run(fmt.Sprintf("queues=%d offload=%t gro=%t", queues, !c.NoOffload, !c.NoGRO), func(t *testing.T) {
+				bustest.NoLeaks(t)
+				x0, x1 := wired(queues)
+				b0, b1, there := twoSides(t, x0, x1, c)
+				echo(t, there, "10.1.0.2:0", 0, 1, 17, 1000, 1472, 1473, 9000, 60000)
+				echo(t, there, "[fd00:1::2]:0", 0, 1, 17, 1000, 1452, 1453, 9000, 60000)
+				for range 2 * queues {
+					transfer(t, there, "10.1.0.2:0", 4<<20)
+					transfer(t, there, "[fd00:1::2]:0", 4<<20)
+				}
+				s0, s1 := b0.Stats(), b1.Stats()
+				t.Logf("x0 %+v\nx1 %+v", s0, s1)
+				if s0.TxDropped+s1.TxDropped != 0 || x0.wrong.Load()+x1.wrong.Load() != 0 {
+					t.Errorf("dropped %d and %d, wrong %d and %d, want none", s0.TxDropped, s1.TxDropped, x0.wrong.Load(), x1.wrong.Load())
+				}
+				if (s0.TxGSO > 0) != !c.NoOffload {
+					t.Errorf("%d frames to be segmented with offloads %t", s0.TxGSO, !c.NoOffload)
+				}
+				if joins := !c.NoOffload && !c.NoGRO; (s1.RxJoined > 0) != joins {
+					t.Errorf("%d frames were joined, want any: %t", s1.RxJoined, joins)
+				}
+				for i, q := range b0.tx {
+					t.Logf("queue %d sent %d", i, q.frames.Load())
+				}
+			})
+		}
+	}
+}
+
+// logs collects messages.
+type logs struct{ bytes.Buffer }
+
+func newLog() (*slog.Logger, *logs) {
+	l := &logs{}
+	return slog.New(slog.NewTextHandler(l, nil)), l
+}
+
+// TestFollow: the device follows the interface, and the interface the device, in this
+// namespace, and in another one under another name.
+func TestFollow(t *testing.T) {
+	needTap(t)
+	bustest.NoLeaks(t)
+	x, _ := wired(1)
+	b := attachT(t, x, Config{Name: "x0"})
+	l := link(t, "x0")
+	if l.Attrs().HardwareAddr.String() != x.mac.String() || l.Attrs().MTU != 1500 || l.Attrs().RawFlags&unix.IFF_UP != 0 {
+		t.Errorf("the interface begins as %+v, want down, %s, MTU 1500", l.Attrs(), x.mac)
+	}
+	if m := x.RxMode(); !m.AllMulti || m.Promisc {
+		t.Errorf("RxMode = %+v, want every multicast", m)
+	}
+	follow := func() {
+		t.Helper()
+		attrs := func() *netlink.LinkAttrs { return link(t, "y0").Attrs() }
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		must(netlink.LinkSetUp(l))
+		must(netlink.LinkSetMTU(l, 4000))
+		waitFor(t, "MTU 4000 of the device", func() bool { return x.MTU() == 4000 })
+		must(netlink.LinkSetMTU(l, 9001))
+		waitFor(t, "MTU set back", func() bool { return attrs().MTU == 4000 && x.MTU() == 4000 })
+		must(x.SetMTU(t.Context(), 1500))
+		waitFor(t, "MTU 1500 of the interface", func() bool { return attrs().MTU == 1500 })
+		must(netlink.SetPromiscOn(l))
+		waitFor(t, "promiscuous device", func() bool { return x.RxMode().Promisc })
+		must(netlink.SetPromiscOff(l))
+		waitFor(t, "device that is not promiscuous", func() bool { return !x.RxMode().Promisc })
+		must(netlink.LinkSetHardwareAddr(l, net.HardwareAddr{2, 9, 9, 9, 9, 9}))
+		waitFor(t, "promiscuous device", func() bool { return x.RxMode().Promisc })
+		must(netlink.LinkSetHardwareAddr(l, x.mac))
+		waitFor(t, "device that is not promiscuous", func() bool { return !x.RxMode().Promisc })
+		x.setLink(false)
+		waitFor(t, "interface without carrier", func() bool { return attrs().RawFlags&unix.IFF_LOWER_UP == 0 })
+		x.setLink(true)
+		waitFor(t, "carrier", func() bool { return attrs().RawFlags&unix.IFF_LOWER_UP != 0 })
+		must(netlink.LinkSetDown(l))
+	}
+	if err := netlink.LinkSetName(l, "y0"); err != nil {
+		t.Fatal(err)
+	}
+	follow()
+	there := newSpace(t)
+	if err := netlink.LinkSetNsFd(l, there.fd); err != nil {
+		t.Fatal(err)
+	}
+	there.do(func() {
+		l = link(t, "y0")
+		follow()
+	})
+	if err := b.Close(); err != nil {
+		t.Errorf("Close = %v, want nil", err)
+	}
+	if m := x.RxMode(); m.AllMulti || m.Promisc {
+		t.Errorf("RxMode after Close = %+v, want what it was", m)
+	}
+}
+
+// plain is a device without optional interfaces.
+type plain struct{ netdev.Device }
+
+func TestFollowPlain(t *testing.T) {
+	needTap(t)
+	bustest.NoLeaks(t)
+	x, _ := wired(1)
+	log, said := newLog()
+	b := attachT(t, plain{x}, Config{Name: "x0", Up: true, Log: log})
+	l := link(t, "x0")
+	if l.Attrs().RawFlags&unix.IFF_UP == 0 {
+		t.Error("the interface is not up")
+	}
+	if err := errors.Join(netlink.LinkSetMTU(l, 2000), netlink.LinkSetHardwareAddr(l, net.HardwareAddr{2, 9, 9, 9, 9, 9})); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "MTU and address set back", func() bool {
+		a := link(t, "x0").Attrs()
+		return a.MTU == 1500 && a.HardwareAddr.String() == x.mac.String()
+	})
+	if err := netlink.LinkSetMTU(l, 1000); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * lookEvery)
+	if mtu := link(t, "x0").Attrs().MTU; mtu != 1000 {
+		t.Errorf("a smaller MTU became %d, want 1000", mtu)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"an MTU of 2000 is set back to 1500: x0 cannot change its own", "the address was set back"} {
+		if !strings.Contains(said.String(), want) {
+			t.Errorf("the log says %q, want %q in it", said, want)
+		}
+	}
+}
+
+// TestFeatures: what is switched off at the device is done by the kernel from then on.
+func TestFeatures(t *testing.T) {
+	needTap(t)
+	bustest.NoLeaks(t)
+	x0, x1 := wired(1)
+	b0, _, there := twoSides(t, x0, x1, Config{})
+	for _, on := range []netdev.Feature{cardFeatures, netdev.TxCsum, 0, netdev.TxTSO4, cardFeatures} {
+		if err := x0.SetFeatures(t.Context(), on); err != nil {
+			t.Fatal(err)
+		}
+		want := on &^ netdev.RxCsum
+		if on&netdev.TxCsum == 0 {
+			want = 0
+		}
+		waitFor(t, "change of offloads", func() bool { return netdev.Feature(b0.tuned.Load()) == want })
+		before := b0.Stats().TxGSO
+		transfer(t, there, "10.1.0.2:0", 1<<20)
+		if gso := b0.Stats().TxGSO - before; (gso > 0) != (want&netdev.TxTSO4 != 0) {
+			t.Errorf("with %s: %d frames to be segmented", on, gso)
+		}
+	}
+	if n := x0.wrong.Load(); n != 0 {
+		t.Errorf("%d frames asked for what was off", n)
+	}
+}
+
+// TestLate: frames that were read before a feature was switched off.
+func TestLate(t *testing.T) {
+	x := newCard("x0", 1)
+	pool, err := x.tx[0].NewPoolOf(4, maxGSO)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &sender{b: &Bridge{dev: x, ctx: context.Background()}, tx: x.tx[0], pool: pool}
+	frames := stream(t, tcp{flow: 1}, 1, 100)
+	var got []byte
+	x.peer = newCard("x1", 1)
+	for _, gso := range []byte{gsoNone, gsoTCP4} {
+		s.spare = pool.Get()
+		n := copy(s.spare.Mem, append(header(1, gso, 0, 50, 34, 16), frames[0]...))
+		f := s.spare.Mem[headerLen:n]
+		seg, _ := parse(f)
+		f[34+16], f[34+17] = 0, 0
+		v := fold(seg.pseudo(f, seg.end-seg.tcp))
+		f[34+16], f[34+17] = byte(v>>8), byte(v)
+		s.take(n)
+	}
+	if x.on = 0; !s.send() {
+		t.Fatal("send = false")
+	}
+	if in := x.peer.rx[0].frames; len(in) == 1 {
+		got = in[0]
+	}
+	if !bytes.Equal(got, frames[0]) || s.dropped.Load() != 1 || x.wrong.Load() != 0 {
+		t.Errorf("arrived %x, dropped %d, wrong %d, want %x, 1, 0", got, s.dropped.Load(), x.wrong.Load(), frames[0])
+	}
+	if pool.Free() != pool.Len() {
+		t.Errorf("%d buffers were not freed", pool.Len()-pool.Free())
+	}
+}
+
+// TestFull: a device with a full ring makes the kernel queue, nothing is lost, and a bridge
+// can be closed then.
+func TestFull(t *testing.T) {
+	needTap(t)
+	bustest.NoLeaks(t)
+	x0, x1 := wired(1)
+	b0, _, there := twoSides(t, x0, x1, Config{})
+	echo(t, there, "10.1.0.2:0", 100)
+	x0.stall.Store(true)
+	c, err := net.Dial("udp", "10.1.0.2:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	before := b0.Stats().TxFrames
+	for range 600 {
+		_, _ = c.Write([]byte("x"))
+	}
+	time.Sleep(20 * time.Millisecond)
+	sent := x0.sent.Load()
+	if n := b0.Stats().TxFrames - before; n > burst {
+		t.Errorf("%d frames were read while the ring was full, want at most %d", n, burst)
+	}
+	x0.stall.Store(false)
+	waitFor(t, "600 frames", func() bool { return x0.sent.Load() >= sent+600 })
+	x0.stall.Store(true)
+	for range 600 {
+		_, _ = c.Write([]byte("x"))
+	}
+	if err := b0.Close(); err != nil {
+		t.Errorf("Close = %v, want nil", err)
+	}
+}
+
+// TestDown: the kernel takes nothing while the interface is down.
+func TestDown(t *testing.T) {
+	needTap(t)
+	bustest.NoLeaks(t)
+	x, _ := wired(1)
+	b := attachT(t, x, Config{Name: "x0"})
+	for _, f := range stream(t, tcp{flow: 1}, 5, 100) {
+		x.rx[0].arrive(f)
+	}
+	waitFor(t, "5 dropped frames", func() bool { return b.Stats().RxDropped == 5 })
+	if s := b.Stats(); s.RxFrames != 5 || s.RxWrites != 0 {
+		t.Errorf("Stats = %+v, want 5 received and none written", s)
+	}
+}
+
+// TestDeath: the interface is deleted, or the device dies.
+func TestDeath(t *testing.T) {
+	needTap(t)
+	t.Run("interface", func(t *testing.T) {
+		bustest.NoLeaks(t)
+		x, _ := wired(2)
+		log, said := newLog()
+		b := attachT(t, x, Config{Name: "x0", Log: log})
+		if err := netlink.LinkDel(link(t, "x0")); err != nil {
+			t.Fatal(err)
+		}
+		<-b.Done()
+		if err := b.Err(); !errors.Is(err, bus.ErrGone) || err.Error() != "tap x0: the interface was deleted: device is gone" {
+			t.Errorf("Err = %v, want that the interface was deleted", err)
+		}
+		if err := b.Close(); err != nil {
+			t.Errorf("Close = %v, want nil", err)
+		}
+		if n := strings.Count(said.String(), "the interface was deleted"); n != 1 {
+			t.Errorf("the log says %q, want it once", said)
+		}
+	})
+	t.Run("device", func(t *testing.T) {
+		bustest.NoLeaks(t)
+		x, _ := wired(2)
+		log, said := newLog()
+		b := attachT(t, x, Config{Name: "x0", Log: log})
+		why := errors.New("pulled out")
+		x.die(why)
+		<-b.Done()
+		if err := b.Err(); !errors.Is(err, why) {
+			t.Errorf("Err = %v, want %v", err, why)
+		}
+		if err := b.Close(); err != nil || said.Len() > 0 {
+			t.Errorf("Close = %v, the log says %q, want nothing", err, said)
+		}
+		if _, err := netlink.LinkByName("x0"); err == nil {
+			t.Error("the interface is still there")
+		}
+	})
+}
+
+func TestClosed(t *testing.T) {
+	needTap(t)
+	x, _ := wired(1)
+	b := attachT(t, x, Config{})
+	if b.Name() != "tap0" || b.Device() != netdev.Device(x) {
+		t.Errorf("Name, Device = %s, %v, want tap0 and the card", b.Name(), b.Device())
+	}
+	for range 2 {
+		if err := b.Close(); err != nil {
+			t.Errorf("Close = %v, want nil", err)
+		}
+	}
+	<-b.Done()
+	if !errors.Is(b.Err(), bus.ErrClosed) {
+		t.Errorf("Err = %v, want %v", b.Err(), bus.ErrClosed)
+	}
+}
+
+// TestRefused has every reason for which there is no interface, each one line with what to
+// do.
+func TestRefused(t *testing.T) {
+	needTap(t)
+	bustest.NoLeaks(t)
+	add := func(l netlink.Link) {
+		t.Helper()
+		if err := netlink.LinkAdd(l); err != nil {
+			t.Skipf("making %s: %v", l.Attrs().Name, err)
+		}
+		t.Cleanup(func() { _ = netlink.LinkDel(l) })
+	}
+	attrs := func(name string) netlink.LinkAttrs { a := netlink.NewLinkAttrs(); a.Name = name; return a }
+	add(&netlink.Tuntap{LinkAttrs: attrs("tun5"), Mode: netlink.TUNTAP_MODE_TUN, Flags: unix.IFF_NO_PI})
+	add(&netlink.Tuntap{LinkAttrs: attrs("one5"), Mode: netlink.TUNTAP_MODE_TAP, Flags: unix.IFF_NO_PI})
+	used, err := Open(Config{Name: "used5"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer used.Close()
+	x, _ := wired(2)
+	for _, c := range []struct {
+		name string
+		is   error
+		want string
+	}{
+		{"a234567890123456", unix.ENAMETOOLONG, "tap a234567890123456: a name of 16 bytes, want at most 15"},
+		{"a/b", unix.EINVAL, `tap "a/b": an interface's name has no space, '/', ':' or '%'`},
+		{"a%d", unix.EINVAL, "an interface's name"},
+		{"lo", unix.EEXIST, "tap lo: the name is taken by an interface of type "},
+		{"tun5", unix.EEXIST, "tap tun5: the name is taken by an interface of type tun that is no TAP"},
+		{"one5", unix.EINVAL, "tap one5: the interface was made without multi_queue; have it made again: sudo ip link del one5 && sudo ip tuntap add dev one5 mode tap user $USER multi_queue vnet_hdr"},
+		{"used5", unix.EBUSY, "tap used5: another program uses 1 queues of the interface"},
+	} {
+		_, err := Attach(x, Config{Name: c.name})
+		if !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("Attach to %q = %v, want %q (%v)", c.name, err, c.want, c.is)
+		}
+	}
+	if _, err := Open(Config{Name: "q", Queues: 257}); err == nil {
+		t.Error("257 queues were opened")
+	}
+	one, _ := wired(1)
+	b := attachT(t, one, Config{Name: "one5"}) // one queue is enough for it
+	if _, err := Open(Config{Name: "one5"}); !errors.Is(err, unix.EBUSY) || err.Error() != "tap one5: another program uses the interface: device or resource busy" {
+		t.Errorf("Open of an interface in use = %v, want EBUSY", err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := netlink.LinkByName("one5"); err != nil {
+		t.Errorf("a persistent interface after Close: %v", err)
+	}
+	none := newCard("x0", 0)
+	if _, err := Attach(none, Config{Name: "x0"}); !errors.Is(err, bus.ErrNotSupported) {
+		t.Errorf("Attach of a device without queues = %v, want not supported", err)
+	}
+}
+
+// TestExplain has the reasons that need other rights or another machine.
+func TestExplain(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&os.PathError{Op: "open", Path: tunPath, Err: unix.ENOENT}, "modprobe tun"},
+		{&os.PathError{Op: "open", Path: tunPath, Err: unix.ENODEV}, "modprobe tun"},
+		{&os.PathError{Op: "open", Path: tunPath, Err: unix.EACCES}, "chmod 0666 /dev/net/tun"},
+		{&os.PathError{Op: "open", Path: tunPath, Err: unix.EMFILE}, "too many open files"},
+		{unix.EPERM, "sudo ip tuntap add dev zz0 mode tap user $USER multi_queue vnet_hdr"},
+		{unix.EINVAL, "invalid argument"},
+		{unix.ENOMEM, "cannot allocate memory"},
+	} {
+		if got := explain("zz0", false, c.err); !errors.Is(got, c.err) && !errors.Is(got, errors.Unwrap(c.err)) || !strings.Contains(got.Error(), c.want) {
+			t.Errorf("explain(%v) = %v, want %q", c.err, got, c.want)
+		}
+	}
+}
+
+// TestNamespaces: the thread that joins a namespace comes back from it.
+func TestNamespaces(t *testing.T) {
+	needTap(t)
+	bustest.NoLeaks(t)
+	here, err := netns.Get()
+	if err != nil {
+		t.Skip(err)
+	}
+	defer here.Close()
+	x, _ := wired(1)
+	attachT(t, x, Config{Name: "x0"})
+	for range 5 {
+		there := newSpace(t)
+		l, err := netlink.LinkByName("x0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.LinkSetNsFd(l, there.fd); err != nil {
+			t.Fatal(err)
+		}
+		there.do(func() {
+			if err := netlink.LinkSetMTU(link(t, "x0"), 3000); err != nil {
+				t.Error(err)
+			}
+			waitFor(t, "MTU 3000", func() bool { return x.MTU() == 3000 })
+			if err := errors.Join(netlink.LinkSetMTU(link(t, "x0"), 1500), netlink.LinkSetNsFd(link(t, "x0"), int(here))); err != nil {
+				t.Error(err)
+			}
+		})
+		waitFor(t, "MTU 1500", func() bool { return x.MTU() == 1500 })
+	}
+	for range 50 {
+		now, err := netns.Get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !now.Equal(here) {
+			t.Error("a thread is in another namespace")
+		}
+		now.Close()
+	}
+}
+
+// TestSenderAllocs: nothing is allocated for a frame that is read and sent.
+func TestSenderAllocs(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fds[0]), "tap")
+	defer f.Close()
+	defer unix.Close(fds[1])
+	raw, err := f.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := newCard("x0", 1)
+	b := &Bridge{dev: plain{x}, tap: &Tap{name: "x", queues: []*file{{f, raw}}}, ctx: context.Background()}
+	s, err := newSender(b, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.tx = null{s.tx}
+	b.tx = []*sender{s}
+	frame := append(header(0, 0, 0, 0, 0, 0), stream(t, tcp{flow: 1}, 1, 100)[0]...)
+	n := testing.AllocsPerRun(100, func() {
+		for range 8 {
+			if _, err := unix.Write(fds[1], frame); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !s.room() || s.q.raw.Read(s.some) != nil || b.tune() != nil || !s.send() {
+			t.Fatal("sending ended")
+		}
+	})
+	if n != 0 || s.frames.Load() != 8*101 {
+		t.Errorf("8 frames allocate %v times, %d frames in all, want 0 and %d", n, s.frames.Load(), 8*101)
+	}
+}
+
+// null is a transmit queue that swallows.
+type null struct{ netdev.TxQueue }
+
+func (null) Burst(bufs []*dma.Buf) int {
+	for _, b := range bufs {
+		b.Free()
+	}
+	return len(bufs)
+}
