@@ -185,12 +185,13 @@ func (b *Bridge) Err() error {
 	return b.err
 }
 
-// end ends the bridge, once, and wakes its goroutines. It does not wait for them.
-func (b *Bridge) end(err error) {
+// end ends the bridge and wakes its goroutines, for which it does not wait. It says whether
+// this is the first reason to end.
+func (b *Bridge) end(err error) bool {
 	b.errMu.Lock()
 	defer b.errMu.Unlock()
 	if b.err != nil {
-		return
+		return false
 	}
 	b.err = err
 	close(b.done)
@@ -200,6 +201,7 @@ func (b *Bridge) end(err error) {
 			_ = q.f.SetReadDeadline(time.Unix(1, 0))
 		}
 	}
+	return true
 }
 
 // fail ends the bridge for a reason that nobody asked for. A device's death is its
@@ -208,10 +210,9 @@ func (b *Bridge) fail(err error) {
 	if errors.Is(err, unix.EBADFD) {
 		err = b.tap.errGone()
 	}
-	if b.Err() == nil && b.dev.Err() == nil {
+	if b.end(err) && b.dev.Err() == nil {
 		b.log.Error(err.Error(), "device", b.dev.Info().Name)
 	}
-	b.end(err)
 }
 
 // drainTime bounds the wait for frames in flight when a bridge is closed.

@@ -493,7 +493,7 @@ func TestDeath(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-b.Done()
-		if err := b.Err(); !errors.Is(err, bus.ErrGone) || err.Error() != "tap x0: the interface was deleted: device is gone" {
+		if err := b.Err(); !errors.Is(err, bus.ErrGone) || err.Error() != "tap x0: the interface was deleted: device gone" {
 			t.Errorf("Err = %v, want that the interface was deleted", err)
 		}
 		if err := b.Close(); err != nil {

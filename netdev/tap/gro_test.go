@@ -429,7 +429,7 @@ func TestSingle(t *testing.T) {
 		}
 	}
 	f := newFunnel(t, Config{})
-	if out := f.poll(t, dma.Meta{Flags: dma.VLAN}, []byte{1}, nil); len(out) != 1 || len(out[0]) != headerLen+1 {
+	if out := f.poll(t, dma.Meta{Flags: dma.VLAN}, []byte{1}, nil); len(out) != 2 || len(out[0]) != headerLen+1 {
 		t.Errorf("frames of 1 and 0 bytes: %x", out)
 	}
 }
