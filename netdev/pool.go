@@ -12,6 +12,9 @@ type sizedPools interface {
 // behind an Ethernet header and two VLAN tags.
 const MaxGSO = 14 + 2*4 + 65535
 
+// headroom is what a program may keep in a buffer besides the frame: the TAP's header.
+const headroom = 64
+
 // NewTxPool makes a pool of n buffers for frames of up to size bytes, which q can send
 // from. Buffers no larger than the frames lie close together, and a device model in
 // another process reads frames of 60 bytes that lie together up to half as fast again as
@@ -19,7 +22,7 @@ const MaxGSO = 14 + 2*4 + 65535
 // frames of up to MaxGSO bytes that the device cuts into segments, take larger ones. A queue that
 // has no choice makes its usual pool; BufSize tells.
 func NewTxPool(q TxQueue, n, size int) (*dma.Pool, error) {
-	if s, ok := q.(sizedPools); ok && size > 0 && size <= MaxGSO {
+	if s, ok := q.(sizedPools); ok && size > 0 && size <= MaxGSO+headroom {
 		return s.NewPoolOf(n, size)
 	}
 	return q.NewPool(n)

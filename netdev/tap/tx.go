@@ -17,10 +17,9 @@ import (
 const (
 	// burst is how many frames are sent at a time, at most.
 	burst = 64
-	// maxGSO is a buffer for the largest frame that the kernel leaves to be segmented: an IP
-	// packet of 64 KiB, Ethernet header, two VLAN tags and the header before it, and one byte
-	// that tells a frame that fits from one that does not.
-	maxGSO = 64<<10 + etherLen + 2*tagLen + headerLen + 1
+	// maxGSO is a buffer for the largest frame that the kernel leaves to be segmented, the
+	// header before it, and one byte that tells a frame that fits from one that does not.
+	maxGSO = netdev.MaxGSO + headerLen + 1
 	// Buffers of a queue: of maxGSO bytes, and of one MTU. With the first, 128 are 8 MiB.
 	largeBufs, smallBufs = 128, 512
 )
