@@ -165,7 +165,7 @@ func TestNewTxPool(t *testing.T) {
 		q          TxQueue
 		size, want int
 	}{
-		{&plain{}, 60, dma.BufSize}, {&sized{}, 60, 60}, {&sized{}, dma.BufSize, dma.BufSize}, {&sized{}, dma.BufSize + 1, dma.BufSize + 1}, {&sized{}, MaxGSO, MaxGSO}, {&sized{}, MaxGSO + 1, dma.BufSize}, {&plain{}, MaxGSO, dma.BufSize}, {&sized{}, 0, dma.BufSize},
+		{&plain{}, 60, dma.BufSize}, {&sized{}, 60, 60}, {&sized{}, dma.BufSize, dma.BufSize}, {&sized{}, dma.BufSize + 1, dma.BufSize + 1}, {&sized{}, MaxGSO, MaxGSO}, {&sized{}, MaxGSO + headroom + 1, dma.BufSize}, {&plain{}, MaxGSO, dma.BufSize}, {&sized{}, 0, dma.BufSize},
 	} {
 		p, err := NewTxPool(c.q, 3, c.size)
 		if err != nil {
