@@ -148,8 +148,7 @@ func (f *traceFile) begin() error {
 
 // died logs what a device did last.
 func (t *tracing) died(d *trace.Device, _ error) {
-	for _, r := range d.Last(t.plan.Crash) {
-		e := d.Entry(&r)
+	for _, e := range trace.Snapshot([]*trace.Device{d}, t.plan.Crash) {
 		t.log.Warn("before it died: " + e.String())
 	}
 }

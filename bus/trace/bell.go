@@ -54,12 +54,33 @@ func findBells(regs []bus.Register) map[int][]*bell {
 	return out
 }
 
+// partsTable finds the parts that a register is of. It is looked at in each write.
+type partsTable struct {
+	parts [][]part
+	lo    bus.Off
+	index []uint16 // of parts, by word from lo on
+}
+
+// maxSpan bounds the table: registers that lie further apart are no rings'.
+const maxSpan = 1 << 20
+
+// at are the parts of a register.
+func (t *partsTable) at(off bus.Off) []part {
+	if i := (off - t.lo) / 4; i < bus.Off(len(t.index)) && off&3 == 0 {
+		return t.parts[t.index[i]]
+	}
+	return nil
+}
+
 // partsOf indexes bells by offset.
-func partsOf(bells []*bell) (parts map[bus.Off][]part, lo, hi bus.Off) {
-	parts, lo = map[bus.Off][]part{}, ^bus.Off(0)
+func partsOf(bells []*bell) (t partsTable) {
+	// Registers that are no words are no rings'.
+	parts, lo, hi := map[bus.Off][]part{}, ^bus.Off(0), bus.Off(0)
 	add := func(off bus.Off, p part) {
-		parts[off] = append(parts[off], p)
-		lo, hi = min(lo, off), max(hi, off)
+		if off&3 == 0 {
+			parts[off] = append(parts[off], p)
+			lo, hi = min(lo, off), max(hi, off)
+		}
 	}
 	for _, b := range bells {
 		add(b.off, part{b, ring})
@@ -69,7 +90,16 @@ func partsOf(bells []*bell) (parts map[bus.Off][]part, lo, hi bus.Off) {
 			add(b.info.High, part{b, setHigh})
 		}
 	}
-	return parts, lo, hi
+	t.lo, t.parts = lo, [][]part{nil}
+	if len(parts) == 0 || len(parts) > 1<<15 || hi-lo > maxSpan {
+		return t
+	}
+	t.index = make([]uint16, (hi-lo)/4+1)
+	for off, p := range parts {
+		t.index[(off-lo)/4] = uint16(len(t.parts))
+		t.parts = append(t.parts, p)
+	}
+	return t
 }
 
 // bellWrite records a write to a register that rings depend on, and what it publishes. The
@@ -77,17 +107,17 @@ func partsOf(bells []*bell) (parts map[bus.Off][]part, lo, hi bus.Off) {
 func (g *region) bellWrite(parts []part, width uint8, off bus.Off, v uint64) {
 	t := g.d.rec
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	r := t.slot(Write)
 	r.Region, r.Width, r.Off, r.Value = g.index, width, off, v
-	for _, p := range parts {
-		if p.what == ring {
+	for i := range parts {
+		if p := &parts[i]; p.what == ring {
 			r.Kind = Doorbell
 			g.publish(p.b, r, uint32(v))
-			continue
+		} else {
+			p.b.configure(p.what, width, v)
 		}
-		p.b.configure(p.what, width, v)
 	}
+	t.mu.Unlock()
 }
 
 // configure follows the ring's registers. A ring that is set up anew begins at 0, as that of
@@ -107,7 +137,7 @@ func (b *bell) configure(w what, width uint8, v uint64) {
 }
 
 // publish records which descriptors a doorbell gave to the device. Called with rec.mu held.
-func (g *region) publish(b *bell, rung *Record, v uint32) {
+func (g *region) publish(b *bell, r *Record, v uint32) {
 	first, known := b.tail, b.known && v < b.size
 	b.tail, b.known = v, v < b.size
 	if !known || v == first {
@@ -123,20 +153,17 @@ func (g *region) publish(b *bell, rung *Record, v uint32) {
 			return
 		}
 	}
-	r := g.d.rec.slotAt(Publish, rung.Time)
-	r.Region, r.Width, r.Off, r.Count = g.index, uint8(min(size, 255)), b.off, count
-	r.Value, r.Aux = uint64(first), uint64((v+b.size-1)%b.size)
+	// The doorbell's own record has room for it: half the work, and half the cache.
+	r.Count, r.desc, r.Aux = count, uint8(min(size, 255)), uint64(first)|uint64(b.size)<<32
+	// As many as there is room for, and in one piece up to the ring's end.
 	base := b.mem.bytes[b.base-b.mem.iova:]
-	for i := first; r.n == 0 || uint32(r.n)+size <= maxData; {
-		d := base[uint64(i)*uint64(size):][:size]
-		r.n += uint8(copy(r.data[r.n:], d))
-		if count--; count == 0 {
-			break
-		}
-		if i++; i == b.size {
-			i = 0
-		}
+	k := max(min(count, maxData/size), 1)
+	part := min(k, b.size-first)
+	n := copy(r.data[:], base[uint64(first)*uint64(size):][:uint64(part)*uint64(size)])
+	if part < k {
+		n += copy(r.data[n:], base[:uint64(k-part)*uint64(size)])
 	}
+	r.n = uint8(n)
 }
 
 // forgetTails makes the next doorbells say nothing of what they published. Called with rec.mu

@@ -5,8 +5,7 @@
 //
 //	dev := trace.Wrap(dev, trace.Options{Name: "eth0", Registers: driver.Registers(id)})
 //	... the driver works with dev ...
-//	for _, r := range dev.Last(20) {
-//		e := dev.Entry(&r)
+//	for _, e := range trace.Snapshot([]*trace.Device{dev}, 20) {
 //		fmt.Println(e.String())
 //	}
 //
@@ -14,7 +13,7 @@
 //
 // A [Record] has a fixed size; making one takes a clock reading and a few stores under a lock,
 // and neither allocates nor formats. The last [DefaultRecords] of them are always there:
-// [Device.Last] is the flight recorder. Names and words are made by who reads: [Device.Entry].
+// [Device.Last] is the flight recorder. Names and words are made by who reads: [Device.Entries].
 // Any number of readers ([Device.NewReader]) read at their own pace. The driver never waits for
 // one; a reader that is overtaken is told exactly how many records it lost. [Follow] does the
 // reading for several devices, puts their records in one order, and says in an entry of kind
@@ -32,7 +31,7 @@
 // # What a doorbell publishes
 //
 // Where the driver's register table describes a ring behind a register ([bus.RingInfo]), a
-// write to it is a [Doorbell], followed by a [Publish] that says which descriptors the device
+// write to it is a [Doorbell], followed by a [Publish] (of the same number) that says which descriptors the device
 // got, with the first of them as they stood in memory at that moment, before the device knew.
 // The trace learns where the ring is from the driver's own writes and allocations. What it
 // cannot know for sure (the ring lies in no memory of the driver's; the index is outside; the
@@ -43,8 +42,8 @@
 // [Entry.String] is one line, with eight columns and words, divided by blanks:
 //
 //	0.104532181 eth0        412 doorbell bar0+0x3818/4    TDT[0]         0x20
-//	0.104532181 eth0        413 publish  bar0+0x3818/16   TDT[0]         0x0            0..31 (32) {...} ...
-//	0.104611904 eth0        414 irq      -                MSI-X[0]       0x1
+//	0.104532181 eth0        412 publish  bar0+0x3818/16   TDT[0]         0x0            0..31 (32) {...} ...
+//	0.104611904 eth0        413 irq      -                MSI-X[0]       0x1
 //
 // They are: seconds since the program began; device; the record's number; its kind; place
 // (region, offset, width in bytes); name; value; the value in words, or what there is to

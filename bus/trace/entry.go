@@ -50,8 +50,24 @@ func (e *Entry) SetWall(t time.Time) { e.wall = t }
 // SetData is for readers of files: it sets Data, cut to what a record holds.
 func (e *Entry) SetData(b []byte) { e.failed, e.n = false, uint8(copy(e.data[:], b)) }
 
-// Entry names a record of this device.
-func (d *Device) Entry(r *Record) Entry {
+// Entries appends a record of this device with its names: one entry, or two, where a doorbell
+// published something.
+func (d *Device) Entries(es []Entry, r *Record) []Entry {
+	es = append(es, d.entry(r))
+	if r.Kind == Doorbell && r.Count > 0 {
+		p := *r
+		first, size := uint32(r.Aux), uint32(r.Aux>>32)
+		p.Kind, p.Width = Publish, r.desc
+		p.Value, p.Aux = uint64(first), uint64(uint32(r.Value)+size-1)%uint64(size)
+		es = append(es, d.entry(&p))
+		e := &es[len(es)-2]
+		e.Aux, e.Count, e.desc, e.n = 0, 0, 0, 0
+	}
+	return es
+}
+
+// entry names a record.
+func (d *Device) entry(r *Record) Entry {
 	e := Entry{Record: *r, Device: d.o.Name, Address: d.Address()}
 	switch r.Kind {
 	case Read, Write, Doorbell, Publish:

@@ -20,16 +20,22 @@ func Snapshot(devices []*Device, n int) []Entry {
 	for _, d := range devices {
 		last := int64(0)
 		for _, r := range d.Last(n) {
-			e := d.Entry(&r)
-			if last != 0 {
-				e.DT = e.Time - last
-			}
-			last = e.Time
-			all = append(all, e)
+			all = d.entries(all, &r, &last)
 		}
 	}
 	byTime(all)
 	return all
+}
+
+// entries is Entries with the time since the record before, which was at last, 0 for none.
+func (d *Device) entries(es []Entry, r *Record, last *int64) []Entry {
+	n := len(es)
+	es = d.Entries(es, r)
+	if *last != 0 {
+		es[n].DT = r.Time - *last
+	}
+	*last = r.Time
+	return es
 }
 
 func byTime(all []Entry) {
@@ -97,15 +103,10 @@ func (f *follower) read(buf []Record) (busy bool) {
 			if n > 0 {
 				r.Seq, r.Time = buf[0].Seq, buf[0].Time
 			}
-			f.held = append(f.held, f.d.Entry(&r))
+			f.held = append(f.held, f.d.entry(&r))
 		}
 		for i := range n {
-			e := f.d.Entry(&buf[i])
-			if f.last != 0 {
-				e.DT = e.Time - f.last
-			}
-			f.last = e.Time
-			f.held = append(f.held, e)
+			f.held = f.d.entries(f.held, &buf[i], &f.last)
 		}
 		busy = busy || n > 0
 		if n < len(buf) {

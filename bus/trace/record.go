@@ -15,7 +15,7 @@ const (
 	Read     Kind = iota + 1 // of a register or of config space: the value read
 	Write                    // of a register or of config space: the value written
 	Doorbell                 // a write that gives descriptors to the device: the value written
-	Publish                  // what that gave: first index; Aux: last index; Count: how many
+	Publish                  // what that gave: first index; Aux: last index; Count: how many; only in entries
 	IRQ                      // consumed by the driver: how often it fired; Aux: vector
 	Unmask                   // of an INTx line; Aux: vector
 	IRQs                     // enabled or disabled (Op): how many vectors
@@ -24,7 +24,7 @@ const (
 	Reset                    // the function was reset by the bus
 	Died                     // the link died
 	Close                    // the driver's side was closed
-	Lost                     // only in what a reader got: how many records it lost here
+	Lost                     // how many records a reader lost here; only in entries
 	lastKind = Lost
 )
 
@@ -79,14 +79,15 @@ type Record struct {
 	Off    bus.Off // of a register
 	Value  uint64
 	Aux    uint64
-	Count  uint32 // descriptors
+	Count  uint32 // descriptors: of a Doorbell, that it gave; Aux is then the first, and above it the ring's size
 	Kind   Kind
 	Op     Op
 	Width  uint8 // bytes of a register access, or of a descriptor
 	Mode   bus.IRQMode
 	Region int8 // index of the region, ConfigSpace, NoRegion
 
-	failed bool // data is the error's text
+	failed bool  // data is the error's text
+	desc   uint8 // size of a descriptor
 	n      uint8
 	data   [maxData]byte
 }

@@ -8,14 +8,12 @@ type region struct {
 	d     *Device
 	r     bus.Region
 	index int8
-	// bells are the registers that rings depend on, which lie from lo to hi.
-	bells  map[bus.Off][]part
-	lo, hi bus.Off
+	bells partsTable
 }
 
 func newRegion(d *Device, r bus.Region, index int) *region {
 	g := &region{d: d, r: r, index: int8(index)}
-	g.bells, g.lo, g.hi = partsOf(d.bells[index])
+	g.bells = partsOf(d.bells[index])
 	return g
 }
 
@@ -32,11 +30,9 @@ func (g *region) note(k Kind, width uint8, off bus.Off, v uint64) {
 
 // write records a write, and what it published.
 func (g *region) write(width uint8, off bus.Off, v uint64) {
-	if off >= g.lo && off <= g.hi {
-		if parts := g.bells[off]; parts != nil {
-			g.bellWrite(parts, width, off, v)
-			return
-		}
+	if parts := g.bells.at(off); parts != nil {
+		g.bellWrite(parts, width, off, v)
+		return
 	}
 	g.note(Write, width, off, v)
 }

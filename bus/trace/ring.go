@@ -42,7 +42,7 @@ func (t *recorder) slotAt(k Kind, now int64) *Record {
 	// Field by field: the data of an earlier record need not be cleared.
 	r.Seq, r.Time, r.Kind, r.Op = t.next, now, k, OpNone
 	r.Off, r.Value, r.Aux, r.Count = 0, 0, 0, 0
-	r.Width, r.Mode, r.Region, r.failed, r.n = 0, 0, NoRegion, false, 0
+	r.Width, r.Mode, r.Region, r.failed, r.desc, r.n = 0, 0, NoRegion, false, 0, 0
 	t.next++
 	if len(t.asleep) > 0 {
 		t.wake()
@@ -136,7 +136,8 @@ func (r *Reader) Read(buf []Record) (n int, lost uint64, end bool) {
 	return n, lost, end
 }
 
-// Last is the last n records, oldest first: what a crash report wants.
+// Last is the last n records, oldest first: what a crash report wants. [Device.Entries] names
+// them.
 func (d *Device) Last(n int) []Record {
 	r := d.NewReader(n)
 	buf := make([]Record, d.Recorded()-r.pos)
