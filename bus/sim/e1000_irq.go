@@ -163,16 +163,16 @@ func (c *e1000) eitrOver(v int) {
 	}
 }
 
-// readICR is the cause register's read. The 8254x clears it. The 82574L does if nothing is
-// enabled, or an interrupt is asserted and IAME is set, which also masks what IAM says (82574L
-// 7.4.5).
+// readICR is the cause register's read, which clears it; but not the 82574L's with MSI-X, unless
+// nothing is enabled, or an interrupt is asserted and IAME is set, which also masks what IAM says
+// (82574L 7.4.3 and 7.4.5).
 func (c *e1000) readICR() uint32 {
 	v := c.r(e1ICR)
-	switch {
-	case !c.m.pcie, c.r(e1IMS) == 0:
+	auto := v&e1INTA != 0 && c.on(e1CTRLEXT, e1ExtIAME)
+	if !c.m.pcie || c.r(e1IMS) == 0 || auto || c.s.mode() != bus.MSIX {
 		c.setR(e1ICR, 0)
-	case v&e1INTA != 0 && c.on(e1CTRLEXT, e1ExtIAME):
-		c.setR(e1ICR, 0)
+	}
+	if c.m.pcie && auto {
 		c.setR(e1IMS, c.r(e1IMS)&^c.r(e1IAM))
 	}
 	c.interrupt()
