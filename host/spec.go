@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/ring3dev/ring3/bus/fault"
 )
 
 // DeviceSpec is one device as the user writes it: NAME=BACKEND:DEVICE[,option=value...].
@@ -140,6 +142,7 @@ type Plan struct {
 	Wires    []Wire
 	Captures map[string]string // file by device name
 	Taps     []TapSpec
+	Faults   map[string]fault.Plan // by device name
 	Trace    TracePlan
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/fault"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/trace"
 	"github.com/ring3dev/ring3/internal/node"
@@ -53,6 +54,7 @@ type System struct {
 type boundDevice struct {
 	spec   DeviceSpec
 	dev    bus.Device
+	fault  *fault.Device // what makes it fail; nil if nothing does
 	trace  *trace.Device // dev, once it is about to be bound
 	fn     *pci.Function
 	driver *pci.Driver
@@ -141,6 +143,9 @@ func (s *System) Stop() { s.pktgen.Close() }
 
 // bind gives a device its driver.
 func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver) error {
+	if err := s.wrapFault(b, drivers); err != nil {
+		return err
+	}
 	t, err := s.tracing.wrap(b.spec.Name, b.dev, drivers)
 	b.dev, b.trace = t, t
 	if err != nil {
@@ -159,7 +164,8 @@ func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver
 	}
 	go func() {
 		<-b.dev.Done()
-		if err := b.dev.Err(); errors.Is(err, bus.ErrDMAFault) {
+		// A machine that died said so itself; these are one device's own.
+		if err := b.dev.Err(); errors.Is(err, bus.ErrDMAFault) || b.fault != nil && errors.Is(err, bus.ErrGone) {
 			s.log.Error(err.Error())
 		}
 	}()
@@ -220,6 +226,7 @@ func (s *System) Close() error {
 		}
 		for i := len(s.bound) - 1; i >= 0; i-- {
 			b := s.bound[i]
+			b.tellFaults(s.log)
 			if b.inst != nil {
 				errs = append(errs, b.inst.Close())
 			}

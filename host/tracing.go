@@ -105,15 +105,8 @@ func (t *tracing) open(plan TracePlan, log *slog.Logger, stderr io.Writer) error
 // wrap makes a traced device of a device that is about to be bound.
 func (t *tracing) wrap(name string, dev bus.Device, drivers []*pci.Driver) (*trace.Device, error) {
 	o := trace.Options{Name: name, Died: t.died}
-	id := pci.ReadID(dev.Config())
-	for _, d := range drivers {
-		if d.Serves(id) {
-			o.Driver = d.Name
-			if d.Registers != nil {
-				o.Registers = d.Registers(id)
-			}
-			break
-		}
+	if d, regs := servedBy(dev, drivers); d != nil {
+		o.Driver, o.Registers = d.Name, regs
 	}
 	f := t.files[name]
 	if f != nil {

@@ -21,6 +21,7 @@ import (
 type upFlags struct {
 	wires, captures []string
 	taps            []string
+	faults          []string
 	traces          []string
 	traceFilter     string
 	crashRecords    int
@@ -32,6 +33,7 @@ func (f *upFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.wires, "wire", nil, "connect two network devices: `A-B[,lossy]`")
 	c.Flags().StringArrayVar(&f.captures, "pcap", nil, "capture a network device's frames: `NAME=FILE`")
 	c.Flags().StringArrayVar(&f.taps, "tap", nil, "make a network device a kernel interface: `NAME=IFNAME[,offload=off][,gro=off][,up=on]`")
+	c.Flags().StringArrayVar(&f.faults, "fault", nil, faultHelp)
 	c.Flags().StringArrayVar(&f.traces, "trace", nil, "trace a device's registers, interrupts and doorbells: `NAME=FILE`, pcapng (*.pcapng) or text")
 	c.Flags().StringVar(&f.traceFilter, "trace-filter", "", "trace "+filterHelp)
 	c.Flags().IntVar(&f.crashRecords, "crash-records", defaultCrash, "log the last `N` accesses of a device that dies")
@@ -43,6 +45,9 @@ func (f *upFlags) plan(devices []string) (Plan, error) {
 	p, err := ParsePlan(devices, f.wires, f.captures)
 	if err == nil {
 		err = p.addTaps(f.taps)
+	}
+	if err == nil {
+		err = p.addFaults(f.faults)
 	}
 	if err == nil {
 		err = p.addTraces(f.traces, f.traceFilter, f.crashRecords)
