@@ -24,7 +24,7 @@ type receiver struct {
 	frames  atomic.Uint64
 	arrived chan struct{} // there were some
 	cancel  context.CancelFunc
-	done   chan error
+	done    chan error
 }
 
 // newReceiver polls; work is done to each frame.
