@@ -35,6 +35,7 @@ const (
 	txRS   txCmd = 1 << 27 // report status
 	txDEXT txCmd = 1 << 29 // a context or data descriptor, not a legacy one
 	txVLE  txCmd = 1 << 30 // insert a VLAN tag
+	txIDE  txCmd = 1 << 31 // delay the interrupt
 	txDD   txCmd = 1 << 32 // done
 	txVLAN txCmd = 0xffff << 48
 
@@ -88,10 +89,10 @@ func putTx(ring []byte, i uint32, addr bus.IOVA, cmd txCmd) {
 	}
 }
 
-// reportTx sets RS in descriptor i.
-func reportTx(ring []byte, i uint32) {
+// reportTx sets RS in descriptor i, and what else report has.
+func reportTx(ring []byte, i uint32, report txCmd) {
 	d := ring[uint64(i)*descSize+8:][:8]
-	binary.LittleEndian.PutUint64(d, binary.LittleEndian.Uint64(d)|uint64(txRS))
+	binary.LittleEndian.PutUint64(d, binary.LittleEndian.Uint64(d)|uint64(report))
 }
 
 // doneTx says whether the device is done with descriptor i.

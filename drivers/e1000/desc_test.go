@@ -13,7 +13,7 @@ func TestDescriptors(t *testing.T) {
 	if got := ring[2*descSize:][:descSize]; !bytes.Equal(got, want) {
 		t.Errorf("putTx = % x, want % x", got, want)
 	}
-	reportTx(ring, 2)
+	reportTx(ring, 2, txRS)
 	want[11] = 0x0b
 	if got := ring[2*descSize:][:descSize]; !bytes.Equal(got, want) {
 		t.Errorf("reportTx = % x, want % x", got, want)

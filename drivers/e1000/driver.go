@@ -89,7 +89,8 @@ type nic struct {
 	pause     netdev.Pause
 	mtu       atomic.Int32
 	features  atomic.Uint32 // netdev.Feature
-	deafUntil atomic.Int64  // chip.quirk: when the receiver listens, Unix nanoseconds
+	delays    [numDelays]atomic.Uint32
+	deafUntil atomic.Int64 // chip.quirk: when the receiver listens, Unix nanoseconds
 
 	irq      causes
 	mod      moderation

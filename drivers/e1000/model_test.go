@@ -200,7 +200,7 @@ func (r modelRegion) Read32(o bus.Off) uint32 {
 		if !m.pcie || m.reg[regIMS/4] == 0 {
 			m.reg[o/4] = 0
 		}
-	case o >= regCRCERRS && o <= regRJC:
+	case o >= regCRCERRS && o <= regTSCTFC:
 		m.reg[o/4] = 0
 	case o == regSTATUS && m.pcie && ctrl(m.reg[regCTRL/4])&ctrlGIOMDIS == 0:
 		v |= uint32(statusGIOMaster)

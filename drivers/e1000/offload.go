@@ -62,7 +62,7 @@ func (q *txQueue) offloads(bufs []*dma.Buf, credit int) (took, sent int) {
 		q.octets += uint64(p.octets)
 	}
 	if q.c.tail != first {
-		reportTx(q.ring, q.c.at(q.c.tail-1))
+		reportTx(q.ring, q.c.at(q.c.tail-1), q.report)
 		q.last[q.c.at(first)] = q.c.tail
 	}
 	return took, sent

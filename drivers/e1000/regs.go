@@ -114,23 +114,40 @@ const (
 
 // Statistics registers, all RC, 13.7.
 const (
-	regCRCERRS bus.Off = 0x4000 // CRC Error Count
-	regRXERRC  bus.Off = 0x400c // Receive Error Count
-	regMPC     bus.Off = 0x4010 // Missed Packets Count
-	regECOL    bus.Off = 0x4018 // Excessive Collisions Count
-	regLATECOL bus.Off = 0x4020 // Late Collisions Count
-	regCOLC    bus.Off = 0x4028 // Collision Count
-	regTNCRS   bus.Off = 0x4034 // Transmit with No Carrier Sense Count
-	regRLEC    bus.Off = 0x4040 // Receive Length Error Count
-	regGPRC    bus.Off = 0x4074 // Good Packets Received Count
-	regMPRC    bus.Off = 0x407c // Multicast Packets Received Count
-	regGPTC    bus.Off = 0x4080 // Good Packets Transmitted Count
-	regGORCL   bus.Off = 0x4088 // Good Octets Received Count Low; reading High clears both
-	regGORCH   bus.Off = 0x408c
-	regRUC     bus.Off = 0x40a4 // Receive Undersize Count
-	regRFC     bus.Off = 0x40a8 // Receive Fragment Count
-	regROC     bus.Off = 0x40ac // Receive Oversize Count
-	regRJC     bus.Off = 0x40b0 // Receive Jabber Count
+	regCRCERRS  bus.Off = 0x4000 // CRC Error Count
+	regALGNERRC bus.Off = 0x4004 // Alignment Error Count
+	regRXERRC   bus.Off = 0x400c // Receive Error Count
+	regMPC      bus.Off = 0x4010 // Missed Packets Count
+	regSCC      bus.Off = 0x4014 // Single Collision Count
+	regECOL     bus.Off = 0x4018 // Excessive Collisions Count
+	regMCC      bus.Off = 0x401c // Multiple Collision Count
+	regLATECOL  bus.Off = 0x4020 // Late Collisions Count
+	regCOLC     bus.Off = 0x4028 // Collision Count
+	regDC       bus.Off = 0x4030 // Defer Count
+	regTNCRS    bus.Off = 0x4034 // Transmit with No Carrier Sense Count
+	regRLEC     bus.Off = 0x4040 // Receive Length Error Count
+	regXONRXC   bus.Off = 0x4048 // XON Received Count
+	regXONTXC   bus.Off = 0x404c // XON Transmitted Count
+	regXOFFRXC  bus.Off = 0x4050 // XOFF Received Count
+	regXOFFTXC  bus.Off = 0x4054 // XOFF Transmitted Count
+	regGPRC     bus.Off = 0x4074 // Good Packets Received Count
+	regBPRC     bus.Off = 0x4078 // Broadcast Packets Received Count
+	regMPRC     bus.Off = 0x407c // Multicast Packets Received Count
+	regGPTC     bus.Off = 0x4080 // Good Packets Transmitted Count
+	regGORCL    bus.Off = 0x4088 // Good Octets Received Count Low; reading High clears both
+	regGORCH    bus.Off = 0x408c
+	regRNBC     bus.Off = 0x40a0 // Receive No Buffers Count
+	regRUC      bus.Off = 0x40a4 // Receive Undersize Count
+	regRFC      bus.Off = 0x40a8 // Receive Fragment Count
+	regROC      bus.Off = 0x40ac // Receive Oversize Count
+	regRJC      bus.Off = 0x40b0 // Receive Jabber Count
+	regMGTPRC   bus.Off = 0x40b4 // Management Packets Received Count
+	regMGTPDC   bus.Off = 0x40b8 // Management Packets Dropped Count
+	regMGTPTC   bus.Off = 0x40bc // Management Packets Transmitted Count
+	regMPTC     bus.Off = 0x40f0 // Multicast Packets Transmitted Count
+	regBPTC     bus.Off = 0x40f4 // Broadcast Packets Transmitted Count
+	regTSCTC    bus.Off = 0x40f8 // TCP Segmentation Context Transmitted Count
+	regTSCTFC   bus.Off = 0x40fc // TCP Segmentation Context Transmit Fail Count
 )
 
 // allOnes is what a register of a device that is gone reads.

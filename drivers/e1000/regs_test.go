@@ -119,4 +119,10 @@ func TestOffsets(t *testing.T) {
 			t.Errorf("statistics register %#x shares its sum", c.reg)
 		}
 	}
+	for _, reg := range moreRegs {
+		if reg < 0x4000 || reg >= 0x4100 || reg%4 != 0 || seen[uint64(reg)] {
+			t.Errorf("statistics register at %#x: outside the block or listed twice", reg)
+		}
+		seen[uint64(reg)] = true
+	}
 }

@@ -35,7 +35,8 @@ type rxQueue struct {
 	hash     bool // netdev.RxHash
 	midFrame bool // a frame that is too long goes on in the next descriptor
 
-	frames, octets uint64 // ever received
+	frames, octets  uint64 // ever received
+	sumGood, sumBad uint64 // frames whose checksums the device found right, and wrong
 
 	lengthErrors, crcErrors, frameErrors, garbage, allocFailed uint64
 }
@@ -106,6 +107,11 @@ func (q *rxQueue) Burst(bufs []*dma.Buf) int {
 			b.Data = b.Mem[:length]
 			if st&(rxTUCS|rxVP) != 0 {
 				b.Meta.Flags, b.Meta.VLAN = st.meta()
+				if b.Meta.Flags&dma.CsumGood != 0 {
+					q.sumGood++
+				} else if st&(rxTUE|rxIPE) != 0 {
+					q.sumBad++
+				}
 			}
 			if q.extended {
 				b.Meta.Hash = q.hashOf(i)

@@ -13,6 +13,15 @@ type hwStats struct {
 	txFrames                               uint64
 	undersize, fragments, oversize, jabber uint64
 	missedBefore                           uint32 // the last MPC, where it does not clear
+
+	more            [len(moreRegs)]uint64
+	noBuffersBefore uint32 // the last RNBC, likewise
+}
+
+// moreRegs are the registers that only Counters shows.
+var moreRegs = [...]bus.Off{
+	regALGNERRC, regSCC, regMCC, regDC, regXONRXC, regXONTXC, regXOFFRXC, regXOFFTXC, regBPRC, regRNBC, regMGTPRC, regMGTPDC, regMGTPTC,
+	regMPTC, regBPTC, regTSCTC, regTSCTFC,
 }
 
 // counters lists the 32-bit registers and where each is added.
@@ -37,7 +46,8 @@ func (n *nic) clearStats() {
 	n.statsMu.Lock()
 	defer n.statsMu.Unlock()
 	n.readStats()
-	n.stats = hwStats{missedBefore: n.stats.missedBefore}
+	n.readMore()
+	n.stats = hwStats{missedBefore: n.stats.missedBefore, noBuffersBefore: n.stats.noBuffersBefore}
 }
 
 // readStats adds the registers. Called with statsMu held.
@@ -59,6 +69,24 @@ func (n *nic) readStats() {
 		*c.sum += uint64(v)
 	}
 	s.rxOctets += n.read64(regGORCL, regGORCH)
+}
+
+// readMore adds the other registers. Called with statsMu held.
+func (n *nic) readMore() {
+	s := &n.stats
+	for i, reg := range moreRegs {
+		if n.dead.Load() {
+			return
+		}
+		v := n.regs.Read32(reg)
+		if v == allOnes && n.regs.Read32(regSTATUS) == allOnes {
+			return
+		}
+		if reg == regRNBC && n.chip.quirk {
+			v, s.noBuffersBefore = v-s.noBuffersBefore, v
+		}
+		s.more[i] += uint64(v)
+	}
 }
 
 // read64 reads a counter of two registers, of which the high one clears both. A device

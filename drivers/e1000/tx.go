@@ -26,9 +26,10 @@ type txQueue struct {
 	slots  []*dma.Buf
 	// last is, at the first descriptor of a group, the counter of the one after its
 	// last, which reports for the whole group.
-	last  []uint64
-	c     counters
-	limit int // the longest frame, with one VLAN tag
+	last   []uint64
+	report txCmd // txRS, and txIDE where interrupts are delayed
+	c      counters
+	limit  int // the longest frame, with one VLAN tag
 
 	features netdev.Feature // that are on
 	context  txContext      // the last context descriptor, where cacheContext
@@ -55,6 +56,7 @@ func (q *txQueue) init(n *nic, id, size int) error {
 	q.ring = mem.Bytes[:size*descSize]
 	q.slots, q.last = make([]*dma.Buf, size), make([]uint64, size)
 	q.c.mask = uint64(size - 1)
+	q.report = txRS
 	q.limit, q.maxSegs = frameLen(n.MTU()), math.MaxInt
 	q.cacheContext = n.queues == 1
 	return nil
@@ -169,7 +171,7 @@ func (q *txQueue) group(bufs []*dma.Buf) int {
 	if tail == first {
 		return took
 	}
-	reportTx(ring, q.c.at(tail-1))
+	reportTx(ring, q.c.at(tail-1), q.report)
 	q.last[q.c.at(first)] = tail
 	q.c.tail = tail
 	q.octets += uint64(octets)
