@@ -2,10 +2,12 @@ package sim_test
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/dma"
 	"github.com/ring3dev/ring3/bus/pci"
@@ -42,7 +44,9 @@ func nullNIC(t testing.TB, opts map[string]string, props ...string) netdev.Devic
 		if err := r.Instance.Close(); err != nil {
 			t.Errorf("Close of the driver = %v", err)
 		}
-		nd.Rx(0).Burst(nil) // its owner's last word: gives the memory back
+		for q := range nd.Info().RxQueues {
+			nd.Rx(q).Burst(nil) // its owner's last word: gives the memory back
+		}
 	})
 	return nd
 }
@@ -83,27 +87,29 @@ func TestNullSends(t *testing.T) {
 
 func TestNullReceives(t *testing.T) {
 	bustest.NoLeaks(t)
-	for _, bus := range []string{"intx", "msi", "msix"} {
-		nd := nullNIC(t, map[string]string{"bus": bus}, "rx=100")
-		q := nd.Rx(0)
+	for _, opts := range []map[string]string{{"bus": "intx"}, {"bus": "msi"}, {"bus": "msix"}, {"queues": "2"}} {
+		nd := nullNIC(t, opts, "rx=100")
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		bufs := make([]*dma.Buf, 32)
-		for got := 0; got < 5000; {
-			if err := q.Wait(ctx); err != nil {
-				t.Fatalf("%s: Wait = %v", bus, err)
-			}
-			n := q.Burst(bufs)
-			for _, b := range bufs[:n] {
-				if want := byte(99); len(b.Data) != 100 || b.Data[99] != want || b.Data[12] != 0x88 {
-					t.Fatalf("%s: frame %d = % x, want 100 bytes, the last %#x", bus, got, b.Data, want)
+		queues := nd.Info().RxQueues
+		for q := range queues {
+			for got := 0; got < 5000; {
+				if err := nd.Rx(q).Wait(ctx); err != nil {
+					t.Fatalf("%v: Wait of queue %d = %v", opts, q, err)
 				}
-				b.Free()
-				got++
+				n := nd.Rx(q).Burst(bufs)
+				for _, b := range bufs[:n] {
+					if want := byte(99); len(b.Data) != 100 || b.Data[99] != want || b.Data[12] != 0x88 {
+						t.Fatalf("%v: frame %d = % x, want 100 bytes, the last %#x", opts, got, b.Data, want)
+					}
+					b.Free()
+					got++
+				}
 			}
 		}
 		cancel()
-		if nd.Stats().RxPackets < 5000 {
-			t.Errorf("%s: RxPackets = %d, want at least 5000", bus, nd.Stats().RxPackets)
+		if got, want := nd.Stats().RxPackets, uint64(5000*queues); got < want {
+			t.Errorf("%v: RxPackets = %d, want at least %d", opts, got, want)
 		}
 	}
 }
@@ -142,6 +148,56 @@ func BenchmarkNull(b *testing.B) {
 					x.Free()
 				}
 				n += k
+			}
+		})
+	}
+}
+
+// The model's own part: a doorbell for 32 descriptors, the last of which asks for a report.
+func BenchmarkNullDoorbell(b *testing.B) {
+	m, err := sim.Start(context.Background(), sim.Config{Devices: []sim.DeviceSpec{{Name: "eth0", Model: "null", Props: []string{"rx=60"}}}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	dev, err := m.Device("eth0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, err := dev.Region(0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	const n, burst = 1024, 32
+	mem, err := dev.DMA().Alloc(bus.DMARequest{Size: 16*n + 4096})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer mem.Free()
+	pci.SetCommand(dev.Config(), pci.CmdMaster, 0)
+	for _, q := range []struct {
+		name          string
+		regs, control bus.Off
+	}{{"tx", 0x3800, 0x400}, {"rx", 0x2800, 0x100}} {
+		b.Run(q.name, func(b *testing.B) {
+			for i := range n {
+				cmd := uint64(1<<24 | 60)
+				if q.name == "tx" && i%burst == burst-1 {
+					cmd |= 1 << 27
+				}
+				binary.LittleEndian.PutUint64(mem.Bytes[16*i:], uint64(mem.IOVA)+16*n)
+				binary.LittleEndian.PutUint64(mem.Bytes[16*i+8:], cmd)
+			}
+			r.Write32(q.regs, uint32(mem.IOVA))
+			r.Write32(q.regs+4, 0)
+			r.Write32(q.regs+8, 16*n)
+			r.Write32(q.regs+0x10, 0)
+			r.Write32(q.regs+0x18, 0)
+			r.Write32(q.control, 2)
+			b.ReportAllocs()
+			for tail := uint32(0); b.Loop(); {
+				tail = (tail + burst) % n
+				r.Write32(q.regs+0x18, tail)
 			}
 		})
 	}

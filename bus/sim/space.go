@@ -78,15 +78,16 @@ func newSpace(h *header) *space {
 	s.put32(int(pci.CfgRevision), h.id.Class<<8|uint32(h.id.Revision))
 	s.put16(int(pci.CfgSubVendor), h.id.SubVendor)
 	s.put16(int(pci.CfgSubDevice), h.id.SubDevice)
-	cmd := pci.CmdMaster | pci.CmdParity | pci.CmdSERR | pci.CmdINTxDisable
+	// QEMU's functions have the bits of both spaces, and no parity.
+	cmd := pci.CmdIO | pci.CmdMem | pci.CmdMaster | pci.CmdSERR | pci.CmdINTxDisable
 	for _, r := range h.regions {
-		cmd |= s.bar(r)
+		s.bar(r)
 	}
 	binary.LittleEndian.PutUint16(s.rw[pci.CfgCommand:], uint16(cmd))
 	binary.LittleEndian.PutUint16(s.w1c[pci.CfgCommand+2:], statusErrors)
 	s.rw[0x0c] = 0xff // Cache Line Size
+	s.rw[pci.CfgIRQLine] = 0xff
 	if h.intx {
-		s.rw[pci.CfgIRQLine] = 0xff
 		s.b[pci.CfgIRQPin] = 1
 	}
 	s.caps(h)
@@ -94,27 +95,22 @@ func newSpace(h *header) *space {
 	return s
 }
 
-// bar lays out a base address register: the bits above the size can be written. It returns
-// the bit of Command that the region needs.
-func (s *space) bar(r bus.RegionInfo) pci.Command {
+// bar lays out a base address register: the bits above the size can be written.
+func (s *space) bar(r bus.RegionInfo) {
 	at := int(pci.CfgBAR0) + 4*r.Index
 	mask := ^(r.Size - 1)
+	binary.LittleEndian.PutUint32(s.rw[at:], uint32(mask))
 	if r.Kind == bus.RegionIO {
 		s.b[at] = 1
-		binary.LittleEndian.PutUint32(s.rw[at:], uint32(mask))
-		return pci.CmdIO
+		return
 	}
-	flags := uint32(0)
 	if r.Prefetch {
-		flags |= 1 << 3
+		s.b[at] |= 1 << 3
 	}
 	if r.Is64 {
-		flags |= 0b10 << 1
+		s.b[at] |= 0b10 << 1
 		binary.LittleEndian.PutUint32(s.rw[at+4:], uint32(mask>>32))
 	}
-	s.put32(at, flags)
-	binary.LittleEndian.PutUint32(s.rw[at:], uint32(mask))
-	return pci.CmdMem
 }
 
 // caps chains the capabilities that the header asks for.
@@ -202,6 +198,11 @@ func (s *space) write(off bus.Off, width int, v uint32) (flr bool) {
 		}
 		s.b[at] = s.b[at]&^s.rw[at] | x&s.rw[at]
 		s.b[at] &^= x & s.w1c[at]
+		if s.msi != 0 && at == s.msi+msiCtl {
+			// No more vectors than there are.
+			have := s.b[at] >> 1 & 7
+			s.b[at] = s.b[at]&^(7<<4) | min(s.b[at]>>4&7, have)<<4
+		}
 	}
 	return flr
 }
