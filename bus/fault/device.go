@@ -155,13 +155,13 @@ func (d *Device) step(op Op, at place, width int, value uint64) ticket {
 		t.todo = nil
 	}
 	d.mu.Unlock()
+	if f := d.planned(t, Gone); f != nil {
+		d.die(f.String())
+	}
 	for _, o := range hit {
 		if d.plan.OnHit != nil {
 			d.plan.OnHit(o.Fault, o.Access)
 		}
-	}
-	if f := d.planned(t, Gone); f != nil {
-		d.die(f.String())
 	}
 	return t
 }

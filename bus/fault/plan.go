@@ -17,7 +17,8 @@ type Plan struct {
 	// where they are: "BAR0+0x8".
 	Registers []bus.Register
 	// OnHit, if not nil, is called each time a fault is made, by the goroutine whose access it
-	// hits. It must not use the device.
+	// hits, before that goes on; where the link is to die, after it did. It must not use the
+	// device.
 	OnHit func(Fault, Access)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,8 +41,10 @@ type Options struct {
 	Pairs     bool
 	PairKinds []fault.Kind
 	// Max limits the runs with one fault, and those with two; 0: no limit. Those that are run are
-	// spread evenly.
-	Max int
+	// spread evenly. Always are kinds whose runs with one fault are made all the same, and do not
+	// count.
+	Max    int
+	Always []fault.Kind
 	// Parallel is how many are run at the same time; 0: 16. Most of their time is waiting.
 	Parallel int
 	// Patience is how long ctx lives after a fault was made; 0: 200 ms.
@@ -78,7 +81,7 @@ func Every(t *testing.T, s Scenario, o Options) {
 		if t.Failed() {
 			return
 		}
-		first := c.run(sample(singles(clean, c.kinds, c.Options.bits()), o.Max))
+		first := c.run(c.few(singles(clean, c.kinds, c.Options.bits())))
 		if o.Pairs && !t.Failed() {
 			if o.PairKinds != nil {
 				first = c.without(clean, o.PairKinds)
@@ -109,7 +112,7 @@ func (c *campaign) pairKinds() []fault.Kind {
 // singles are the plans with one fault, for accesses as a run had them.
 func singles(log []fault.Access, kinds []fault.Kind, bits int) [][]fault.Fault {
 	var plans [][]fault.Fault
-	memory := false
+	memory := len(log) > 0 && log[0].N > 1 // as a window that begins later has it
 	for i, a := range log {
 		memory = memory || a.Op == fault.Alloc || a.Op == fault.Map
 		for _, k := range kinds {
@@ -165,6 +168,22 @@ func pairs(first []result, kinds []fault.Kind) [][]fault.Fault {
 	return plans
 }
 
+// few are the runs with one fault that are made.
+func (c *campaign) few(plans [][]fault.Fault) [][]fault.Fault {
+	if c.Max == 0 {
+		return plans
+	}
+	var always, rest [][]fault.Fault
+	for _, p := range plans {
+		if slices.Contains(c.Always, p[0].Kind) {
+			always = append(always, p)
+		} else {
+			rest = append(rest, p)
+		}
+	}
+	return append(always, sample(rest, c.Max)...)
+}
+
 // sample takes n of the plans, evenly.
 func sample(plans [][]fault.Fault, n int) [][]fault.Fault {
 	if n <= 0 || n >= len(plans) {
@@ -205,7 +224,44 @@ func (c *campaign) replay(spec string) {
 	c.leaks()
 }
 
-// clean runs the scenario without a fault.
+// window is the part of a run that is of interest.
+type window struct {
+	dev         *fault.Device
+	first, last int
+}
+
+type windowKey struct{}
+
+// From is for Run: no access up to here is made to fail, since another scenario does that.
+func From(ctx context.Context) {
+	if w, ok := ctx.Value(windowKey{}).(*window); ok {
+		w.first = w.dev.Accesses() + 1
+	}
+}
+
+// Until is for Run: no access from here on is made to fail, except as the second of a pair.
+func Until(ctx context.Context) {
+	if w, ok := ctx.Value(windowKey{}).(*window); ok {
+		w.last = w.dev.Accesses()
+	}
+}
+
+// As finds a device of type T inside a wrapped one: what Open gave, with all that it knows.
+func As[T any](dev bus.Device) (T, bool) {
+	for {
+		if d, ok := dev.(T); ok {
+			return d, true
+		}
+		w, ok := dev.(interface{ Unwrap() bus.Device })
+		if !ok {
+			var none T
+			return none, false
+		}
+		dev = w.Unwrap()
+	}
+}
+
+// clean runs the scenario without a fault, and gives the accesses that are of interest.
 func (c *campaign) clean() []fault.Access {
 	r := c.one(nil)
 	switch {
@@ -216,5 +272,5 @@ func (c *campaign) clean() []fault.Access {
 	case r.err != nil:
 		c.t.Errorf("without any fault: %v", r.err)
 	}
-	return r.log
+	return slices.DeleteFunc(r.log, func(a fault.Access) bool { return a.N < r.first || r.last > 0 && a.N > r.last })
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/fault"
+	"github.com/ring3dev/ring3/bus/pci"
 )
 
 // label marks the goroutines of a run, and what they start, in profiles and tracebacks.
@@ -71,6 +72,8 @@ type result struct {
 	err      error  // of Run
 	address  string // of the device
 	held     []string
+	first    int    // accesses from it on are of interest; 0: all
+	last     int    // and up to it; 0: all
 	broken   string // a panic, a hang, a device that could not be opened
 	skipped  string
 }
@@ -129,7 +132,7 @@ func (c *campaign) one(plan []fault.Fault) result {
 	expire := time.AfterFunc(whole, cancel)
 	defer expire.Stop()
 	spec := fault.Plan{Faults: plan}.String()
-	go pprof.Do(ctx, pprof.Labels(label, spec), func(ctx context.Context) {
+	go pprof.Do(ctx, pprof.Labels(label, c.t.Name()+" "+spec), func(ctx context.Context) {
 		r := result{plan: plan}
 		defer func() { out <- r }()
 		tb.run(&r, func() { c.live(ctx, tb, expire, &r) })
@@ -166,7 +169,9 @@ func (c *campaign) live(ctx context.Context, tb *runTB, expire *time.Timer, r *r
 		}
 	})
 	r.address = dev.Address()
-	r.err = c.Run(ctx, dev)
+	w := &window{dev: dev}
+	r.err = c.Run(context.WithValue(ctx, windowKey{}, w), dev)
+	r.first, r.last = w.first, w.last
 	r.held = dev.Held()
 }
 
@@ -210,7 +215,7 @@ func (c *campaign) judge(r result) {
 // sentinels are what a driver's error wraps.
 var sentinels = []error{
 	bus.ErrTimeout, bus.ErrGone, bus.ErrClosed, bus.ErrNotSupported, bus.ErrNoIOMMU, bus.ErrBusy, bus.ErrProtocol,
-	context.Canceled, context.DeadlineExceeded,
+	context.Canceled, context.DeadlineExceeded, pci.ErrSkip,
 }
 
 // verdict is what is wrong with a driver that does so; "" for nothing.
@@ -244,7 +249,7 @@ func (c *campaign) verdict(r result) string {
 		}
 	}
 	if !slices.ContainsFunc(sentinels, func(s error) bool { return errors.Is(r.err, s) }) {
-		return fmt.Sprintf("error %q wraps no error of package bus or context", r.err)
+		return fmt.Sprintf("error %q wraps no error of package bus or context, and is no pci.ErrSkip", r.err)
 	}
 	return ""
 }
@@ -295,7 +300,7 @@ func (c *campaign) leaks() {
 	}
 	var left []string
 	for until := time.Now().Add(settleTime); ; {
-		if left = labelled(); len(left) == 0 {
+		if left = labelled(c.t.Name()); len(left) == 0 {
 			return
 		}
 		if time.Now().After(until) {
@@ -316,8 +321,9 @@ func (c *campaign) leaks() {
 // labelEntry is a group of goroutines with a label in a profile.
 var labelEntry = regexp.MustCompile(`^[0-9]+ @.*\n# labels: \{.*"` + label + `":"([^"]*)"`)
 
-// labelled are the runs whose goroutines are there: a specification, and a stack below it.
-func labelled() []string {
+// labelled are the runs of a test whose goroutines are there: a specification, and a stack
+// below it.
+func labelled(test string) []string {
 	var b bytes.Buffer
 	_ = pprof.Lookup("goroutine").WriteTo(&b, 1)
 	var out []string
@@ -326,7 +332,9 @@ func labelled() []string {
 			_, g, _ = strings.Cut(rest, "\n")
 		}
 		if m := labelEntry.FindStringSubmatch(g); m != nil {
-			out = append(out, m[1]+"\n"+g)
+			if spec, ok := strings.CutPrefix(m[1], test+" "); ok {
+				out = append(out, spec+"\n"+g)
+			}
 		}
 	}
 	return out
