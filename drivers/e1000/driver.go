@@ -209,6 +209,19 @@ func (n *nic) fail(err error) {
 	}
 }
 
+// alive is nil while the device is there. After a step that only writes it says whether there was
+// anybody to read it: writes are posted, and go nowhere without a word.
+func (n *nic) alive(step string) error {
+	err := n.dev.Err()
+	if n.dead.Load() {
+		err = n.Err()
+	}
+	if err != nil {
+		return n.errorf("%s: %w", step, err)
+	}
+	return nil
+}
+
 // watch turns the bus's end into the device's.
 func (n *nic) watch() {
 	defer close(n.watched)

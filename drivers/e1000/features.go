@@ -63,11 +63,11 @@ func (n *nic) SetFeatures(_ context.Context, on netdev.Feature) error {
 	}
 	n.confMu.Lock()
 	defer n.confMu.Unlock()
-	if n.dead.Load() {
-		return n.errorf("switching features: %w", n.Err())
+	if err := n.alive("switching features"); err != nil {
+		return err
 	}
 	n.applyFeatures(settle(netdev.Feature(n.features.Load()), on))
-	return nil
+	return n.alive("switching features")
 }
 
 // applyFeatures tells the queues and the device. A frame that is sent with a feature that is off

@@ -229,9 +229,9 @@ func (n *nic) SetCoalesce(_ context.Context, c netdev.Coalesce) error {
 	default:
 		setting = 1e6 / c.RxUsecs
 	}
-	if n.dead.Load() {
-		return n.Err()
+	if err := n.alive("interrupt moderation"); err != nil {
+		return err
 	}
 	n.setITR(setting, time.Duration(c.RxUsecs)*time.Microsecond)
-	return nil
+	return n.alive("interrupt moderation")
 }

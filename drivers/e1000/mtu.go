@@ -2,6 +2,7 @@ package e1000
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,8 +78,9 @@ func (n *nic) SetMTU(_ context.Context, mtu int) error {
 	}
 	n.confMu.Lock()
 	defer n.confMu.Unlock()
-	if n.dead.Load() {
-		return n.errorf("MTU %d: %w", mtu, n.Err())
+	step := fmt.Sprintf("MTU %d", mtu)
+	if err := n.alive(step); err != nil {
+		return err
 	}
 	old := int(n.mtu.Load())
 	if rctlOf(mtu) != rctlOf(old) {
@@ -94,7 +96,7 @@ func (n *nic) SetMTU(_ context.Context, mtu int) error {
 		q.mu.Unlock()
 	}
 	n.pauseThresholds()
-	return nil
+	return n.alive(step)
 }
 
 // resizeRx gives the receiver buffers for another MTU. Called with confMu held.

@@ -81,7 +81,7 @@ func (n *nic) SetPause(ctx context.Context, p netdev.Pause) error {
 		return err
 	}
 	n.readLink() // QEMU's models take the link down without an interrupt
-	return nil
+	return n.alive("flow control")
 }
 
 func (n *nic) changePause(ctx context.Context, p netdev.Pause) error {

@@ -218,14 +218,14 @@ func (q *rxQueue) pending() bool {
 // Wait arms the interrupt and sleeps; netdev.RxQueue.
 func (q *rxQueue) Wait(ctx context.Context) error {
 	n := q.nic
-	if q.pending() {
-		return nil
-	}
 	select {
-	case <-n.done:
+	case <-n.done: // even with frames left, which Burst does not give out any more
 		q.Burst(nil) // the owner's last word: gives the memory back
 		return n.Err()
 	default:
+	}
+	if q.pending() {
+		return nil
 	}
 	if n.mod.adaptive.Load() {
 		q.mu.Lock()

@@ -2,7 +2,6 @@ package e1000
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"sync"
 	"time"
@@ -256,7 +255,7 @@ func (q *txQueue) Drain(ctx context.Context) error {
 			if q.Reap() == 0 {
 				return nil // closed, not lost
 			}
-			return fmt.Errorf("draining: %d frames in flight: %w", inFlight, n.Err())
+			return n.errorf("draining: %d frames in flight: %w", inFlight, n.Err())
 		}
 	}
 }
