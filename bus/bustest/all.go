@@ -30,6 +30,7 @@ func All(t *testing.T, open func(t *testing.T) Subject) {
 		{"DMAMove", dmaMove},
 		{"DMACross", dmaCross},
 		{"DMAMask", dmaMask},
+		{"DMAStray", dmaStray},
 		{"IRQCounts", irqCounts},
 		{"IRQFires", irqFires},
 		{"IRQReplace", irqReplace},

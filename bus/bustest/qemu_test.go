@@ -29,6 +29,7 @@ func opener(hooks func(*testing.T, bus.Device) bustest.Subject, specs ...qemu.De
 			t.Fatal(err)
 		}
 		s := hooks(t, d)
+		s.Confined = specs[len(specs)-1].IOMMU
 		s.Kill = func() { _, _ = m.Execute("quit", nil) }
 		return s
 	}

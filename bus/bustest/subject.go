@@ -26,6 +26,9 @@ type Subject struct {
 	MoveMask uint64
 	// MaxMove is the most that Move takes, in bytes.
 	MaxMove int
+	// Confined says that an IOMMU stops what the device does outside the memory that was
+	// allocated for it.
+	Confined bool
 	// Kill makes the link die, as when the device is pulled out.
 	Kill func()
 }
