@@ -212,7 +212,11 @@ func (c *Config) deviceArgs(inherit *files) placing {
 			}
 		}
 		if d.IOMMU && strings.HasPrefix(d.Model, "virtio-") {
-			dev += ",iommu_platform=on" // else it goes past the IOMMU
+			// Else it goes past the IOMMU, and its driver need not know of one.
+			dev += ",iommu_platform=on"
+			if !strings.HasSuffix(d.Model, "transitional") {
+				dev += ",disable-legacy=on"
+			}
 		}
 		for _, kv := range d.Props {
 			k, v, _ := strings.Cut(kv, "=")

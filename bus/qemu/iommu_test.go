@@ -207,6 +207,36 @@ func TestIOMMUOverflow(t *testing.T) {
 	wantFault(t, b, "0x2000")
 }
 
+// TestIOMMUBlocked has a device go on after its fault, as one that runs wild would: nothing
+// comes through, not even to its own memory, and nothing is recorded that could crowd out
+// others.
+func TestIOMMUBlocked(t *testing.T) {
+	m, a, _ := twoEdus(t)
+	mine := alloc(t, a, bus.DMARequest{Size: 4096})
+	bar := a.Regions()[0].Addr
+	eduDMA(t, a, mine.IOVA, 100, true) // the IOTLB has it now
+	copy(mine.Bytes, "untouched")
+	eduDMA(t, a, 0x1000, 16, false)
+	wantFault(t, a, "0x1000")
+	pci.SetCommand(m.config(a.(*device).fn.Addr), pci.CmdMaster, 0)
+	for _, at := range []bus.IOVA{mine.IOVA, 0x2000} {
+		for off, v := range map[uint64]uint64{0x80: 0x40000, 0x88: uint64(at), 0x90: 16} {
+			m.qt.post(cmdWrite[4], bar+off, v)
+		}
+		m.qt.post(cmdWrite[4], bar+0x98, 3)
+		for run := uint64(1); run&1 != 0; time.Sleep(5 * time.Millisecond) {
+			run, _ = m.qt.ask(cmdRead[4], bar+0x98)
+		}
+	}
+	if got := string(mine.Bytes[:9]); got != "untouched" {
+		t.Errorf("a device that was cut off wrote to memory: %q", got)
+	}
+	if v, _ := m.qt.ask(cmdRead[4], iommuBase+vtdFSTS); v != 0 {
+		t.Errorf("FSTS = %#x after DMA of a device that was cut off, want 0", v)
+	}
+	wantFault(t, a, "0x1000")
+}
+
 // TestIOMMUBelow puts devices below bridges: their requests carry other IDs there.
 func TestIOMMUBelow(t *testing.T) {
 	m := start(t, Config{Devices: []DeviceSpec{

@@ -1,0 +1,248 @@
+package qemu
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+)
+
+// translate walks the tables as the IOMMU does.
+func translate(ram []byte, top, iova uint64) (phys, perm uint64) {
+	perm = pteRead | pteWrite
+	for level := levels; ; level-- {
+		e := binary.LittleEndian.Uint64(ram[top+8*uint64(index(iova, level)):])
+		if perm &= e; perm == 0 {
+			return 0, 0
+		}
+		at := e &^ 0xfff
+		if level == 1 || e&pteLarge != 0 {
+			size := uint64(pageSize) << (9 * (level - 1))
+			return at + iova&(size-1), perm
+		}
+		top = at
+	}
+}
+
+// testRAM is RAM without a machine.
+func testRAM(t *testing.T, size int) *ram {
+	t.Helper()
+	f, err := memfd("test", int64(size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := newRAM(int(f.Fd()), size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.close() })
+	return r
+}
+
+// TestTables maps and unmaps at random and compares with what a walk finds.
+func TestTables(t *testing.T) {
+	r := testRAM(t, 64<<20)
+	pool := tables{ram: r}
+	top, err := pool.take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &domain{id: 2, tables: &pool, large: true, top: &table{at: top}}
+	type piece struct{ iova, phys, size, perm uint64 }
+	var live []piece
+	addrs := newIOVAs()
+	rnd := rand.New(rand.NewPCG(3, 4))
+	check := func(p piece, mapped bool) {
+		t.Helper()
+		for _, off := range []uint64{0, 1, pageSize, p.size / 2, p.size - 1} {
+			if off >= p.size {
+				continue
+			}
+			phys, perm := translate(r.bytes, top, p.iova+off)
+			if mapped && (phys != p.phys+off || perm != p.perm) || !mapped && perm != 0 {
+				t.Fatalf("%#x+%#x leads to %#x, permission %d, mapped %v, want %#x, %d", p.iova, off, phys, perm, mapped, p.phys+off, p.perm)
+			}
+		}
+		for _, out := range []uint64{p.iova - 1, p.iova + p.size} {
+			if phys, perm := translate(r.bytes, top, out); perm != 0 && phys == p.phys+(out-p.iova) {
+				t.Fatalf("%#x outside %#x is mapped too", out, p.iova)
+			}
+		}
+	}
+	for range 3000 {
+		if len(live) > 20 || len(live) > 0 && rnd.IntN(2) == 0 {
+			i := rnd.IntN(len(live))
+			p := live[i]
+			check(p, true)
+			for _, at := range d.leave(p.iova, p.size) {
+				pool.give(at)
+			}
+			check(p, false)
+			addrs.put(span{p.iova, p.iova + p.size + pageSize})
+			live = append(live[:i], live[i+1:]...)
+			continue
+		}
+		q := bus.DMARequest{Size: 1 + rnd.IntN(100<<10)}
+		p := piece{perm: 1 + rnd.Uint64N(3), phys: rnd.Uint64N(1<<20) << 12}
+		switch rnd.IntN(3) {
+		case 0:
+			q.Size, p.phys = 1+rnd.IntN(9<<20), p.phys&^(largePage-1)
+		case 1:
+			q.Mask = 1<<28 - 1
+		}
+		v, ok := addrs.take(q, p.phys)
+		if !ok {
+			t.Fatalf("take(%+v) found nothing", q)
+		}
+		p.iova, p.size = v.base, v.end-v.base-pageSize
+		if err := d.enter(p.iova, p.phys, p.size, p.perm); err != nil {
+			t.Fatal(err)
+		}
+		check(p, true)
+		live = append(live, p)
+	}
+	for _, p := range live {
+		for _, at := range d.leave(p.iova, p.size) {
+			pool.give(at)
+		}
+		addrs.put(span{p.iova, p.iova + p.size + pageSize})
+	}
+	if d.top.used != 0 || len(pool.free) != len(pool.chunks)*chunkPages-1 {
+		t.Errorf("after unmapping all: %d entries, %d of %d tables free, want 0 and all but the top", d.top.used, len(pool.free), len(pool.chunks)*chunkPages)
+	}
+	for _, f := range []spans{addrs.low.free, addrs.high.free} {
+		if len(f) != 1 {
+			t.Errorf("free addresses after giving all back = %v, want one span", f)
+		}
+	}
+	pool.close()
+	if r.inUse != 0 {
+		t.Errorf("%d pieces of RAM in use after close, want 0", r.inUse)
+	}
+}
+
+// TestTablesFull runs out of RAM for tables half way: nothing stays mapped.
+func TestTablesFull(t *testing.T) {
+	r := testRAM(t, lowRAM+chunkPages*pageSize)
+	pool := tables{ram: r}
+	top, err := pool.take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &domain{id: 2, tables: &pool, top: &table{at: top}}
+	const size = 2 * chunkPages * largePage // needs a table for each 2 MiB
+	if err := d.enter(1<<32, 0, size, pteRead); !errors.Is(err, unix.ENOMEM) {
+		t.Errorf("enter without RAM for tables = %v, want ENOMEM", err)
+	}
+	if d.top.used != 0 || len(pool.free) != chunkPages-1 {
+		t.Errorf("after a failed enter: %d entries, %d tables free, want 0 and %d", d.top.used, len(pool.free), chunkPages-1)
+	}
+	if err := d.enter(1<<32, 0, 8*pageSize, pteRead); err != nil {
+		t.Errorf("enter after one that failed = %v", err)
+	}
+}
+
+// TestIOVAs checks every property of the addresses over random requests.
+func TestIOVAs(t *testing.T) {
+	addrs := newIOVAs()
+	rnd := rand.New(rand.NewPCG(5, 6))
+	var live []span
+	var last span
+	for range 5000 {
+		if len(live) > 50 || len(live) > 0 && rnd.IntN(3) == 0 {
+			i := rnd.IntN(len(live))
+			last = live[i]
+			addrs.put(last)
+			live = append(live[:i], live[i+1:]...)
+			continue
+		}
+		q := bus.DMARequest{Size: 1 + rnd.IntN(300_000), Align: 1 << rnd.IntN(22)}
+		if rnd.IntN(2) == 0 {
+			q.Mask = 1<<(27+rnd.IntN(20)) - 1
+		}
+		if rnd.IntN(2) == 0 {
+			q.Boundary = 1 << (19 + rnd.IntN(4))
+		}
+		phys := (lowRAM + rnd.Uint64N(1<<20)) &^ (pageSize - 1)
+		v, ok := addrs.take(q, phys)
+		if !ok {
+			t.Fatalf("take(%+v) found nothing", q)
+		}
+		end := v.base + uint64(q.Size) - 1
+		if v.base%max(q.Align, pageSize) != 0 || q.Mask != 0 && end > q.Mask || q.Boundary != 0 && v.base/q.Boundary != end/q.Boundary ||
+			v.base == phys || v.base < lowRAM || v.end-v.base != wholePages(q.Size)+pageSize || v.base < 1<<32 && v.end > ecamBase || v.end > 1<<39 {
+			t.Fatalf("take(%+v) = %#x to %#x", q, v.base, v.end)
+		}
+		if q.Mask == 0 && v.base < last.end && last.base < v.end {
+			t.Fatalf("take(%+v) = %#x, which was freed a moment before", q, v.base)
+		}
+		for _, o := range live {
+			if v.base < o.end && o.base < v.end {
+				t.Fatalf("%#x to %#x overlaps %#x to %#x", v.base, v.end, o.base, o.end)
+			}
+		}
+		live = append(live, v)
+	}
+	if v, ok := addrs.take(bus.DMARequest{Size: 4096, Mask: 0xfff}, 0); ok {
+		t.Errorf("take below 4096 = %#x, want nothing", v.base)
+	}
+	// The one address that would be the same as in RAM is left out.
+	p := iovaPool{free: spans{{lowRAM, 1 << 30}}}
+	if v, ok := p.take(bus.DMARequest{Size: 1}, lowRAM); !ok || v.base == lowRAM {
+		t.Errorf("take for RAM at %#x = %#x, %v, want another address", lowRAM, v.base, ok)
+	}
+}
+
+// TestIOMMUMissing starts QEMUs that have no IOMMU, or another one.
+func TestIOMMUMissing(t *testing.T) {
+	without := filepath.Join(t.TempDir(), "qemu")
+	script := "#!/bin/sh\necho \"qemu-system-x86_64: -device intel-iommu,intremap=off: 'intel-iommu' is not a valid device model name\" >&2\nexit 1\n"
+	if err := os.WriteFile(without, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Start(t.Context(), Config{Binary: without, Devices: []DeviceSpec{{Name: "d", Model: "edu", IOMMU: true}}})
+	if err == nil || !strings.Contains(err.Error(), "no usable IOMMU") || !strings.Contains(err.Error(), "leave the option iommu out") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("Start with a QEMU without intel-iommu = %v, want one line with the remedy", err)
+	}
+	for _, regs := range []map[string]string{
+		{},
+		{"readl 0xfed90000": "0xffffffff"},
+		{"readl 0xfed90000": "0x10"}, // without capabilities
+	} {
+		p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() { // answers reads, one at a time
+			defer close(ended)
+			b := make([]byte, 256)
+			for {
+				n, err := unix.Read(p[1], b)
+				if n <= 0 || err != nil {
+					return
+				}
+				v := regs[strings.TrimSpace(string(b[:n]))]
+				if v == "" {
+					v = "0x0"
+				}
+				_, _ = unix.Write(p[1], []byte("OK "+v+"\n"))
+			}
+		}()
+		u := &iommu{m: &Machine{qt: newQtest(p[0], nil, func(err error) { t.Error(err) })}}
+		if err := u.identify(); !errors.Is(err, bus.ErrNotSupported) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("identify where registers read %v = %v, want ErrNotSupported", regs, err)
+		}
+		u.m.qt.close()
+		<-ended
+		unix.Close(p[1])
+	}
+}
