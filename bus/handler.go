@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/internal/cpuset"
+	"github.com/ring3dev/ring3/internal/crash"
 	"github.com/ring3dev/ring3/internal/osthread"
 )
 
@@ -114,6 +115,7 @@ func (h *Handler) Close() error {
 
 // loop serves the vector until it is closed. n is how often it fired already.
 func (h *Handler) loop(n uint64) {
+	defer crash.Report()
 	for {
 		if n == 0 {
 			var err error

@@ -14,6 +14,7 @@ import (
 	"github.com/ring3dev/ring3/bus/fault"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/trace"
+	"github.com/ring3dev/ring3/internal/crash"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
@@ -151,6 +152,7 @@ func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver
 	if err != nil {
 		return err
 	}
+	defer crash.Report() // Probe is the driver's
 	r := pci.Bind(ctx, b.dev, pci.Env{Name: b.spec.Name, Log: s.log, Options: b.spec.Options}, drivers)
 	if errors.Is(r.Err, pci.ErrOption) {
 		return usagef("%s (%s): %v", b.spec.Name, b.dev.Backend(), r.Err)

@@ -17,6 +17,7 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/trace"
 	"github.com/ring3dev/ring3/bus/trace/tracefile"
+	"github.com/ring3dev/ring3/internal/crash"
 )
 
 // TracePlan is what a user asked to be traced from the beginning.
@@ -63,6 +64,10 @@ type tracing struct {
 	log   *slog.Logger
 	files map[string]*traceFile
 	wg    sync.WaitGroup
+	calm  func() // after it a panic is no crash of a driver
+
+	mu      sync.Mutex
+	devices []*trace.Device // guarded by mu
 }
 
 // traceFile is a file that a device's trace goes to.
@@ -81,6 +86,7 @@ func (t *tracing) open(plan TracePlan, log *slog.Logger, stderr io.Writer) error
 	if stderr == nil {
 		stderr = io.Discard
 	}
+	t.calm = crash.Notify(func() { t.crashed(stderr) })
 	for name, path := range plan.Files {
 		f := &traceFile{name: name, path: path, w: stderr}
 		if path != "-" {
@@ -113,6 +119,9 @@ func (t *tracing) wrap(name string, dev bus.Device, drivers []*pci.Driver) (*tra
 		o.Records = recordedToFile
 	}
 	d := trace.Wrap(dev, o)
+	t.mu.Lock()
+	t.devices = append(t.devices, d)
+	t.mu.Unlock()
 	if f == nil {
 		return d, nil
 	}
@@ -146,9 +155,23 @@ func (t *tracing) died(d *trace.Device, _ error) {
 	}
 }
 
+// crashed prints what all devices did last, before the runtime prints the panic.
+func (t *tracing) crashed(stderr io.Writer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, d := range t.devices {
+		for _, e := range trace.Snapshot([]*trace.Device{d}, t.plan.Crash) {
+			fmt.Fprintln(stderr, "ring3: before the panic: "+e.String())
+		}
+	}
+}
+
 // close ends what was opened, after the devices were closed. A file that could not be written
 // was said to be so.
 func (t *tracing) close() error {
+	if t.calm != nil {
+		t.calm()
+	}
 	done := make(chan struct{})
 	go func() { t.wg.Wait(); close(done) }()
 	select {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/dma"
+	"github.com/ring3dev/ring3/internal/crash"
 )
 
 // Budget is how many frames [Poll] takes at a time, the kernel's NAPI weight.
@@ -41,6 +42,7 @@ const idlePolls = 4
 //
 // The goroutine that calls Poll owns the queue meanwhile.
 func Poll(ctx context.Context, q RxQueue, handle func(frames []*dma.Buf)) error {
+	defer crash.Report()
 	p := poller{ctx: ctx, q: q, bufs: make([]*dma.Buf, Budget)}
 	p.settings, _ = q.(napiQueue)
 	defer q.Burst(nil) // tells the queue that no frame is held any more

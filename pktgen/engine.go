@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ring3dev/ring3/internal/crash"
 	"github.com/ring3dev/ring3/internal/osthread"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/procfs"
@@ -74,7 +75,10 @@ func New(c Config) (*Engine, error) {
 		e.threads = append(e.threads, t)
 		e.dir.Put(t.name, procfs.New(0o600, t.show, t.store))
 		e.wg.Add(1)
-		osthread.Go(t.loop)
+		osthread.Go(func() {
+			defer crash.Report()
+			t.loop()
+		})
 	}
 	return e, nil
 }
