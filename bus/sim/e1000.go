@@ -144,6 +144,7 @@ func (c *e1000) idle(f func()) *timer {
 func (c *e1000) makeTimers() {
 	c.negotiate = c.idle(c.negotiated)
 	c.fc.resume = c.idle(c.pauseOver)
+	c.tx.again = c.idle(c.transmitAll)
 	c.irq.rdtr, c.irq.radv, c.irq.raid = c.idle(c.flushDelayed), c.idle(c.flushDelayed), c.idle(c.flushDelayed)
 	c.irq.tidv, c.irq.tadv = c.idle(c.flushDelayed), c.idle(c.flushDelayed)
 	c.irq.itr.t = c.idle(func() { c.itrOver() })

@@ -3,6 +3,7 @@ package sim
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/dma"
@@ -30,13 +31,26 @@ const (
 	e1TxData = 1 << 20
 )
 
+// e1Turn is how much is sent at most when it is asked for. What is more waits for e1Next: no ring
+// makes an access last for long, whatever is in it.
+const (
+	e1Turn = 64 << 20
+	e1Next = time.Millisecond
+)
+
+// e1MinMSS is the shortest segment that is made: no TCP sends shorter ones, and it keeps a
+// descriptor from becoming a million frames.
+const e1MinMSS = 16
+
 // e1Tx is the transmitter.
 type e1Tx struct {
 	buf   []byte // a frame that is put together begins at 4
 	q     [2]e1TxQueue
-	owner int  // queue whose frame is in buf
-	want  uint // queues that have something to do
-	busy  bool // transmit runs
+	owner int    // queue whose frame is in buf
+	want  uint   // queues that have something to do
+	busy  bool   // transmit runs
+	turn  int    // bytes that this turn may still send
+	again *timer // the next turn
 	pause [60]byte
 }
 
@@ -66,6 +80,7 @@ type e1Context struct {
 func (t *e1Tx) reset() {
 	t.q[0], t.q[1] = e1TxQueue{}, e1TxQueue{}
 	t.want = 0
+	t.again.stop()
 }
 
 // transmit sends what queue q was given. It is not entered twice: what a frame sets off may come
@@ -76,7 +91,7 @@ func (c *e1000) transmit(q int) {
 	if t.busy {
 		return
 	}
-	t.busy = true
+	t.busy, t.turn = true, e1Turn
 	for t.want != 0 {
 		q := 0
 		if t.want&1 == 0 {
@@ -101,7 +116,7 @@ func (c *e1000) transmitQueue(q int) {
 	}
 	c.own(q)
 	reports, ide := false, true
-	for ; n > 0 && !c.fc.off; n-- {
+	for ; n > 0 && !c.fc.off && c.tx.turn > 0; n-- {
 		d := ring[r.head*16:][:16]
 		addr, cmd := binary.LittleEndian.Uint64(d), binary.LittleEndian.Uint64(d[8:])
 		c.descriptor(&c.tx.q[q], bus.IOVA(addr), cmd)
@@ -114,6 +129,9 @@ func (c *e1000) transmitQueue(q int) {
 		}
 	}
 	c.setR(e1TXQ+e1QH+bus.Off(q)*e1Queue2, r.head)
+	if c.tx.turn <= 0 {
+		c.tx.again.reset(e1Next)
+	}
 	causes := uint32(0)
 	if n == 0 {
 		causes = e1TXQE
@@ -185,6 +203,7 @@ func (c *e1000) descriptor(t *e1TxQueue, addr bus.IOVA, cmd uint64) {
 		}
 		copy(c.tx.buf[4+t.n:], f)
 		t.n += n
+		c.tx.turn -= n
 	}
 	if cmd&e1TxEOP == 0 {
 		return
@@ -275,6 +294,7 @@ func (c *e1000) finish(t *e1TxQueue, n int) {
 // wire sends a frame and counts it.
 func (c *e1000) wire(f []byte) {
 	n := len(f) + 4
+	c.tx.turn -= n
 	c.count(e1GPTC)
 	c.count(e1TPT)
 	c.countOctets(e1GOTC, n)
@@ -315,7 +335,7 @@ func putSum(f []byte, css, cso, cse int) {
 // segment takes n bytes more of a frame that is cut up, 3.5, and sends each segment that is full.
 func (c *e1000) segment(t *e1TxQueue, addr bus.IOVA, n int) {
 	x, b := &t.seg, c.tx.buf[4:]
-	if x.hdr == 0 || x.mss == 0 {
+	if x.hdr == 0 || x.mss < e1MinMSS {
 		t.drop = true
 		c.count(e1TSCTFC)
 		return
