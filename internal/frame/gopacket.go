@@ -15,7 +15,7 @@ import (
 	"github.com/google/gopacket/pcapgo"
 )
 
-// Spec says what a UDP frame looks like.
+// Spec says what a UDP frame looks like, or with a TCP a TCP frame.
 type Spec struct {
 	Dst, Src         [6]byte
 	MPLS             []uint32   // label stack entries, outermost first, all four bytes of each as they stand
@@ -25,7 +25,7 @@ type Spec struct {
 	TTL              uint8      // TTL of IPv4, hop limit of IPv6
 	ID               uint16     // identification of IPv4
 	SrcPort, DstPort uint16
-	Payload          []byte // what UDP carries
+	Payload          []byte // what UDP or TCP carries
 	NoUDPChecksum    bool   // the UDP checksum stays 0
 }
 
@@ -33,12 +33,65 @@ type Spec struct {
 type Frame struct {
 	Bytes   []byte
 	L3      int // where the IP header starts
-	L4      int // where the UDP header starts
-	Payload int // where the payload of UDP starts
+	L4      int // where the UDP or TCP header starts
+	Payload int // where the payload starts
 }
 
 // Build makes the frame of a Spec, with right lengths and checksums.
 func Build(s Spec) (Frame, error) {
+	f, err := build(s, layers.IPProtocolUDP, &layers.UDP{SrcPort: layers.UDPPort(s.SrcPort), DstPort: layers.UDPPort(s.DstPort)}, 8)
+	if err != nil {
+		return Frame{}, err
+	}
+	switch b := f.Bytes[f.L4:]; {
+	case s.NoUDPChecksum:
+		b[6], b[7] = 0, 0
+	case b[6] == 0 && b[7] == 0:
+		b[6], b[7] = 0xff, 0xff // RFC 768: 0 means none
+	}
+	return f, nil
+}
+
+// TCP is what a TCP frame has beside what a Spec says of it.
+type TCP struct {
+	Seq, Ack   uint32
+	Flags      uint8 // as they stand in the header: FIN, SYN, RST, PSH, ACK, URG, ECE, CWR
+	Window     uint16
+	Timestamps bool // 12 bytes of options, as most connections have them
+	ChecksumOK bool // DecodeTCP: it is right
+}
+
+// Flags of TCP.
+const (
+	FIN uint8 = 1 << 0
+	PSH uint8 = 1 << 3
+	ACK uint8 = 1 << 4
+)
+
+// BuildTCP makes a TCP frame, with right lengths and checksums. Of the Spec, NoUDPChecksum
+// means nothing.
+func BuildTCP(s Spec, t TCP) (Frame, error) {
+	l := &layers.TCP{SrcPort: layers.TCPPort(s.SrcPort), DstPort: layers.TCPPort(s.DstPort), Seq: t.Seq, Ack: t.Ack, Window: t.Window}
+	for i, f := range []*bool{&l.FIN, &l.SYN, &l.RST, &l.PSH, &l.ACK, &l.URG, &l.ECE, &l.CWR} {
+		*f = t.Flags>>i&1 != 0
+	}
+	n := 20
+	if t.Timestamps {
+		n += 12
+		nop := layers.TCPOption{OptionType: layers.TCPOptionKindNop}
+		l.Options = []layers.TCPOption{nop, nop, {OptionType: layers.TCPOptionKindTimestamps, OptionLength: 10, OptionData: make([]byte, 8)}}
+	}
+	return build(s, layers.IPProtocolTCP, l, n)
+}
+
+// transport is a layer whose checksum covers IP's addresses.
+type transport interface {
+	gopacket.SerializableLayer
+	SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
+}
+
+// build makes the frame around a transport layer with a header of n bytes.
+func build(s Spec, proto layers.IPProtocol, l transport, hdr int) (Frame, error) {
 	if len(s.MPLS) > 0 && len(s.VLANs) > 0 {
 		return Frame{}, errors.New("building a frame: MPLS and VLAN tags together")
 	}
@@ -47,28 +100,27 @@ func Build(s Spec) (Frame, error) {
 	}
 	ls := s.link()
 	l3 := 14 + 4*len(s.MPLS) + 4*len(s.VLANs)
-	udp := &layers.UDP{SrcPort: layers.UDPPort(s.SrcPort), DstPort: layers.UDPPort(s.DstPort)}
 	l4 := l3
 	if s.SrcIP.Is4() {
-		ip := &layers.IPv4{Version: 4, IHL: 5, TOS: s.TOS, Id: s.ID, TTL: s.TTL, Protocol: layers.IPProtocolUDP,
+		ip := &layers.IPv4{Version: 4, IHL: 5, TOS: s.TOS, Id: s.ID, TTL: s.TTL, Protocol: proto,
 			SrcIP: s.SrcIP.AsSlice(), DstIP: s.DstIP.AsSlice()}
-		if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
+		if err := l.SetNetworkLayerForChecksum(ip); err != nil {
 			return Frame{}, fmt.Errorf("building a frame: %w", err)
 		}
 		ls, l4 = append(ls, ip), l3+20
 	} else {
-		ip := &layers.IPv6{Version: 6, TrafficClass: s.TOS, HopLimit: s.TTL, NextHeader: layers.IPProtocolUDP,
+		ip := &layers.IPv6{Version: 6, TrafficClass: s.TOS, HopLimit: s.TTL, NextHeader: proto,
 			SrcIP: s.SrcIP.AsSlice(), DstIP: s.DstIP.AsSlice()}
-		if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
+		if err := l.SetNetworkLayerForChecksum(ip); err != nil {
 			return Frame{}, fmt.Errorf("building a frame: %w", err)
 		}
 		ls, l4 = append(ls, ip), l3+40
 	}
-	n := l4 + 8 + len(s.Payload)
+	n := l4 + hdr + len(s.Payload)
 	if n-l3 > 0xffff {
 		return Frame{}, fmt.Errorf("building a frame: an IP packet of %d bytes, want at most 65535", n-l3)
 	}
-	ls = append(ls, udp, gopacket.Payload(s.Payload))
+	ls = append(ls, l, gopacket.Payload(s.Payload))
 	buf := gopacket.NewSerializeBuffer()
 	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ls...); err != nil {
 		return Frame{}, fmt.Errorf("building a frame: %w", err)
@@ -77,14 +129,7 @@ func Build(s Spec) (Frame, error) {
 	if len(b) < n {
 		return Frame{}, fmt.Errorf("building a frame: %d bytes, want %d", len(b), n)
 	}
-	b = b[:n:n] // short frames were padded
-	switch {
-	case s.NoUDPChecksum:
-		b[l4+6], b[l4+7] = 0, 0
-	case b[l4+6] == 0 && b[l4+7] == 0:
-		b[l4+6], b[l4+7] = 0xff, 0xff // RFC 768: 0 means none
-	}
-	return Frame{Bytes: b, L3: l3, L4: l4, Payload: l4 + 8}, nil
+	return Frame{Bytes: b[:n:n], L3: l3, L4: l4, Payload: l4 + hdr}, nil // short frames were padded
 }
 
 // link makes the layers below IP.
@@ -112,6 +157,33 @@ func (s *Spec) link() []gopacket.SerializableLayer {
 
 // Decode takes a UDP frame apart. It fails where the frame is not one.
 func Decode(b []byte) (Packet, error) {
+	p, _, err := decode(b)
+	if err != nil {
+		return p, err
+	}
+	if p.UDPLen == 0 {
+		return p, fmt.Errorf("decoding a frame of %d bytes: ethertype %#04x carries no UDP", len(b), p.EtherType)
+	}
+	p.generator()
+	return p, nil
+}
+
+// DecodeTCP takes a TCP frame apart. It fails where the frame is not one. What is UDP's of the Packet
+// stays 0.
+func DecodeTCP(b []byte) (Packet, TCP, error) {
+	p, t, err := decode(b)
+	if err != nil {
+		return p, TCP{}, err
+	}
+	if t == nil {
+		return p, TCP{}, fmt.Errorf("decoding a frame of %d bytes: ethertype %#04x carries no TCP", len(b), p.EtherType)
+	}
+	return p, *t, nil
+}
+
+// decode takes a frame apart; the TCP is nil where there is none.
+func decode(b []byte) (Packet, *TCP, error) {
+	var tcp *TCP
 	p := Packet{Len: len(b)}
 	g := gopacket.NewPacket(b, layers.LayerTypeEthernet, gopacket.DecodeOptions{NoCopy: true})
 	l3 := 14
@@ -144,18 +216,20 @@ func Decode(b []byte) (Packet, error) {
 			p.UDPLen = int(l.Length)
 			p.Payload = l.Payload
 			seg := append(append([]byte(nil), l.Contents...), l.Payload...)
-			p.UDPChecksumOK = l.Checksum != 0 && Sum(append(pseudo(p.SrcIP, p.DstIP, p.UDPLen), seg...)) == 0
+			p.UDPChecksumOK = l.Checksum != 0 && Sum(append(pseudo(p.SrcIP, p.DstIP, 17, p.UDPLen), seg...)) == 0
+		case *layers.TCP:
+			p.SrcPort, p.DstPort = uint16(l.SrcPort), uint16(l.DstPort)
+			p.Payload = l.Payload
+			seg := append(append([]byte(nil), l.Contents...), l.Payload...)
+			tcp = &TCP{Seq: l.Seq, Ack: l.Ack, Window: l.Window, Flags: l.Contents[13], Timestamps: len(l.Contents) == 32,
+				ChecksumOK: Sum(append(pseudo(p.SrcIP, p.DstIP, 6, len(seg)), seg...)) == 0}
 		}
 	}
 	if e := g.ErrorLayer(); e != nil {
-		return p, fmt.Errorf("decoding a frame of %d bytes: %w", len(b), e.Error())
-	}
-	if p.UDPLen == 0 {
-		return p, fmt.Errorf("decoding a frame of %d bytes: ethertype %#04x carries no UDP", len(b), p.EtherType)
+		return p, nil, fmt.Errorf("decoding a frame of %d bytes: %w", len(b), e.Error())
 	}
 	p.L3 = l3
-	p.generator()
-	return p, nil
+	return p, tcp, nil
 }
 
 // Pcap reads a capture file in the classic format, as QEMU's filter-dump writes it.

@@ -33,7 +33,7 @@ type Packet struct {
 	DstPort       uint16
 	UDPChecksum   uint16 // 0: none
 	UDPChecksumOK bool   // there is one and it is right
-	Payload       []byte // of UDP, without padding
+	Payload       []byte // of UDP or TCP, without padding
 
 	Pktgen    bool // the payload starts with pktgen's header:
 	Seq       uint32
@@ -93,8 +93,8 @@ func Sum(b []byte) uint16 {
 	return ^uint16(s)
 }
 
-// pseudo is the header that the UDP checksum covers beside the segment.
-func pseudo(src, dst netip.Addr, n int) []byte {
+// pseudo is the header that the UDP or TCP checksum covers beside the segment.
+func pseudo(src, dst netip.Addr, proto byte, n int) []byte {
 	b := append(src.AsSlice(), dst.AsSlice()...)
-	return binary.BigEndian.AppendUint32(append(b, 0, 0, 0, 17), uint32(n))
+	return binary.BigEndian.AppendUint32(append(b, 0, 0, 0, proto), uint32(n))
 }
