@@ -94,7 +94,9 @@ func (n *nic) applyFeatures(on netdev.Feature) {
 func (n *nic) programFeatures(on netdev.Feature) {
 	var sum rxcsum
 	if on&netdev.RxCsum != 0 {
-		sum = rxcsumIPOFL | rxcsumTUOFL
+		if sum = rxcsumIPOFL | rxcsumTUOFL; !n.chip.pcie {
+			sum |= rxcsumV6OFL
+		}
 	}
 	if n.extended() {
 		sum |= rxcsumPCSD

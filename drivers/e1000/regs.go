@@ -348,12 +348,13 @@ type rxcsum uint32
 const (
 	rxcsumIPOFL rxcsum = 1 << 8  // IPv4 checksums verified
 	rxcsumTUOFL rxcsum = 1 << 9  // TCP and UDP checksums verified
+	rxcsumV6OFL rxcsum = 1 << 10 // 8254x: and those over IPv6
 	rxcsumPCSD  rxcsum = 1 << 13 // 82574L: the RSS hash in place of the packet checksum
 )
 
 func (v rxcsum) String() string { return names(v, rxcsumNames) }
 
-var rxcsumNames = []bitName[rxcsum]{{rxcsumIPOFL, "IPOFL"}, {rxcsumTUOFL, "TUOFL"}, {rxcsumPCSD, "PCSD"}}
+var rxcsumNames = []bitName[rxcsum]{{rxcsumIPOFL, "IPOFL"}, {rxcsumTUOFL, "TUOFL"}, {rxcsumV6OFL, "IPV6OFL"}, {rxcsumPCSD, "PCSD"}}
 
 const rfctlEXTEN uint32 = 1 << 15 // RFCTL: extended receive descriptors
 

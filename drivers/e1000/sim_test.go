@@ -54,10 +54,10 @@ func simBind(t testing.TB, m *sim.Machine, name string, options map[string]strin
 }
 
 // simOpener makes pairs on a machine each. irq is the option bus, "" being the best.
-func simOpener(model, irq string) netdevtest.Opener {
+func simOpener(model, irq string, queues int) netdevtest.Opener {
 	return func(t *testing.T, ring int) netdevtest.Pair {
 		m := simMachine(t, model)
-		o := map[string]string{"ring": strconv.Itoa(ring)}
+		o := map[string]string{"ring": strconv.Itoa(ring), "queues": strconv.Itoa(queues)}
 		if irq != "" {
 			o["bus"] = irq
 		}
@@ -78,14 +78,17 @@ func TestSimConformance(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, model, irq string
+		queues           int
 		rings            []int
 	}{
-		{"e1000e", "e1000e", "", rings},
-		{"e1000e-MSI", "e1000e", "msi", rings[:1]},
-		{"e1000e-INTx", "e1000e", "intx", rings[:1]},
-		{"e1000", "e1000", "", rings},
-		{"e1000-82545em", "e1000-82545em", "", rings[:1]},
+		{"e1000e", "e1000e", "", 1, rings},
+		{"e1000e-2queues", "e1000e", "", 2, rings},
+		{"e1000e-MSI", "e1000e", "msi", 1, rings[:1]},
+		{"e1000e-MSI-2queues", "e1000e", "msi", 2, rings[:1]},
+		{"e1000e-INTx", "e1000e", "intx", 1, rings[:1]},
+		{"e1000", "e1000", "", 1, rings},
+		{"e1000-82545em", "e1000-82545em", "", 1, rings[:1]},
 	} {
-		t.Run(c.name, func(t *testing.T) { netdevtest.All(t, c.rings, simOpener(c.model, c.irq)) })
+		t.Run(c.name, func(t *testing.T) { netdevtest.All(t, c.rings, simOpener(c.model, c.irq, c.queues)) })
 	}
 }

@@ -1,6 +1,8 @@
 // Package netdevtest is the conformance suite of network drivers. [All] runs a driver's
 // device against another one that it is wired to: every frame size, order, loss, full
-// rings, interrupts, counters, closing under load, and what is left afterwards.
+// rings, interrupts, counters, closing under load, and what is left afterwards. What a device
+// offers beyond that (netdev.Offloader, netdev.MTUSetter, several queues) is tried too, where
+// both have it.
 //
 // The frames it sends have the Ethernet type 0x88b5 (IEEE 802 local experimental), the
 // far end's station address, a sequence number and bytes that depend on it, so each one is
@@ -26,6 +28,12 @@ type Pair struct {
 	A, B netdev.Device
 	// CloseA takes A out of service, as its driver's Instance.Close.
 	CloseA func() error
+	// Knows of the device's limits, which a model may have beyond the chip's: "" or a reason
+	// for leaving the matter out.
+	NoCsumGood string // the receiver never says that a checksum is right
+	NoTSO      string // segmentation makes something else
+	// EmptySegments: a frame whose last segment is full is followed by an empty one.
+	EmptySegments bool
 	// Close takes both out of service and ends what carries them. It comes after CloseA
 	// or without it.
 	Close func() error
@@ -54,6 +62,18 @@ func All(t *testing.T, rings []int, open Opener) {
 			r.stop()
 		})
 	}
+	t.Run("Offloads", func(t *testing.T) {
+		leaks(t)
+		r := start(t, open, rings[0])
+		t.Run("Queues", r.queues)
+		t.Run("Checksums", r.checksums)
+		t.Run("Segments", r.segments)
+		t.Run("VLAN", r.vlan)
+		t.Run("BadMeta", r.badMeta)
+		t.Run("Jumbo", r.jumbo)
+		t.Run("JumboSending", r.jumboSending)
+		r.stop()
+	})
 	for _, c := range []struct {
 		name string
 		f    func(*testing.T, *rig)
