@@ -3,14 +3,11 @@ package tap
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -22,48 +19,19 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/dma"
+	"github.com/ring3dev/ring3/internal/netspace"
 	"github.com/ring3dev/ring3/netdev"
 )
 
-// space is another network namespace. Its functions run on a thread that is in it.
-type space struct {
-	fd   int
-	work chan func()
-	gone chan struct{}
-}
-
-func newSpace(t testing.TB) *space {
+// newSpace makes another network namespace, for as long as the test runs.
+func newSpace(t testing.TB) *netspace.Space {
 	t.Helper()
-	s := &space{work: make(chan func()), gone: make(chan struct{})}
-	opened := make(chan error)
-	go func() {
-		defer close(s.gone)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			s.fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		}
-		opened <- err
-		if err != nil {
-			return
-		}
-		for f := range s.work {
-			f()
-		}
-		unix.Close(s.fd)
-	}()
-	if err := <-opened; err != nil {
-		t.Skipf("no second network namespace: %v", err)
+	s, err := netspace.New()
+	if err != nil {
+		t.Skip(err)
 	}
-	t.Cleanup(func() { close(s.work); <-s.gone })
+	t.Cleanup(s.Close)
 	return s
-}
-
-// do runs f in the namespace.
-func (s *space) do(f func()) {
-	done := make(chan struct{})
-	s.work <- func() { defer close(done); f() }
-	<-done
 }
 
 // link finds an interface of the thread's namespace.
@@ -103,14 +71,14 @@ func up(t testing.TB, name, addr string) {
 }
 
 // twoSides bridges two devices: x0 here, x1 in another namespace, 10.1.0.1 and .2, fd00:1::1 and ::2.
-func twoSides(t testing.TB, a, b netdev.Device, c Config) (ba, bb *Bridge, there *space) {
+func twoSides(t testing.TB, a, b netdev.Device, c Config) (ba, bb *Bridge, there *netspace.Space) {
 	t.Helper()
 	there = newSpace(t)
 	c.Name = "x0"
 	ba = attachT(t, a, c)
 	c.Name = "x1"
 	bb = attachT(t, b, c)
-	if err := netlink.LinkSetNsFd(link(t, "x1"), there.fd); err != nil {
+	if err := netlink.LinkSetNsFd(link(t, "x1"), there.FD()); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range []string{"1", "2"} {
@@ -121,74 +89,26 @@ func twoSides(t testing.TB, a, b netdev.Device, c Config) (ba, bb *Bridge, there
 		if n == "1" {
 			f()
 		} else {
-			there.do(f)
+			there.Do(f)
 		}
 	}
 	return ba, bb, there
 }
 
-// transfer sends n bytes over TCP from the thread's namespace to the other one, and compares.
-func transfer(t testing.TB, there *space, addr string, n int64) {
+// transfer sends n bytes over TCP to the other namespace, and compares.
+func transfer(t testing.TB, there *netspace.Space, addr string, n int64) {
 	t.Helper()
-	var l net.Listener
-	var err error
-	there.do(func() { l, err = net.Listen("tcp", addr) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	type result struct {
-		n   int64
-		sum [32]byte
-		err error
-	}
-	got := make(chan result, 1)
-	go func() {
-		var r result
-		defer func() { got <- r }()
-		c, err := l.Accept()
-		if err != nil {
-			r.err = err
-			return
-		}
-		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(60 * time.Second))
-		h := sha256.New()
-		r.n, r.err = io.Copy(h, c)
-		r.sum = [32]byte(h.Sum(nil))
-		_, _ = c.Write([]byte{1})
-	}()
-	c, err := net.DialTimeout("tcp", l.Addr().String(), 20*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(60 * time.Second))
-	h := sha256.New()
-	block := pattern(1<<20, 5)
-	for left := n; left > 0; {
-		k := min(left, int64(len(block)))
-		block[0]++
-		h.Write(block[:k])
-		if _, err := c.Write(block[:k]); err != nil {
-			t.Fatalf("sending to %s: %v", addr, err)
-		}
-		left -= k
-	}
-	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	if r := <-got; r.err != nil || r.n != n || r.sum != [32]byte(h.Sum(nil)) {
-		t.Errorf("sent %d bytes to %s: received %d, %v, the same: %t", n, addr, r.n, r.err, r.sum == [32]byte(h.Sum(nil)))
+	if _, err := netspace.Send(nil, there, addr, n); err != nil {
+		t.Error(err)
 	}
 }
 
 // echo sends datagrams there and back.
-func echo(t testing.TB, there *space, addr string, sizes ...int) {
+func echo(t testing.TB, there *netspace.Space, addr string, sizes ...int) {
 	t.Helper()
 	var l net.PacketConn
 	var err error
-	there.do(func() { l, err = net.ListenPacket("udp", addr) })
+	there.Do(func() { l, err = net.ListenPacket("udp", addr) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,10 +239,10 @@ func TestFollow(t *testing.T) {
 	}
 	follow()
 	there := newSpace(t)
-	if err := netlink.LinkSetNsFd(l, there.fd); err != nil {
+	if err := netlink.LinkSetNsFd(l, there.FD()); err != nil {
 		t.Fatal(err)
 	}
-	there.do(func() {
+	there.Do(func() {
 		l = link(t, "y0")
 		follow()
 	})
@@ -637,10 +557,10 @@ func TestNamespaces(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := netlink.LinkSetNsFd(l, there.fd); err != nil {
+		if err := netlink.LinkSetNsFd(l, there.FD()); err != nil {
 			t.Fatal(err)
 		}
-		there.do(func() {
+		there.Do(func() {
 			if err := netlink.LinkSetMTU(link(t, "x0"), 3000); err != nil {
 				t.Error(err)
 			}
