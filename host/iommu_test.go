@@ -47,7 +47,7 @@ func TestUpFaulting(t *testing.T) {
 	if err == nil {
 		t.Errorf("NewSystem succeeded; Close = %v", sys.Close())
 	}
-	want := " x: DMA write to 0x7ff0000: it may not write there (reason 5): stopped by the IOMMU"
+	want := " x: DMA write to 0x7ff0000: nothing is mapped there (reason 5): stopped by the IOMMU"
 	if err == nil || !strings.HasPrefix(err.Error(), "x (qemu:edu): ") || !strings.HasSuffix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("NewSystem with a device that faults = %v, want one line that ends in %q", err, want)
 	}

@@ -46,8 +46,8 @@ var reasons = map[uint8]string{
 	2: "it has no context entry",
 	3: "its context entry is invalid",
 	4: "the address has more than 39 bits",
-	5: "it may not write there",
-	6: "it may not read there",
+	5: "nothing is mapped there", // or not for writing
+	6: "nothing is mapped there", // or not for reading
 	7: "a page table cannot be read",
 }
 
@@ -108,7 +108,7 @@ func (u *iommu) faulted(source uint16, addr uint64, reason uint8, write bool) {
 	// It must not hold an interrupt line that it shares.
 	pci.SetCommand(u.m.Config(d.fn.Addr), pci.CmdINTxDisable, pci.CmdMaster)
 	if hit := u.hit(d, addr); hit != "" {
-		why += ": " + hit
+		why = hit
 	}
 	d.stop(fmt.Errorf("%s %s: DMA %s %#x: %s (reason %d): %w", d.Address(), d.spec.Name, what, addr, why, reason, bus.ErrDMAFault))
 }
