@@ -135,6 +135,8 @@ func (c *Config) checkWires(seen map[string]*DeviceSpec) error {
 			switch {
 			case d == nil:
 				return fmt.Errorf("sim: wire %s-%s: no device is named %s", w[0], w[1], name)
+			case modelOf(d.Model) == &nullModel:
+				return fmt.Errorf("sim: wire %s-%s: %s (%s) swallows what it sends, so it has no wire", w[0], w[1], name, d.Model)
 			case !IsNetwork(d.Model):
 				return fmt.Errorf("sim: wire %s-%s: %s (%s) is no network adapter", w[0], w[1], name, d.Model)
 			case wired[name] != "":

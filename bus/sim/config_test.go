@@ -39,6 +39,7 @@ func TestWrongConfig(t *testing.T) {
 		{Config{Devices: dev("a", "null", "mac=01:00:00:00:00:00")}, `sim: a: model null: property mac=01:00:00:00:00:00: want a unicast address`},
 		{Config{Devices: two, Wires: [][2]string{{"a", "x"}}}, "sim: wire a-x: no device is named x"},
 		{Config{Devices: two, Wires: [][2]string{{"a", "c"}}}, "sim: wire a-c: c (edu) is no network adapter"},
+		{Config{Devices: dev("n", "null"), Wires: [][2]string{{"n", "x"}}}, "sim: wire n-x: n (null) swallows what it sends, so it has no wire"},
 		{Config{Devices: two, Wires: [][2]string{{"a", "a"}}}, "sim: wire a-a: "},
 		{Config{Devices: two, Wires: [][2]string{{"a", "b"}, {"b", "a"}}}, "sim: wire b-a: b is wired to a already"},
 		{Config{Devices: two, Clock: 9}, "sim: clock 9: want RealTime, Stepped or Eager"},
