@@ -13,6 +13,7 @@ import (
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu"
+	"github.com/ring3dev/ring3/bus/sim"
 	"github.com/ring3dev/ring3/bus/trace"
 )
 
@@ -308,6 +309,28 @@ func TestConformance(t *testing.T) {
 		}
 		s := bustest.Edu(t, trace.Wrap(d, trace.Options{Name: "edu0"}))
 		s.Kill = func() { _, _ = m.Execute("quit", nil) }
+		return s
+	})
+}
+
+// The same on models in this process, whose memory the race detector sees.
+func TestConformanceSim(t *testing.T) {
+	bustest.All(t, func(t *testing.T) bustest.Subject {
+		m, err := sim.Start(t.Context(), sim.Config{Devices: []sim.DeviceSpec{{Name: "edu0", Model: "edu"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = m.Close() })
+		d, err := m.Device("edu0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := bustest.Edu(t, trace.Wrap(d, trace.Options{Name: "edu0"}))
+		s.Kill = func() {
+			if err := m.Unplug("edu0"); err != nil {
+				t.Error(err)
+			}
+		}
 		return s
 	})
 }
