@@ -14,6 +14,7 @@ import (
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu/qemutest"
+	"github.com/ring3dev/ring3/bus/sim"
 )
 
 // probe is the driver's Probe as a host calls it, for tests in which it fails.
@@ -41,6 +42,30 @@ func TestTests(t *testing.T) {
 	}
 	if len(seen) < 6 {
 		t.Errorf("%d tests, want at least 6", len(seen))
+	}
+}
+
+// The same driver on ring3's own model of the device, where nothing needs to be installed.
+func TestSim(t *testing.T) {
+	bustest.NoLeaks(t)
+	m, err := sim.Start(t.Context(), sim.Config{Devices: []sim.DeviceSpec{{Name: "dev0", Model: "pci-testdev"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	dev, err := m.Device("dev0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := probe(dev, testdev.Driver, nil)
+	if r.Outcome != pci.Bound {
+		t.Fatalf("Bind = %s, %v, want bound", r.Outcome, r.Err)
+	}
+	defer r.Instance.Close()
+	for _, res := range r.Instance.(*testdev.Device).Results() {
+		if strings.HasSuffix(res.Name, "no-eventfd") && res.Counted != 16 {
+			t.Errorf("test %s = %+v, want 16 of 16 writes counted", res.Name, res)
+		}
 	}
 }
 
