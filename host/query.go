@@ -112,6 +112,7 @@ func (u *up) handlers() instance.Handlers {
 	h[opCollisions] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
 		return u.sys.tree.class.Hidden(), nil
 	}
+	h[opEthtool] = u.ethtoolHandler
 	h[opTrace], h[opTraceLast] = u.traceHandler, u.traceLastHandler
 	h[opDmesg] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
 		records, _ := u.log.Read(0)
