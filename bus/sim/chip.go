@@ -68,6 +68,8 @@ type slot interface {
 	// on; msi that of MSI. mode says what is on; INTx when neither is.
 	msix(vector int)
 	msi(vector int)
+	// forget takes back the message of an MSI-X vector that is masked.
+	forget(vector int)
 	mode() bus.IRQMode
 	// line sets the level of INTx; the machine honours Interrupt Disable.
 	line(high bool)

@@ -27,6 +27,27 @@
 // is first used and left alone then, so a program that changes what it received finds its
 // changes again.
 //
+// # The gigabit controllers
+//
+// They are modelled after Intel's manuals, with the subsystem IDs of Intel's own cards: filters,
+// all sizes of buffers, both formats of descriptors, checksums, segmentation, VLAN tags, two queues
+// each way with RSS (82574L), pause frames, the EEPROM, the PHY, statistics. What takes time is what
+// delays and throttles interrupts, a pause, and negotiating the link (500 ms); the rest is done
+// when it is asked for. A link is up from the start, and its partner can do everything.
+//
+// A frame for which there is no descriptor waits in the packet buffer (PBA: 48 KiB, in the
+// 82574L 20 KiB) and is missed, and counted in MPC, when that is full. Pause frames are sent as it fills
+// and empties.
+//
+// Left out: packet split, wake-up, management, timestamps, half duplex, the flash (an empty region).
+// A doorbell sends at most 64 MiB; the rest follows 1 ms later.
+//
+// Where QEMU 7.2 differs it is wrong, and the tests of package sim that run on both name it: its 82540EM
+// hears nothing for 1 s after a write to RCTL, does not verify checksums, and keeps its registers
+// through CTRL.RST; its 82574L cuts what is to be segmented into IP fragments, forgets the
+// tag in legacy descriptors and throttles without being asked to; both send an empty segment after
+// a last one that is full, and take frames of up to 1526 bytes as not long.
+//
 // # Config space, regions, reset
 //
 // A function has the header, base address registers and capabilities that its device has:
@@ -97,5 +118,6 @@
 // nothing that takes a lock but the logger and Capture.
 //
 // Sources: PCI Local Bus 3.0; PCI Express Base 3.0; PCI Power Management 1.2; QEMU's docs/specs/edu
-// and docs/specs/pci-testdev; Intel 317694 (82574L).
+// and docs/specs/pci-testdev; Intel 317453
+// (8254x) and 317694 (82574L).
 package sim

@@ -353,7 +353,12 @@ func (c *e1000) storeCall(off bus.Off, v uint32) {
 		c.setR(off, v&(1<<5))
 	case e1SWSM:
 		c.setR(off, v&3)
-	case e1PBACLR: // no bit stays pending that is not masked
+	case e1PBACLR:
+		for i := range e1Vectors {
+			if v>>i&1 != 0 {
+				c.s.forget(i)
+			}
+		}
 	default:
 		if off >= e1EITR && off < e1EITR+4*e1Vectors {
 			c.setR(off, v&0xffff)

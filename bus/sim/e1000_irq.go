@@ -109,11 +109,10 @@ func (c *e1000) messages(fresh uint32) {
 		if fresh&cause == 0 {
 			continue
 		}
-		v := c.r(e1IVAR) >> (4 * i) & 15
-		if v&8 == 0 || v&7 >= e1Vectors {
-			continue // allocated to none
+		v, ok := c.vector(i)
+		if !ok {
+			continue
 		}
-		v &= 7
 		if !c.irq.eitr[v].pass(c, e1EITR+bus.Off(4*v)) {
 			c.irq.told &^= cause // comes again
 			continue
@@ -121,6 +120,21 @@ func (c *e1000) messages(fresh uint32) {
 		c.count(e1IAC)
 		c.s.msix(int(v))
 		c.acknowledge(cause)
+	}
+}
+
+// vector is that of a cause, RXQ0 being 0, if it is allocated to one.
+func (c *e1000) vector(cause int) (v uint32, ok bool) {
+	v = c.r(e1IVAR) >> (4 * cause) & 15
+	return v & 7, v&8 != 0 && v&7 < e1Vectors
+}
+
+// forget takes back the pending messages of causes, 82574L 10.2.2 (PBA_CLR).
+func (c *e1000) forget(causes uint32) {
+	for i := range e1Vectors {
+		if v, ok := c.vector(i); ok && causes&(e1RXQ0<<i) != 0 {
+			c.s.forget(int(v))
+		}
 	}
 }
 
@@ -194,6 +208,9 @@ func (c *e1000) storeIRQ(off bus.Off, v uint32) {
 		c.setR(e1ICR, c.r(e1ICR)|v&c.m.valid)
 	case e1IMS:
 		c.setR(e1IMS, c.r(e1IMS)|v&c.m.valid)
+		if c.m.pcie && c.on(e1CTRLEXT, e1ExtPBACLR) {
+			c.forget(v)
+		}
 	case e1IMC:
 		c.setR(e1IMS, c.r(e1IMS)&^v)
 	}

@@ -126,6 +126,31 @@ func TestE1000Messages(t *testing.T) {
 		a.r.Write32(rICR, 4|other)
 		a.r.Write32(rICS, 4)
 		wantFired(t, "link, acknowledged", v[2], 1)
+		// A message that is masked is pending, until the cause is enabled anew with PBA_CLR.
+		table, err := a.dev.Region(3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		table.Write32(16+12, 1)
+		a.r.Write32(rICR, 0xffffffff)
+		for _, clr := range []bool{false, true} {
+			a.r.Write32(rIMS, txq0)
+			a.r.Write32(rICS, txq0)
+			if table.Read32(0x2000)&2 == 0 {
+				t.Error("vector 1 is not pending")
+			}
+			if clr {
+				a.r.Write32(rEXT, 1<<31)
+				a.r.Write32(rIMS, txq0)
+			}
+			table.Write32(16+12, 0)
+			want := uint64(1)
+			if clr {
+				want = 0
+			}
+			wantFired(t, "transmit, unmasked", v[1], want)
+			table.Write32(16+12, 1)
+		}
 		for _, x := range v[3:] {
 			wantFired(t, "a vector of no cause", x, 0)
 		}

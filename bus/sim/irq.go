@@ -349,6 +349,13 @@ func (d *device) msix(vector int) {
 	d.message(binary.LittleEndian.Uint64(e), binary.LittleEndian.Uint32(e[8:]))
 }
 
+// forget is slot's.
+func (d *device) forget(vector int) {
+	if vector >= 0 && vector < d.hdr.msix {
+		d.pending[vector/64] &^= 1 << (vector % 64)
+	}
+}
+
 // flushMSIX sends what was held back and need not be any more.
 func (d *device) flushMSIX() {
 	for i, w := range d.pending {
