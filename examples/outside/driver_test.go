@@ -14,7 +14,7 @@ import (
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu/qemutest"
-	"github.com/ring3dev/ring3/bus/sim"
+	"github.com/ring3dev/ring3/bus/sim/simtest"
 )
 
 // probe is the driver's Probe as a host calls it, for tests in which it fails.
@@ -22,10 +22,24 @@ func probe(dev bus.Device, d *pci.Driver, options map[string]string) pci.Result 
 	return pci.Bind(context.Background(), dev, pci.Env{Name: "dev0", Options: options}, []*pci.Driver{d})
 }
 
-func TestTests(t *testing.T) {
-	bustest.NoLeaks(t)
-	dev := qemutest.Open(t, "pci-testdev")
-	d := qemutest.Bind(t, dev, testdev.Driver, map[string]string{"writes": "100"}).(*testdev.Device)
+// each runs a test on QEMU's model of the device, and on ring3's own, for which nothing needs to
+// be installed. The driver does not know which it is.
+func each(t *testing.T, model string, test func(t *testing.T, dev bus.Device)) {
+	for name, open := range map[string]func(t *testing.T) bus.Device{
+		"qemu": func(t *testing.T) bus.Device { return qemutest.Open(t, model) },
+		"sim":  func(t *testing.T) bus.Device { return simtest.Open(t, model) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bustest.NoLeaks(t)
+			test(t, open(t))
+		})
+	}
+}
+
+func TestTests(t *testing.T) { each(t, "pci-testdev", tests) }
+
+func tests(t *testing.T, dev bus.Device) {
+	d := bustest.Bind(t, dev, testdev.Driver, map[string]string{"writes": "100"}).(*testdev.Device)
 	seen := map[string]testdev.Result{}
 	for _, r := range d.Results() {
 		t.Log(r)
@@ -45,32 +59,10 @@ func TestTests(t *testing.T) {
 	}
 }
 
-// The same driver on ring3's own model of the device, where nothing needs to be installed.
-func TestSim(t *testing.T) {
-	bustest.NoLeaks(t)
-	m, err := sim.Start(t.Context(), sim.Config{Devices: []sim.DeviceSpec{{Name: "dev0", Model: "pci-testdev"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	dev, err := m.Device("dev0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := probe(dev, testdev.Driver, nil)
-	if r.Outcome != pci.Bound {
-		t.Fatalf("Bind = %s, %v, want bound", r.Outcome, r.Err)
-	}
-	defer r.Instance.Close()
-	for _, res := range r.Instance.(*testdev.Device).Results() {
-		if strings.HasSuffix(res.Name, "no-eventfd") && res.Counted != 16 {
-			t.Errorf("test %s = %+v, want 16 of 16 writes counted", res.Name, res)
-		}
-	}
-}
+func TestAttrs(t *testing.T) { each(t, "pci-testdev", attrs) }
 
-func TestAttrs(t *testing.T) {
-	inst := qemutest.Bind(t, qemutest.Open(t, "pci-testdev"), testdev.Driver, nil)
+func attrs(t *testing.T, dev bus.Device) {
+	inst := bustest.Bind(t, dev, testdev.Driver, nil)
 	files := inst.(pci.AttrUser).Attrs()
 	read := func(name string) string {
 		t.Helper()
@@ -100,8 +92,9 @@ func TestAttrs(t *testing.T) {
 }
 
 // What cannot be had is refused in one line that says what is wanted.
-func TestRefused(t *testing.T) {
-	dev := qemutest.Open(t, "pci-testdev")
+func TestRefused(t *testing.T) { each(t, "pci-testdev", refused) }
+
+func refused(t *testing.T, dev bus.Device) {
 	other := *testdev.Driver
 	other.API = pci.API + 1
 	for _, tt := range []struct {
@@ -121,15 +114,21 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: Bind = %s, %v, want failed, one line with %q", tt.name, r.Outcome, r.Err, tt.want)
 		}
 	}
-	// The IDs choose the driver; where they lie, the registers tell.
-	if inst, err := testdev.Driver.Probe(t.Context(), qemutest.Open(t, "edu"), pci.Env{Name: "x"}); !errors.Is(err, bus.ErrNotSupported) {
-		t.Errorf("Probe of an edu = %v, %v, want ErrNotSupported: it has one region", inst, err)
-	}
 }
 
-func TestClosed(t *testing.T) {
-	dev := qemutest.Open(t, "pci-testdev")
-	d := qemutest.Bind(t, dev, testdev.Driver, nil).(*testdev.Device)
+// The IDs choose the driver; where they lie, the registers tell.
+func TestAnother(t *testing.T) {
+	each(t, "edu", func(t *testing.T, dev bus.Device) {
+		if inst, err := testdev.Driver.Probe(t.Context(), dev, pci.Env{Name: "x"}); !errors.Is(err, bus.ErrNotSupported) {
+			t.Errorf("Probe of an edu = %v, %v, want ErrNotSupported: it has one region", inst, err)
+		}
+	})
+}
+
+func TestClosed(t *testing.T) { each(t, "pci-testdev", closed) }
+
+func closed(t *testing.T, dev bus.Device) {
+	d := bustest.Bind(t, dev, testdev.Driver, nil).(*testdev.Device)
 	var c io.Closer = d
 	for range 2 {
 		if err := c.Close(); err != nil {
@@ -142,9 +141,10 @@ func TestClosed(t *testing.T) {
 }
 
 // A device whose link is dead is told from one that counts wrong.
-func TestGone(t *testing.T) {
-	dev := qemutest.Open(t, "pci-testdev")
-	d := qemutest.Bind(t, dev, testdev.Driver, nil).(*testdev.Device)
+func TestGone(t *testing.T) { each(t, "pci-testdev", gone) }
+
+func gone(t *testing.T, dev bus.Device) {
+	d := bustest.Bind(t, dev, testdev.Driver, nil).(*testdev.Device)
 	if err := dev.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -185,8 +185,9 @@ func (r lyingRegion) Read32(o bus.Off) uint32 {
 }
 
 // Whatever the device says, the driver returns an error and touches nothing outside.
-func TestLiar(t *testing.T) {
-	dev := qemutest.Open(t, "pci-testdev")
+func TestLiar(t *testing.T) { each(t, "pci-testdev", lies) }
+
+func lies(t *testing.T, dev bus.Device) {
 	for _, tt := range []struct {
 		name string
 		off  bus.Off
