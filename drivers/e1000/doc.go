@@ -15,16 +15,26 @@
 // # Options
 //
 //	bus=intx                interrupts: intx, or, 82574L, msi or msix; the best there is by default
+//	eeprom=check            check refuses a device whose EEPROM has a wrong checksum, ignore accepts it
+//	flow=none               pause frames: none, rx, tx, full, or auto, as agreed with the link's partner
+//	itr=0                   interrupts a second, see Interrupts
 //	mac=52:54:00:12:34:56   station address instead of the EEPROM's
+//	mtu=1500                largest payload: 68 to 9000, or on the 8254x 16110
+//	queues=1                transmit and as many receive queues: 1, or 2 on the 82574L
 //	ring=1024               descriptors in each ring: a power of two from 64 to 4096
+//	weight=64               frames taken at a time by a poll, 1 to 64
+//
+// In service the parameters of the kernel's drivers stand under their names in
+// /sys/module/e1000/parameters (Params), and what ethtool(8) shows and sets comes from netdev's
+// optional interfaces.
 //
 // # Frames
 //
 // The MTU is 1500 bytes; frames of 14 to 1518 bytes (one VLAN tag) without frame check
 // sequence are sent, padded with zeros to 60 bytes in their buffer; the hardware adds the
 // sequence.
-// Received frames are those to the station address, broadcasts, and nothing else: no
-// promiscuous mode, no multicast. Each takes one descriptor with a buffer of 2048
+// Received frames are those to the station address and broadcasts, and what the address filters
+// (SetRxMode) let pass besides. Each takes one descriptor with a buffer of 2048
 // bytes. No offload is used.
 //
 // # Transmit
@@ -47,11 +57,37 @@
 // the waiter, so a frame that arrives between the last look and the arming is never
 // slept over: the cause stays pending in ICR and fires when it is armed.
 //
+// Moderation (itr=, InterruptThrottleRate, SetCoalesce) is ITR, or EITR of each queue's vector: a
+// fixed number of interrupts a second, or adaptive. Then what a queue carried since its last interrupt
+// makes it one of three classes, which are interrupted 70000, 20000 and 4000 times a second at most: a few
+// small frames that somebody waits for, a mixture, and bulk. 3 leaves the first class out, as the
+// kernel's default does. It is off by default: a queue is masked until its owner has polled it empty,
+// which throttles enough where polling is cheap. The link's vector is never limited. The
+// unit is 256 ns; QEMU's models make at least 128 us of any interval, also of none.
+//
+// How a queue is polled (netdev.Poll) is set by weight and by the files napi_defer_hard_irqs and
+// gro_flush_timeout.
+//
+// # Address filters
+//
+// Receive address 0 is the station's. The first 15 multicast groups have the others, further ones a
+// bit each in the multicast table, which lets groups pass that share the bit. Only what differs is
+// written, what lets more pass first, so that reception of what stays is not disturbed.
+//
+// # Link and flow control
+//
+// The PHY negotiates by itself after reset, and the driver does not restart that: a change of the link interrupts,
+// and speed and duplex are read from STATUS. Flow control is off by default, since a wire between two
+// devices here has credit (netdev.Wire). It is forced, or, with auto-negotiation, agreed: the
+// advertisement in the PHY is changed, negotiation restarted, and the link is away meanwhile. It is
+// programmed anew whenever the link comes up.
+//
 // # Locks
 //
 // txQueue.mu and rxQueue.mu are held for the length of a burst, so that Close can end
 // a queue that somebody uses; nic.statsMu before either. A queue still belongs to one
-// goroutine at a time.
+// goroutine at a time. nic.confMu, before all of these, is held by whoever changes settings, and by
+// the link's handler. nic.mod.mu and nic.nvmMu are taken last.
 //
 // # Counters
 //
@@ -62,12 +98,17 @@
 // # Known quirks of QEMU's models
 //
 //   - 82540EM and 82545EM: receive nothing for 1.0 s after each write to RCTL, so RCTL is written
-//     once, and the queue's Free says 0 until that time is over. CTRL.RST does not reset
+//     as seldom as possible (promiscuous modes, jumbo frames), and the queue's Free says 0 until that time is over. CTRL.RST does not reset
 //     the registers. MPC is not cleared by reading. Interrupts are 128 us apart at
 //     least. All are tied to QEMU's subsystem ID 1af4:1100 where they change anything.
 //   - 82574L: ICR is not cleared by reading while anything is unmasked (nor is it in
 //     the chip), so everything is masked first. Overrun frames are not counted. A frame whose Ethernet
 //     type is IPv4 and whose header length is wrong is dropped without a count.
-//   - Link is up after reset, and restarting auto-negotiation takes it down for
-//     0.5 s: it is not restarted.
+//   - 82574L: MSI-X fires at the end of a throttled interval without beginning a new one, so up to
+//     twice as often as EITR says. QEMU 7.2 ends itself when MSI-X is switched on or off while such
+//     an interval runs; the driver resets the device before it does either.
+//   - The multicast table lets unicast frames pass too, whose address has its bit set.
+//   - Link is up after reset, and restarting auto-negotiation takes it down for 0.5 s, without an
+//     interrupt. When it ends the 82574L switches flow control on by itself; the driver sets what was
+//     asked for. The partner that the PHY reports can do no pause frames, and none are sent or obeyed.
 package e1000
