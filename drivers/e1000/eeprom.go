@@ -39,6 +39,9 @@ func (n *nic) readEEPROM(ctx context.Context, word uint32) (uint16, error) {
 	if err := n.poll(ctx, eepromTime, func() bool { v = n.regs.Read32(regEERD); return v&l.done != 0 }); err != nil {
 		return 0, n.errorf("reading EEPROM word %d: EERD.DONE still clear after %s (EERD=%#x): %w", word, eepromTime, v, err)
 	}
+	if v == allOnes {
+		return 0, n.errorf("reading EEPROM word %d: EERD reads all-ones: %w", word, bus.ErrGone)
+	}
 	return uint16(get(v, l.data)), nil
 }
 

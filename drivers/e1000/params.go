@@ -45,10 +45,13 @@ func (n *nic) number(highest uint64, set func(context.Context, int) error) func(
 		if err != nil {
 			return err
 		}
-		if n.dead.Load() {
-			return n.Err()
+		if err := n.alive("parameters"); err != nil {
+			return err
 		}
-		return set(ctx, int(v))
+		if err := set(ctx, int(v)); err != nil {
+			return err
+		}
+		return n.alive("parameters")
 	}
 }
 
@@ -57,11 +60,11 @@ func (n *nic) setThrottleRate(_ context.Context, s string) error {
 	if err != nil {
 		return err
 	}
-	if n.dead.Load() {
-		return n.Err()
+	if err := n.alive("interrupt moderation"); err != nil {
+		return err
 	}
 	n.setITR(v, itrInterval(v))
-	return nil
+	return n.alive("interrupt moderation")
 }
 
 // FlowControl: 1 pause frames are obeyed, 2 sent, 3 both.
