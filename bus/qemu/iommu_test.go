@@ -289,7 +289,10 @@ func TestIOMMUErrors(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "p: model pcie-root-port is a port or bridge") {
 		t.Errorf("Start with an IOMMU for a port = %v, want a refusal", err)
 	}
-	c := &Config{}
+	c := &Config{Devices: []DeviceSpec{{Name: "d", Model: "edu"}}}
+	if args := strings.Join(c.deviceArgs(&files{}).args, " "); strings.Contains(args, "iommu") {
+		t.Errorf("without the option QEMU is started with %s", args)
+	}
 	said := c.inUsersWords("-device intel-iommu,intremap=off: 'intel-iommu' is not a valid device model name")
 	if !strings.Contains(said, "no usable IOMMU") || !strings.Contains(said, "leave the option iommu out") {
 		t.Errorf("of a QEMU without intel-iommu it says %q", said)
