@@ -144,10 +144,11 @@ func (s *System) Stop() { s.pktgen.Close() }
 
 // bind gives a device its driver.
 func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver) error {
+	driver, regs := servedBy(b.dev, drivers) // before its accesses count
 	if err := s.wrapFault(b, drivers); err != nil {
 		return err
 	}
-	t, err := s.tracing.wrap(b.spec.Name, b.dev, drivers)
+	t, err := s.tracing.wrap(b.spec.Name, b.dev, driver, regs)
 	b.dev, b.trace = t, t
 	if err != nil {
 		return err

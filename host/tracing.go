@@ -108,11 +108,12 @@ func (t *tracing) open(plan TracePlan, log *slog.Logger, stderr io.Writer) error
 	return nil
 }
 
-// wrap makes a traced device of a device that is about to be bound.
-func (t *tracing) wrap(name string, dev bus.Device, drivers []*pci.Driver) (*trace.Device, error) {
-	o := trace.Options{Name: name, Died: t.died}
-	if d, regs := servedBy(dev, drivers); d != nil {
-		o.Driver, o.Registers = d.Name, regs
+// wrap makes a traced device of a device that is about to be bound, to this driver if it has
+// one.
+func (t *tracing) wrap(name string, dev bus.Device, driver *pci.Driver, regs []bus.Register) (*trace.Device, error) {
+	o := trace.Options{Name: name, Registers: regs, Died: t.died}
+	if driver != nil {
+		o.Driver = driver.Name
 	}
 	f := t.files[name]
 	if f != nil {
@@ -150,6 +151,9 @@ func (f *traceFile) begin() error {
 
 // died logs what a device did last.
 func (t *tracing) died(d *trace.Device, _ error) {
+	if t.plan.Files[d.Name()] == "-" {
+		return // it stands there already
+	}
 	for _, e := range trace.Snapshot([]*trace.Device{d}, t.plan.Crash) {
 		t.log.Warn("before it died: " + e.String())
 	}

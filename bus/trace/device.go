@@ -15,7 +15,8 @@ type Options struct {
 	Driver    string         // for people: "e1000"
 	Registers []bus.Register // of its driver, may be nil: then there are offsets instead of names
 	Records   int            // how many are kept; 0 means DefaultRecords
-	// Died is called once, with the reason, after the link died; not when it is closed.
+	// Died is called once, with the reason, after the link died, and before Close returns; not
+	// where the device is only closed. It must not close the device.
 	Died func(d *Device, err error)
 }
 
@@ -30,6 +31,7 @@ type Device struct {
 	bells map[int][]*bell // by region
 	mems  []*memory       // what the device may touch; guarded by rec.mu
 
+	looked    sync.Once
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -53,17 +55,22 @@ func Wrap(dev bus.Device, o Options) *Device {
 // watch records the link's death.
 func (d *Device) watch() {
 	<-d.dev.Done()
-	err := d.dev.Err()
-	d.rec.mu.Lock()
-	closing := d.rec.closing
-	d.rec.mu.Unlock()
-	if err == nil || closing || errors.Is(err, bus.ErrClosed) {
-		return
-	}
-	d.note(func(r *Record) { r.setErr(d.Address(), err) }, Died)
-	if d.o.Died != nil {
-		d.o.Died(d, err)
-	}
+	d.look()
+}
+
+// look records the link's death, where it is dead and not closed. What comes after the first
+// look is no death but a consequence of closing.
+func (d *Device) look() {
+	d.looked.Do(func() {
+		err := d.dev.Err()
+		if err == nil || errors.Is(err, bus.ErrClosed) {
+			return
+		}
+		d.note(func(r *Record) { r.setErr(d.Address(), err) }, Died)
+		if d.o.Died != nil {
+			d.o.Died(d, err)
+		}
+	})
 }
 
 // SetEnabled turns recording on and off. It begins on. While it is off nothing is known of
@@ -195,10 +202,8 @@ func (d *Device) Err() error { return d.dev.Err() }
 // Close is bus.Device's. It ends what readers read.
 func (d *Device) Close() error {
 	d.closeOnce.Do(func() {
+		d.look() // the watcher may not have come to it
 		t := d.rec
-		t.mu.Lock()
-		t.closing = true
-		t.mu.Unlock()
 		d.closeErr = d.dev.Close()
 		d.note(func(r *Record) { r.setErr(d.Address(), d.closeErr) }, Close)
 		t.mu.Lock()

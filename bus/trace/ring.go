@@ -15,12 +15,11 @@ const DefaultRecords = 4096
 type recorder struct {
 	on atomic.Bool
 
-	mu      sync.Mutex
-	ring    []Record        // a power of two
-	next    uint64          // number of the next record
-	closed  bool            // nothing more will come
-	closing bool            // from here on an end is no death
-	asleep  []chan struct{} // readers that wait for the next record
+	mu     sync.Mutex
+	ring   []Record        // a power of two
+	next   uint64          // number of the next record
+	closed bool            // nothing more will come
+	asleep []chan struct{} // readers that wait for the next record
 }
 
 func newRecorder(n int) *recorder {
