@@ -207,7 +207,7 @@ func (c *e1000) read(region int, off bus.Off, width int) uint64 {
 	case region == 0 && off < e1Space && width == 4:
 		return uint64(c.load(off &^ 3))
 	case c.isIO(region) && width == 4:
-		switch off { // 13.1
+		switch off { // IOADDR, IODATA
 		case 0:
 			return uint64(c.ioaddr)
 		case 4:
@@ -258,7 +258,7 @@ func (c *e1000) load(off bus.Off) uint32 {
 		return c.r(e1ICR)
 	case e1IMC:
 		return 0
-	case e1SWSM: // 82574L 4.6: reading takes the semaphore
+	case e1SWSM: // reading takes the semaphore
 		v := c.r(off)
 		c.setR(off, v|1)
 		return v
@@ -387,49 +387,3 @@ func (c *e1000) setCTRL(v uint32) {
 
 // master says whether the chip may use the bus, 82574L 5.2.5.3.
 func (c *e1000) master() bool { return !c.m.pcie || !c.on(e1CTRL, e1CtrlGIODis) }
-
-// readStat reads a statistics register and clears it.
-func (c *e1000) readStat(off bus.Off) uint32 {
-	v := c.r(off)
-	switch off {
-	case e1GORC, e1GOTC, e1TOR, e1TOT:
-		return v
-	case e1GORC + 4, e1GOTC + 4, e1TOR + 4, e1TOT + 4:
-		c.setR(off-4, 0)
-	}
-	c.setR(off, 0)
-	return v
-}
-
-// count adds one, and sticks at all-ones, 13.7.
-func (c *e1000) count(off bus.Off) {
-	if p := &c.reg[off/4]; *p != ^uint32(0) {
-		*p++
-	}
-}
-
-// countOctets adds to a pair.
-func (c *e1000) countOctets(off bus.Off, n int) {
-	low, high := &c.reg[off/4], &c.reg[off/4+1]
-	v := uint64(*high)<<32 | uint64(*low)
-	v = max(v, v+uint64(n))
-	*low, *high = uint32(v), uint32(v>>32)
-}
-
-// countSize counts a frame with check sequence by its size.
-func (c *e1000) countSize(off bus.Off, n int) {
-	i := 5
-	switch {
-	case n <= 64:
-		i = 0
-	case n <= 127:
-		i = 1
-	case n <= 255:
-		i = 2
-	case n <= 511:
-		i = 3
-	case n <= 1023:
-		i = 4
-	}
-	c.count(off + bus.Off(4*i))
-}

@@ -129,7 +129,7 @@ func (c *e1000) vector(cause int) (v uint32, ok bool) {
 	return v & 7, v&8 != 0 && v&7 < e1Vectors
 }
 
-// forget takes back the pending messages of causes, 82574L 10.2.2 (PBA_CLR).
+// forget takes back the pending messages of causes: CTRL_EXT.PBA_CLR, 82574L 10.2.2.
 func (c *e1000) forget(causes uint32) {
 	for i := range e1Vectors {
 		if v, ok := c.vector(i); ok && causes&(e1RXQ0<<i) != 0 {
@@ -179,7 +179,7 @@ func (c *e1000) eitrOver(v int) {
 
 // readICR is the cause register's read, which clears it; but not the 82574L's with MSI-X, unless
 // nothing is enabled, or an interrupt is asserted and IAME is set, which also masks what IAM says
-// (82574L 7.4.3 and 7.4.5).
+// (82574L 7.4).
 func (c *e1000) readICR() uint32 {
 	v := c.r(e1ICR)
 	auto := v&e1INTA != 0 && c.on(e1CTRLEXT, e1ExtIAME)

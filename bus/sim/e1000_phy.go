@@ -3,14 +3,12 @@ package sim
 import (
 	"encoding/binary"
 	"time"
-
-	"github.com/ring3dev/ring3/bus"
 )
 
 // The EEPROM, 64 words.
 const (
 	e1EEWords = 64
-	e1EESum   = 0xbaba // what all words add up to, SDM 5.6.35
+	e1EESum   = 0xbaba // what all words add up to
 )
 
 // loadEEPROM fills the EEPROM: address, identification, checksum; the rest is empty.
@@ -50,7 +48,7 @@ func (c *e1000) readWord(v uint32) {
 	c.setR(e1EERD, word<<16|addr<<c.m.eeAddr|c.m.eeDone)
 }
 
-// writeWord is a write of EEWR, 82574L 10.2.2.
+// writeWord is a write of EEWR.
 func (c *e1000) writeWord(v uint32) {
 	if addr := v >> 2 & 0x3fff; v&1 != 0 && addr < e1EEWords {
 		c.ee[addr] = uint16(v >> 16)
@@ -58,7 +56,7 @@ func (c *e1000) writeWord(v uint32) {
 	c.setR(e1EEWR, v&^1|1<<1)
 }
 
-// microwire is the EEPROM's serial interface as the 8254x's EECD drives it, SDM 5.4.1.
+// microwire is the EEPROM's serial interface as the 8254x's EECD drives it.
 type microwire struct {
 	in    uint32 // bits since the start bit
 	bits  int
@@ -166,7 +164,7 @@ func (c *e1000) setLinkBits(up bool) {
 	c.phy[phyANLPAR], c.phy[phySTAT1G], c.phy[phySpec] = 0, 0, 0x8000
 }
 
-// setMDIC reads or writes a register of the PHY, 13.4.8: at once.
+// setMDIC reads or writes a register of the PHY: at once.
 func (c *e1000) setMDIC(v uint32) {
 	reg, write := v>>16&31, v&e1MDICwrite != 0
 	switch {
@@ -271,141 +269,4 @@ func (c *e1000) status() uint32 {
 		v |= e1StatGIO
 	}
 	return v
-}
-
-// e1Flow is IEEE 802.3x flow control, SDM 3.? and 82574L 7.1.11.
-type e1Flow struct {
-	off    bool   // we must not send
-	resume *timer // until then
-
-	told  bool          // we sent XOFF, and no XON
-	until time.Duration // and the far end obeys until then
-}
-
-// quantum is the unit of a pause: 512 bit times.
-const quantum = 512 * time.Nanosecond
-
-var pauseGroup = [6]byte{0x01, 0x80, 0xc2, 0, 0, 1}
-
-// isPause says whether a frame is flow control, and to us alone.
-func (c *e1000) isPause(f []byte) (pause, unicast bool) {
-	if f[12] != 0x88 || f[13] != 0x08 || f[14] != 0 || f[15] != 1 {
-		return false, false
-	}
-	var ra [8]byte
-	binary.LittleEndian.PutUint32(ra[0:], c.r(e1RA))
-	binary.LittleEndian.PutUint32(ra[4:], c.r(e1RA+4))
-	unicast = [6]byte(f[:6]) == [6]byte(ra[:6])
-	return unicast || [6]byte(f[:6]) == pauseGroup, unicast
-}
-
-// paused does what a pause frame asks for, if it is to be obeyed.
-func (c *e1000) paused(f []byte) {
-	quanta := binary.BigEndian.Uint16(f[16:])
-	if !c.on(e1CTRL, e1CtrlRFCE) {
-		c.count(e1FCRUC)
-		return
-	}
-	if quanta == 0 {
-		c.count(e1XONRXC)
-		if c.fc.off {
-			c.fc.resume.reset(0) // not now: the wire is in use
-		}
-		return
-	}
-	c.count(e1XOFFRXC)
-	c.fc.off = true
-	c.fc.resume.reset(time.Duration(quanta) * quantum)
-}
-
-// pauseOver lets the transmitter go on.
-func (c *e1000) pauseOver() {
-	c.fc.resume.stop()
-	if c.fc.off {
-		c.fc.off = false
-		c.transmitAll()
-	}
-}
-
-// sendPause sends a pause frame, 0 quanta being XON.
-func (c *e1000) sendPause(quanta uint32) {
-	f := &c.tx.pause
-	*f = [60]byte{}
-	binary.LittleEndian.PutUint32(f[0:], c.r(e1FCAL))
-	binary.LittleEndian.PutUint16(f[4:], uint16(c.r(e1FCAH)))
-	binary.LittleEndian.PutUint32(f[6:], c.r(e1RA))
-	binary.LittleEndian.PutUint16(f[10:], uint16(c.r(e1RA+4)))
-	binary.BigEndian.PutUint16(f[12:], uint16(c.r(e1FCT)))
-	f[15] = 1
-	binary.BigEndian.PutUint16(f[16:], uint16(quanta))
-	if quanta == 0 {
-		c.count(e1XONTXC)
-	} else {
-		c.count(e1XOFFTXC)
-	}
-	if c.linkUp() {
-		c.s.send(f[:])
-	}
-}
-
-// watchFIFO sends XOFF and XON as the packet buffer fills and empties, 13.4.14 and 13.4.15.
-func (c *e1000) watchFIFO() {
-	level := uint32(c.rx.tail - c.rx.head)
-	if c.on(e1CTRL, e1CtrlTFCE) {
-		if high := c.r(e1FCRTH); high != 0 && level >= high && (!c.fc.told || c.s.now() >= c.fc.until) {
-			v := c.r(e1FCTTV)
-			c.fc.told, c.fc.until = true, c.s.now()+time.Duration(v)*quantum
-			c.sendPause(v)
-			return
-		}
-	}
-	if c.fc.told && level <= c.r(e1FCRTL)&0xfff8 {
-		c.fc.told = false
-		if c.on(e1FCRTL, e1FCXONE) {
-			c.sendPause(0)
-		}
-	}
-}
-
-// setTCTL is a write of TCTL, 13.4.33.
-func (c *e1000) setTCTL(v uint32) {
-	c.setR(e1TCTL, v&^e1TCTLswxoff)
-	if v&e1TCTLswxoff != 0 && c.on(e1CTRL, e1CtrlTFCE) {
-		c.sendPause(c.r(e1FCTTV))
-	}
-	c.transmitAll()
-}
-
-func (c *e1000) transmitAll() {
-	c.transmit(0)
-	if c.m.pcie {
-		c.transmit(1)
-	}
-}
-
-// queue is the registers of a queue.
-type e1Queue struct {
-	base bus.IOVA
-	size uint32 // descriptors
-	head uint32
-	tail uint32
-}
-
-func (c *e1000) queue(first bus.Off, q int) e1Queue {
-	r := c.reg[first/4+bus.Off(q)*e1Queue2/4:][:8]
-	return e1Queue{
-		base: bus.IOVA(r[e1QBAH/4])<<32 | bus.IOVA(r[e1QBAL/4]),
-		size: r[e1QLEN/4] / 16, head: r[e1QH/4], tail: r[e1QT/4],
-	}
-}
-
-// free is how many descriptors are the chip's. Where head or tail is none of the ring's, none is.
-func (q *e1Queue) free() uint32 {
-	switch {
-	case q.head >= q.size || q.tail >= q.size:
-		return 0
-	case q.tail >= q.head:
-		return q.tail - q.head
-	}
-	return q.size - q.head + q.tail
 }

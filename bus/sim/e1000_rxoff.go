@@ -8,7 +8,7 @@ type e1RxDesc struct {
 	tagged           bool
 	tag              uint16
 	queue            int
-	status           uint32 // extended status and error: 82574L 7.1.4.2
+	status           uint32 // extended status and error: 82574L 7.1.4
 	low              uint64 // of an extended descriptor: RSS, or packet checksum and IP identification
 	csum             uint16 // of a legacy one
 	ack              bool
@@ -170,7 +170,7 @@ func (c *e1000) classify(d *e1RxDesc) {
 	c.verify(d, &x, l4)
 }
 
-// packetSum is the packet checksum, 3.2.3: of all from PCSS on.
+// packetSum is the packet checksum, 3.2.9: of all from PCSS on.
 func (c *e1000) packetSum(d *e1RxDesc, start int) uint16 {
 	a, b := d.first, d.more
 	if k := min(start, len(a)); k > 0 {
@@ -180,7 +180,7 @@ func (c *e1000) packetSum(d *e1RxDesc, start int) uint16 {
 	return ^fold(sum(b, sum(a, 0)))
 }
 
-// kind is the packet type, 82574L 7.1.4.2.
+// kind is the packet type, 82574L 7.1.4.
 func (c *e1000) kind(d *e1RxDesc, x *parsed, l4 []byte) {
 	switch {
 	case x.v6 && c.on(e1RFCTL, e1RFNoV6):
@@ -201,7 +201,7 @@ func (c *e1000) kind(d *e1RxDesc, x *parsed, l4 []byte) {
 	}
 }
 
-// verify checks checksums, 3.2.9 and 82574L 7.1.10.
+// verify checks checksums, 3.2.9 and 82574L 7.1.
 func (c *e1000) verify(d *e1RxDesc, x *parsed, l4 []byte) {
 	rxcsum := c.r(e1RXCSUM)
 	if rxcsum&(e1CsumIP|e1CsumTU) == 0 {
@@ -243,7 +243,7 @@ func (c *e1000) verify(d *e1RxDesc, x *parsed, l4 []byte) {
 	}
 }
 
-// rss chooses the queue, 82574L 7.1.11.
+// rss chooses the queue, 82574L 7.1.
 func (c *e1000) rss(d *e1RxDesc, x *parsed, l4 []byte) {
 	mrqc := c.r(e1MRQC)
 	tcp := l4 != nil && x.proto == protoTCP
