@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/dma"
@@ -17,7 +18,6 @@ type rxQueue struct {
 	tail   bus.Off       // its tail register
 	wake   chan struct{} // the interrupt
 	posted atomic.Uint64 // counters.tail, for other goroutines
-	base   atomic.Uint64 // start, likewise
 
 	mu     sync.Mutex // guards all below, against Close
 	closed bool
@@ -256,10 +256,16 @@ func (q *rxQueue) Posted() uint64 { return q.posted.Load() }
 // wait on their way, and must not be taken for filtered ones.
 func (q *rxQueue) Free() int {
 	n := q.nic
-	if n.dead.Load() || n.deaf() {
+	if n.dead.Load() {
 		return 0
 	}
+	if t := n.deafUntil.Load(); t != 0 && time.Now().UnixNano() < t {
+		return 0
+	}
+	q.mu.Lock() // a change of the MTU moves head and counters
 	rdh := n.regs.Read32(regRDH(q.id))
+	free := freeAhead(q.c.tail-q.start, rdh, q.c.mask)
+	q.mu.Unlock()
 	if rdh == allOnes {
 		return 0 // gone, or closed
 	}
@@ -267,7 +273,7 @@ func (q *rxQueue) Free() int {
 		n.fail(n.errorf("reading the head of receive queue %d: RDH=%#x, want less than %d: %w", q.id, rdh, q.c.mask+1, bus.ErrProtocol))
 		return 0
 	}
-	return freeAhead(q.posted.Load()-q.base.Load(), rdh, q.c.mask)
+	return free
 }
 
 // close ends the queue once the device is reset. Memory that the program still holds
@@ -302,7 +308,8 @@ type oldPool struct {
 }
 
 // renew begins anew with buffers of another pool, after the receiver was stopped. What was
-// received and not taken is lost. The old pool is its owner's where he holds buffers, so that
+// received and not taken is lost. Posted stays what it is until the refill that is to follow,
+// so that nobody sees less than was posted and then more. The old pool is its owner's where he holds buffers, so that
 // nothing of it is touched here. Called with mu held.
 func (q *rxQueue) renew(pool *dma.Pool) {
 	// Descriptors that the device has not used count as taken back, so that Posted tells
@@ -321,8 +328,6 @@ func (q *rxQueue) renew(pool *dma.Pool) {
 	q.c.tail -= uint64(unused)
 	q.c.head, q.start = q.c.tail, q.c.tail
 	q.midFrame = false
-	q.base.Store(q.start)
-	q.posted.Store(q.c.tail)
 	q.program()
 }
 
