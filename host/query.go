@@ -113,7 +113,7 @@ func (u *up) handlers() instance.Handlers {
 		return u.sys.tree.class.Hidden(), nil
 	}
 	h[opEthtool] = u.ethtoolHandler
-	h[opTrace], h[opTraceLast] = u.traceHandler, u.traceLastHandler
+	h[opTrace], h[opTraceLast], h[opTraceSet] = u.traceHandler, u.traceLastHandler, u.traceSetHandler
 	h[opDmesg] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
 		records, _ := u.log.Read(0)
 		return records, nil

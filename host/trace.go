@@ -23,14 +23,16 @@ import (
 const (
 	opTrace     = "trace"
 	opTraceLast = "trace-last"
+	opTraceSet  = "trace-set" // turns recording on and off
 )
 
-// traceArgs are the arguments of both.
+// traceArgs are the arguments of all.
 type traceArgs struct {
 	Devices  []string      `json:"devices,omitempty"` // names; none: all
 	Filter   string        `json:"filter,omitempty"`
 	Duration time.Duration `json:"duration,omitempty"` // of opTrace; 0: until the client leaves
 	Last     int           `json:"last,omitempty"`     // of opTraceLast
+	On       bool          `json:"on,omitempty"`       // of opTraceSet
 }
 
 // tracePiece is a result.
@@ -118,6 +120,15 @@ func (u *up) traceLastHandler(_ context.Context, raw json.RawMessage, _ func(any
 	return tracePiece{b.Bytes()}, err
 }
 
+// traceSetHandler turns recording on and off.
+func (u *up) traceSetHandler(_ context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
+	a, ds, err := parseTraceArgs(u.sys, raw)
+	for _, d := range ds {
+		d.SetEnabled(a.On)
+	}
+	return nil, err
+}
+
 func (a *app) traceCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "trace",
@@ -129,9 +140,9 @@ fields of filters, and recipes.
   ring3 trace record -o - | ring3 trace report -i -       all of it, live
   ring3 up --trace eth0=eth0.pcapng                       from the very first access on`,
 		Args: usageArgs(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error { return usagef("trace: want record, report or last") },
+		RunE: func(c *cobra.Command, _ []string) error { return usagef("trace: want record, report, last, on or off") },
 	}
-	c.AddCommand(a.traceRecordCmd(), a.traceReportCmd(), a.traceLastCmd())
+	c.AddCommand(a.traceRecordCmd(), a.traceReportCmd(), a.traceLastCmd(), a.traceSetCmd("on", true), a.traceSetCmd("off", false))
 	return c
 }
 
@@ -341,6 +352,29 @@ are always there.`, trace.DefaultRecords),
 	}
 	c.Flags().IntVarP(&args.Last, "records", "n", 20, "show the last `N`")
 	c.Flags().StringVar(&args.Filter, "filter", "", filterHelp)
+	a.instanceFlag(c, "the instance, where several run")
+	return c
+}
+
+func (a *app) traceSetCmd(name string, on bool) *cobra.Command {
+	c := &cobra.Command{
+		Use:   name + " [NAME...]",
+		Short: "Turn recording " + name + ", which it is at first",
+		RunE: func(c *cobra.Command, names []string) error {
+			_, cl, err := a.dial()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			if err := cl.Call(c.Context(), opTraceSet, traceArgs{Devices: names, On: on}, nil); err != nil {
+				return fmt.Errorf("trace %s: %w", name, err)
+			}
+			return nil
+		},
+	}
+	if !on {
+		c.Short = "Turn recording off; an access then costs one branch more than without a trace"
+	}
 	a.instanceFlag(c, "the instance, where several run")
 	return c
 }
