@@ -21,7 +21,6 @@ const (
 	e1RxTCPCS = 1 << 5
 	e1RxIPCS  = 1 << 6
 	e1RxIPIDV = 1 << 9
-	e1RxUDPV  = 1 << 10
 	e1RxACK   = 1 << 15
 	e1RxTCPE  = 1 << 29
 	e1RxIPE   = 1 << 30
@@ -153,7 +152,7 @@ func (c *e1000) classify(d *e1RxDesc) {
 		d.low = uint64(d.csum) << 48
 	}
 	if !x.v4 && !x.v6 {
-		d.status = e1RxIXSM
+		d.status = c.ignore()
 		return
 	}
 	l4 := x.l4()
@@ -189,9 +188,9 @@ func (c *e1000) kind(d *e1RxDesc, x *parsed, l4 []byte) {
 	case x.v4:
 		d.status |= 2 << 16
 	case l4 == nil:
-		d.status |= 3 << 16
+		d.status |= 5 << 16
 	default:
-		d.status |= 4 << 16
+		d.status |= 6 << 16
 	}
 	if l4 != nil && x.proto == protoTCP && l4[13]&0x10 != 0 {
 		if !c.on(e1RFCTL, e1RFACKNoData) || len(l4) <= int(l4[12]>>4)*4 {
@@ -201,15 +200,23 @@ func (c *e1000) kind(d *e1RxDesc, x *parsed, l4 []byte) {
 	}
 }
 
+// ignore says that there was nothing to verify, 3.2.3. The 82574L just says nothing.
+func (c *e1000) ignore() uint32 {
+	if c.m.pcie {
+		return 0
+	}
+	return e1RxIXSM
+}
+
 // verify checks checksums, 3.2.9 and 82574L 7.1.
 func (c *e1000) verify(d *e1RxDesc, x *parsed, l4 []byte) {
 	rxcsum := c.r(e1RXCSUM)
 	if rxcsum&(e1CsumIP|e1CsumTU) == 0 {
-		d.status |= e1RxIXSM
+		d.status |= c.ignore()
 		return
 	}
 	if x.v6 && (c.m.pcie && c.on(e1RFCTL, e1RFNoV6Sum) || !c.m.pcie && rxcsum&e1CsumV6 == 0) {
-		d.status |= e1RxIXSM
+		d.status |= c.ignore()
 		return
 	}
 	if x.v4 && rxcsum&e1CsumIP != 0 {
