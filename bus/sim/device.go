@@ -208,29 +208,44 @@ func (d *device) after(t time.Duration, f func()) *timer {
 	return x
 }
 
+// Kinds of DMA, by what is not allowed: writing memory that the device only reads, and reading what
+// it only writes.
+const (
+	dmaRead  = bus.FromDevice
+	dmaWrite = bus.ToDevice
+)
+
 // at is memory for DMA, nil where there is none for this device.
-func (d *device) at(a bus.IOVA, n int, what string) []byte {
+func (d *device) at(a bus.IOVA, n int, kind bus.Direction) []byte {
 	if d.space.b[pci.CfgCommand]&byte(pci.CmdMaster) != 0 && !d.gone {
-		if b := d.memory.find(a, n); b != nil {
+		if b, dir := d.memory.find(a, n); b != nil && dir != kind {
 			return b
 		}
 	}
-	d.astray(a, n, what)
+	d.astray(a, n, kind)
 	return nil
 }
 
 // astray counts DMA that goes nowhere, and tells of the first.
-func (d *device) astray(a bus.IOVA, n int, what string) {
+func (d *device) astray(a bus.IOVA, n int, kind bus.Direction) {
 	if d.strayed {
 		d.m.stray++ // told already
 		return
 	}
-	why := "no memory of this device's is there"
+	what, why := "read", "no memory of this device's is there"
+	if kind == dmaWrite {
+		what = "write"
+	}
+	b, _ := d.memory.find(a, n)
 	switch {
 	case d.gone:
 		why = "the device is gone"
 	case d.space.command()&pci.CmdMaster == 0:
 		why = "bus mastering is off"
+	case b != nil && kind == dmaWrite:
+		why = "that memory is for the device to read only"
+	case b != nil:
+		why = "that memory is for the device to write only"
 	}
 	d.fault(fmt.Sprintf("%s of %d bytes at %#x: %s", what, n, uint64(a), why))
 }
@@ -251,7 +266,7 @@ func (d *device) fault(what string) {
 }
 
 func (d *device) readMem(a bus.IOVA, p []byte) bool {
-	b := d.at(a, len(p), "read")
+	b := d.at(a, len(p), dmaRead)
 	if b == nil {
 		for i := range p {
 			p[i] = 0xff
@@ -263,15 +278,15 @@ func (d *device) readMem(a bus.IOVA, p []byte) bool {
 }
 
 func (d *device) writeMem(a bus.IOVA, p []byte) bool {
-	b := d.at(a, len(p), "write")
+	b := d.at(a, len(p), dmaWrite)
 	copy(b, p)
 	return b != nil
 }
 
-func (d *device) mem(a bus.IOVA, n int) []byte { return d.at(a, n, "read") }
+func (d *device) mem(a bus.IOVA, n int) []byte { return d.at(a, n, dmaRead) }
 
 func (d *device) store64(a bus.IOVA, v uint64) bool {
-	b := d.at(a, 8, "write")
+	b := d.at(a, 8, dmaWrite)
 	if b == nil || a&7 != 0 {
 		return false
 	}
@@ -280,7 +295,7 @@ func (d *device) store64(a bus.IOVA, v uint64) bool {
 }
 
 func (d *device) store32(a bus.IOVA, v uint32) bool {
-	b := d.at(a, 4, "write")
+	b := d.at(a, 4, dmaWrite)
 	if b == nil || a&3 != 0 {
 		return false
 	}
@@ -289,7 +304,7 @@ func (d *device) store32(a bus.IOVA, v uint32) bool {
 }
 
 func (d *device) load64(a bus.IOVA) (uint64, bool) {
-	b := d.at(a, 8, "read")
+	b := d.at(a, 8, dmaRead)
 	if b == nil || a&7 != 0 {
 		return ^uint64(0), false
 	}

@@ -68,8 +68,8 @@
 // # Stray DMA
 //
 // A device reaches the memory that was allocated for it, from the first byte asked for to the
-// last, and nothing else: not what belongs to other devices, not what was freed, and nothing at all
-// while bus mastering is off. What it writes elsewhere is dropped, what it reads is ones, and
+// last, in the direction that was asked for, and nothing else: not what belongs to other devices, not
+// what was freed, and nothing at all while bus mastering is off. What it writes elsewhere is dropped, what it reads is ones, and
 // [Machine.StrayDMA] tells of it: a test checks that it says 0 in the end. The first of each
 // device is logged.
 //

@@ -142,6 +142,7 @@ func (m *Machine) Advance(d time.Duration) {
 	}
 	m.clock.time = max(m.clock.time, until)
 	m.clock.start = m.clock.start.Add(-d)
+	m.clock.armed, m.clock.dirty = false, true // what comes next comes earlier
 }
 
 // Next says how far off the next thing is that will happen by itself, and whether there is
@@ -153,8 +154,9 @@ func (m *Machine) Next() (time.Duration, bool) {
 	return max(0, at-m.clock.now()), ok
 }
 
-// StrayDMA tells how often devices touched memory that is not theirs, or any without being
-// allowed to (bus mastering), and of the first time. Nothing was written then.
+// StrayDMA tells how often devices touched memory that is not theirs, or not in the direction
+// that it was asked for, or any without being allowed to (bus mastering), and of the first time.
+// Nothing was written then.
 func (m *Machine) StrayDMA() (n uint64, first error) {
 	m.lock()
 	defer m.unlock()

@@ -75,6 +75,7 @@ func compare(a, b uint64) int {
 // piece is memory that a device may touch.
 type piece struct {
 	base, end uint64
+	dir       bus.Direction
 	b         []byte
 }
 
@@ -85,8 +86,8 @@ type pieces struct {
 	hit [2]int
 }
 
-// find is the n bytes at a, nil where they are not all of one piece.
-func (p *pieces) find(a bus.IOVA, n int) []byte {
+// find is the n bytes at a and who may write them, nil where they are not all of one piece.
+func (p *pieces) find(a bus.IOVA, n int) ([]byte, bus.Direction) {
 	at := uint64(a)
 	for k, i := range p.hit {
 		if i < len(p.all) {
@@ -94,7 +95,7 @@ func (p *pieces) find(a bus.IOVA, n int) []byte {
 				if k != 0 {
 					p.hit[0], p.hit[1] = i, p.hit[0]
 				}
-				return x.slice(at, n)
+				return x.slice(at, n), x.dir
 			}
 		}
 	}
@@ -107,10 +108,10 @@ func (p *pieces) find(a bus.IOVA, n int) []byte {
 		}
 	}
 	if lo == len(p.all) || at < p.all[lo].base {
-		return nil
+		return nil, 0
 	}
 	p.hit[0], p.hit[1] = lo, p.hit[0]
-	return p.all[lo].slice(at, n)
+	return p.all[lo].slice(at, n), p.all[lo].dir
 }
 
 func (x *piece) slice(at uint64, n int) []byte {
@@ -205,7 +206,7 @@ func (a dmaOf) add(step string, q bus.DMARequest, b []byte, pages uint64) (*bus.
 	if !ok {
 		return nil, a.full(step, q)
 	}
-	d.memory.add(piece{at, at + uint64(q.Size), b[:q.Size:q.Size]})
+	d.memory.add(piece{at, at + uint64(q.Size), q.Dir, b[:q.Size:q.Size]})
 	return bus.NewMemory(b[:q.Size:q.Size], bus.IOVA(at), func() {
 		m.lock()
 		defer m.unlock()

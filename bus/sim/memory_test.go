@@ -40,7 +40,7 @@ func TestAlloc(t *testing.T) {
 				at := x.IOVA
 				x.Free()
 				delete(live, x)
-				if b := d.memory.find(at, 1); b != nil {
+				if b, _ := d.memory.find(at, 1); b != nil {
 					t.Fatalf("the device finds memory at %#x, which was freed", at)
 				}
 				break
@@ -73,12 +73,17 @@ func TestAlloc(t *testing.T) {
 		live[x] = true
 		for y := range live {
 			end := y.IOVA + bus.IOVA(len(y.Bytes))
-			b := d.memory.find(y.IOVA, len(y.Bytes))
+			b, _ := d.memory.find(y.IOVA, len(y.Bytes))
 			if len(b) != len(y.Bytes) || &b[0] != &y.Bytes[0] {
 				t.Fatalf("the device does not find the memory at %#x", y.IOVA)
 			}
-			if d.memory.find(end, 1) != nil || d.memory.find(end-1, 2) != nil || d.memory.find(y.IOVA-1, 2) != nil || d.memory.find(y.IOVA, -1) != nil {
-				t.Fatalf("the device finds memory beside that at %#x", y.IOVA)
+			for _, beside := range []struct {
+				at bus.IOVA
+				n  int
+			}{{end, 1}, {end - 1, 2}, {y.IOVA - 1, 2}, {y.IOVA, -1}} {
+				if b, _ := d.memory.find(beside.at, beside.n); b != nil {
+					t.Fatalf("the device finds %d bytes at %#x, beside the memory at %#x", beside.n, beside.at, y.IOVA)
+				}
 			}
 		}
 	}
@@ -105,7 +110,7 @@ func TestMap(t *testing.T) {
 		t.Errorf("what the device wrote is %q, want hello", own[pageSize:][:5])
 	}
 	x.Free()
-	if d.memory.find(x.IOVA, 1) != nil {
+	if b, _ := d.memory.find(x.IOVA, 1); b != nil {
 		t.Error("the device reaches memory that is mapped no more")
 	}
 	for _, c := range []struct {
@@ -166,6 +171,33 @@ func TestStray(t *testing.T) {
 	}
 }
 
+// Memory that was asked for one way is not used the other way.
+func TestDirections(t *testing.T) {
+	for _, c := range []struct {
+		dir         bus.Direction
+		read, write bool
+	}{{bus.Bidirectional, true, true}, {bus.ToDevice, true, false}, {bus.FromDevice, false, true}} {
+		m, d := eduOn(t, Stepped)
+		pci.SetCommand(d.Config(), pci.CmdMaster, 0)
+		x, err := d.DMA().Alloc(bus.DMARequest{Size: 64, Dir: c.dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer x.Free()
+		p := make([]byte, 8)
+		_, loads := d.load64(x.IOVA)
+		if r := d.readMem(x.IOVA, p); r != c.read || loads != r || d.mem(x.IOVA, 8) != nil != r {
+			t.Errorf("direction %d: read %v, load %v, want %v", c.dir, r, loads, c.read)
+		}
+		if w := d.writeMem(x.IOVA, p); w != c.write || d.store32(x.IOVA, 1) != w || d.store64(x.IOVA, 1) != w {
+			t.Errorf("direction %d: write %v, want %v", c.dir, w, c.write)
+		}
+		if n, err := m.StrayDMA(); (n == 0) != (c.read && c.write) {
+			t.Errorf("direction %d: StrayDMA = %d, %v", c.dir, n, err)
+		}
+	}
+}
+
 // Close tells of memory that nobody freed.
 func TestCloseTells(t *testing.T) {
 	m, err := Start(t.Context(), Config{Devices: []DeviceSpec{{Name: "a", Model: "edu"}}})
@@ -199,7 +231,7 @@ func BenchmarkFind(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		if d.memory.find(all[i%2].IOVA, 64) == nil {
+		if x, _ := d.memory.find(all[i%2].IOVA, 64); x == nil {
 			b.Fatal("not found")
 		}
 	}
