@@ -9,8 +9,9 @@
 // "PCI/PCI-X Family of Gigabit Ethernet Controllers Software Developer's Manual",
 // Intel 317453, revision 4.0 (the SDM; section numbers without a name are from it), and
 // "Intel 82574 GbE Controller Family Datasheet", Intel 317694, revision 3.4 (quoted as
-// 82574L). The chips are driven in the same way where they agree, which is all of the
-// data path: legacy descriptors of 16 bytes, one transmit and one receive queue.
+// 82574L). The chips are driven in the same way where they agree, which is nearly all of the
+// data path: legacy descriptors of 16 bytes, context and data descriptors for frames that want
+// something of the device; extended receive descriptors only with two queues.
 //
 // # Options
 //
@@ -30,17 +31,44 @@
 //
 // # Frames
 //
-// The MTU is 1500 bytes; frames of 14 to 1518 bytes (one VLAN tag) without frame check
-// sequence are sent, padded with zeros to 60 bytes in their buffer; the hardware adds the
-// sequence.
+// The MTU is 1500 bytes unless mtu= or SetMTU says otherwise; frames of 14 bytes to 18 more than
+// the MTU (one VLAN tag) without frame check sequence are sent, padded with zeros to 60 bytes in
+// their buffer; the hardware adds the sequence.
 // Received frames are those to the station address and broadcasts, and what the address filters
-// (SetRxMode) let pass besides. Each takes one descriptor with a buffer of 2048
-// bytes. No offload is used.
+// (SetRxMode) let pass besides. Each takes one descriptor, with a buffer of the smallest of 2048,
+// 4096, 8192 and 16384 bytes that fits. A longer frame is one length error.
+//
+// SetMTU may be called while the queues are in use. Where the buffers' size changes the receiver is
+// stopped for 10 ms and begins anew with other buffers: frames received and not taken are lost,
+// frames that the program holds stay what they are until it frees them. The packet buffer is divided as
+// the EEPROM has it.
+//
+// # Offloads
+//
+// What a frame wants of the device, or had done to it, stands in its dma.Meta. On at first: checksums
+// both ways, segmentation, and with two queues the hash.
+//
+//   - TxCsum: TCP and UDP over anything; one context descriptor, which is not written again while it
+//     stays the same (with two queues the 82574L does not remember it). Frames that are padded, and sums
+//     that are neither TCP's nor UDP's, the driver makes itself.
+//   - TxTSO4, and on the 82574L TxTSO6: frames of up to 65535 bytes of IP in one buffer, at most two VLAN
+//     tags in them, no extension headers, segments of at least 48 bytes. The driver clears lengths and
+//     checksum in the headers and puts the pseudo header's sum without the length in, in the
+//     sender's buffer. Data descriptors have up to 8 KiB; on the 8254x not more than
+//     four segments. The statistics count such a frame as the device does, the bytes as they are on the wire.
+//   - TxVLAN and RxVLAN are one bit, CTRL.VME: switching one switches both.
+//   - RxCsum: dma.CsumGood where the device has found the TCP or UDP checksum right and IPv4's too. A frame
+//     with a wrong one is received without it.
+//   - RxHash, with queues=2: TCP by addresses and ports, other IP by addresses, with the key of Microsoft's
+//     examples; odd hashes go to queue 1, and what is not IP to queue 0.
+//
+// A frame that asks for what is off, or whose Meta does not fit its bytes, is a transmit error and
+// freed; no descriptor is written for it.
 //
 // # Transmit
 //
-// A burst is written to the ring, then the tail register once. Every 32nd descriptor
-// and the last of a burst ask for a status report (RS); the driver looks only at those, and
+// A burst is written to the ring, then the tail register once. Every 32nd descriptor (or the end of the
+// frame that passes it) and the last of a burst ask for a status report (RS); the driver looks only at those, and
 // never at a register, so that a burst costs the device one write-back per 32 frames.
 //
 // # Receive
@@ -51,7 +79,7 @@
 //
 // # Interrupts
 //
-// 82574L: MSI-X with three vectors, NAME-rx-0, NAME-tx-0 and NAME (link, overrun); one MSI
+// 82574L: MSI-X with a vector for each queue, NAME-rx-0, NAME-tx-0 and so on, and NAME (link, overrun); one MSI
 // or INTx where there is no MSI-X. 82540EM and 82545EM: INTx. A queue's cause is armed by the
 // goroutine that waits, masked when it fires, and every masking is followed by a signal to
 // the waiter, so a frame that arrives between the last look and the arming is never
@@ -104,6 +132,11 @@
 //   - 82574L: ICR is not cleared by reading while anything is unmasked (nor is it in
 //     the chip), so everything is masked first. Overrun frames are not counted. A frame whose Ethernet
 //     type is IPv4 and whose header length is wrong is dropped without a count.
+//   - 82540EM and 82545EM: look at no checksum of received frames; send an empty segment after a
+//     last one that is full.
+//   - 82574L, before QEMU 8.1: makes IPv4 fragments of a frame that is to be segmented, and of IPv6 nothing that
+//     anybody understands. So segmentation is off at first on a device with QEMU's subsystem ID 8086:0000,
+//     and credit on a wire counts fragments. It sums the padding of short frames with their data.
 //   - 82574L: MSI-X fires at the end of a throttled interval without beginning a new one, so up to
 //     twice as often as EITR says. QEMU 7.2 ends itself when MSI-X is switched on or off while such
 //     an interval runs; the driver resets the device before it does either.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/dma"
@@ -256,10 +255,7 @@ func (q *rxQueue) Posted() uint64 { return q.posted.Load() }
 // wait on their way, and must not be taken for filtered ones.
 func (q *rxQueue) Free() int {
 	n := q.nic
-	if n.dead.Load() {
-		return 0
-	}
-	if t := n.deafUntil.Load(); t != 0 && time.Now().UnixNano() < t {
+	if n.dead.Load() || n.deaf() {
 		return 0
 	}
 	q.mu.Lock() // a change of the MTU moves head and counters
