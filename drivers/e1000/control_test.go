@@ -318,3 +318,106 @@ func TestEEPROMContent(t *testing.T) {
 		}
 	})
 }
+
+// send puts a frame to b into a's ring.
+func (c *control) send(t *testing.T, pool *dma.Pool) {
+	t.Helper()
+	var b *dma.Buf
+	eventually(t, "a buffer", func() bool { c.a.Tx(0).Reap(); b = pool.Get(); return b != nil })
+	b.Data = b.Mem[:60]
+	clear(b.Data)
+	copy(b.Data, c.b.MAC())
+	copy(b.Data[6:], c.a.MAC())
+	b.Data[12], b.Data[13] = 0x88, 0xb5
+	eventually(t, "sending", func() bool { return c.a.Tx(0).Burst([]*dma.Buf{b}) == 1 })
+}
+
+// interrupts is how often b's first vector was served.
+func (c *control) interrupts() (sum uint64) {
+	for _, k := range c.b.(pci.IRQUser).IRQHandlers()[0].Counts() {
+		sum += k
+	}
+	return sum
+}
+
+// TestDeferred: with deferred interrupts a steady trickle of frames is received by sleeping, with next to no
+// interrupts; without, each frame costs one.
+func TestDeferred(t *testing.T) {
+	onEach(t, nil, func(t *testing.T, c *control) {
+		sink, err := netdev.NewSink(c.b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool, err := c.a.Tx(0).NewPool(16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pool.Close()
+		u := c.b.(netdev.NAPIUser)
+		c.send(t, pool)
+		eventually(t, "the first frame", func() bool { return sink.Frames() == 1 })
+		trickle := func() uint64 {
+			before, frames := c.interrupts(), sink.Frames()
+			for i := range uint64(50) {
+				c.send(t, pool)
+				eventually(t, "a frame", func() bool { return sink.Frames() == frames+i+1 })
+				time.Sleep(2 * time.Millisecond)
+			}
+			return c.interrupts() - before
+		}
+		plain := trickle()
+		if err := u.SetNAPI(netdev.NAPI{DeferHardIRQs: 1000, GROFlushTimeout: time.Millisecond}); err != nil {
+			t.Fatal(err)
+		}
+		c.send(t, pool) // wakes the poll, which sees the new settings
+		eventually(t, "that frame", func() bool { return sink.Frames() == 52 })
+		deferred := trickle()
+		if plain < 25 || deferred > 5 {
+			t.Errorf("50 frames cost %d interrupts, and deferred %d; want about 50, and next to none", plain, deferred)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := c.a.Tx(0).Drain(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := sink.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestDelays: delayed interrupts come, and frames with them.
+func TestDelays(t *testing.T) {
+	onEach(t, map[string]string{"bus": "intx"}, func(t *testing.T, c *control) {
+		for _, d := range []netdev.Device{c.a, c.b} {
+			for _, p := range d.(pci.ParamUser).Params() {
+				if strings.HasSuffix(p.Name, "Delay") {
+					if err := p.Set(t.Context(), "1000"); err != nil { // a millisecond
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		sink, err := netdev.NewSink(c.b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool, err := c.a.Tx(0).NewPool(16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pool.Close()
+		for range 20 {
+			c.send(t, pool)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if err := c.a.Tx(0).Drain(ctx); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "20 frames", func() bool { return sink.Frames() == 20 })
+		if err := sink.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -127,7 +127,7 @@
 //
 //   - 82540EM and 82545EM: receive nothing for 1.0 s after each write to RCTL, so RCTL is written
 //     as seldom as possible (promiscuous modes, jumbo frames), and the queue's Free says 0 until that time is over. CTRL.RST does not reset
-//     the registers. MPC is not cleared by reading. Interrupts are 128 us apart at
+//     the registers (nor those of the 82574L up to QEMU 7.2). MPC is not cleared by reading. Interrupts are 128 us apart at
 //     least. All are tied to QEMU's subsystem ID 1af4:1100 where they change anything.
 //   - 82574L: ICR is not cleared by reading while anything is unmasked (nor is it in
 //     the chip), so everything is masked first. Overrun frames are not counted. A frame whose Ethernet
@@ -139,7 +139,8 @@
 //     and credit on a wire counts fragments. It sums the padding of short frames with their data.
 //   - 82574L: MSI-X fires at the end of a throttled interval without beginning a new one, so up to
 //     twice as often as EITR says. QEMU 7.2 ends itself when MSI-X is switched on or off while such
-//     an interval runs; the driver resets the device before it does either.
+//     an interval runs, and CTRL.RST resets nothing but the station address there: Close waits for the end
+//     of the longest interval.
 //   - The multicast table lets unicast frames pass too, whose address has its bit set.
 //   - Link is up after reset, and restarting auto-negotiation takes it down for 0.5 s, without an
 //     interrupt. When it ends the 82574L switches flow control on by itself; the driver sets what was

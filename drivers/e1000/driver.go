@@ -254,6 +254,7 @@ func (n *nic) teardown() error {
 	n.confMu.Lock()
 	err := n.quiesce()
 	n.confMu.Unlock()
+	n.endIntervals()
 	pci.SetCommand(n.dev.Config(), 0, pci.CmdMaster)
 	n.dev.Config().Read16(pci.CfgCommand) // after this the device writes no memory
 	if e := n.dev.DisableIRQs(); e != nil && !errors.Is(e, bus.ErrGone) && !errors.Is(e, bus.ErrClosed) {

@@ -65,7 +65,7 @@ func (n *nic) bringUp(ctx context.Context) error {
 }
 
 // reset masks interrupts, stops what a predecessor left running, and resets the controller, 14.3.
-// QEMU's 82540EM ignores CTRL.RST, so nothing after relies on reset values.
+// QEMU's models (the 82574L up to 7.2) ignore CTRL.RST, so nothing after relies on reset values.
 func (n *nic) reset(ctx context.Context) error {
 	r := n.regs
 	r.Write32(regIMC, uint32(causeAll))

@@ -52,6 +52,11 @@ func (n *nic) enableIRQs() error {
 	}
 	n.irq = causes{mode: mode, rx: [maxQueues]cause{causeRXT0, causeRXT0}, tx: [maxQueues]cause{causeTXDW, causeTXDW}, other: causeLSC}
 	if mode != bus.MSIX {
+		if n.chip.pcie { // a predecessor's MSI-X may have left them
+			n.regs.Write32(regCTRLEXT, n.regs.Read32(regCTRLEXT)&^uint32(ctrlExtIAME|ctrlExtEIAME|ctrlExtPBACLR))
+			n.regs.Write32(regIAM, 0)
+			n.regs.Write32(regEIAC, 0)
+		}
 		n.handlers = []*bus.Handler{bus.Handle(irqs[0], n.name, func(uint64) { n.serveAll(irqs[0]) })}
 		return nil
 	}

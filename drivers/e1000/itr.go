@@ -132,6 +132,31 @@ func (n *nic) writeITR(v int, interval time.Duration) {
 	}
 }
 
+// leastInterval is what QEMU's models make of a shorter interval, and a little more for a timer that
+// is late.
+const leastInterval = 500*itrUnit + 250*time.Microsecond
+
+// endIntervals waits until every throttled interval is over, once everything is masked. QEMU 7.2 ends
+// itself when MSI-X is switched on or off while one runs, and its CTRL.RST does not stop them.
+func (n *nic) endIntervals() {
+	if !n.chip.pcie || len(n.handlers) == 0 || n.dev.Err() != nil {
+		return
+	}
+	n.mod.mu.Lock()
+	longest := leastInterval
+	for _, units := range n.mod.regs {
+		longest = max(longest, leastInterval+time.Duration(units)*itrUnit)
+	}
+	n.mod.mu.Unlock()
+	over := time.NewTimer(longest)
+	defer over.Stop()
+	select {
+	case <-over.C:
+		n.regs.Read32(regSTATUS) // what is due there has happened when the next access comes
+	case <-n.dev.Done():
+	}
+}
+
 // adapt looks at what a queue carried since its last interrupt, and chooses the next interval. It
 // is called before the queue's interrupt is armed, where moderation is adaptive. f is the
 // queue's index among the receive and then the transmit queues, as vectors are.

@@ -78,6 +78,63 @@ func TestThrottled(t *testing.T) {
 	}
 }
 
+// TestThrottledModes changes the interrupt mode again and again, by closing and binding anew, while
+// throttle timers run: QEMU 7.2 would end itself if the device were not reset before.
+func TestThrottledModes(t *testing.T) {
+	m := machine(t, "e1000e", 2)
+	modes := []string{"msix", "msi", "intx", "msix", "intx", "msi"}
+	defer func() {
+		if err := m.Err(); err != nil {
+			t.Errorf("QEMU: %v", err)
+		}
+	}()
+	for i, irq := range modes {
+		t.Log(i, irq)
+		o := map[string]string{"ring": "64", "bus": irq, "itr": "100"}
+		a, b := bind(t, m, "eth0", o, nil), bind(t, m, "eth1", o, nil)
+		q := a.(netdev.Device).Tx(0)
+		pool, err := q.NewPool(8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		rx := b.(netdev.Device).Rx(0)
+		for range 4 { // each wakes the receiver, and begins an interval
+			buf := pool.Get()
+			buf.Data = buf.Mem[:60]
+			clear(buf.Data)
+			copy(buf.Data, b.(netdev.Device).MAC())
+			buf.Data[12], buf.Data[13] = 0x88, 0xb5
+			if n := q.Burst([]*dma.Buf{buf}); n != 1 {
+				t.Fatalf("%d, %s: Burst = %d", i, irq, n)
+			}
+			var got [4]*dma.Buf
+			n := 0
+			for n == 0 {
+				if err := rx.Wait(ctx); err != nil {
+					t.Fatalf("%d, %s: Wait = %v", i, irq, err)
+				}
+				n = rx.Burst(got[:])
+			}
+			for _, b := range got[:n] {
+				b.Free()
+			}
+		}
+		rx.Burst(nil)
+		if err := q.Drain(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		pool.Close()
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // netdevClose closes in the order a program does.
 func netdevClose(sink *netdev.Sink, a, b pci.Instance, db netdev.Device) error {
 	if err := sink.Close(); err != nil {
