@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/crash"
 	"github.com/ring3dev/ring3/netdev"
 )
 
@@ -73,6 +74,7 @@ func (f *follower) warn(what string, err error) {
 
 // run follows both sides until the bridge ends.
 func (f *follower) run() {
+	defer crash.Report()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {

@@ -114,15 +114,13 @@ func newFunnel(t testing.TB, c Config) *funnel {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool, err := dma.NewStaggered(heap{}, 128, 16<<10, dma0)
+	pool, err := dma.NewStaggered(heap{}, maxGroup, 16<<10, bus.FromDevice)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &Bridge{dev: newCard("x0", 1), tap: &Tap{name: "x", queues: []*file{{file0, raw}}}, cfg: c}
 	return &funnel{newReceiver(b, 0), pool, fds[1]}
 }
-
-const dma0 = bus.FromDevice
 
 // poll gives the frames to the receiver as one poll, and returns what the kernel would
 // have been given, headers included.

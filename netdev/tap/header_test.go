@@ -119,3 +119,11 @@ func FuzzDecodeHeader(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkSum(b *testing.B) {
+	f := make([]byte, 1500)
+	b.SetBytes(int64(len(f)))
+	for b.Loop() {
+		fold(sum(f, 0))
+	}
+}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/dma"
+	"github.com/ring3dev/ring3/internal/crash"
 	"github.com/ring3dev/ring3/netdev"
 )
 
@@ -67,6 +68,7 @@ func newSender(b *Bridge, queue int) (*sender, error) {
 
 // run reads and sends until the bridge ends.
 func (s *sender) run() {
+	defer crash.Report()
 	for {
 		if !s.room() {
 			return
