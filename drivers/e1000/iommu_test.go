@@ -27,20 +27,14 @@ func TestIOMMU(t *testing.T) {
 	if testing.Short() {
 		rings = rings[:1]
 	}
-	for _, model := range []string{"e1000e", "e1000"} {
+	for model, queues := range map[string]string{"e1000e": "2", "e1000": "1"} {
 		t.Run(model, func(t *testing.T) {
 			netdevtest.All(t, rings, func(t *testing.T, ring int) netdevtest.Pair {
 				m := machineOf(t, qemu.Config{
 					Devices: []qemu.DeviceSpec{{Name: "eth0", Model: model, IOMMU: true}, {Name: "eth1", Model: model, IOMMU: true}},
 					Wires:   [][2]string{{"eth0", "eth1"}},
 				})
-				o := map[string]string{"ring": strconv.Itoa(ring)}
-				a, b := bind(t, m, "eth0", o, nil), bind(t, m, "eth1", o, nil)
-				return netdevtest.Pair{
-					A: a.(netdev.Device), B: b.(netdev.Device),
-					CloseA: a.Close,
-					Close:  func() error { return errors.Join(a.Close(), b.Close(), m.Close()) },
-				}
+				return pair(t, m, model, map[string]string{"ring": strconv.Itoa(ring), "queues": queues}, nil)
 			})
 		})
 	}

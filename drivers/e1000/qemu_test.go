@@ -88,19 +88,25 @@ func opener(model, irq string, queues int, hide func(bus.Device) bus.Device) net
 		if irq != "" {
 			o["bus"] = irq
 		}
-		a, b := bind(t, m, "eth0", o, hide), bind(t, m, "eth1", o, hide)
-		p := netdevtest.Pair{
-			A: a.(netdev.Device), B: b.(netdev.Device),
-			CloseA: a.Close,
-			Close:  func() error { return errors.Join(a.Close(), b.Close(), m.Close()) },
-		}
-		if model == "e1000e" {
-			p.NoTSO = "QEMU's e1000e before 8.1 cuts frames into IP fragments" // see TestFragments
-		} else {
-			p.NoCsumGood, p.EmptySegments = "QEMU's e1000 looks at no checksum", true
-		}
-		return p
+		return pair(t, m, model, o, hide)
 	}
+}
+
+// pair brings a machine's eth0 and eth1 into service, with what there is to know of the model.
+func pair(t *testing.T, m *qemu.Machine, model string, o map[string]string, hide func(bus.Device) bus.Device) netdevtest.Pair {
+	t.Helper()
+	a, b := bind(t, m, "eth0", o, hide), bind(t, m, "eth1", o, hide)
+	p := netdevtest.Pair{
+		A: a.(netdev.Device), B: b.(netdev.Device),
+		CloseA: a.Close,
+		Close:  func() error { return errors.Join(a.Close(), b.Close(), m.Close()) },
+	}
+	if model == "e1000e" {
+		p.NoTSO = "QEMU's e1000e before 8.1 cuts frames into IP fragments" // see TestFragments
+	} else {
+		p.NoCsumGood, p.EmptySegments = "QEMU's e1000 looks at no checksum", true
+	}
+	return p
 }
 
 func TestConformance(t *testing.T) {
