@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -132,10 +133,11 @@ func (c *campaign) one(plan []fault.Fault) result {
 	expire := time.AfterFunc(whole, cancel)
 	defer expire.Stop()
 	spec := fault.Plan{Faults: plan}.String()
+	var dev atomic.Pointer[fault.Device] // once it is open
 	go pprof.Do(ctx, pprof.Labels(label, c.t.Name()+" "+spec), func(ctx context.Context) {
 		r := result{plan: plan}
 		defer func() { out <- r }()
-		tb.run(&r, func() { c.live(ctx, tb, expire, &r) })
+		tb.run(&r, func() { c.live(ctx, tb, expire, &dev, &r) })
 	})
 	select {
 	case r := <-out:
@@ -147,11 +149,20 @@ func (c *campaign) one(plan []fault.Fault) result {
 		return r
 	case <-time.After(hangTime):
 	}
-	return result{plan: plan, broken: fmt.Sprintf("hangs %s after its ctx ended; all goroutines:\n%s", hangTime, stacks())}
+	r := result{plan: plan}
+	last := "it is not open yet"
+	if d := dev.Load(); d != nil {
+		r.log, r.outcomes = d.Log(), d.Outcomes()
+		if n := len(r.log); n > 0 {
+			last = fmt.Sprintf("the last access is %d, %s", n, r.log[n-1])
+		}
+	}
+	r.broken = fmt.Sprintf("hangs %s after its ctx ended; %s; all goroutines:\n%s", hangTime, last, stacks())
+	return r
 }
 
 // live opens a device and lives the scenario.
-func (c *campaign) live(ctx context.Context, tb *runTB, expire *time.Timer, r *result) {
+func (c *campaign) live(ctx context.Context, tb *runTB, expire *time.Timer, open *atomic.Pointer[fault.Device], r *result) {
 	plan := fault.Plan{Faults: r.plan, Registers: c.Registers}
 	plan.OnHit = func(fault.Fault, fault.Access) { expire.Reset(c.Patience) }
 	in := c.Open(tb)
@@ -159,6 +170,7 @@ func (c *campaign) live(ctx context.Context, tb *runTB, expire *time.Timer, r *r
 		in = unwatched{in}
 	}
 	dev := fault.Wrap(in, plan)
+	open.Store(dev)
 	tb.Cleanup(func() {
 		r.outcomes = dev.Outcomes()
 		if c.logs || len(r.plan) == 0 {
