@@ -41,11 +41,8 @@ test-long: setup build lint ## the same and the long proofs
 bench: setup build ## measure everything that ring3 bench measures; BENCH='pktgen-tx -json' for less
 	bin/ring3 bench $(BENCH)
 
-cover: ## tests with coverage: bin/cover.html
-	@mkdir -p bin
-	go test -coverprofile=bin/cover.out -coverpkg=./... ./...
-	go tool cover -html=bin/cover.out -o bin/cover.html
-	@go tool cover -func=bin/cover.out | tail -n 1
+cover: ## coverage: of the drivers, without and with failing accesses, and of everything: bin/cover.html
+	hack/cover
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	hack/test fuzz
