@@ -102,7 +102,8 @@ type Stats struct {
 // TxQueue is a transmit queue. It belongs to one goroutine.
 type TxQueue interface {
 	// NewPool makes a pool of n buffers that this queue can send from, of dma.BufSize bytes.
-	// NewTxPool makes smaller ones, for small frames.
+	// NewTxPool makes others: small ones for small frames, large ones for jumbo frames and for
+	// what the device is to segment.
 	NewPool(n int) (*dma.Pool, error)
 	// Burst sends the first n of bufs, taking over one ownership of each, and rings
 	// the doorbell once. The same Buf may stand in bufs more than once if it was
@@ -115,7 +116,8 @@ type TxQueue interface {
 	// Drain waits until nothing is in flight, the link dies or ctx ends.
 	Drain(ctx context.Context) error
 	// SetCredit makes Burst ask before it sends: avail returns how many more frames the
-	// far end can take after the sent frames so far. nil takes that away. See Wire.
+	// far end can take after the sent frames so far, where one that the device segments counts as
+	// many as it becomes. nil takes that away. See Wire.
 	SetCredit(avail func(sent uint64) int)
 }
 

@@ -126,8 +126,11 @@ func start(t *testing.T, open Opener, ring int) *rig {
 
 func (r *rig) stop() {
 	r.pool.Close()
-	r.pair.A.Rx(0).Burst(nil) // no frame is held any more
-	r.pair.B.Rx(0).Burst(nil)
+	for _, d := range []netdev.Device{r.pair.A, r.pair.B} {
+		for q := range d.Info().RxQueues {
+			d.Rx(q).Burst(nil) // no frame is held any more
+		}
+	}
 	if err := r.pair.Close(); err != nil {
 		r.t.Errorf("Close = %v, want nil", err)
 	}

@@ -402,6 +402,7 @@ func (r *rig) queues(t *testing.T) {
 		t.Skip("one queue")
 	}
 	const flows, each = 16, 200 // of a transmit queue
+	r.sinkAll(t)
 	var wg sync.WaitGroup
 	for q := range txs {
 		pool, err := a.Tx(q).NewPool(r.ring)
@@ -470,4 +471,34 @@ func (r *rig) queues(t *testing.T) {
 	for q := range txs {
 		a.Tx(q).Reap()
 	}
+}
+
+// sinkAll lets receivers sleep on every queue while few frames come, some for each.
+func (r *rig) sinkAll(t *testing.T) {
+	t.Helper()
+	a, b := r.pair.A, r.pair.B
+	sink, err := netdev.NewSink(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := sink.Close(); err != nil {
+			t.Errorf("Sink.Close = %v", err)
+		}
+	}()
+	for i := range 50 {
+		s := r.spec(false, 64)
+		s.SrcPort = uint16(i)
+		f, err := frame.BuildTCP(s, frame.TCP{Flags: frame.ACK})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.send1(t, r.pool, f.Bytes, dma.Meta{})
+		for end := time.Now().Add(patience); sink.Frames() <= uint64(i); time.Sleep(50 * time.Microsecond) {
+			if time.Now().After(end) {
+				t.Fatalf("frame %d was not received within %s", i, patience)
+			}
+		}
+	}
+	drain(t, a)
 }
