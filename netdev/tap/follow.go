@@ -47,6 +47,9 @@ func (f *follower) start() error {
 	}
 	f.devMTU = b.dev.MTU()
 	if err := f.join(); err != nil {
+		if b.cfg.Up {
+			return fmt.Errorf("tap %s: bringing the interface up: %w", b.tap.name, err)
+		}
 		f.warn("cannot follow the interface", err)
 		f.setMode(netdev.RxMode{AllMulti: true})
 		return nil
