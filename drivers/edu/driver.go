@@ -140,7 +140,7 @@ func (d *Device) run(ctx context.Context, reg bus.Off, busy uint32, start func()
 			return context.Cause(ctx)
 		}
 	}
-	return nil
+	return d.dev.Err() // a transfer that was stopped on its way looks done
 }
 
 // IRQHandlers is for /proc/interrupts.
