@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
@@ -178,115 +176,6 @@ func TestTraffic(t *testing.T) {
 					t.Logf("queue %d sent %d", i, q.frames.Load())
 				}
 			})
-		}
-	}
-}
-
-// logs collects messages.
-type logs struct{ bytes.Buffer }
-
-func newLog() (*slog.Logger, *logs) {
-	l := &logs{}
-	return slog.New(slog.NewTextHandler(l, nil)), l
-}
-
-// TestFollow: the device follows the interface, and the interface the device, in this
-// namespace, and in another one under another name.
-func TestFollow(t *testing.T) {
-	needTap(t)
-	bustest.NoLeaks(t)
-	x, _ := wired(1)
-	b := attachT(t, x, Config{Name: "x0"})
-	l := link(t, "x0")
-	if l.Attrs().HardwareAddr.String() != x.mac.String() || l.Attrs().MTU != 1500 || l.Attrs().RawFlags&unix.IFF_UP != 0 {
-		t.Errorf("the interface begins as %+v, want down, %s, MTU 1500", l.Attrs(), x.mac)
-	}
-	if m := x.RxMode(); !m.AllMulti || m.Promisc {
-		t.Errorf("RxMode = %+v, want every multicast", m)
-	}
-	follow := func() {
-		t.Helper()
-		attrs := func() *netlink.LinkAttrs { return link(t, "y0").Attrs() }
-		must := func(err error) {
-			t.Helper()
-			if err != nil {
-				t.Error(err)
-			}
-		}
-		must(netlink.LinkSetUp(l))
-		must(netlink.LinkSetMTU(l, 4000))
-		waitFor(t, "MTU 4000 of the device", func() bool { return x.MTU() == 4000 })
-		must(netlink.LinkSetMTU(l, 9001))
-		waitFor(t, "MTU set back", func() bool { return attrs().MTU == 4000 && x.MTU() == 4000 })
-		must(x.SetMTU(t.Context(), 1500))
-		waitFor(t, "MTU 1500 of the interface", func() bool { return attrs().MTU == 1500 })
-		must(netlink.SetPromiscOn(l))
-		waitFor(t, "promiscuous device", func() bool { return x.RxMode().Promisc })
-		must(netlink.SetPromiscOff(l))
-		waitFor(t, "device that is not promiscuous", func() bool { return !x.RxMode().Promisc })
-		must(netlink.LinkSetHardwareAddr(l, net.HardwareAddr{2, 9, 9, 9, 9, 9}))
-		waitFor(t, "promiscuous device", func() bool { return x.RxMode().Promisc })
-		must(netlink.LinkSetHardwareAddr(l, x.mac))
-		waitFor(t, "device that is not promiscuous", func() bool { return !x.RxMode().Promisc })
-		x.setLink(false)
-		waitFor(t, "interface without carrier", func() bool { return attrs().RawFlags&unix.IFF_LOWER_UP == 0 })
-		x.setLink(true)
-		waitFor(t, "carrier", func() bool { return attrs().RawFlags&unix.IFF_LOWER_UP != 0 })
-		must(netlink.LinkSetDown(l))
-	}
-	if err := netlink.LinkSetName(l, "y0"); err != nil {
-		t.Fatal(err)
-	}
-	follow()
-	there := newSpace(t)
-	if err := netlink.LinkSetNsFd(l, there.FD()); err != nil {
-		t.Fatal(err)
-	}
-	there.Do(func() {
-		l = link(t, "y0")
-		follow()
-	})
-	if err := b.Close(); err != nil {
-		t.Errorf("Close = %v, want nil", err)
-	}
-	if m := x.RxMode(); m.AllMulti || m.Promisc {
-		t.Errorf("RxMode after Close = %+v, want what it was", m)
-	}
-}
-
-// plain is a device without optional interfaces.
-type plain struct{ netdev.Device }
-
-func TestFollowPlain(t *testing.T) {
-	needTap(t)
-	bustest.NoLeaks(t)
-	x, _ := wired(1)
-	log, said := newLog()
-	b := attachT(t, plain{x}, Config{Name: "x0", Up: true, Log: log})
-	l := link(t, "x0")
-	if l.Attrs().RawFlags&unix.IFF_UP == 0 {
-		t.Error("the interface is not up")
-	}
-	if err := errors.Join(netlink.LinkSetMTU(l, 2000), netlink.LinkSetHardwareAddr(l, net.HardwareAddr{2, 9, 9, 9, 9, 9})); err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, "MTU and address set back", func() bool {
-		a := link(t, "x0").Attrs()
-		return a.MTU == 1500 && a.HardwareAddr.String() == x.mac.String()
-	})
-	if err := netlink.LinkSetMTU(l, 1000); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(2 * lookEvery)
-	if mtu := link(t, "x0").Attrs().MTU; mtu != 1000 {
-		t.Errorf("a smaller MTU became %d, want 1000", mtu)
-	}
-	if err := b.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"an MTU of 2000 is set back to 1500: x0 cannot change its own", "the address was set back"} {
-		if !strings.Contains(said.String(), want) {
-			t.Errorf("the log says %q, want %q in it", said, want)
 		}
 	}
 }
@@ -458,128 +347,6 @@ func TestClosed(t *testing.T) {
 	<-b.Done()
 	if !errors.Is(b.Err(), bus.ErrClosed) {
 		t.Errorf("Err = %v, want %v", b.Err(), bus.ErrClosed)
-	}
-}
-
-// TestRefused has every reason for which there is no interface, each one line with what to
-// do.
-func TestRefused(t *testing.T) {
-	needTap(t)
-	bustest.NoLeaks(t)
-	add := func(l netlink.Link) {
-		t.Helper()
-		if err := netlink.LinkAdd(l); err != nil {
-			t.Skipf("making %s: %v", l.Attrs().Name, err)
-		}
-		t.Cleanup(func() { _ = netlink.LinkDel(l) })
-	}
-	attrs := func(name string) netlink.LinkAttrs { a := netlink.NewLinkAttrs(); a.Name = name; return a }
-	add(&netlink.Tuntap{LinkAttrs: attrs("tun5"), Mode: netlink.TUNTAP_MODE_TUN, Flags: unix.IFF_NO_PI})
-	add(&netlink.Tuntap{LinkAttrs: attrs("one5"), Mode: netlink.TUNTAP_MODE_TAP, Flags: unix.IFF_NO_PI})
-	used, err := Open(Config{Name: "used5"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer used.Close()
-	x, _ := wired(2)
-	for _, c := range []struct {
-		name string
-		is   error
-		want string
-	}{
-		{"a234567890123456", unix.ENAMETOOLONG, "tap a234567890123456: a name of 16 bytes, want at most 15"},
-		{"a/b", unix.EINVAL, `tap "a/b": an interface's name has no space, '/', ':' or '%'`},
-		{"a%d", unix.EINVAL, "an interface's name"},
-		{"lo", unix.EEXIST, "tap lo: the name is taken by an interface of type "},
-		{"tun5", unix.EEXIST, "tap tun5: the name is taken by an interface of type tun that is no TAP"},
-		{"one5", unix.EINVAL, "tap one5: the interface was made without multi_queue; have it made again: sudo ip link del one5 && sudo ip tuntap add dev one5 mode tap user $USER multi_queue vnet_hdr"},
-		{"used5", unix.EBUSY, "tap used5: another program uses 1 queues of the interface"},
-	} {
-		_, err := Attach(x, Config{Name: c.name})
-		if !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("Attach to %q = %v, want %q (%v)", c.name, err, c.want, c.is)
-		}
-	}
-	if _, err := Open(Config{Name: "q", Queues: 257}); err == nil {
-		t.Error("257 queues were opened")
-	}
-	one, _ := wired(1)
-	b := attachT(t, one, Config{Name: "one5"}) // one queue is enough for it
-	if _, err := Open(Config{Name: "one5"}); !errors.Is(err, unix.EBUSY) || err.Error() != "tap one5: another program uses the interface: device or resource busy" {
-		t.Errorf("Open of an interface in use = %v, want EBUSY", err)
-	}
-	if err := b.Close(); err != nil {
-		t.Error(err)
-	}
-	if _, err := netlink.LinkByName("one5"); err != nil {
-		t.Errorf("a persistent interface after Close: %v", err)
-	}
-	none := newCard("x0", 0)
-	if _, err := Attach(none, Config{Name: "x0"}); !errors.Is(err, bus.ErrNotSupported) {
-		t.Errorf("Attach of a device without queues = %v, want not supported", err)
-	}
-}
-
-// TestExplain has the reasons that need other rights or another machine.
-func TestExplain(t *testing.T) {
-	for _, c := range []struct {
-		err  error
-		want string
-	}{
-		{&os.PathError{Op: "open", Path: tunPath, Err: unix.ENOENT}, "modprobe tun"},
-		{&os.PathError{Op: "open", Path: tunPath, Err: unix.ENODEV}, "modprobe tun"},
-		{&os.PathError{Op: "open", Path: tunPath, Err: unix.EACCES}, "chmod 0666 /dev/net/tun"},
-		{&os.PathError{Op: "open", Path: tunPath, Err: unix.EMFILE}, "too many open files"},
-		{unix.EPERM, "sudo ip tuntap add dev zz0 mode tap user $USER multi_queue vnet_hdr"},
-		{unix.EINVAL, "invalid argument"},
-		{unix.ENOMEM, "cannot allocate memory"},
-	} {
-		if got := explain("zz0", false, c.err); !errors.Is(got, c.err) && !errors.Is(got, errors.Unwrap(c.err)) || !strings.Contains(got.Error(), c.want) {
-			t.Errorf("explain(%v) = %v, want %q", c.err, got, c.want)
-		}
-	}
-}
-
-// TestNamespaces: the thread that joins a namespace comes back from it.
-func TestNamespaces(t *testing.T) {
-	needTap(t)
-	bustest.NoLeaks(t)
-	here, err := netns.Get()
-	if err != nil {
-		t.Skip(err)
-	}
-	defer here.Close()
-	x, _ := wired(1)
-	attachT(t, x, Config{Name: "x0"})
-	for range 5 {
-		there := newSpace(t)
-		l, err := netlink.LinkByName("x0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := netlink.LinkSetNsFd(l, there.FD()); err != nil {
-			t.Fatal(err)
-		}
-		there.Do(func() {
-			if err := netlink.LinkSetMTU(link(t, "x0"), 3000); err != nil {
-				t.Error(err)
-			}
-			waitFor(t, "MTU 3000", func() bool { return x.MTU() == 3000 })
-			if err := errors.Join(netlink.LinkSetMTU(link(t, "x0"), 1500), netlink.LinkSetNsFd(link(t, "x0"), int(here))); err != nil {
-				t.Error(err)
-			}
-		})
-		waitFor(t, "MTU 1500", func() bool { return x.MTU() == 1500 })
-	}
-	for range 50 {
-		now, err := netns.Get()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !now.Equal(here) {
-			t.Error("a thread is in another namespace")
-		}
-		now.Close()
 	}
 }
 
