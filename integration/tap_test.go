@@ -188,7 +188,7 @@ func (c tapCase) run(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	defer there.Close()
+	t.Cleanup(there.Close) // after ring3 has ended, which would miss its interface
 	pcap := filepath.Join(t.TempDir(), "wire.pcap")
 	args := []string{"eth0=" + c.device, "eth1=" + c.device, "--wire", "eth0-eth1", "--tap", "eth0=rt0" + c.tap, "--tap", "eth1=rt1" + c.tap}
 	if c.pcap {

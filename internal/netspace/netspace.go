@@ -48,20 +48,24 @@ func (s *Space) run(opened chan<- error) {
 	if err != nil {
 		return
 	}
+	defer unix.Close(s.fd)
 	for f := range s.work {
 		f()
 	}
-	unix.Close(s.fd)
 }
 
 // FD names the namespace to the kernel, until Close.
 func (s *Space) FD() int { return s.fd }
 
-// Do runs f in the namespace and waits for it. A goroutine that f starts runs outside.
+// Do runs f in the namespace and waits for it. A goroutine that f starts runs outside. An f
+// that ends its goroutine (a test's Fatal) ends the thread with it, and Do does nothing from then on.
 func (s *Space) Do(f func()) {
 	done := make(chan struct{})
-	s.work <- func() { defer close(done); f() }
-	<-done
+	select {
+	case s.work <- func() { defer close(done); f() }:
+		<-done
+	case <-s.gone:
+	}
 }
 
 // Close leaves the namespace, which ends with what else holds it. No Do may run.

@@ -2,6 +2,7 @@ package netspace
 
 import (
 	"net"
+	"runtime"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -43,4 +44,17 @@ func TestSpace(t *testing.T) {
 		c.Close()
 		t.Logf("something answers at %s outside", l.Addr())
 	}
+}
+
+// TestGoexit: a function that ends its goroutine leaves nobody waiting.
+func TestGoexit(t *testing.T) {
+	bustest.NoLeaks(t)
+	s, err := New()
+	if err != nil {
+		t.Skip(err)
+	}
+	s.Do(runtime.Goexit)
+	<-s.gone
+	s.Do(func() { t.Error("a function ran after the end") })
+	s.Close()
 }
