@@ -322,6 +322,8 @@ func TestFaults(t *testing.T) {
 		o.Max = 40
 	case long:
 		o.Bits = 8
+		o.Pairs, o.MaxPairs = true, 2000
+		o.PairKinds = []fault.Kind{fault.Ones, fault.Zero, fault.LostWrite, fault.Deny, fault.IRQLost, fault.Garbage, fault.Gone}
 	}
 	for _, c := range []struct {
 		name, model string

@@ -106,7 +106,7 @@ func TestFaults(t *testing.T) {
 	faulttest.Every(t, scenario("copy", openSim, copyBothWays), o)
 	o.Pairs = true
 	if testing.Short() {
-		o.Max = 300
+		o.MaxPairs = 300
 	}
 	faulttest.Every(t, scenario("factorial", openSim, factorial), o)
 }

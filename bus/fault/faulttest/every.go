@@ -40,11 +40,11 @@ type Options struct {
 	// the kinds of both, nil: Kinds.
 	Pairs     bool
 	PairKinds []fault.Kind
-	// Max limits the runs with one fault, and those with two; 0: no limit. Those that are run are
-	// spread evenly. Always are kinds whose runs with one fault are made all the same, and do not
+	// Max limits the runs with one fault, MaxPairs those with two; 0: no limit. Those that are run
+	// are spread evenly. Always are kinds whose runs with one fault are made all the same, and do not
 	// count.
-	Max    int
-	Always []fault.Kind
+	Max, MaxPairs int
+	Always        []fault.Kind
 	// Parallel is how many are run at the same time; 0: 16. Most of their time is waiting.
 	Parallel int
 	// Patience is how long ctx lives after a fault was made; 0: 200 ms.
@@ -87,7 +87,7 @@ func Every(t *testing.T, s Scenario, o Options) {
 			if o.PairKinds != nil {
 				first = c.without(clean, o.PairKinds)
 			}
-			c.run(sample(pairs(first, c.pairKinds()), o.Max))
+			c.run(sample(pairs(first, c.pairKinds()), o.MaxPairs))
 		}
 		c.report(clean)
 	})
