@@ -35,8 +35,10 @@ func (a *app) benchCmd() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure what this machine does, as ratios to what the device models can do",
 		Long: `Measure, one row a case: register access, interrupt latency, start, memory, two wired
-NICs without loss, and pktgen beside a bare loop that only rings the doorbell. About two
-minutes for all. Machines are noisy: compare rows of one run.`,
+NICs without loss, pktgen beside a bare loop that only rings the doorbell; the driver alone on a
+model that swallows at once; receiving by weight and by interrupt moderation; what tracing and the
+IOMMU cost; TCP over TAP beside veth. About five minutes for all. Machines are noisy: compare
+rows of one run.`,
 		Example: "  ring3 bench --only 'pktgen-tx e1000e ring=4096'",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
