@@ -2,12 +2,15 @@ package e1000_test
 
 import (
 	"context"
+	"errors"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/ring3dev/ring3/bus/dma"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/netdev"
+	"github.com/ring3dev/ring3/netdev/netdevtest"
 )
 
 // TestThrottled: with a limit far below what frames would cause, a real model interrupts no more often,
@@ -132,6 +135,24 @@ func TestThrottledModes(t *testing.T) {
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestAdaptiveConformance: the suite passes, and nothing waits for ever, where the limit follows the traffic.
+func TestAdaptiveConformance(t *testing.T) {
+	for _, c := range []struct{ model, irq string }{{"e1000e", "msix"}, {"e1000e", "intx"}, {"e1000", "intx"}} {
+		t.Run("sim-"+c.model+"-"+c.irq, func(t *testing.T) {
+			netdevtest.All(t, []int{64}, func(t *testing.T, ring int) netdevtest.Pair {
+				m := simMachine(t, c.model)
+				o := map[string]string{"ring": strconv.Itoa(ring), "bus": c.irq, "itr": "1"}
+				a, b := simBind(t, m, "eth0", o), simBind(t, m, "eth1", o)
+				return netdevtest.Pair{
+					A: a.(netdev.Device), B: b.(netdev.Device),
+					CloseA: a.Close,
+					Close:  func() error { return errors.Join(a.Close(), b.Close(), m.Close()) },
+				}
+			})
+		})
 	}
 }
 
