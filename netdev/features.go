@@ -130,7 +130,8 @@ type NAPI struct {
 	GROFlushTimeout time.Duration
 }
 
-// NAPIUser is a Device whose polling can be set.
+// NAPIUser is a Device whose polling can be set. [Poll] sees a queue and no device, so the device's
+// receive queues have the method NAPI too, and Done, which is closed when nothing more will come.
 type NAPIUser interface {
 	NAPI() NAPI
 	SetNAPI(n NAPI) error
