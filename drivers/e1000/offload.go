@@ -119,6 +119,8 @@ func (p *txPlan) checksum(q *txQueue, b *dma.Buf) bool {
 		if b.Meta.CsumOffset == udpSumAt && b.Data[at] == 0 && b.Data[at+1] == 0 {
 			b.Data[at], b.Data[at+1] = 0xff, 0xff // 0 means none
 		}
+		// The frame may have to wait for room, or be sent again: to sum it twice would undo it.
+		b.Meta.Flags &^= dma.NeedsCsum | dma.GSO4 | dma.GSO6
 		return true
 	}
 	p.cmd |= txDEXT | txData | txTXSM

@@ -186,6 +186,46 @@ func TestSmallSums(t *testing.T) {
 	}
 }
 
+// TestSumOnce: a frame that the driver summed and that then had to wait for room, or that is sent
+// again, keeps its checksum.
+func TestSumOnce(t *testing.T) {
+	m := newModel(device82574)
+	n := probeModel(t, m, nil)
+	pool, err := n.tx[0].NewPool(4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	f, meta := tcpFrame(t, false, 0, 1000) // one segment, shorter than the wire takes
+	want := bytes.Clone(f)
+	binary.BigEndian.PutUint16(f[50:], sum(protoTCP+20, f[26:34]))
+	tcp := meta
+	tcp.Flags = dma.NeedsCsum
+	credit := 1
+	n.tx[0].SetCredit(func(uint64) int { return credit })
+	bufs := []*dma.Buf{load(pool, f, tcp), load(pool, f, tcp)}
+	if k := n.tx[0].Burst(bufs); k != 1 {
+		t.Fatalf("Burst with credit for one = %d, want 1", k)
+	}
+	bufs[1].Retain(1)
+	for range 2 {
+		if k := n.tx[0].Burst(bufs[1:]); k != 1 {
+			t.Fatalf("Burst of the other = %d, want 1", k)
+		}
+	}
+	for i, got := range m.wire {
+		if !bytes.Equal(got[:54], want) {
+			t.Errorf("frame %d: % x\nwant % x", i, got[:54], want)
+		}
+	}
+	if len(m.wire) != 3 {
+		t.Errorf("%d frames were sent, want 3", len(m.wire))
+	}
+	if err := n.tx[0].Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestCreditInSegments: a frame waits until the far end has room for what it is cut into, and one that
 // makes more than there ever is goes when everything is free.
 func TestCreditInSegments(t *testing.T) {
