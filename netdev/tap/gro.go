@@ -119,6 +119,7 @@ const maxGroup = 64
 // frame. first describes the first, whose headers stand for all.
 type group struct {
 	bufs  [maxGroup]*dma.Buf
+	ends  [maxGroup]int // of their payloads, as they were checked: a device may write to frames later
 	n     int
 	first segment
 	mss   int    // the first's payload; only the last may have less
@@ -130,7 +131,7 @@ type group struct {
 
 // start begins a group with a frame.
 func (g *group) start(b *dma.Buf, s segment) {
-	g.bufs[0], g.n, g.first = b, 1, s
+	g.bufs[0], g.ends[0], g.n, g.first = b, s.end, 1, s
 	g.mss, g.size = s.len(), s.len()
 	g.next = s.seq + uint32(g.size)
 	g.push = s.flags&flagPSH != 0
@@ -168,7 +169,7 @@ func (g *group) add(b *dma.Buf, s segment) bool {
 		!bytes.Equal(f[t+tcpOptions:s.payload], h[t+tcpOptions:s.payload]) {
 		return false
 	}
-	g.bufs[g.n] = b
+	g.bufs[g.n], g.ends[g.n] = b, s.end
 	g.n++
 	g.size += s.len()
 	g.next += uint32(s.len())

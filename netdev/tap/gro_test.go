@@ -403,6 +403,32 @@ func TestRandom(t *testing.T) {
 	}
 }
 
+// TestScribble: a device that goes on writing to frames it has delivered gets garbage through, and
+// nothing else.
+func TestScribble(t *testing.T) {
+	f := newFunnel(t, Config{})
+	var bufs []*dma.Buf
+	for _, b := range stream(t, tcp{flow: 1}, 3, 100) {
+		buf := f.pool.Get()
+		buf.Data = buf.Mem[:copy(buf.Mem, b)]
+		bufs = append(bufs, buf)
+	}
+	for _, b := range bufs {
+		if !f.gather(b) {
+			t.Fatal("a segment was not joined")
+		}
+	}
+	for i := range bufs[1].Data {
+		bufs[1].Data[i] = 0xff
+	}
+	binary.BigEndian.PutUint16(bufs[2].Data[16:], 0xffff) // the IP packet's length
+	want := headerLen + len(bufs[0].Data) + 200
+	f.take(nil)
+	if out := f.written(t); len(out) != 1 || len(out[0]) != want {
+		t.Errorf("%d writes, want one of %d bytes", len(out), want)
+	}
+}
+
 // TestSingle has frames that are not joined.
 func TestSingle(t *testing.T) {
 	frames := stream(t, tcp{flow: 1}, 3, 100)

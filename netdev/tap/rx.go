@@ -138,10 +138,9 @@ func (r *receiver) flush(g *group) {
 	r.iov = r.iov[:0]
 	r.piece(r.hdr[:])
 	r.piece(g.bufs[0].Data[:g.first.end])
-	for _, b := range g.bufs[1:g.n] {
+	for i, b := range g.bufs[1:g.n] {
 		// The headers are as long as the first's; padding comes after the IP packet's end.
-		s, _ := parse(b.Data)
-		r.piece(b.Data[s.payload:s.end])
+		r.piece(b.Data[g.first.payload:g.ends[1+i]])
 	}
 	r.joined.Add(uint64(g.n))
 	r.put(g.n)
