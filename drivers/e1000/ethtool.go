@@ -82,7 +82,7 @@ func (n *nic) queueCounters() (list []netdev.Counter, good, bad uint64) {
 	for i := range n.queues {
 		q := &n.tx[i]
 		q.mu.Lock()
-		sent, octets, busies := q.sent, q.octets, q.busies
+		sent, octets, busies := q.sent-q.spare, q.octets, q.busies
 		q.mu.Unlock()
 		add("tx", i, "packets", sent)
 		add("tx", i, "bytes", octets)

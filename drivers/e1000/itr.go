@@ -81,6 +81,7 @@ type moderation struct {
 	flows    [2 * maxQueues]flow  // receive queues, then transmit queues
 	rate     [2 * maxQueues]int   // adaptive: in force, by vector
 	regs     [2 * maxQueues]int64 // last written, by vector
+	longest  int64                // ever written: an interval that began with it may still run
 }
 
 // flow is what a queue carries.
@@ -125,6 +126,7 @@ func (n *nic) writeITR(v int, interval time.Duration) {
 		return
 	}
 	n.mod.regs[v] = units
+	n.mod.longest = max(n.mod.longest, units)
 	if n.irq.mode == bus.MSIX {
 		n.regs.Write32(regEITR(v), uint32(units))
 	} else {
@@ -143,10 +145,7 @@ func (n *nic) endIntervals() {
 		return
 	}
 	n.mod.mu.Lock()
-	longest := leastInterval
-	for _, units := range n.mod.regs {
-		longest = max(longest, leastInterval+time.Duration(units)*itrUnit)
-	}
+	longest := leastInterval + time.Duration(n.mod.longest)*itrUnit
 	n.mod.mu.Unlock()
 	over := time.NewTimer(longest)
 	defer over.Stop()

@@ -32,6 +32,7 @@ type txPlan struct {
 	chunk  int   // bytes a descriptor
 	descs  int   // descriptors, the context's included
 	segs   int   // frames on the wire, at most
+	spare  int   // of segs, those that are not sent where the device cuts as it should
 	octets int   // bytes on the wire
 }
 
@@ -59,6 +60,7 @@ func (q *txQueue) offloads(bufs []*dma.Buf, credit int) (took, sent int) {
 		q.put(b, &p)
 		took++
 		sent += p.segs
+		q.spare += uint64(p.spare)
 		q.octets += uint64(p.octets)
 	}
 	if q.c.tail != first {
@@ -183,6 +185,7 @@ func (p *txPlan) segment(q *txQueue, b *dma.Buf, limit int) bool {
 	if q.nic.chip.fragments {
 		p.segs = (p.n-l4)/(mss&^7) + 1
 	}
+	p.spare = p.segs - (payload+mss-1)/mss
 	p.octets = p.n + (payload-1)/mss*hdr
 	return p.descs <= int(q.c.mask)
 }

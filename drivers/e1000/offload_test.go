@@ -247,6 +247,19 @@ func TestCreditInSegments(t *testing.T) {
 	}
 }
 
+// TestPacketsOfSegments: the queue's counter has the frames that were sent, not the credit that they took.
+func TestPacketsOfSegments(t *testing.T) {
+	for _, c := range []struct{ payload, want int }{{20000, 20}, {20001, 21}, {1001, 2}} {
+		n, pool := still(t, device82574, nil)
+		f, meta := tcpFrame(t, false, c.payload, 1000)
+		n.tx[0].Burst([]*dma.Buf{load(pool, f, meta)})
+		list, _, _ := n.queueCounters()
+		if list[0].Name != "tx_queue_0_packets" || list[0].Value != uint64(c.want) {
+			t.Errorf("payload %d: %v, want %d packets", c.payload, list[0], c.want)
+		}
+	}
+}
+
 func TestSettle(t *testing.T) {
 	const (
 		csum, tso, tso6 = netdev.TxCsum, netdev.TxTSO4, netdev.TxTSO6

@@ -38,7 +38,8 @@ type txQueue struct {
 	maxSegs      int // credit that is enough for any frame: all there ever is
 
 	credit func(sent uint64) int
-	sent   uint64 // frames ever put into the ring, as they go over the wire
+	sent   uint64 // frames ever put into the ring, as they go over the wire, at most
+	spare  uint64 // of sent, segments that were only counted to be safe
 	octets uint64 // their length
 	errors uint64 // frames that cannot be sent
 	busies uint64 // bursts cut short
