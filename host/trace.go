@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"syscall"
@@ -196,17 +197,15 @@ func (a *app) traceRecord(ctx context.Context, args traceArgs, path string) (err
 		return err
 	}
 	defer cl.Close()
+	out := traceFile{path: path}
 	if path != "-" {
-		f, err := os.Create(path)
-		if err != nil {
+		// What is in the file stays until there is something to write.
+		_, e := os.Stat(path)
+		out.made = errors.Is(e, fs.ErrNotExist)
+		if out.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644); err != nil {
 			return fmt.Errorf("trace record: %w", err)
 		}
-		defer func() {
-			if e := f.Close(); err == nil && e != nil {
-				err = fmt.Errorf("trace record: %w", e)
-			}
-		}()
-		w, pcapng = f, tracefile.IsPcapng(path)
+		w, pcapng = out.file, tracefile.IsPcapng(path)
 	}
 	end := func() error { return nil }
 	if !pcapng {
@@ -215,7 +214,12 @@ func (a *app) traceRecord(ctx context.Context, args traceArgs, path string) (err
 	err = cl.Stream(ctx, opTrace, args, func(raw json.RawMessage) error {
 		var p tracePiece
 		if err := json.Unmarshal(raw, &p); err != nil {
-			return fmt.Errorf("trace record: %s: %w", i.Name, err)
+			return fmt.Errorf("%s: %w", i.Name, err)
+		}
+		if !out.used {
+			if err := out.begin(); err != nil {
+				return err
+			}
 		}
 		_, err := w.Write(p.Pcapng)
 		return err
@@ -223,8 +227,15 @@ func (a *app) traceRecord(ctx context.Context, args traceArgs, path string) (err
 	if ctx.Err() != nil {
 		err = nil // being interrupted is how it ends
 	}
-	if e := end(); err == nil {
+	// A text that could not be written says why itself.
+	if e := end(); out.used && (err == nil || errors.Is(err, io.ErrClosedPipe)) {
 		err = e
+	}
+	if e := out.close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		err = fmt.Errorf("trace record: %w", err)
 	}
 	return err
 }
@@ -235,7 +246,7 @@ func textOf(w io.Writer) (in io.Writer, end func() error) {
 	done := make(chan error, 1)
 	go func() {
 		err := report(r, tracefile.NewText(w, nil), nil)
-		r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
+		r.Close() // writing ends with io.ErrClosedPipe
 		done <- err
 	}()
 	return p, func() error {
@@ -297,17 +308,21 @@ func (a *app) traceOut() tracefile.Writer {
 // report shows the wanted entries of r, each as soon as it can be read.
 func report(r io.Reader, w tracefile.Writer, f *tracefile.Filter) error {
 	tr := tracefile.NewReader(r)
+	// ended shows what there was before an error, which is told alone.
+	ended := func(err error) error {
+		if e := w.Flush(); err == nil || errors.Is(err, io.EOF) {
+			return e
+		}
+		return err
+	}
 	for {
 		e, err := tr.Next()
 		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
-			return errors.Join(w.Flush(), err)
+			return ended(err)
 		}
 		wanted, err := f.Match(&e)
 		if err != nil {
-			return errors.Join(w.Flush(), err)
+			return ended(err)
 		}
 		if wanted || e.Kind == trace.Lost {
 			if err := w.Write(&e); err != nil {

@@ -149,6 +149,18 @@ func (f *traceFile) begin() error {
 	return f.file.Truncate(0)
 }
 
+// close closes it, and removes what was made for nothing.
+func (f *traceFile) close() error {
+	if f.file == nil {
+		return nil
+	}
+	err := f.file.Close()
+	if f.made && !f.used {
+		err = errors.Join(err, os.Remove(f.path))
+	}
+	return err
+}
+
 // died logs what a device did last.
 func (t *tracing) died(d *trace.Device, _ error) {
 	if t.plan.Files[d.Name()] == "-" {
@@ -185,14 +197,8 @@ func (t *tracing) close() error {
 	}
 	var errs []error
 	for _, f := range t.files {
-		if f.file == nil {
-			continue
-		}
-		if err := f.file.Close(); err != nil {
+		if err := f.close(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: closing the trace: %w", f.name, err))
-		}
-		if f.made && !f.used {
-			errs = append(errs, os.Remove(f.path))
 		}
 	}
 	return errors.Join(errs...)
