@@ -233,6 +233,9 @@ func (s *System) Close() error {
 			if b.inst != nil {
 				errs = append(errs, b.inst.Close())
 			}
+			if b.tap != nil {
+				_ = b.tap.Close() // again: what a dead device held
+			}
 			if b.dev != nil {
 				errs = append(errs, b.dev.Close())
 			}

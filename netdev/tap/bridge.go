@@ -48,6 +48,7 @@ type Bridge struct {
 	errMu sync.Mutex
 	err   error
 
+	closeMu   sync.Mutex // guards the senders' pools, once their goroutines have ended
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -219,8 +220,11 @@ func (b *Bridge) fail(err error) {
 const drainTime = time.Second
 
 // Close takes the interface away from the device, whose queues are idle then. It is
-// idempotent.
+// idempotent. A device that died may still hold frames: the first Close after the device's own gives
+// their memory back.
 func (b *Bridge) Close() error {
+	b.closeMu.Lock()
+	defer b.closeMu.Unlock()
 	b.closeOnce.Do(func() {
 		b.end(fmt.Errorf("tap %s: %w", b.tap.Name(), bus.ErrClosed))
 		b.wg.Wait()
@@ -234,6 +238,9 @@ func (b *Bridge) Close() error {
 		}
 		b.closeErr = errors.Join(append(errs, b.tap.Close())...)
 	})
+	for _, s := range b.tx {
+		s.release()
+	}
 	return b.closeErr
 }
 

@@ -323,6 +323,7 @@ func TestDeath(t *testing.T) {
 		if err := b.Err(); !errors.Is(err, why) {
 			t.Errorf("Err = %v, want %v", err, why)
 		}
+		waitFor(t, "interface without carrier", func() bool { return link(t, "x0").Attrs().RawFlags&unix.IFF_LOWER_UP == 0 })
 		if err := b.Close(); err != nil || said.Len() > 0 {
 			t.Errorf("Close = %v, the log says %q, want nothing", err, said)
 		}

@@ -3,12 +3,16 @@ package tap
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"net"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/bustest"
+	"github.com/ring3dev/ring3/bus/fault"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/sim"
 	"github.com/ring3dev/ring3/drivers/e1000"
@@ -159,5 +163,50 @@ func TestDriver(t *testing.T) {
 				t.Errorf("x0 %+v, %d errors\nx1 %+v, %d errors\nwant frames to be segmented, joined ones, and no errors", s0, x0.Stats().TxErrors, s1, x1.Stats().TxErrors)
 			}
 		})
+	}
+}
+
+// TestDeathInFlight: the memory of frames that a dead device still had comes back once it is closed.
+func TestDeathInFlight(t *testing.T) {
+	needTap(t)
+	bustest.NoLeaks(t)
+	m, err := sim.Start(t.Context(), sim.Config{Devices: []sim.DeviceSpec{{Name: "x0", Model: "e1000e"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := m.Device("x0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := fault.Parse("TDT#2:gone") // the first is written when the device comes up
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan.Registers = e1000.Driver.Registers(pci.ReadID(in.Config()))
+	r := pci.Bind(t.Context(), fault.Wrap(in, plan), pci.Env{Name: "x0"}, []*pci.Driver{e1000.Driver})
+	if r.Outcome != pci.Bound {
+		t.Fatal(r.Err)
+	}
+	b := attachT(t, r.Instance.(netdev.Device), Config{Name: "x0"})
+	up(t, "x0", "10.1.0.1/24")
+	c, err := net.Dial("udp", "10.1.0.2:9") // whose address is asked for
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = c.Write([]byte("x"))
+	<-b.Done()
+	if err := b.Err(); !errors.Is(err, bus.ErrGone) {
+		t.Errorf("Err = %v, want %v", err, bus.ErrGone)
+	}
+	if err := b.Close(); err != nil {
+		t.Errorf("Close = %v, want nil", err)
+	}
+	_ = r.Instance.Close() // it is gone
+	if err := b.Close(); err != nil {
+		t.Errorf("Close after the device's = %v, want nil", err)
+	}
+	if err := m.Close(); err != nil {
+		t.Errorf("Machine.Close = %v, want nil", err)
 	}
 }

@@ -83,6 +83,9 @@ func (f *follower) run() {
 	for {
 		select {
 		case <-f.b.ctx.Done():
+			if f.b.dev.Err() != nil {
+				_ = f.b.tap.SetCarrier(false) // nobody carries frames any more
+			}
 			return
 		case u, ok := <-f.updates:
 			switch {

@@ -217,19 +217,28 @@ func (s *sender) close() {
 	if s.b.dev.Err() == nil {
 		_ = s.tx.Drain(ctx) // a queue that is stuck: see below
 	}
-	s.tx.Reap()
 	if s.spare != nil {
 		s.spare.Free()
 		s.spare = nil
 	}
-	if left := s.pool.Len() - s.pool.Free(); left > 0 {
-		// The device may still read these; they go when its DMA memory goes.
-		if s.b.dev.Err() == nil {
-			s.b.log.Warn(fmt.Sprintf("tap %s: %d frames still in flight", s.b.tap.name, left))
-		}
-		return
+	if !s.release() && s.b.dev.Err() == nil {
+		s.b.log.Warn(fmt.Sprintf("tap %s: %d frames still in flight", s.b.tap.name, s.pool.Len()-s.pool.Free()))
+	}
+}
+
+// release gives back the memory, unless the device may still read some of it: one that died,
+// until it is closed.
+func (s *sender) release() bool {
+	if s.pool == nil {
+		return true
+	}
+	s.tx.Reap()
+	if s.pool.Free() < s.pool.Len() {
+		return false
 	}
 	s.pool.Close()
+	s.pool = nil
+	return true
 }
 
 // backoff is the wait for a device that has no room: a few times other goroutines go first,
