@@ -56,8 +56,11 @@ func (f *upFlags) plan(devices []string) (Plan, error) {
 }
 
 const devicesHelp = `A device is NAME=BACKEND:DEVICE[,option=value...]. The backend qemu takes the name of
-any of QEMU's PCI device models. Options go to the driver (e1000: mac=, ring=); qemu.KEY=VALUE
-goes to QEMU's model; iommu=on lets a device reach its own memory only. Without devices: eth0 and eth1, both qemu:e1000e, wired.`
+any of QEMU's PCI device models; sim has models of its own, in the process, for which nothing
+need be installed: edu, pci-testdev, null, e1000, e1000-82545em, e1000e. Options go to the driver
+(e1000: mac=, ring=, mtu=, itr=, queues=, bus=, weight=, flow=); qemu.KEY=VALUE and sim.KEY=VALUE
+go to the model; iommu=on, with qemu, lets a device reach its own memory only. Without devices:
+eth0 and eth1, both qemu:e1000e, wired.`
 
 func (a *app) upCmd() *cobra.Command {
 	var f upFlags
@@ -67,7 +70,8 @@ func (a *app) upCmd() *cobra.Command {
 		Long:  "Bring devices up and serve their files until SIGINT or SIGTERM; then leave nothing behind.\n\n" + devicesHelp,
 		Example: `  ring3 up
   ring3 up eth0=qemu:e1000e eth1=qemu:e1000e --wire eth0-eth1 --pcap eth0=out.pcap
-  ring3 up eth0=qemu:e1000,mac=02:00:00:00:00:01,ring=4096`,
+  ring3 up eth0=qemu:e1000,mac=02:00:00:00:00:01,ring=4096
+  ring3 up eth0=sim:e1000e,queues=2,mtu=9000 eth1=sim:e1000e --wire eth0-eth1 --trace eth0=eth0.txt`,
 		RunE: func(c *cobra.Command, args []string) error {
 			plan, err := f.plan(args)
 			if err != nil {

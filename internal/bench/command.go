@@ -11,16 +11,25 @@ import (
 // Command is `ring3 bench`: it prints the rows as they come, as text or as one JSON object a
 // line.
 func Command(ctx context.Context, o host.BenchOptions) error {
+	rows := 0
 	emit := func(r Row) error {
+		rows++
 		_, err := fmt.Fprintln(o.Stdout, r)
 		return err
 	}
 	if o.JSON {
 		enc := json.NewEncoder(o.Stdout)
-		emit = func(r Row) error { return enc.Encode(r) }
+		emit = func(r Row) error {
+			rows++
+			return enc.Encode(r)
+		}
 	}
-	return Run(ctx, Options{
+	err := Run(ctx, Options{
 		Only: o.Only, Time: o.Time, Pairs: o.Pairs, Drivers: o.Drivers,
 		Log: o.Log, Stderr: o.Stderr, FirstFrame: o.FirstFrame,
 	}, emit)
+	if err == nil && rows == 0 {
+		return fmt.Errorf("bench: no row was measured of --only %q", o.Only)
+	}
+	return err
 }
