@@ -209,6 +209,16 @@ func (n *nic) fail(err error) {
 	}
 }
 
+// lost is the error of a device whose register reads all-ones: with the bus's reason, if it
+// has one. An IOMMU that stopped the device, say, is known to the bus before its end is.
+func (n *nic) lost(format string, args ...any) error {
+	err := n.dev.Err()
+	if err == nil {
+		err = bus.ErrGone
+	}
+	return n.errorf("%s: %w", fmt.Sprintf(format, args...), err)
+}
+
 // alive is nil while the device is there. After a step that only writes it says whether there was
 // anybody to read it: writes are posted, and go nowhere without a word.
 func (n *nic) alive(step string) error {

@@ -40,7 +40,7 @@ func (n *nic) readEEPROM(ctx context.Context, word uint32) (uint16, error) {
 		return 0, n.errorf("reading EEPROM word %d: EERD.DONE still clear after %s (EERD=%#x): %w", word, eepromTime, v, err)
 	}
 	if v == allOnes {
-		return 0, n.errorf("reading EEPROM word %d: EERD reads all-ones: %w", word, bus.ErrGone)
+		return 0, n.lost("reading EEPROM word %d: EERD reads all-ones", word)
 	}
 	return uint16(get(v, l.data)), nil
 }
@@ -71,7 +71,7 @@ func (n *nic) EEPROM(ctx context.Context) ([]byte, error) {
 	defer n.nvmMu.Unlock()
 	v := n.regs.Read32(regEECD)
 	if v == allOnes {
-		return nil, n.errorf("EEPROM: EECD reads all-ones: %w", bus.ErrGone)
+		return nil, n.lost("EEPROM: EECD reads all-ones")
 	}
 	b := make([]byte, 2*n.chip.eepromSize(eecd(v)))
 	for i := range len(b) / 2 {

@@ -64,7 +64,7 @@ func (n *nic) SetRxMode(_ context.Context, m netdev.RxMode) error {
 	}
 	n.programFilters(groups)
 	if n.regs.Read32(regSTATUS) == allOnes { // from here on it holds
-		err := n.errorf("address filters: STATUS reads all-ones: %w", bus.ErrGone)
+		err := n.lost("address filters: STATUS reads all-ones")
 		n.fail(err)
 		return err
 	}

@@ -27,7 +27,7 @@ const (
 // 14.5 and 82574L 4.6.
 func (n *nic) bringUp(ctx context.Context) error {
 	if v := n.regs.Read32(regSTATUS); v == allOnes {
-		return n.errorf("probing: STATUS reads all-ones: %w", bus.ErrGone)
+		return n.lost("probing: STATUS reads all-ones")
 	}
 	if err := n.reset(ctx); err != nil {
 		return err

@@ -103,7 +103,7 @@ func (n *nic) serveAll(irq *bus.IRQ) {
 	n.regs.Write32(regIMC, uint32(causeAll))
 	icr := cause(n.regs.Read32(regICR))
 	if uint32(icr) == allOnes {
-		n.fail(n.errorf("serving an interrupt: ICR reads all-ones: %w", bus.ErrGone))
+		n.fail(n.lost("serving an interrupt: ICR reads all-ones"))
 		return
 	}
 	if icr&causeLSC != 0 {
@@ -130,7 +130,7 @@ func (n *nic) serveOther() {
 func (n *nic) readLink() {
 	v := n.regs.Read32(regSTATUS)
 	if v == allOnes {
-		n.fail(n.errorf("reading the link's state: STATUS reads all-ones: %w", bus.ErrGone))
+		n.fail(n.lost("reading the link's state: STATUS reads all-ones"))
 		return
 	}
 	s := status(v)

@@ -41,7 +41,7 @@ func (n *nic) mdic(ctx context.Context, op mdic, reg uint32, data uint16) (uint1
 		return 0, n.errorf("PHY register %d: MDIC.READY still clear after %s (MDIC=%s): %w", reg, mdicTime, v, err)
 	}
 	if uint32(v) == allOnes {
-		return 0, n.errorf("PHY register %d: MDIC reads all-ones: %w", reg, bus.ErrGone)
+		return 0, n.lost("PHY register %d: MDIC reads all-ones", reg)
 	}
 	if v&mdicError != 0 {
 		return 0, n.errorf("PHY register %d: MDIC.ERROR is set (MDIC=%s): %w", reg, v, bus.ErrProtocol)

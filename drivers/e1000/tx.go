@@ -240,7 +240,7 @@ func (q *txQueue) Drain(ctx context.Context) error {
 		n.arm(n.irq.tx[q.id])
 		// The read comes after the doorbells, so most devices are done by then.
 		if n.regs.Read32(regSTATUS) == allOnes {
-			n.fail(n.errorf("draining: STATUS reads all-ones: %w", bus.ErrGone))
+			n.fail(n.lost("draining: STATUS reads all-ones"))
 		}
 		inFlight := q.Reap()
 		if inFlight == 0 {
