@@ -13,7 +13,7 @@ import (
 )
 
 // still is a model whose transmitter does nothing, and a pool of large buffers.
-func still(t *testing.T, id uint16, options map[string]string) (*nic, *dma.Pool) {
+func still(t testing.TB, id uint16, options map[string]string) (*nic, *dma.Pool) {
 	t.Helper()
 	m := newModel(id)
 	n := probeModel(t, m, options)
@@ -33,7 +33,7 @@ func still(t *testing.T, id uint16, options map[string]string) (*nic, *dma.Pool)
 }
 
 // tcpFrame is a TCP frame with payload bytes, and the Meta that has it segmented.
-func tcpFrame(t *testing.T, v6 bool, payload, mss int) ([]byte, dma.Meta) {
+func tcpFrame(t testing.TB, v6 bool, payload, mss int) ([]byte, dma.Meta) {
 	t.Helper()
 	s := frame.Spec{SrcIP: netip.MustParseAddr("10.0.0.1"), DstIP: netip.MustParseAddr("10.0.0.2"), TTL: 64, Payload: make([]byte, payload)}
 	m := dma.Meta{Flags: dma.NeedsCsum | dma.GSO4}
