@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/bus/qemu/qemutest"
 	"github.com/ring3dev/ring3/bus/sim"
+	"github.com/ring3dev/ring3/bus/sim/simtest"
 )
 
 // backends carry an edu each. kill makes its link die.
@@ -25,16 +25,8 @@ var backends = []struct {
 	{"qemu", inQEMU(false)},
 	{"qemu-iommu", inQEMU(true)},
 	{"sim", func(t *testing.T, model string) (bus.Device, func()) {
-		m, err := sim.Start(t.Context(), sim.Config{Devices: []sim.DeviceSpec{{Name: "edu0", Model: model}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		closing(t, m)
-		dev, err := m.Device("edu0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return dev, func() {
+		m := simtest.Machine(t, sim.Config{Devices: []sim.DeviceSpec{{Name: "edu0", Model: model}}})
+		return simtest.Device(t, m, "edu0"), func() {
 			if err := m.Unplug("edu0"); err != nil {
 				t.Fatal(err)
 			}
@@ -51,15 +43,6 @@ func inQEMU(iommu bool) func(*testing.T, string) (bus.Device, func()) {
 			}
 		}
 	}
-}
-
-// closing closes a machine at the end of the test.
-func closing(t *testing.T, m io.Closer) {
-	t.Cleanup(func() {
-		if err := m.Close(); err != nil && !errors.Is(err, bus.ErrGone) {
-			t.Errorf("Close = %v", err)
-		}
-	})
 }
 
 // rig is an edu in service.
