@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -167,7 +168,7 @@ func moderationCase(ctx context.Context, o *Options, itr string) (rows []Row, er
 	defer r.close()
 	rx := newReceiver(r.nets[1], func([]byte) {})
 	defer func() { err = errors.Join(err, rx.close()) }()
-	perSecond, _, err := r.paced(ctx, o, rx, 20*time.Microsecond)
+	perSecond, _, err := r.paced(ctx, o, rx, 100*time.Microsecond)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +218,10 @@ func (r *rig) oneByOne(ctx context.Context, rx *receiver, times int) (float64, e
 		b.Data = b.Mem[:frameSize]
 		clear(b.Data)
 		copy(b.Data, r.nets[1].MAC())
-		time.Sleep(200 * time.Microsecond) // the receiver has gone to sleep
+		// The receiver goes to sleep. This does not: it would for longer than most intervals last.
+		for end := time.Now().Add(50 * time.Microsecond); time.Now().Before(end); {
+			runtime.Gosched()
+		}
 		select {
 		case <-rx.arrived: // left over
 		default:
