@@ -146,7 +146,6 @@ func TestContext(t *testing.T) {
 		if got := n.tx[0].c.used(); got != want {
 			t.Errorf("%s queues: %d descriptors, want %d", queues, got, want)
 		}
-		other.Free()
 		summed.Free()
 	}
 }
