@@ -233,8 +233,12 @@ func (s *System) Close() error {
 			if b.inst != nil {
 				errs = append(errs, b.inst.Close())
 			}
+			// Again: what a dead device held.
 			if b.tap != nil {
-				_ = b.tap.Close() // again: what a dead device held
+				_ = b.tap.Close()
+			}
+			if s.pktgen != nil {
+				s.pktgen.Close()
 			}
 			if b.dev != nil {
 				errs = append(errs, b.dev.Close())

@@ -87,18 +87,17 @@ func New(c Config) (*Engine, error) {
 func (e *Engine) Dir() *procfs.Dir { return e.dir }
 
 // Close ends every run, removes every device, and joins the threads. The network devices
-// must still be there. It is idempotent.
+// must still be there. It is idempotent; called again after a network device that had died was
+// closed, it gives back the memory of the frames that the device held.
 func (e *Engine) Close() {
 	e.mu.Lock()
 	closed := e.closed
 	e.closed = true
 	e.mu.Unlock()
-	if closed {
-		e.wg.Wait()
-		return
-	}
-	for _, t := range e.threads {
-		t.post(ctlExit)
+	if !closed {
+		for _, t := range e.threads {
+			t.post(ctlExit)
+		}
 	}
 	e.wg.Wait()
 	e.closePorts("")

@@ -82,7 +82,8 @@ func (e *Engine) openPort(nd netdev.Device, name string, queue int) (*port, erro
 	return p, nil
 }
 
-// closePorts gives back the pools of a device, or of all where name is "".
+// closePorts gives back the pools of a device, or of all where name is "". A device that died
+// still holds frames until it is closed: its ports stay, for the next call.
 func (e *Engine) closePorts(name string) {
 	e.portMu.Lock()
 	defer e.portMu.Unlock()
@@ -90,22 +91,33 @@ func (e *Engine) closePorts(name string) {
 		if name != "" && key.name != name {
 			continue
 		}
-		delete(e.ports, key)
-		p.mu.Lock()
-		p.q.Reap()
-		for _, pool := range p.pools {
-			switch {
-			case pool == nil:
-			case pool.Free() == pool.Len():
-				pool.Close()
-			case isClosed(key.done): // the device is gone, and its memory with it
-			default:
-				// The device may still read these; they go when its DMA memory goes.
-				e.log.Warn("pktgen: frames still in flight", "device", key.name, "queue", key.queue, "frames", pool.Len()-pool.Free())
-			}
+		if held := p.close(); held == 0 {
+			delete(e.ports, key)
+		} else if !isClosed(key.done) {
+			// The device may still read these; they go when its DMA memory goes.
+			delete(e.ports, key)
+			e.log.Warn("pktgen: frames still in flight", "device", key.name, "queue", key.queue, "frames", held)
 		}
-		p.mu.Unlock()
 	}
+}
+
+// close gives back the pools that are whole, and returns how many frames are missing from the
+// others.
+func (p *port) close() (held int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.q.Reap()
+	for i, pool := range p.pools {
+		switch {
+		case pool == nil:
+		case pool.Free() == pool.Len():
+			pool.Close()
+			p.pools[i] = nil
+		default:
+			held += pool.Len() - pool.Free()
+		}
+	}
+	return held
 }
 
 // drainTime bounds the wait for frames in flight when a run ends.

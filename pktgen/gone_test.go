@@ -1,0 +1,78 @@
+package pktgen_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/ring3dev/ring3/bus/bustest"
+	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/bus/sim"
+	"github.com/ring3dev/ring3/bus/sim/simtest"
+	"github.com/ring3dev/ring3/drivers/e1000"
+	"github.com/ring3dev/ring3/netdev"
+	"github.com/ring3dev/ring3/pktgen"
+	"github.com/ring3dev/ring3/procfs"
+)
+
+// TestDeviceDies pulls the device out in the middle of a run: the run ends with a result,
+// and what the device held comes back once it was closed (the machine's end checks that).
+func TestDeviceDies(t *testing.T) {
+	bustest.NoLeaks(t)
+	m := simtest.Machine(t, sim.Config{Devices: []sim.DeviceSpec{{Name: "eth0", Model: "e1000e"}}})
+	dev := simtest.Device(t, m, "eth0")
+	r := pci.Bind(t.Context(), dev, pci.Env{Name: "eth0"}, []*pci.Driver{e1000.Driver})
+	if r.Outcome != pci.Bound {
+		t.Fatal(r.Err)
+	}
+	nd := r.Instance.(netdev.Device)
+	e, err := pktgen.New(pktgen.Config{Lookup: func(string) (netdev.Device, error) { return nd, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, command string) {
+		f := file(t, e, name)
+		if _, err := f.Write(t.Context(), []byte(command+"\n")); err != nil {
+			t.Errorf("%s > %s = %v", command, name, err)
+		}
+	}
+	write("kpktgend_0", "add_device eth0")
+	for _, c := range []string{"count 0", "burst 32", "dst_mac 52:54:00:12:34:57"} {
+		write("eth0", c)
+	}
+	ended := make(chan struct{})
+	go func() {
+		write("pgctrl", "start")
+		close(ended)
+	}()
+	for nd.Stats().TxPackets == 0 {
+	}
+	if err := m.Unplug("eth0"); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	text, err := file(t, e, "eth0").ReadAll()
+	if err != nil || !strings.Contains(string(text), "Result: OK: ") {
+		t.Errorf("after the device died: %v\n%s\nwant the kernel's result of a run that ended", err, text)
+	}
+	for range 3 {
+		e.Close()
+	}
+	nd.Rx(0).Burst(nil)
+	if err := r.Instance.Close(); err != nil {
+		t.Errorf("Close of the driver = %v", err)
+	}
+	nd.Rx(0).Burst(nil)
+	e.Close()
+	e.Close()
+}
+
+// file is one of the generator's files.
+func file(t *testing.T, e *pktgen.Engine, name string) *procfs.File {
+	t.Helper()
+	n, err := e.Dir().Walk(name)
+	f, ok := n.(*procfs.File)
+	if err != nil || !ok {
+		t.Fatalf("no file %s: %v", name, err)
+	}
+	return f
+}
