@@ -65,12 +65,15 @@ func (s *System) wrapFault(b *boundDevice, drivers []*pci.Driver) error {
 	return nil
 }
 
-// tellFaults logs what became of the faults.
-func (b *boundDevice) tellFaults(log *slog.Logger) {
+// tellFaults logs what became of the faults, and returns whether all went wrong as planned.
+func (b *boundDevice) tellFaults(log *slog.Logger) bool {
 	if b.fault == nil {
-		return
+		return true
 	}
+	made := true
 	for _, o := range b.fault.Outcomes() {
 		log.Warn(fmt.Sprintf("%s: fault %s", b.spec.Name, o))
+		made = made && o.Made
 	}
+	return made
 }

@@ -71,7 +71,7 @@ func (s *System) Devices() []DeviceInfo {
 		if b.net != nil {
 			d.Model, d.MAC = b.net.Info().Model, b.net.MAC().String()
 			d.Link = "down"
-			if l := b.net.Link(); l.Up {
+			if l := b.net.Link(); l.Up && d.State == stateUp {
 				duplex := "half"
 				if l.FullDuplex {
 					duplex = "full"

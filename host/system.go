@@ -49,6 +49,7 @@ type System struct {
 
 	closeOnce sync.Once
 	closeErr  error
+	unmade    bool // a fault was asked for, and there was none; set by Close
 }
 
 // boundDevice is a device with its driver.
@@ -229,7 +230,7 @@ func (s *System) Close() error {
 		}
 		for i := len(s.bound) - 1; i >= 0; i-- {
 			b := s.bound[i]
-			b.tellFaults(s.log)
+			s.unmade = !b.tellFaults(s.log) || s.unmade
 			if b.inst != nil {
 				errs = append(errs, b.inst.Close())
 			}

@@ -100,7 +100,7 @@ func (p *Plan) tap(device string) *TapSpec {
 // attach makes a device a kernel interface.
 func (s *System) attach(b *boundDevice, t TapSpec) (err error) {
 	if b.net == nil {
-		return fmt.Errorf("--tap %s: %s is no network device", t, b.spec.Name)
+		return usagef("--tap %s: %s is no network device", t, b.spec.Name)
 	}
 	b.tap, err = tap.Attach(b.net, tap.Config{Name: t.Interface, NoOffload: t.NoOffload, NoGRO: t.NoGRO, Up: t.Up, Log: s.log})
 	if err != nil {

@@ -130,7 +130,11 @@ func (t *tracing) wrap(name string, dev bus.Device, driver *pci.Driver, regs []b
 		return d, fmt.Errorf("%s: writing the trace: %w", name, err)
 	}
 	t.wg.Go(func() {
-		if err := writeTrace(context.Background(), []*trace.Device{d}, f.w, tracefile.IsPcapng(f.path), t.plan.Filter, trace.DefaultRecords); err != nil {
+		err := writeTrace(context.Background(), []*trace.Device{d}, f.w, tracefile.IsPcapng(f.path), t.plan.Filter, trace.DefaultRecords)
+		if errors.Is(err, os.ErrClosed) {
+			err = fmt.Errorf("its reader did not read for %s", traceEnd) // close has closed it
+		}
+		if err != nil {
 			t.log.Warn(fmt.Sprintf("%s: its trace ends here: %v", name, err))
 		}
 	})
@@ -190,15 +194,22 @@ func (t *tracing) close() error {
 	}
 	done := make(chan struct{})
 	go func() { t.wg.Wait(); close(done) }()
+	slow := false
 	select {
 	case <-done:
 	case <-time.After(traceEnd):
-		// A pipe whose reader does not read: closing it below ends the wait.
+		slow = true // a pipe whose reader does not read: closing it below ends the wait
 	}
 	var errs []error
 	for _, f := range t.files {
 		if err := f.close(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: closing the trace: %w", f.name, err))
+		}
+	}
+	if slow {
+		select {
+		case <-done: // it has said so
+		case <-time.After(traceEnd / 10): // standard error does not end
 		}
 	}
 	return errors.Join(errs...)

@@ -224,6 +224,9 @@ func (u *up) close() error {
 	}
 	if u.sys != nil {
 		errs = append(errs, u.sys.Close())
+		if u.sys.unmade {
+			errs = append(errs, exitError(1)) // which one was said; a test that it was for has tested nothing
+		}
 	}
 	if u.in != nil {
 		errs = append(errs, u.in.Close())

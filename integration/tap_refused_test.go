@@ -65,7 +65,7 @@ func tapRefused(t *testing.T) {
 		{[]string{"--tap", "eth0=x0,offload=maybe"}, 2, `option "offload=maybe"`},
 		{[]string{"--tap", "eth0=x0,speed=on"}, 2, `unknown option "speed"`},
 		{[]string{"--tap", "eth0=lo"}, 1, "eth0: tap lo: the name is taken by an interface of type "},
-		{[]string{"e=sim:edu", "--tap", "e=x0"}, 1, "e is no network device"},
+		{[]string{"e=sim:edu", "--tap", "e=x0"}, 2, "e is no network device"},
 	} {
 		out, err := exec.Command(ring3, append(append([]string{"up", "--no-mount"}, sim...), c.args...)...).CombinedOutput()
 		var exit *exec.ExitError

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -83,10 +84,13 @@ func flagsFile(d Device) *sysfs.File {
 	if !ok {
 		return sysfs.Show(show)
 	}
+	var mu sync.Mutex // from reading the mode to writing it
 	return setting(d, show, math.MaxUint64, func(ctx context.Context, v uint64) error {
 		if v&iffUp == 0 {
 			return fmt.Errorf("taking an interface down: %w", syscall.EOPNOTSUPP)
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		mode := m.RxMode()
 		mode.Promisc, mode.AllMulti = v&iffPromisc != 0, v&iffAllMulti != 0
 		return m.SetRxMode(ctx, mode)
@@ -96,17 +100,26 @@ func flagsFile(d Device) *sysfs.File {
 // timeoutFile is the attribute "gro_flush_timeout", in nanoseconds.
 func timeoutFile(d Device, u NAPIUser) *sysfs.File {
 	return setting(d, func() string { return strconv.FormatInt(int64(u.NAPI().GROFlushTimeout), 10) }, math.MaxInt64, func(_ context.Context, v uint64) error {
-		p := u.NAPI()
-		p.GROFlushTimeout = time.Duration(v)
-		return u.SetNAPI(p)
+		return ChangeNAPI(u, func(p *NAPI) { p.GROFlushTimeout = time.Duration(v) })
 	})
 }
 
 // deferFile is the attribute "napi_defer_hard_irqs".
 func deferFile(d Device, u NAPIUser) *sysfs.File {
 	return setting(d, func() string { return itoa(u.NAPI().DeferHardIRQs) }, math.MaxInt32, func(_ context.Context, v uint64) error {
-		p := u.NAPI()
-		p.DeferHardIRQs = int(v)
-		return u.SetNAPI(p)
+		return ChangeNAPI(u, func(p *NAPI) { p.DeferHardIRQs = int(v) })
 	})
+}
+
+// napiMu is held from reading to writing the settings of a device.
+var napiMu sync.Mutex
+
+// ChangeNAPI changes a part of a device's settings. Changes at the same time do not undo each other.
+// SetNAPI is called with a lock of all devices held, and must not wait.
+func ChangeNAPI(u NAPIUser, change func(*NAPI)) error {
+	napiMu.Lock()
+	defer napiMu.Unlock()
+	p := u.NAPI()
+	change(&p)
+	return u.SetNAPI(p)
 }

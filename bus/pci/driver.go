@@ -120,6 +120,9 @@ func Bind(ctx context.Context, dev bus.Device, env Env, drivers []*Driver) Resul
 		env.Log = slog.New(slog.DiscardHandler)
 	}
 	id := ReadID(dev.Config())
+	if err := dev.Err(); err != nil {
+		return Result{Outcome: Failed, Err: err} // whatever was read is not its ID
+	}
 	r := Result{Outcome: Skipped, Err: fmt.Errorf("%s: no driver for %s: %w", dev.Address(), id, bus.ErrNotSupported)}
 	for _, d := range drivers {
 		if !d.Serves(id) {

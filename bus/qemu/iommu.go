@@ -174,6 +174,11 @@ func (u *iommu) invalidate(what uint64) error {
 	return u.await("the IOTLB", u.iotlb, 8, iotlbIVT, 0)
 }
 
+// forget drops the cached translations of a domain.
+func (u *iommu) forget(d *domain) func() error {
+	return func() error { return u.invalidate(iotlbDomain | uint64(d.id)<<32) }
+}
+
 // assign makes the domains.
 func (u *iommu) assign() error {
 	for _, d := range u.m.devices {
@@ -194,7 +199,7 @@ func (u *iommu) assign() error {
 		dom := &domain{id: uint16(firstDomainID + len(u.sources)), tables: &u.tables, large: u.large, top: &table{at: top}}
 		// Interrupt messages are writes as any other, and are translated.
 		bell := u.m.bell.addr &^ (pageSize - 1)
-		if err := dom.enter(bell, bell, pageSize, pteWrite); err != nil {
+		if err := dom.enter(bell, bell, pageSize, pteWrite, u.forget(dom)); err != nil {
 			return err
 		}
 		d.domain, u.sources[id] = dom, d
@@ -297,7 +302,7 @@ func (u *iommu) alloc(d *device, q bus.DMARequest) (*bus.Memory, error) {
 		return nil, noRoom(who, q, "the device's addresses")
 	}
 	size := s.end - s.base
-	if err := d.domain.enter(v.base, s.base, size, permission(q.Dir)); err != nil {
+	if err := d.domain.enter(v.base, s.base, size, permission(q.Dir), u.forget(d.domain)); err != nil {
 		u.iova.put(v)
 		u.m.ram.release(s)
 		return nil, fmt.Errorf("%s: mapping DMA memory: %w", who, err)
@@ -327,7 +332,7 @@ func (u *iommu) free(m mapping, v, s span) {
 	if !u.closed {
 		emptied := m.dev.domain.leave(m.base, m.end-m.base)
 		// Of a machine that died there is nothing to wait for.
-		_ = u.invalidate(iotlbDomain | uint64(m.dev.domain.id)<<32)
+		_ = u.forget(m.dev.domain)()
 		for _, at := range emptied {
 			u.tables.give(at)
 		}

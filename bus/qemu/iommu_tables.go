@@ -95,7 +95,9 @@ func (d *domain) page(iova, phys, size uint64) uint64 {
 }
 
 // enter maps whole pages. Nothing is mapped there yet. On error nothing is.
-func (d *domain) enter(iova, phys, size, perm uint64) error {
+// Before the tables that it has made are used for something else, invalidate is called: the device may
+// have used what was mapped already.
+func (d *domain) enter(iova, phys, size, perm uint64, invalidate func() error) error {
 	for done := uint64(0); done < size; {
 		n := d.page(iova+done, phys+done, size-done)
 		last, v := 1, phys+done|perm
@@ -104,8 +106,10 @@ func (d *domain) enter(iova, phys, size, perm uint64) error {
 		}
 		t, err := d.walk(iova+done, last)
 		if err != nil {
-			for _, at := range d.leave(iova, done) {
-				d.tables.give(at) // no device was told of these
+			emptied := d.leave(iova, done)
+			_ = invalidate() // of a machine that died there is nothing to wait for
+			for _, at := range emptied {
+				d.tables.give(at)
 			}
 			return err
 		}

@@ -103,7 +103,7 @@ func TestTables(t *testing.T) {
 			t.Fatalf("take(%+v) found nothing", q)
 		}
 		p.iova, p.size = v.base, v.end-v.base-pageSize
-		if err := d.enter(p.iova, p.phys, p.size, p.perm); err != nil {
+		if err := d.enter(p.iova, p.phys, p.size, p.perm, nil); err != nil {
 			t.Fatal(err)
 		}
 		check(p, true)
@@ -139,13 +139,14 @@ func TestTablesFull(t *testing.T) {
 	}
 	d := &domain{id: 2, tables: &pool, top: &table{at: top}}
 	const size = 2 * chunkPages * largePage // needs a table for each 2 MiB
-	if err := d.enter(1<<32, 0, size, pteRead); !errors.Is(err, unix.ENOMEM) {
+	told := 0
+	if err := d.enter(1<<32, 0, size, pteRead, func() error { told++; return nil }); !errors.Is(err, unix.ENOMEM) || told != 1 {
 		t.Errorf("enter without RAM for tables = %v, want ENOMEM", err)
 	}
 	if d.top.used != 0 || len(pool.free) != chunkPages-1 {
 		t.Errorf("after a failed enter: %d entries, %d tables free, want 0 and %d", d.top.used, len(pool.free), chunkPages-1)
 	}
-	if err := d.enter(1<<32, 0, 8*pageSize, pteRead); err != nil {
+	if err := d.enter(1<<32, 0, 8*pageSize, pteRead, nil); err != nil {
 		t.Errorf("enter after one that failed = %v", err)
 	}
 }

@@ -18,7 +18,8 @@
 //	e1000, e1000-82545em, e1000e
 //	             82540EM, 82545EM and 82574L, which can be wired. mac=ADDRESS
 //
-// [Models] lists them with their properties.
+// [Models] lists them with their properties. On ring3's command line they begin with "sim.":
+// eth0=sim:null,sim.rx=60.
 //
 // Of edu, a transfer that leaves the buffer is ignored and reported (see Stray DMA) where QEMU
 // aborts or corrupts itself; the last byte of the buffer is usable; a factorial takes 10 us.

@@ -58,15 +58,22 @@ func settle(was, want netdev.Feature) netdev.Feature {
 // SetFeatures switches features on and off; netdev.Offloader. What depends on another one
 // follows it: segmentation on TxCsum, TxVLAN and RxVLAN on each other.
 func (n *nic) SetFeatures(_ context.Context, on netdev.Feature) error {
+	return n.updateFeatures(func(netdev.Feature) netdev.Feature { return on })
+}
+
+// updateFeatures makes what is on something else, and nobody else does between.
+func (n *nic) updateFeatures(update func(on netdev.Feature) netdev.Feature) error {
+	n.confMu.Lock()
+	defer n.confMu.Unlock()
+	was := netdev.Feature(n.features.Load())
+	on := update(was)
 	if no := on &^ n.available(); no != 0 {
 		return n.errorf("switching on %s: the %s cannot do that: %w", no, n.chip.model, errInvalid)
 	}
-	n.confMu.Lock()
-	defer n.confMu.Unlock()
 	if err := n.alive("switching features"); err != nil {
 		return err
 	}
-	n.applyFeatures(settle(netdev.Feature(n.features.Load()), on))
+	n.applyFeatures(settle(was, on))
 	return n.alive("switching features")
 }
 

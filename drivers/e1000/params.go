@@ -82,7 +82,7 @@ func (n *nic) flowParam() string {
 }
 
 func (n *nic) setFlowParam(ctx context.Context, v int) error {
-	return n.SetPause(ctx, netdev.Pause{Autoneg: n.Pause().Autoneg, Rx: v&flowRx != 0, Tx: v&flowTx != 0})
+	return n.updatePause(ctx, func(p *netdev.Pause) { p.Rx, p.Tx = v&flowRx != 0, v&flowTx != 0 })
 }
 
 func (n *nic) sumParam() string {
@@ -92,13 +92,13 @@ func (n *nic) sumParam() string {
 	return "0"
 }
 
-func (n *nic) setSumParam(ctx context.Context, v int) error {
-	_, on := n.Features()
-	on &^= netdev.RxCsum
-	if v != 0 {
-		on |= netdev.RxCsum
-	}
-	return n.SetFeatures(ctx, on)
+func (n *nic) setSumParam(_ context.Context, v int) error {
+	return n.updateFeatures(func(on netdev.Feature) netdev.Feature {
+		if v == 0 {
+			return on &^ netdev.RxCsum
+		}
+		return on | netdev.RxCsum
+	})
 }
 
 func (n *nic) weightParam() string {
@@ -112,9 +112,7 @@ func (n *nic) setWeightParam(_ context.Context, v int) error {
 	if v < 1 {
 		return fmt.Errorf("weight %d, want 1 to %d: %w", v, netdev.Budget, unix.ERANGE)
 	}
-	p := n.NAPI()
-	p.Weight = v
-	return n.SetNAPI(p)
+	return netdev.ChangeNAPI(n, func(p *netdev.NAPI) { p.Weight = v })
 }
 
 // Delays of interrupts, in units of 1.024 us: from the last frame, and, absolute, from the first.

@@ -77,19 +77,26 @@ func (n *nic) Pause() netdev.Pause {
 // SetPause sets flow control; netdev.Pauser. With Autoneg it is agreed with the link's partner: the
 // link goes down for as long as that takes.
 func (n *nic) SetPause(ctx context.Context, p netdev.Pause) error {
-	if err := n.changePause(ctx, p); err != nil {
+	return n.updatePause(ctx, func(now *netdev.Pause) { *now = p })
+}
+
+// updatePause changes a part of it, and nobody else does between.
+func (n *nic) updatePause(ctx context.Context, update func(*netdev.Pause)) error {
+	if err := n.changePause(ctx, update); err != nil {
 		return err
 	}
 	n.readLink() // QEMU's models take the link down without an interrupt
 	return n.alive("flow control")
 }
 
-func (n *nic) changePause(ctx context.Context, p netdev.Pause) error {
+func (n *nic) changePause(ctx context.Context, update func(*netdev.Pause)) error {
 	n.confMu.Lock()
 	defer n.confMu.Unlock()
 	if n.dead.Load() {
 		return n.errorf("flow control: %w", n.Err())
 	}
+	p := n.pause
+	update(&p)
 	if p.Autoneg {
 		if err := n.advertise(ctx, p); err != nil {
 			return err
