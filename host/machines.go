@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -142,7 +143,16 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 		}
 		q.Devices = append(q.Devices, spec)
 	}
-	return func(ctx context.Context) (machine, error) { return qemu.Start(ctx, q) }, nil
+	return func(ctx context.Context) (machine, error) {
+		m, err := qemu.Start(ctx, q)
+		if errors.Is(err, exec.ErrNotFound) {
+			err = fmt.Errorf("%w; models of the backend sim, such as sim:e1000e, need nothing", err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return m, nil
+	}, nil
 }
 
 func (s *System) planSim(_ Config, group []DeviceSpec, domain uint32) (starter, error) {

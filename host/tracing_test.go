@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/bustest"
@@ -170,5 +173,35 @@ func TestAddTraces(t *testing.T) {
 		case test.want != "" && (!errors.As(err, &usage) || !strings.HasPrefix(err.Error(), test.want)):
 			t.Errorf("addTraces(%q, %q, %d) = %v, want %s", test.traces, test.filter, test.crash, err, test.want)
 		}
+	}
+}
+
+// A trace to a pipe that nobody reads ends, and says why.
+func TestTraceNotRead(t *testing.T) {
+	bustest.NoLeaks(t)
+	file := filepath.Join(t.TempDir(), "edu0.txt")
+	if err := unix.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var log bytes.Buffer
+	s, err := NewSystem(t.Context(), Config{Plan: tracePlan(t, "edu0="+file), Drivers: []*pci.Driver{edu.Driver}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 { // more than fits into a pipe
+		if _, err := s.bound[0].inst.(*edu.Device).Factorial(t.Context(), 5); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("Close() = %v, want nil", err)
+	}
+	if want := "its reader did not read for 2s"; !strings.Contains(log.String(), want) {
+		t.Errorf("the log is\n%swant %s", log.String(), want)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -200,4 +201,18 @@ func TestPollEndsWhileDeferred(t *testing.T) {
 			cancel()
 		}
 	})
+}
+
+// Changes of parts at the same time do not undo each other.
+func TestChangeNAPI(t *testing.T) {
+	d := &tunable{}
+	var wg sync.WaitGroup
+	for range 1000 {
+		wg.Go(func() { _ = ChangeNAPI(d, func(p *NAPI) { p.Weight++ }) })
+		wg.Go(func() { _ = ChangeNAPI(d, func(p *NAPI) { p.DeferHardIRQs++ }) })
+	}
+	wg.Wait()
+	if d.napi.Weight != 1000 || d.napi.DeferHardIRQs != 1000 {
+		t.Errorf("after 1000 changes of each: %+v", d.napi)
+	}
 }

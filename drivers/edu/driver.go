@@ -1,6 +1,7 @@
 package edu
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -36,11 +37,11 @@ func open(dev bus.Device, name string) (_ *Device, err error) {
 		return nil, d.errorf("registers: region 0 is %s, %#x bytes, want mem, %#x: %w", r.Kind, r.Size, regSpace, bus.ErrProtocol)
 	}
 	if id := d.regs.Read32(regID); id&idMask != idMagic {
-		return nil, d.errorf("identification: %#08x, want %#02x in the low half: %w", id, idMagic, d.why())
+		return nil, d.errorf("identification: %#08x, want %#02x in the low half: %w", id, idMagic, cmp.Or(dev.Err(), bus.ErrProtocol))
 	}
 	d.regs.Write32(regLive, 0x12345678)
 	if got := d.regs.Read32(regLive); got != ^uint32(0x12345678) {
-		return nil, d.errorf("liveness: wrote 0x12345678, read %#08x, want its complement: %w", got, d.why())
+		return nil, d.errorf("liveness: wrote 0x12345678, read %#08x, want its complement: %w", got, cmp.Or(dev.Err(), bus.ErrProtocol))
 	}
 	if d.mem, err = dev.DMA().Alloc(bus.DMARequest{Size: bufferLen, Mask: dmaMask}); err != nil {
 		return nil, d.errorf("memory: %w", err)
@@ -61,14 +62,6 @@ func open(dev bus.Device, name string) (_ *Device, err error) {
 
 func (d *Device) errorf(format string, args ...any) error {
 	return fmt.Errorf(d.dev.Address()+" edu: "+format, args...)
-}
-
-// why is the reason for a wrong value: that the device is gone, or what it is.
-func (d *Device) why() error {
-	if err := d.dev.Err(); err != nil {
-		return err
-	}
-	return bus.ErrProtocol
 }
 
 // interrupt acknowledges whatever was raised, and signals.
