@@ -79,8 +79,8 @@ func (d *device) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 	} else {
 		err = d.enableMessages(mode, n)
 	}
-	if err == nil && d.closed.Load() {
-		err = bus.ErrClosed // Close came between
+	if d.closed.Load() {
+		err = bus.ErrClosed // Close came between, and whatever was read is all-ones
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", what, err), d.disableLocked())

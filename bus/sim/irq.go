@@ -88,8 +88,8 @@ func (d *device) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 	} else {
 		err = d.enableMessages(mode, n)
 	}
-	if err == nil {
-		err = d.Err() // the end came between
+	if end := d.Err(); end != nil {
+		err = end // it came between, and whatever was read is all-ones
 	}
 	if err != nil {
 		return nil, errors.Join(d.errorf("%s: %w", what, err), d.disableIRQs())
