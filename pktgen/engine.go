@@ -87,8 +87,8 @@ func New(c Config) (*Engine, error) {
 func (e *Engine) Dir() *procfs.Dir { return e.dir }
 
 // Close ends every run, removes every device, and joins the threads. The network devices
-// must still be there. It is idempotent; called again after a network device that had died was
-// closed, it gives back the memory of the frames that the device held.
+// must still be there. It is idempotent; called again after a network device that had died or was
+// stuck was closed, it gives back the memory of the frames that the device held.
 func (e *Engine) Close() {
 	e.mu.Lock()
 	closed := e.closed

@@ -15,12 +15,22 @@ import (
 	"github.com/ring3dev/ring3/procfs"
 )
 
-// TestDeviceDies: a device that dies in the middle of a run ends it with a result,
-// and what the device held comes back once it was closed (the machine's end checks that).
+// TestDeviceDies: a device that dies in the middle of a run, or loses its last doorbell, ends it
+// with a result, and what the device held comes back once it was closed (the machine's end
+// checks that).
 func TestDeviceDies(t *testing.T) {
+	for _, c := range []struct{ fault, count string }{
+		{"TDT#9:gone", "count 0"},
+		{"TDT#3:lostwrite", "count 64"}, // the first is written when the device comes up
+	} {
+		t.Run(c.fault, func(t *testing.T) { deviceDies(t, c.fault, c.count) })
+	}
+}
+
+func deviceDies(t *testing.T, faults, count string) {
 	bustest.NoLeaks(t)
 	m := simtest.Machine(t, sim.Config{Devices: []sim.DeviceSpec{{Name: "eth0", Model: "e1000e"}}})
-	plan, err := fault.Parse("TDT#9:gone")
+	plan, err := fault.Parse(faults)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +53,7 @@ func TestDeviceDies(t *testing.T) {
 		}
 	}
 	write("kpktgend_0", "add_device eth0")
-	for _, c := range []string{"count 0", "burst 32", "dst_mac 52:54:00:12:34:57"} {
+	for _, c := range []string{count, "burst 32", "dst_mac 52:54:00:12:34:57"} {
 		write("eth0", c)
 	}
 	write("pgctrl", "start")

@@ -19,6 +19,7 @@ type port struct {
 	q      netdev.TxQueue
 	pools  [sizeClasses]*dma.Pool // by sizeClass; nil until one is needed
 	flight int                    // frames in flight, at most
+	warned bool                   // that the device still has frames
 }
 
 // Frames are built in buffers of the next power of two, from 64 bytes to the usual size:
@@ -82,8 +83,8 @@ func (e *Engine) openPort(nd netdev.Device, name string, queue int) (*port, erro
 	return p, nil
 }
 
-// closePorts gives back the pools of a device, or of all where name is "". A device that died
-// still holds frames until it is closed: its ports stay, for the next call.
+// closePorts gives back the pools of a device, or of all where name is "". A device may still hold
+// frames until it is closed, because it died or is stuck: its ports stay, for the next call.
 func (e *Engine) closePorts(name string) {
 	e.portMu.Lock()
 	defer e.portMu.Unlock()
@@ -91,22 +92,21 @@ func (e *Engine) closePorts(name string) {
 		if name != "" && key.name != name {
 			continue
 		}
-		if held := p.close(); held == 0 {
+		held, warned := p.close()
+		if held == 0 {
 			delete(e.ports, key)
-		} else if !isClosed(key.done) {
-			// The device may still read these; they go when its DMA memory goes.
-			delete(e.ports, key)
+		} else if !warned && !isClosed(key.done) {
 			e.log.Warn("pktgen: frames still in flight", "device", key.name, "queue", key.queue, "frames", held)
 		}
 	}
 }
 
-// close gives back the pools that are whole, and returns how many frames are missing from the
-// others.
-func (p *port) close() (held int) {
+// close gives back the pools that are whole. It returns how many frames are missing from the
+// others, and whether it did so before.
+func (p *port) close() (held int, again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.q.Reap()
+	p.flight = p.q.Reap()
 	for i, pool := range p.pools {
 		switch {
 		case pool == nil:
@@ -117,7 +117,8 @@ func (p *port) close() (held int) {
 			held += pool.Len() - pool.Free()
 		}
 	}
-	return held
+	again, p.warned = p.warned, held > 0
+	return held, again
 }
 
 // drainTime bounds the wait for frames in flight when a run ends.
