@@ -302,7 +302,13 @@ func (n *nic) one() got {
 // fired says how often an interrupt came, within a moment.
 func fired(t *testing.T, q *bus.IRQ) uint64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	return firedWithin(t, q, 20*time.Millisecond)
+}
+
+// firedWithin waits no longer than d for an interrupt, and says how often it came.
+func firedWithin(t *testing.T, q *bus.IRQ, d time.Duration) uint64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
 	k, err := q.Wait(ctx)
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
