@@ -299,12 +299,6 @@ func (n *nic) one() got {
 	return f[0]
 }
 
-// fired says how often an interrupt came, within a moment.
-func fired(t *testing.T, q *bus.IRQ) uint64 {
-	t.Helper()
-	return firedWithin(t, q, 20*time.Millisecond)
-}
-
 // firedWithin waits no longer than d for an interrupt, and says how often it came.
 func firedWithin(t *testing.T, q *bus.IRQ, d time.Duration) uint64 {
 	t.Helper()
