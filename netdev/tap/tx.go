@@ -2,6 +2,7 @@ package tap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -75,6 +76,10 @@ func (s *sender) run() {
 		}
 		if err := s.q.raw.Read(s.some); err != nil {
 			s.err = err
+			// While the interface is being deleted the poller may be told only that something is wrong.
+			if _, gone := s.b.tap.now(); errors.Is(gone, unix.EBADFD) {
+				s.err = gone
+			}
 		}
 		if err := s.b.tune(); err != nil {
 			s.b.fail(err)
