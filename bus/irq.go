@@ -152,9 +152,15 @@ func (q *IRQ) Wait(ctx context.Context) (uint64, error) {
 
 // Signal fires the vector: what a backend does for an interrupt that did not arrive
 // as an eventfd, and a test for one that never came.
-func (q *IRQ) Signal() {
+func (q *IRQ) Signal() { q.SignalN(1) }
+
+// SignalN fires the vector n times at once: what a backend does that is told a count.
+func (q *IRQ) SignalN(n uint64) {
+	if n == 0 {
+		return
+	}
 	var b [8]byte
-	binary.NativeEndian.PutUint64(b[:], 1)
+	binary.NativeEndian.PutUint64(b[:], n)
 	_, _ = q.file.Write(b[:])
 }
 

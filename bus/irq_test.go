@@ -35,6 +35,11 @@ func TestIRQCounts(t *testing.T) {
 		if n, err := q.Wait(t.Context()); n != want || err != nil {
 			t.Errorf("Wait after %d signals = %d, %v", want, n, err)
 		}
+		q.SignalN(0)
+		q.SignalN(want)
+		if n, err := q.Wait(t.Context()); n != want || err != nil {
+			t.Errorf("Wait after SignalN(%d) = %d, %v", want, n, err)
+		}
 	}
 	if q.Mode() != bus.MSIX || q.Vector() != 3 {
 		t.Errorf("Mode, Vector = %s, %d, want MSI-X, 3", q.Mode(), q.Vector())

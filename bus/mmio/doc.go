@@ -27,4 +27,6 @@
 //
 // [Region] wraps a mapping as a bus.Region. It checks bounds and alignment at each
 // access, and answers all-ones outside. It is safe for concurrent use, Close included.
+// [Guarded] is one whose pages the kernel may take away: a touch then is no SIGBUS that
+// ends the process. It costs about 10 ns an access.
 package mmio

@@ -11,6 +11,7 @@ import (
 // Region is a bus.Region over mapped registers. Safe for concurrent use.
 type Region struct {
 	info bus.RegionInfo
+	base uintptr // where mem is, or was before Close: only compared with
 
 	mu    sync.RWMutex
 	mem   []byte // nil once closed
@@ -21,11 +22,20 @@ type Region struct {
 // aligned to 8 bytes (mmap's are to a page) and a multiple of 4 long. Close calls unmap,
 // which may be nil.
 func NewRegion(info bus.RegionInfo, mem []byte, unmap func([]byte) error) (*Region, error) {
-	// SAFETY: the address is looked at, not kept.
-	if len(mem) == 0 || uint64(len(mem)) != info.Size || len(mem)%4 != 0 || uintptr(unsafe.Pointer(&mem[0]))%8 != 0 {
+	if len(mem) == 0 || uint64(len(mem)) != info.Size || len(mem)%4 != 0 || addressOf(mem)%8 != 0 {
 		return nil, fmt.Errorf("mapping region %d: %d bytes, want %d, aligned to 8 and a multiple of 4: %w", info.Index, len(mem), info.Size, bus.ErrProtocol)
 	}
-	return &Region{info: info, mem: mem, unmap: unmap}, nil
+	return &Region{info: info, base: addressOf(mem), mem: mem, unmap: unmap}, nil
+}
+
+func addressOf(mem []byte) uintptr {
+	// SAFETY: the address is looked at, and never made a pointer again.
+	return uintptr(unsafe.Pointer(&mem[0]))
+}
+
+// holds says whether an address lies in the mapping, or did before Close.
+func (r *Region) holds(addr uintptr) bool {
+	return addr >= r.base && addr-r.base < uintptr(r.info.Size)
 }
 
 // Info describes the region.

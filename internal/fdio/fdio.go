@@ -4,7 +4,8 @@ package fdio
 
 import (
 	"encoding/binary"
-	"sync/atomic"
+	"io"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -13,54 +14,76 @@ import (
 
 // Space is a stretch of a file whose bytes are registers. An access that is not aligned to
 // its width or does not lie inside reads all-ones or writes nothing, and so does one
-// that the kernel refuses: a device that is gone. Safe for concurrent use; whoever closes the
-// descriptor calls Close before.
+// that the kernel refuses: a device that is gone. Safe for concurrent use, Close included.
 type Space struct {
-	fd     int
-	base   int64
-	size   uint64
-	closed atomic.Bool
+	fd    int
+	base  int64
+	size  uint64
+	fault func(error)
+
+	mu     sync.RWMutex // held while fd is used
+	closed bool
 }
 
-// NewSpace is size bytes of fd from base on. fd stays the caller's.
+// NewSpace is size bytes of fd from base on. fd stays the caller's, who calls Close before
+// closing it.
 func NewSpace(fd int, base int64, size uint64) *Space { return &Space{fd: fd, base: base, size: size} }
 
-// Close makes later accesses read all-ones.
-func (s *Space) Close() { s.closed.Store(true) }
+// OnError has f called, after the access, with why the kernel refused one inside the space:
+// io.ErrUnexpectedEOF where it gave fewer bytes. It is for before the first access. f may
+// call Close.
+func (s *Space) OnError(f func(error)) { s.fault = f }
 
+// Close waits for accesses under way and makes later ones read all-ones.
+func (s *Space) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+}
+
+// ok checks an access. The caller holds mu.
 func (s *Space) ok(off bus.Off, width uint64) bool {
 	o := uint64(off)
-	return o&(width-1) == 0 && o < s.size && s.size-o >= width && !s.closed.Load()
+	return o&(width-1) == 0 && o < s.size && s.size-o >= width && !s.closed
 }
 
 func (s *Space) read(off bus.Off, width uint64) uint64 {
-	b := [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-	if !s.ok(off, width) {
+	var b [8]byte
+	if !s.access(off, b[:width], false) {
 		return ^uint64(0)
 	}
-	for {
-		n, err := unix.Pread(s.fd, b[:width], s.base+int64(off))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || uint64(n) != width {
-			return ^uint64(0)
-		}
-		return binary.LittleEndian.Uint64(b[:])
-	}
+	return binary.LittleEndian.Uint64(b[:])
 }
 
 func (s *Space) write(off bus.Off, v, width uint64) {
-	if !s.ok(off, width) {
-		return
-	}
 	var b [8]byte
 	binary.LittleEndian.PutUint64(b[:], v)
-	for {
-		if _, err := unix.Pwrite(s.fd, b[:width], s.base+int64(off)); err != unix.EINTR {
-			return
+	s.access(off, b[:width], true)
+}
+
+// access is one system call over len(b) bytes, and says whether it did all of them.
+func (s *Space) access(off bus.Off, b []byte, write bool) bool {
+	s.mu.RLock()
+	if !s.ok(off, uint64(len(b))) {
+		s.mu.RUnlock()
+		return false
+	}
+	n, err := 0, error(unix.EINTR)
+	for err == unix.EINTR {
+		if write {
+			n, err = unix.Pwrite(s.fd, b, s.base+int64(off))
+		} else {
+			n, err = unix.Pread(s.fd, b, s.base+int64(off))
 		}
 	}
+	s.mu.RUnlock()
+	if err == nil && n != len(b) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil && s.fault != nil {
+		s.fault(err)
+	}
+	return err == nil
 }
 
 // Config is a config space; bus.Config.
