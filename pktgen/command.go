@@ -2,6 +2,7 @@ package pktgen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -30,8 +31,8 @@ var commands = map[string]command{
 	"debug":        number(digits, (*device).setDebug),
 	"frags":        number(digits, func(d *device, v uint64) (string, error) { d.frags = int32(v); return ok("frags=%d", d.frags) }),
 	"delay":        number(digits, (*device).setDelay),
-	"rate":         number(digits, (*device).setRate),
-	"ratep":        number(digits, (*device).setRatep),
+	"rate":         (*device).cmdRate,
+	"ratep":        (*device).cmdRatep,
 	"pkt_size":     number(digits, (*device).setSize),
 	"min_pkt_size": number(digits, (*device).setMinSize),
 	"max_pkt_size": number(digits, (*device).setMaxSize),
@@ -118,7 +119,7 @@ func (d *device) store(_ context.Context, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, unix.EINVAL
 	}
-	s := scanner{p}
+	s := scanner{p, d.prof()}
 	s.skip()
 	name := s.word(nameLen)
 	s.skip()
@@ -133,6 +134,10 @@ func (d *device) store(_ context.Context, p []byte) (int, error) {
 		return 0, unix.EINVAL
 	}
 	result, err := run(d, &s)
+	var short shortWrite
+	if errors.As(err, &short) {
+		return int(short), nil
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -156,17 +161,38 @@ func (d *device) setDelay(v uint64) (string, error) {
 	return ok("delay=%d", d.delay)
 }
 
-func (d *device) setRate(v uint64) (string, error) {
-	if v == 0 {
-		return "", unix.EINVAL
+// shortWrite is what a command that does nothing says of how many bytes it took.
+type shortWrite int
+
+func (n shortWrite) Error() string { return fmt.Sprintf("only %d bytes taken", int(n)) }
+
+// rate reads a rate that is not 0. A write of which nothing at all was taken would be tried
+// again by its writer, forever: without a digit it is an error under every profile.
+func (d *device) rate(s *scanner) (uint64, error) {
+	have := len(s.p)
+	v := s.num(digits)
+	switch n := have - len(s.p); {
+	case v != 0:
+		return v, nil
+	case n > 0 && d.prof().ShortRate:
+		return 0, shortWrite(n)
+	}
+	return 0, unix.EINVAL
+}
+
+func (d *device) cmdRate(s *scanner) (string, error) {
+	v, err := d.rate(s)
+	if err != nil {
+		return "", err
 	}
 	d.delay = uint64(int64(d.minSize)*8) * 1000 / v
 	return ok("rate=%d", v)
 }
 
-func (d *device) setRatep(v uint64) (string, error) {
-	if v == 0 {
-		return "", unix.EINVAL
+func (d *device) cmdRatep(s *scanner) (string, error) {
+	v, err := d.rate(s)
+	if err != nil {
+		return "", err
 	}
 	d.delay = 1e9 / v
 	return ok("rate=%d", v)

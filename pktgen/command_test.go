@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/profile"
 )
 
 const unknownFlag = " unknown\nAvailable flags, (prepend ! to un-set flag):\n" +
@@ -194,7 +196,7 @@ func TestDeviceCommands(t *testing.T) {
 func TestEveryCommandIsTried(t *testing.T) {
 	tried := map[string]bool{}
 	for _, c := range deviceCommands {
-		s := scanner{[]byte(c.text)}
+		s := scanner{[]byte(c.text), &profile.Pktgen{Assign: true}}
 		s.skip()
 		tried[s.word(nameLen)] = true
 	}

@@ -82,10 +82,11 @@ func (d *device) cmdXmitMode(s *scanner) (string, error) {
 
 func (d *device) cmdFlag(s *scanner) (string, error) {
 	name := s.word(textLen)
-	f, clear := parseFlag(name)
+	names := d.flagNames()
+	f, clear := parseFlag(names, name)
 	switch {
 	case f == 0:
-		return fmt.Sprintf("Flag -:%s:- unknown\nAvailable flags, (prepend ! to un-set flag):\n%s", name, flagList()), nil
+		return fmt.Sprintf("Flag -:%s:- unknown\nAvailable flags, (prepend ! to un-set flag):\n%s", name, d.flagList()), nil
 	case clear && f == flagSHARED && (d.cloneSkb != 0 || d.burst > 1):
 		return "", unix.EINVAL
 	case clear:
@@ -93,7 +94,7 @@ func (d *device) cmdFlag(s *scanner) (string, error) {
 	default:
 		d.flags |= f
 	}
-	return ok("flags=0x%x", uint32(d.flags))
+	return ok("flags=0x%x", uint32(d.flags)&(1<<len(names)-1))
 }
 
 func (d *device) cmdMPLS(s *scanner) (string, error) {
@@ -103,11 +104,12 @@ func (d *device) cmdMPLS(s *scanner) (string, error) {
 		if len(labels) == maxLabels {
 			return "", unix.E2BIG
 		}
-		if len(s.p) == 0 {
+		zeroLabel := d.prof().ZeroLabel
+		if len(s.p) == 0 && !zeroLabel {
 			return "", unix.EINVAL
 		}
 		v, n := s.hex(8)
-		if n == 0 || v == 0 {
+		if n == 0 || v == 0 && !zeroLabel {
 			labels = nil // not a label, or 0: none at all
 			break
 		}

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ring3dev/ring3/bus/dma"
+	"github.com/ring3dev/ring3/internal/profile"
 	"github.com/ring3dev/ring3/netdev"
 )
 
@@ -145,6 +146,9 @@ func newDevice(name, base string, nd netdev.Device, t *thread) *device {
 		},
 	}
 }
+
+// prof is what the files are like.
+func (d *device) prof() *profile.Pktgen { return d.thr.eng.prof }
 
 // clearCounters is what starts a run's numbers, and a command.
 func (d *device) clearCounters() {

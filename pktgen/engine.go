@@ -14,6 +14,7 @@ import (
 
 	"github.com/ring3dev/ring3/internal/crash"
 	"github.com/ring3dev/ring3/internal/osthread"
+	"github.com/ring3dev/ring3/internal/profile"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/procfs"
 	"golang.org/x/sys/unix"
@@ -24,6 +25,9 @@ type Config struct {
 	// Lookup finds a network device by its name ("eth0"). An error that carries an errno
 	// (ENODEV, ENETDOWN) gives it to the writer of add_device; any other means ENODEV.
 	Lookup func(name string) (netdev.Device, error)
+	// Profile names the kernel whose texts are followed: "6.12" (the default, pktgen as of 6.15),
+	// "6.1".
+	Profile string
 	// CPUs get a thread each. nil means those that this process may use.
 	CPUs []int
 	// Log is told what the kernel would log; nil discards.
@@ -35,6 +39,7 @@ type Config struct {
 type Engine struct {
 	lookup  func(string) (netdev.Device, error)
 	log     *slog.Logger
+	prof    *profile.Pktgen
 	dir     *procfs.Dir
 	threads []*thread
 	changed event // a device stopped, or a request was served
@@ -59,12 +64,16 @@ func New(c Config) (*Engine, error) {
 	if cpus == nil {
 		cpus = allowedCPUs()
 	}
+	p, err := profile.Find(c.Profile)
+	if err != nil {
+		return nil, fmt.Errorf("starting pktgen: %w", err)
+	}
 	slices.Sort(cpus)
 	cpus = slices.Compact(cpus)
 	if len(cpus) == 0 || cpus[0] < 0 {
 		return nil, fmt.Errorf("starting pktgen: CPUs %v, want at least one, none negative", cpus)
 	}
-	e := &Engine{lookup: c.Lookup, log: c.Log, dir: &procfs.Dir{}, ports: make(map[portKey]*port)}
+	e := &Engine{lookup: c.Lookup, log: c.Log, prof: &p.Pktgen, dir: &procfs.Dir{}, ports: make(map[portKey]*port)}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -226,9 +235,7 @@ func (e *Engine) store(ctx context.Context, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, unix.EINVAL
 	}
-	cmd := p[:min(len(p), 127)]
-	cmd = bytes.TrimSuffix(cmd, []byte("\n"))
-	switch cstring(cmd) {
+	switch cstring(e.ctrlText(p)) {
 	case "start":
 		e.start(ctx)
 	case "stop":
@@ -240,6 +247,14 @@ func (e *Engine) store(ctx context.Context, p []byte) (int, error) {
 		return 0, unix.EINVAL
 	}
 	return len(p), nil
+}
+
+// ctrlText is the command in a write to pgctrl.
+func (e *Engine) ctrlText(p []byte) []byte {
+	if e.prof.LastByte {
+		return p[:min(len(p), 128)-1]
+	}
+	return bytes.TrimSuffix(p[:min(len(p), 127)], []byte("\n"))
 }
 
 // start runs every device and waits until none runs. When ctx ends, it stops them all.

@@ -1,6 +1,9 @@
 package pktgen
 
-import "strings"
+import (
+	"math/bits"
+	"strings"
+)
 
 // flags are the switches of a device, with the kernel's numbers.
 type flags uint32
@@ -33,14 +36,23 @@ var flagNames = [...]string{
 	"QUEUE_MAP_RND", "QUEUE_MAP_CPU", "FLOW_SEQ", "IPSEC", "MACSRC_RND", "MACDST_RND", "VID_RND", "SVID_RND", "NODE", "SHARED",
 }
 
+// flagNames are the names that the device's profile has. Where SHARED is not among them it is
+// set all the same, and not shown.
+func (d *device) flagNames() []string {
+	if d.prof().Shared {
+		return flagNames[:]
+	}
+	return flagNames[:bits.TrailingZeros32(uint32(flagSHARED))]
+}
+
 // parseFlag reads the name of a flag, or !name; f is 0 where there is none of that
 // name. IPV6 can only be cleared, FLOW_RND is !FLOW_SEQ.
-func parseFlag(s string) (f flags, clear bool) {
+func parseFlag(names []string, s string) (f flags, clear bool) {
 	s, clear = strings.CutPrefix(s, "!")
 	if s == "FLOW_RND" {
 		return flagFLOW_SEQ, !clear
 	}
-	for i, n := range flagNames {
+	for i, n := range names {
 		f := flags(1) << i
 		if n == s && f != flagIPSEC && (f != flagIPV6 || clear) {
 			return f, clear
@@ -49,8 +61,11 @@ func parseFlag(s string) (f flags, clear bool) {
 	return 0, clear
 }
 
-// flagList names every flag there is.
-func flagList() string {
+// flagList names every flag there is, as the profile does.
+func (d *device) flagList() string {
+	if list := d.prof().Flags; list != "" {
+		return list
+	}
 	var n []string
 	for i, name := range flagNames {
 		if flags(1)<<i != flagIPSEC {

@@ -1,10 +1,17 @@
 package pktgen
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/ring3dev/ring3/internal/profile"
+)
 
 // scanner walks over what was written to a file, with the kernel's habits: no tokens,
 // no errors. A reader takes what it can use and leaves the rest.
-type scanner struct{ p []byte }
+type scanner struct {
+	p    []byte
+	prof *profile.Pktgen
+}
 
 // separator tells what stands between a command and its value, in any number.
 func separator(c byte) bool {
@@ -28,7 +35,7 @@ func (s *scanner) skip() {
 // strings, a word ends for its reader at a NUL, though the bytes behind that are taken too.
 func (s *scanner) word(limit int) string {
 	i := 0
-	for i < len(s.p) && i < limit && !separator(s.p[i]) {
+	for i < len(s.p) && i < limit && (!separator(s.p[i]) || s.p[i] == '=' && !s.prof.Assign) {
 		i++
 	}
 	w := s.p[:i]
@@ -47,7 +54,7 @@ func (s *scanner) num(limit int) uint64 {
 	return v
 }
 
-// hex takes at most limit hexadecimal digits and says how many there were.
+// hex takes at most limit hexadecimal digits, 8 or less, and says how many there were.
 func (s *scanner) hex(limit int) (v uint32, n int) {
 	for n < len(s.p) && n < limit {
 		x, ok := hexDigit(s.p[n])
@@ -58,6 +65,9 @@ func (s *scanner) hex(limit int) (v uint32, n int) {
 		n++
 	}
 	s.p = s.p[n:]
+	if n < limit && s.prof.ShortHex {
+		v <<= 4 // made room for a digit that did not come
+	}
 	return v, n
 }
 

@@ -88,7 +88,7 @@ func (d *device) showTags(w *bytes.Buffer) {
 
 func (d *device) showFlags(w *bytes.Buffer) {
 	w.WriteString("     Flags: ")
-	for i, name := range flagNames {
+	for i, name := range d.flagNames() {
 		f := flags(1) << i
 		switch {
 		case f == flagFLOW_SEQ && d.cflows == 0:

@@ -188,11 +188,17 @@ type bench struct {
 
 func newBench(t testing.TB, cpus []int, devs ...*sink) *bench {
 	t.Helper()
+	return newBenchOf(t, Config{CPUs: cpus}, devs...)
+}
+
+// newBenchOf is a bench whose Lookup finds devs.
+func newBenchOf(t testing.TB, c Config, devs ...*sink) *bench {
+	t.Helper()
 	b := &bench{t: t, s: map[string]*sink{}}
 	for _, s := range devs {
 		b.s[s.name] = s
 	}
-	e, err := New(Config{CPUs: cpus, Lookup: func(name string) (netdev.Device, error) {
+	c.Lookup = func(name string) (netdev.Device, error) {
 		if name == "down0" {
 			return nil, unix.ENETDOWN
 		}
@@ -200,7 +206,8 @@ func newBench(t testing.TB, cpus []int, devs ...*sink) *bench {
 			return s, nil
 		}
 		return nil, unix.ENODEV
-	}})
+	}
+	e, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

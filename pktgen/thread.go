@@ -265,7 +265,7 @@ func (t *thread) store(ctx context.Context, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, unix.EINVAL
 	}
-	s := scanner{p}
+	s := scanner{p, t.eng.prof}
 	s.skip()
 	name := s.word(threadNameLen)
 	s.skip()
