@@ -14,6 +14,7 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/internal/cpuset"
+	"github.com/ring3dev/ring3/internal/profile"
 	"github.com/ring3dev/ring3/procfs"
 )
 
@@ -30,7 +31,7 @@ type irqRow struct {
 	owner   *boundDevice
 	number  int
 	chip    string // "PCI-MSIX-1000:00:03.0", "IO-APIC"
-	hwirq   int
+	hwirq   uint64
 	flow    string // "edge", "fasteoi"
 	handler *bus.Handler
 }
@@ -38,8 +39,8 @@ type irqRow struct {
 // irqRoom rounds up where our numbers start, so that the kernel may still get a few.
 const irqRoom = 100
 
-// newIRQTable numbers the handlers of all bound devices, in order.
-func newIRQTable(bound []*boundDevice) (*irqTable, error) {
+// newIRQTable numbers the handlers of all bound devices, in order, as the profile's kernel would.
+func newIRQTable(bound []*boundDevice, prof *profile.Profile) (*irqTable, error) {
 	online, err := cpuset.Online()
 	if err != nil {
 		return nil, fmt.Errorf("numbering interrupts: %w", err)
@@ -53,20 +54,32 @@ func newIRQTable(bound []*boundDevice) (*irqTable, error) {
 		}
 		for _, h := range u.IRQHandlers() {
 			q := h.IRQ()
-			row := irqRow{owner: b, number: next, hwirq: q.HWIRQ(), flow: "edge", handler: h}
-			switch q.Mode() {
-			case bus.MSIX:
-				row.chip = "PCI-MSIX-" + b.dev.Address()
-			case bus.MSI:
-				row.chip = "PCI-MSI-" + b.dev.Address()
-			case bus.INTx:
-				row.chip, row.flow = "IO-APIC", "fasteoi"
+			row := irqRow{owner: b, number: next, flow: "edge", handler: h}
+			row.chip, row.hwirq = controller(prof, q.Mode(), b.fn.Addr, q.HWIRQ())
+			if q.Mode() == bus.INTx {
+				row.flow = "fasteoi"
 			}
 			t.rows = append(t.rows, row)
 			next++
 		}
 	}
 	return t, nil
+}
+
+// controller is what a profile's kernel calls the interrupt controller of a function's vector, and the number that the
+// vector has there.
+func controller(prof *profile.Profile, mode bus.IRQMode, a pci.Addr, n int) (name string, hwirq uint64) {
+	if mode == bus.INTx {
+		return "IO-APIC", uint64(n)
+	}
+	hwirq = prof.HWIRQ(a.Domain, uint16(a.Bus)<<8|uint16(a.Devfn()), n)
+	switch {
+	case !prof.MSIPerDevice:
+		return "PCI-MSI", hwirq
+	case mode == bus.MSIX:
+		return "PCI-MSIX-" + a.String(), hwirq
+	}
+	return "PCI-MSI-" + a.String(), hwirq
 }
 
 // rowsOf are the rows of a device.
@@ -147,7 +160,7 @@ func kernelDigits() int {
 
 const minDigits = 3
 
-// show appends our lines, in the kernel's format (kernel/irq/proc.c of 6.12).
+// show appends our lines, in the kernel's format (kernel/irq/proc.c of 6.1 and 6.12).
 func (t *irqTable) show(w *bytes.Buffer) {
 	for _, r := range t.rows {
 		fmt.Fprintf(w, "%*d:", t.digits, r.number)
@@ -159,7 +172,7 @@ func (t *irqTable) show(w *bytes.Buffer) {
 			}
 			fmt.Fprintf(w, " %10d", n)
 		}
-		fmt.Fprintf(w, " %8s %*d-%-8s  %s\n", r.chip, t.digits, r.hwirq, r.flow, r.handler.Name())
+		fmt.Fprintf(w, "  %8s %*d-%-8s  %s\n", r.chip, t.digits, r.hwirq, r.flow, r.handler.Name())
 	}
 }
 

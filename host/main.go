@@ -19,14 +19,12 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/internal/instance"
 	"github.com/ring3dev/ring3/internal/kernfs"
+	"github.com/ring3dev/ring3/internal/profile"
 	"github.com/ring3dev/ring3/internal/userns"
 )
 
 // Version is the program's version; the Makefile sets it.
 var Version = "devel"
-
-// Profile names the kernel whose file formats and texts are followed.
-const Profile = "6.12 (pktgen as of 6.15)"
 
 // Program is a ring3: the drivers it has, and what it can measure.
 type Program struct {
@@ -190,17 +188,34 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
+// versionInfo is what `ring3 version` prints.
+type versionInfo struct {
+	Version  string   `json:"version"`
+	Go       string   `json:"go"`
+	Platform string   `json:"platform"`
+	Profile  string   `json:"profile"`  // the kernel whose texts are followed where nobody asks for another
+	Profiles []string `json:"profiles"` // all that --profile takes
+}
+
 func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			v := map[string]string{"version": version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH, "profile": Profile}
+			v := versionInfo{Version: version(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+			for _, name := range profile.Names() {
+				p, err := profile.Find(name)
+				if err != nil {
+					return err
+				}
+				v.Profiles = append(v.Profiles, p.String())
+			}
+			v.Profile = v.Profiles[0]
 			if a.json {
 				return a.printJSON(v)
 			}
-			fmt.Fprintf(a.stdout, "ring3 %s (%s, %s; kernel profile %s)\n", v["version"], v["go"], v["platform"], v["profile"])
+			fmt.Fprintf(a.stdout, "ring3 %s (%s, %s; kernel profile %s; there are %s)\n", v.Version, v.Go, v.Platform, v.Profile, strings.Join(profile.Names(), ", "))
 			return nil
 		},
 	}

@@ -144,6 +144,7 @@ type Plan struct {
 	Taps     []TapSpec
 	Faults   map[string]fault.Plan // by device name
 	Trace    TracePlan
+	Profile  string // the kernel whose texts are followed: "6.12", "6.1"; empty: the first
 }
 
 // ParsePlan reads devices, wires and captures (NAME=FILE) and checks them against each

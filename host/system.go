@@ -16,6 +16,7 @@ import (
 	"github.com/ring3dev/ring3/bus/trace"
 	"github.com/ring3dev/ring3/internal/crash"
 	"github.com/ring3dev/ring3/internal/node"
+	"github.com/ring3dev/ring3/internal/profile"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/pktgen"
@@ -81,6 +82,10 @@ func NewSystem(ctx context.Context, c Config) (*System, error) {
 }
 
 func (s *System) start(ctx context.Context, c Config) error {
+	prof, err := profile.Find(s.plan.Profile)
+	if err != nil {
+		return usagef("%v", err)
+	}
 	if err := s.tracing.open(s.plan.Trace, s.log, c.Stderr); err != nil {
 		return err
 	}
@@ -102,11 +107,10 @@ func (s *System) start(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	var err error
-	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Log: s.log}); err != nil {
+	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Log: s.log, Profile: prof.Name}); err != nil {
 		return err
 	}
-	if s.irqs, err = newIRQTable(s.bound); err != nil {
+	if s.irqs, err = newIRQTable(s.bound, prof); err != nil {
 		return err
 	}
 	s.tree = newTree(s, c.Keep)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 	"github.com/ring3dev/ring3/internal/instance"
 	"github.com/ring3dev/ring3/internal/kernfs"
 	"github.com/ring3dev/ring3/internal/klog"
+	"github.com/ring3dev/ring3/internal/profile"
 )
 
 // upFlags are what up and run have in common.
@@ -25,6 +27,7 @@ type upFlags struct {
 	traces          []string
 	traceFilter     string
 	crashRecords    int
+	profile         string
 	mount           string
 	noMount         bool
 }
@@ -37,6 +40,7 @@ func (f *upFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.traces, "trace", nil, "trace a device's registers, interrupts and doorbells: `NAME=FILE`, pcapng (*.pcapng) or text")
 	c.Flags().StringVar(&f.traceFilter, "trace-filter", "", "trace "+filterHelp)
 	c.Flags().IntVar(&f.crashRecords, "crash-records", defaultCrash, "log the last `N` accesses of a device that dies")
+	c.Flags().StringVar(&f.profile, "profile", profile.Default, "follow the texts of kernel `VERSION`: "+strings.Join(profile.Names(), ", "))
 	c.Flags().StringVar(&f.mount, "mount", "", "mount the tree at `DIR` (default: a folder below the run folder)")
 }
 
@@ -52,7 +56,20 @@ func (f *upFlags) plan(devices []string) (Plan, error) {
 	if err == nil {
 		err = p.addTraces(f.traces, f.traceFilter, f.crashRecords)
 	}
+	if err == nil {
+		err = p.addProfile(f.profile)
+	}
 	return p, err
+}
+
+// addProfile adds what --profile says.
+func (p *Plan) addProfile(name string) error {
+	prof, err := profile.Find(name)
+	if err != nil {
+		return usagef("--%v", err)
+	}
+	p.Profile = prof.Name
+	return nil
 }
 
 const devicesHelp = `A device is NAME=BACKEND:DEVICE[,option=value...]. The backend qemu takes the name of
@@ -125,6 +142,9 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	}
 	for _, t := range plan.Taps {
 		extra = append(extra, "--tap "+t.String())
+	}
+	if plan.Profile != "" && plan.Profile != profile.Default {
+		extra = append(extra, "--profile "+plan.Profile)
 	}
 	u.in, err = instance.Create(instance.Options{Name: a.name, Version: version(), Devices: devices, Extra: extra, Log: u.log.Logger()})
 	if err != nil {
