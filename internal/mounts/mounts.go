@@ -15,6 +15,7 @@ type Entry struct {
 	Dir    string // where it is mounted, absolute
 	Dev    string // device number, "0:53"
 	FSType string // "fuse.ring3"
+	Source string // "/dev/sda1", "ring3"; "" if it has none
 }
 
 // IsFuse says whether a file system in user space is mounted there.
@@ -44,7 +45,7 @@ func At(dir string) (Entry, bool) {
 }
 
 // Parse takes mountinfo apart: id, parent, major:minor, root, mount point, options,
-// optional fields up to a dash, type. Lines that are not so are left out.
+// optional fields up to a dash, type, source. Lines that are not so are left out.
 func Parse(s string) []Entry {
 	var out []Entry
 	for line := range strings.Lines(s) {
@@ -54,7 +55,11 @@ func Parse(s string) []Entry {
 		if !ok || len(f) < 6 || len(t) < 1 {
 			continue
 		}
-		out = append(out, Entry{Dir: unescape(f[4]), Dev: f[2], FSType: t[0]})
+		e := Entry{Dir: unescape(f[4]), Dev: f[2], FSType: t[0]}
+		if len(t) > 1 {
+			e.Source = unescape(t[1])
+		}
+		out = append(out, e)
 	}
 	return out
 }

@@ -12,7 +12,10 @@ func TestParse(t *testing.T) {
 broken line
 42 22 0:41 / /y rw - fusectl fusectl rw
 `
-	want := []Entry{{"/", "254:0", "ext4"}, {"/tmp/a b\t\\", "0:39", "fuse.ring3"}, {"/tmp/x", "0:40", "fuse"}, {"/y", "0:41", "fusectl"}}
+	want := []Entry{
+		{"/", "254:0", "ext4", "/dev/vda"}, {"/tmp/a b\t\\", "0:39", "fuse.ring3", "ring3"},
+		{"/tmp/x", "0:40", "fuse", "/dev/fuse"}, {"/y", "0:41", "fusectl", "fusectl"},
+	}
 	got := Parse(in)
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("Parse = %q, want %q", got, want)
