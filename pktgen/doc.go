@@ -11,8 +11,9 @@
 //   - one file for each added device, named as it was added ("eth0", "eth0@3"): its
 //     parameters, its counters, its last result.
 //
-// The interface followed is that of Linux 6.15 (net/core/pktgen.c, version 2.75).
-// Result texts, errno values and the places of blanks are interface: scripts read them.
+// The interface followed is that of Linux 6.15 (net/core/pktgen.c, version 2.75), or of the kernel that
+// Config.Profile names; package internal/profile has the differences. Result texts, errno
+// values and the places of blanks are interface: scripts read them.
 //
 // # Threads
 //
