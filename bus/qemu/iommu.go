@@ -10,6 +10,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/internal/iova"
 )
 
 // iommuModel is QEMU's IOMMU for this machine, Intel's VT-d; iommuBase is where its
@@ -80,7 +81,7 @@ type iommu struct {
 	tables   tables
 	contexts map[uint8]uint64   // context table by bus
 	sources  map[uint16]*device // by requester ID
-	iova     iovas
+	iovas    *iova.Pool
 	live     []mapping       // what devices may reach now
 	freed    []mapping       // what they could reach before, newest last
 	strange  map[uint16]bool // faulting sources that are none of ours, told once
@@ -90,7 +91,7 @@ type iommu struct {
 func (m *Machine) startIOMMU() error {
 	u := &iommu{
 		m: m, contexts: map[uint8]uint64{}, sources: map[uint16]*device{}, strange: map[uint16]bool{},
-		tables: tables{ram: m.ram}, iova: newIOVAs(),
+		tables: tables{ram: m.ram}, iovas: newIOVAs(),
 	}
 	m.iommu = u
 	u.mu.Lock()
@@ -282,7 +283,7 @@ func (u *iommu) poll() {
 // alloc is bus.DMA's Alloc for a device with a domain.
 func (u *iommu) alloc(d *device, q bus.DMARequest) (*bus.Memory, error) {
 	who := d.Address()
-	if err := checkRequest(who, q); err != nil {
+	if err := iova.Check(who+": allocating", q); err != nil {
 		return nil, err
 	}
 	// Where it is in RAM is nothing to the device.
@@ -296,24 +297,24 @@ func (u *iommu) alloc(d *device, q bus.DMARequest) (*bus.Memory, error) {
 		u.m.ram.release(s)
 		return nil, fmt.Errorf("%s: allocating DMA memory: %w", who, bus.ErrClosed)
 	}
-	v, ok := u.iova.take(q, s.base)
+	v, ok := takeIOVA(u.iovas, q, s.Base)
 	if !ok {
 		u.m.ram.release(s)
-		return nil, noRoom(who, q, "the device's addresses")
+		return nil, iova.NoRoom(who+": allocating", q, "the device's addresses")
 	}
-	size := s.end - s.base
-	if err := d.domain.enter(v.base, s.base, size, permission(q.Dir), u.forget(d.domain)); err != nil {
-		u.iova.put(v)
+	size := s.End - s.Base
+	if err := d.domain.enter(v.Base, s.Base, size, permission(q.Dir), u.forget(d.domain)); err != nil {
+		u.iovas.Put(v)
 		u.m.ram.release(s)
 		return nil, fmt.Errorf("%s: mapping DMA memory: %w", who, err)
 	}
-	m := mapping{span{v.base, v.base + size}, d, q.Dir}
+	m := mapping{iova.Span{Base: v.Base, End: v.Base + size}, d, q.Dir}
 	u.live = append(u.live, m)
-	return bus.NewMemory(u.m.ram.slice(s, q.Size), bus.IOVA(v.base), func() { u.free(m, v, s) }), nil
+	return bus.NewMemory(u.m.ram.slice(s, q.Size), bus.IOVA(v.Base), func() { u.free(m, v, s) }), nil
 }
 
 // place finds RAM, aligned for large pages where they can be used.
-func (u *iommu) place(who string, size int) (span, error) {
+func (u *iommu) place(who string, size int) (iova.Span, error) {
 	if u.large && size >= largePage {
 		s, err := u.m.ram.take(who, bus.DMARequest{Size: size, Align: largePage})
 		if err == nil || errors.Is(err, bus.ErrClosed) {
@@ -327,17 +328,17 @@ func (u *iommu) place(who string, size int) (span, error) {
 const maxFreed = 64
 
 // free takes memory away from its device: when it returns the device cannot reach it.
-func (u *iommu) free(m mapping, v, s span) {
+func (u *iommu) free(m mapping, v, s iova.Span) {
 	u.mu.Lock()
 	if !u.closed {
-		emptied := m.dev.domain.leave(m.base, m.end-m.base)
+		emptied := m.dev.domain.leave(m.Base, m.End-m.Base)
 		// Of a machine that died there is nothing to wait for.
 		_ = u.forget(m.dev.domain)()
 		for _, at := range emptied {
 			u.tables.give(at)
 		}
-		u.iova.put(v)
-		u.live = slices.DeleteFunc(u.live, func(o mapping) bool { return o.base == m.base })
+		u.iovas.Put(v)
+		u.live = slices.DeleteFunc(u.live, func(o mapping) bool { return o.Base == m.Base })
 		if len(u.freed) == maxFreed {
 			u.freed = slices.Delete(u.freed, 0, 1)
 		}

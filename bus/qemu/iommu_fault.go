@@ -7,6 +7,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/internal/iova"
 )
 
 // Fault status and fault records (VT-d, 11.4.7.1 and 11.4.14).
@@ -32,12 +33,10 @@ func aboutFault(line string) bool {
 
 // mapping is memory that a device can or could reach.
 type mapping struct {
-	span
+	iova.Span
 	dev *device
 	dir bus.Direction
 }
-
-func (m mapping) holds(addr uint64) bool { return addr >= m.base && addr < m.end }
 
 // reasons are VT-d's fault reasons (appendix A) that a stray access gives here. Others are
 // mistakes of this package or of QEMU.
@@ -132,7 +131,7 @@ func (u *iommu) block(source uint16, id uint16) {
 func (u *iommu) hit(d *device, addr uint64) string {
 	for _, m := range u.live {
 		switch {
-		case !m.holds(addr):
+		case !m.Holds(addr):
 		case m.dev != d:
 			return "that is memory of " + m.dev.spec.Name
 		case m.dir == bus.ToDevice:
@@ -142,7 +141,7 @@ func (u *iommu) hit(d *device, addr uint64) string {
 		}
 	}
 	for _, m := range slices.Backward(u.freed) {
-		if m.holds(addr) {
+		if m.Holds(addr) {
 			return "that memory of " + m.dev.spec.Name + " was freed"
 		}
 	}

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/iova"
 )
 
 // Second-level page table entries (VT-d, 9.8).
@@ -30,7 +31,7 @@ func permission(d bus.Direction) uint64 {
 // that they lie together, and go back to RAM only in the end.
 type tables struct {
 	ram    *ram
-	chunks []span
+	chunks []iova.Span
 	free   []uint64
 }
 
@@ -44,7 +45,7 @@ func (t *tables) take() (uint64, error) {
 			return 0, err
 		}
 		t.chunks = append(t.chunks, s)
-		for at := s.end; at > s.base; at -= pageSize {
+		for at := s.End; at > s.Base; at -= pageSize {
 			t.free = append(t.free, at-pageSize)
 		}
 	}
@@ -166,68 +167,19 @@ func (d *domain) leave(iova, size uint64) (emptied []uint64) {
 	return emptied
 }
 
-// iovas hands out addresses of devices, one set for all of the machine's: no two devices
-// are given the same address, so where one uses what is another's the IOMMU stops it. Each
-// piece is followed by a page that is never mapped, and what was freed is used again as late
-// as possible.
-type iovas struct{ low, high iovaPool }
-
-type iovaPool struct {
-	free spans
-	next uint64 // where the last piece ended
+// newIOVAs is the addresses of devices, one set for all of the machine's: no two devices are
+// given the same address, so where one uses what is another's the IOMMU stops it. It leaves out
+// all below 1 MiB, the machine's devices (the doorbell among them) and the range of interrupt
+// messages.
+func newIOVAs() *iova.Pool {
+	return iova.NewPool(pageSize, iova.Spans{{Base: lowRAM, End: ecamBase}, {Base: 1 << 32, End: 1 << 39}})
 }
 
-// newIOVAs leaves out all below 1 MiB, the machine's devices (the doorbell among them) and
-// the range of interrupt messages.
-func newIOVAs() iovas {
-	return iovas{
-		low:  iovaPool{free: spans{{lowRAM, ecamBase}}},
-		high: iovaPool{free: spans{{1 << 32, 1 << 39}}},
-	}
-}
-
-// take finds addresses for whole pages and the guard page. They differ from phys. A request
-// that would be served anywhere is served above 4 GiB, which spares the rest for those that
-// reach no higher.
-func (s *iovas) take(q bus.DMARequest, phys uint64) (span, bool) {
-	for _, p := range []*iovaPool{&s.high, &s.low} {
-		if v, ok := p.take(q, phys); ok {
-			return v, true
-		}
-	}
-	return span{}, false
-}
-
-func (p *iovaPool) take(q bus.DMARequest, phys uint64) (span, bool) {
-	whole := wholePages(q.Size) + pageSize
-	align := max(q.Align, pageSize)
-	best := align
+// takeIOVA finds addresses for memory at phys, which they differ from.
+func takeIOVA(p *iova.Pool, q bus.DMARequest, phys uint64) (iova.Span, bool) {
+	better := uint64(0)
 	if q.Size >= largePage && phys&(largePage-1) == 0 {
-		best = max(align, largePage)
+		better = largePage
 	}
-	for _, try := range []struct{ align, from uint64 }{{best, p.next}, {best, 0}, {align, 0}} {
-		for i, s := range p.free {
-			s.base = max(s.base, try.from)
-			at, ok := fit(s, uint64(q.Size), try.align, q.Boundary, q.Mask)
-			if ok && at == phys {
-				at, ok = fit(span{at + 1, s.end}, uint64(q.Size), try.align, q.Boundary, q.Mask)
-			}
-			if !ok || s.end-at < whole {
-				continue
-			}
-			v := span{at, at + whole}
-			p.free.cut(i, v)
-			p.next = v.end
-			return v, true
-		}
-	}
-	return span{}, false
-}
-
-func (s *iovas) put(v span) {
-	if v.base < 1<<32 {
-		s.low.free.put(v)
-	} else {
-		s.high.free.put(v)
-	}
+	return p.Take(q, better, phys)
 }

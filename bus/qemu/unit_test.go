@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/iova"
 )
 
 func TestParseReply(t *testing.T) {
@@ -159,7 +160,7 @@ func TestRAM(t *testing.T) {
 	for m := range live {
 		m.Free()
 	}
-	if len(r.free) != 1 || r.free[0] != (span{lowRAM, 64 << 20}) {
+	if len(r.free) != 1 || r.free[0] != (iova.Span{Base: lowRAM, End: 64 << 20}) {
 		t.Errorf("free list after freeing all = %v, want one span", r.free)
 	}
 	for _, q := range []bus.DMARequest{{}, {Size: -1}, {Size: 1, Align: 3}, {Size: 1, Boundary: 5}, {Size: 8192, Boundary: 4096}, {Size: 1 << 40}} {

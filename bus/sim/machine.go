@@ -12,6 +12,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/internal/iova"
 )
 
 // Where BARs are placed: as package qemu places them.
@@ -31,16 +32,18 @@ type Machine struct {
 
 	// mu is held while a chip runs: for each access, each timer. Before it is taken: a device's
 	// irqMu.
-	mu     sync.Mutex
-	clock  clock
-	iovas  iovas
-	bell   []*bus.IRQ // by the data of a message
-	lines  [4]line
-	wires  wires
-	stray  uint64 // DMA that hit nothing
-	strayE error  // the first
-	err    error
-	done   chan struct{}
+	mu    sync.Mutex
+	clock clock
+	iovas *iova.Pool
+	// dmaBytes is how much of it is in use.
+	dmaBytes uint64
+	bell     []*bus.IRQ // by the data of a message
+	lines    [4]line
+	wires    wires
+	stray    uint64 // DMA that hit nothing
+	strayE   error  // the first
+	err      error
+	done     chan struct{}
 
 	closeOnce sync.Once
 	closeErr  error
@@ -61,7 +64,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	m := &Machine{log: c.Log, domain: c.Domain, done: make(chan struct{})}
+	m := &Machine{log: c.Log, domain: c.Domain, iovas: addresses(), done: make(chan struct{})}
 	m.clock.init(c.Clock, m.woken)
 	if err := m.build(&c); err != nil {
 		return nil, errors.Join(err, m.Close())

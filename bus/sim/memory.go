@@ -2,13 +2,11 @@ package sim
 
 import (
 	"fmt"
-	"math/bits"
 	"reflect"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/iova"
 )
 
 const pageSize = 4096
@@ -22,44 +20,9 @@ const (
 	maxDMA = 4 << 30
 )
 
-// span is [base, end).
-type span struct{ base, end uint64 }
-
-// iovas gives addresses out: first fit, with a page that is nobody's after each piece.
-type iovas struct {
-	used  []span // sorted, guard pages included
-	bytes uint64 // in use
-}
-
-// take finds a place for whole pages that hold size bytes.
-func (a *iovas) take(q bus.DMARequest, pages uint64) (uint64, bool) {
-	align := max(q.Align, pageSize)
-	at, size := uint64(lowIOVA), uint64(q.Size)
-	for i := 0; ; i++ {
-		at = (at + align - 1) &^ (align - 1)
-		if b := q.Boundary; b != 0 && at&^(b-1) != (at+size-1)&^(b-1) {
-			at = (at + b - 1) &^ (b - 1)
-			at = (at + align - 1) &^ (align - 1)
-		}
-		last := at + size - 1
-		if last < at || at+pages > highIOVA || q.Mask != 0 && last > q.Mask {
-			return 0, false
-		}
-		if i == len(a.used) || at+pages+pageSize <= a.used[i].base {
-			a.used = slices.Insert(a.used, i, span{at, at + pages + pageSize})
-			a.bytes += pages
-			return at, true
-		}
-		at = max(at, a.used[i].end)
-	}
-}
-
-func (a *iovas) give(at uint64) {
-	i, ok := slices.BinarySearchFunc(a.used, at, func(s span, at uint64) int { return compare(s.base, at) })
-	if ok {
-		a.bytes -= a.used[i].end - a.used[i].base - pageSize
-		a.used = slices.Delete(a.used, i, i+1)
-	}
+// addresses is what they are taken from.
+func addresses() *iova.Pool {
+	return iova.NewPool(pageSize, iova.Spans{{Base: lowIOVA, End: highIOVA}})
 }
 
 func compare(a, b uint64) int {
@@ -137,8 +100,6 @@ func (p *pieces) remove(base uint64) {
 // dmaOf is what a device may touch; bus.DMA.
 type dmaOf struct{ d *device }
 
-func pow2(x uint64) bool { return bits.OnesCount64(x) <= 1 }
-
 // Alloc takes memory from the Go heap, where the race detector sees it.
 func (a dmaOf) Alloc(q bus.DMARequest) (*bus.Memory, error) {
 	pages, err := a.check("allocating", q)
@@ -147,7 +108,7 @@ func (a dmaOf) Alloc(q bus.DMARequest) (*bus.Memory, error) {
 	}
 	m := a.d.m
 	m.lock()
-	free := maxDMA - m.iovas.bytes
+	free := maxDMA - m.dmaBytes
 	m.unlock()
 	if pages > free {
 		return nil, a.full("allocating", q)
@@ -178,10 +139,10 @@ func (a dmaOf) check(step string, q bus.DMARequest) (uint64, error) {
 	if err := a.d.Err(); err != nil {
 		return 0, stepError(step, err)
 	}
-	if q.Size <= 0 || !pow2(q.Align) || !pow2(q.Boundary) || q.Boundary != 0 && uint64(q.Size) > q.Boundary {
-		return 0, a.d.errorf("%s DMA memory: %+v is impossible: want a positive size, powers of two, a boundary not below the size: %w", step, q, bus.ErrNotSupported)
+	if err := iova.Check(a.who(step), q); err != nil {
+		return 0, err
 	}
-	pages := (uint64(q.Size) + pageSize - 1) &^ (pageSize - 1)
+	pages := iova.Whole(q.Size, pageSize)
 	if pages > maxDMA {
 		return 0, a.full(step, q)
 	}
@@ -189,7 +150,7 @@ func (a dmaOf) check(step string, q bus.DMARequest) (uint64, error) {
 }
 
 func (a dmaOf) full(step string, q bus.DMARequest) error {
-	return a.d.errorf("%s DMA memory: no %d bytes below %#x with alignment %#x, boundary %#x left of %d MiB: %w", step, q.Size, q.Mask, q.Align, q.Boundary, maxDMA>>20, unix.ENOMEM)
+	return iova.NoRoom(a.who(step), q, fmt.Sprintf("%d MiB", maxDMA>>20))
 }
 
 func (a dmaOf) add(step string, q bus.DMARequest, b []byte, pages uint64) (*bus.Memory, error) {
@@ -199,20 +160,28 @@ func (a dmaOf) add(step string, q bus.DMARequest, b []byte, pages uint64) (*bus.
 	if err := d.errLocked(); err != nil {
 		return nil, stepError(step, err)
 	}
-	at, ok := uint64(0), m.iovas.bytes+pages <= maxDMA
-	if ok {
-		at, ok = m.iovas.take(q, pages)
+	if m.dmaBytes+pages > maxDMA {
+		return nil, a.full(step, q)
 	}
+	v, ok := m.iovas.Take(q, 0, iova.None)
 	if !ok {
 		return nil, a.full(step, q)
 	}
+	at := v.Base
+	m.dmaBytes += pages
 	d.memory.add(piece{at, at + uint64(q.Size), q.Dir, b[:q.Size:q.Size]})
 	return bus.NewMemory(b[:q.Size:q.Size], bus.IOVA(at), func() {
 		m.lock()
 		defer m.unlock()
 		d.memory.remove(at)
-		m.iovas.give(at)
+		m.iovas.Put(v)
+		m.dmaBytes -= pages
 	}), nil
+}
+
+// who begins an error.
+func (a dmaOf) who(step string) string {
+	return a.d.Address() + " " + a.d.spec.Name + ": " + step
 }
 
 func stepError(step string, err error) error {

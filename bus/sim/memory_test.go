@@ -90,8 +90,8 @@ func TestAlloc(t *testing.T) {
 	for x := range live {
 		x.Free()
 	}
-	if len(m.iovas.used) != 0 || m.iovas.bytes != 0 || len(d.memory.all) != 0 {
-		t.Errorf("%d pieces, %d bytes in use after all were freed", len(m.iovas.used), m.iovas.bytes)
+	if f := m.iovas.Free(); len(f) != 1 || m.dmaBytes != 0 || len(d.memory.all) != 0 {
+		t.Errorf("free addresses %v, %d bytes in use after all were freed, want one span, 0", f, m.dmaBytes)
 	}
 	if _, err := d.DMA().Alloc(bus.DMARequest{Size: maxDMA + 1}); !errors.Is(err, unix.ENOMEM) {
 		t.Errorf("Alloc of too much = %v, want ENOMEM", err)
