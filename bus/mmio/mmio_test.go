@@ -131,6 +131,37 @@ func TestOutside(t *testing.T) {
 	}
 }
 
+func TestSuspend(t *testing.T) {
+	r, b := region(t)
+	for range 2 {
+		r.Write32(8, 5)
+		r.Suspend()
+		r.Suspend()
+		r.Write32(8, 6)
+		if got := r.Read32(8); got != 0xffffffff || b[8] != 5 {
+			t.Errorf("Read32 while suspended = %#x with %d in memory, want all-ones, and 5 as before", got, b[8])
+		}
+		r.Resume()
+		r.Resume()
+		if got := r.Read32(8); got != 5 {
+			t.Errorf("Read32 after Resume = %#x, want 5", got)
+		}
+	}
+	unmapped := 0
+	c, err := NewRegion(bus.RegionInfo{Size: 4096}, b, func([]byte) error { unmapped++; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Suspend()
+	if err := c.Close(); err != nil || unmapped != 1 {
+		t.Errorf("Close while suspended = %v, unmapped %d times, want nil, once", err, unmapped)
+	}
+	c.Resume()
+	if got := c.Read32(8); got != 0xffffffff {
+		t.Errorf("Read32 after Close and Resume = %#x, want all-ones", got)
+	}
+}
+
 func TestNewRegionChecks(t *testing.T) {
 	b := page(t)
 	for _, m := range [][]byte{nil, b[:4092], b[4:], b[:4095]} {

@@ -14,7 +14,8 @@ type Region struct {
 	base uintptr // where mem is, or was before Close: only compared with
 
 	mu    sync.RWMutex
-	mem   []byte // nil once closed
+	mem   []byte // nil while suspended and once closed
+	aside []byte // mem, while suspended
 	unmap func([]byte) error
 }
 
@@ -47,11 +48,34 @@ func (r *Region) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	mem := r.mem
-	r.mem = nil
+	if mem == nil {
+		mem = r.aside
+	}
+	r.mem, r.aside = nil, nil
 	if mem == nil || r.unmap == nil {
 		return nil
 	}
 	return r.unmap(mem)
+}
+
+// Suspend waits for accesses under way. Until Resume, later ones read all-ones and write
+// nothing: for a device that does not decode its addresses, where the kernel answers an access
+// with SIGBUS.
+func (r *Region) Suspend() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mem != nil {
+		r.mem, r.aside = nil, r.mem
+	}
+}
+
+// Resume ends Suspend.
+func (r *Region) Resume() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.aside != nil {
+		r.mem, r.aside = r.aside, nil
+	}
 }
 
 // at is the address of n bytes at off; nil outside the region, where it is not aligned,
