@@ -41,7 +41,6 @@ func (s *Space) Close() {
 	s.closed = true
 }
 
-// ok checks an access. The caller holds mu.
 // ok says whether there is such an access. The caller holds mu.
 func (s *Space) ok(off bus.Off, width uint64) bool {
 	o := uint64(off)
@@ -57,8 +56,6 @@ func (s *Space) read(off bus.Off, width uint64) uint64 {
 }
 
 func (s *Space) write(off bus.Off, v, width uint64) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
 	var b [8]byte
 	binary.LittleEndian.PutUint64(b[:], v)
 	s.access(off, b[:width], true)
