@@ -1,0 +1,64 @@
+package vm
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+)
+
+const hostArch = runtime.GOARCH
+
+const module = "github.com/ring3dev/ring3"
+
+// top is the folder of the checkout.
+var top = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		return "", fmt.Errorf("looking for the checkout: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+})
+
+// goTool runs the go command for an architecture.
+func goTool(arch string, args ...string) error {
+	dir, err := top()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// Build builds a command of this module, statically, for an architecture.
+func Build(arch, pkg, out string) error {
+	return goTool(arch, "build", "-trimpath", "-ldflags=-s -w", "-o", out, module+"/"+pkg)
+}
+
+// BuildTest builds the test binary of a package of this module, with the build tag vm.
+func BuildTest(arch, pkg, out string) error {
+	return goTool(arch, "test", "-c", "-tags=vm", "-trimpath", "-ldflags=-w", "-o", out, module+"/"+pkg)
+}
+
+// privateDir makes a folder that only this user can enter.
+func privateDir() (string, error) {
+	dir, err := os.MkdirTemp("", "ring3-vm-")
+	if err != nil {
+		return "", fmt.Errorf("vm: %w", err)
+	}
+	return dir, os.Chmod(dir, 0o700)
+}
+
+// initFor builds init into dir.
+func initFor(arch, dir string) (string, error) {
+	out := filepath.Join(dir, "init-"+arch)
+	return out, Build(arch, "integration/vm/init", out)
+}

@@ -1,0 +1,213 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/ring3dev/ring3/integration/vm/wire"
+)
+
+// receive hands out what init says until nothing comes any more.
+func (m *Machine) receive() {
+	for {
+		msg, err := m.conn.Receive()
+		if err != nil {
+			m.end(err)
+			return
+		}
+		if msg.Ask != nil {
+			go func() {
+				_ = m.conn.Send(wire.Message{ID: msg.ID, Answer: m.answer(msg.Ask)})
+			}()
+			continue
+		}
+		m.mu.Lock()
+		c := m.runs[msg.ID]
+		m.mu.Unlock()
+		if c != nil {
+			c <- msg
+		}
+	}
+}
+
+// end notes why nothing comes any more.
+func (m *Machine) end(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ended = fmt.Errorf("%w: %w", ErrEnded, err)
+	for _, c := range m.runs {
+		close(c)
+	}
+	m.runs = nil
+}
+
+// Run runs a program in the VM and hands what it says to out, piece by piece, until it
+// ended. Where ctx ends first the program is killed. An error means that the VM is of no
+// more use.
+func (m *Machine) Run(ctx context.Context, c wire.Command, out func([]byte)) (wire.Exit, error) {
+	messages := make(chan wire.Message, 64)
+	m.mu.Lock()
+	if m.ended != nil {
+		m.mu.Unlock()
+		return wire.Exit{}, m.ended
+	}
+	m.last++
+	id := m.last
+	m.runs[id] = messages
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		delete(m.runs, id)
+		m.mu.Unlock()
+	}()
+	if err := m.conn.Send(wire.Message{ID: id, Run: &c}); err != nil {
+		return wire.Exit{}, err
+	}
+	done := ctx.Done()
+	var grace <-chan time.Time
+	for {
+		select {
+		case <-done:
+			done = nil
+			_ = m.conn.Send(wire.Message{ID: id, Kill: true})
+			grace = time.After(killGrace)
+		case <-grace:
+			return wire.Exit{}, fmt.Errorf("%s: %w, and it did not end when killed: the VM hangs", c.Argv[0], context.Cause(ctx))
+		case msg, ok := <-messages:
+			switch {
+			case !ok:
+				return wire.Exit{}, m.ended
+			case msg.Output != nil:
+				out(msg.Output)
+			case msg.Exit != nil:
+				if ctx.Err() != nil {
+					msg.Exit.Err = fmt.Sprintf("killed: %v", context.Cause(ctx))
+				}
+				return *msg.Exit, nil
+			}
+		}
+	}
+}
+
+// killGrace is how long a killed program may take to end, and what it bound to be put back.
+const killGrace = 20 * time.Second
+
+// answer does what a test asks of the host.
+func (m *Machine) answer(a *wire.Ask) *wire.Answer {
+	result, err := m.do(a)
+	if err != nil {
+		return &wire.Answer{Err: err.Error()}
+	}
+	b, err := json.Marshal(result)
+	if err != nil {
+		return &wire.Answer{Err: err.Error()}
+	}
+	return &wire.Answer{Result: b}
+}
+
+func (m *Machine) do(a *wire.Ask) (any, error) {
+	if a.Op == wire.OpQMP {
+		var q wire.QMP
+		if err := json.Unmarshal(a.Args, &q); err != nil {
+			return nil, err
+		}
+		return m.qmp.execute(q.Execute, q.Arguments)
+	}
+	var id string
+	if err := json.Unmarshal(a.Args, &id); err != nil {
+		return nil, err
+	}
+	switch a.Op {
+	case wire.OpAddress:
+		return m.address(id)
+	case wire.OpGone:
+		return nil, m.qmp.waitGone(id, goneTimeout)
+	case wire.OpCapture:
+		return nil, m.capture(id)
+	case wire.OpCaptured:
+		return m.captured(id)
+	}
+	return nil, fmt.Errorf("no request %q is known", a.Op)
+}
+
+// goneTimeout is how long a guest may take to let a device go. A test that wants less
+// measures itself.
+const goneTimeout = 30 * time.Second
+
+// capture begins to write down what passes a netdev.
+func (m *Machine) capture(netdev string) error {
+	file := filepath.Join(m.dir, netdev+".pcap")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.captures[netdev] != "" {
+		return fmt.Errorf("%s is being captured already", netdev)
+	}
+	err := m.qmp.run("object-add", map[string]any{"qom-type": "filter-dump", "id": "dump-" + netdev, "netdev": netdev, "file": file})
+	if err != nil {
+		return err
+	}
+	m.captures[netdev] = file
+	return nil
+}
+
+// captured ends a capture and returns it.
+func (m *Machine) captured(netdev string) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	file := m.captures[netdev]
+	if file == "" {
+		return nil, fmt.Errorf("%s is not being captured", netdev)
+	}
+	delete(m.captures, netdev)
+	if err := m.qmp.run("object-del", map[string]any{"id": "dump-" + netdev}); err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(file)
+	return b, errors.Join(err, os.Remove(file))
+}
+
+// address looks up where a device stands, by its id.
+func (m *Machine) address(id string) (string, error) {
+	var buses []pciBus
+	b, err := m.qmp.execute("query-pci", nil)
+	if err != nil {
+		return "", err
+	}
+	if err := json.Unmarshal(b, &buses); err != nil {
+		return "", fmt.Errorf("query-pci: %w", err)
+	}
+	for _, bus := range buses {
+		if addr := bus.find(id); addr != "" {
+			return addr, nil
+		}
+	}
+	return "", fmt.Errorf("the VM has no PCI device with the id %q", id)
+}
+
+// pciBus is a bus as query-pci tells of it.
+type pciBus struct {
+	Devices []struct {
+		ID       string `json:"qdev_id"`
+		Bus      int    `json:"bus"`
+		Slot     int    `json:"slot"`
+		Function int    `json:"function"`
+		Bridge   pciBus `json:"pci_bridge"`
+	} `json:"devices"`
+}
+
+func (b pciBus) find(id string) string {
+	for _, d := range b.Devices {
+		if d.ID == id {
+			return fmt.Sprintf("0000:%02x:%02x.%x", d.Bus, d.Slot, d.Function)
+		}
+		if addr := d.Bridge.find(id); addr != "" {
+			return addr
+		}
+	}
+	return ""
+}

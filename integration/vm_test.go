@@ -1,0 +1,71 @@
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/ring3dev/ring3/integration/vm"
+)
+
+// nics are what the VM has: pairs of NICs that are wired, and other devices, by their ids.
+var nics = []string{
+	"-netdev", "hubport,id=net0,hubid=0", "-device", "e1000e,id=nic0,netdev=net0,mac=52:54:00:12:34:56,addr=4,romfile=",
+	"-netdev", "hubport,id=net1,hubid=0", "-device", "e1000e,id=nic1,netdev=net1,mac=52:54:00:12:34:57,addr=5,romfile=",
+	"-netdev", "hubport,id=net2,hubid=1", "-device", "e1000,id=old0,netdev=net2,mac=52:54:00:12:34:58,addr=6,romfile=",
+	"-netdev", "hubport,id=net3,hubid=1", "-device", "e1000,id=old1,netdev=net3,mac=52:54:00:12:34:59,addr=7,romfile=",
+	"-device", "edu,id=edu0,addr=8",
+	// A root port with nothing below it, and one with a NIC that can be unplugged.
+	"-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=9",
+	"-device", "pcie-root-port,id=port1,chassis=2,slot=2,addr=a",
+	"-netdev", "hubport,id=net4,hubid=2", "-device", "e1000e,id=hot0,netdev=net4,bus=port1,mac=52:54:00:12:34:5a,romfile=",
+	// Two NICs that share an IOMMU group, since they are behind one bridge to conventional PCI.
+	"-device", "pcie-pci-bridge,id=bridge0,addr=b",
+	"-netdev", "hubport,id=net5,hubid=3", "-device", "e1000,id=shared0,netdev=net5,bus=bridge0,mac=52:54:00:12:34:5b,addr=1,romfile=",
+	"-netdev", "hubport,id=net6,hubid=3", "-device", "e1000,id=shared1,netdev=net6,bus=bridge0,mac=52:54:00:12:34:5c,addr=2,romfile=",
+}
+
+// programs of this machine that the VM has.
+var programs = []string{"sh", "bash", "cat", "ls", "sleep", "grep", "sed", "awk", "head", "tail", "id", "env", "mkdir", "rm", "chmod", "chown", "dmesg", "ip", "mount", "umount", "kill"}
+
+// image is what VMs have beside init and the tests.
+func image(t *testing.T) *vm.Image {
+	t.Helper()
+	i := &vm.Image{}
+	for _, p := range programs {
+		if err := i.AddProgram(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range []string{"fusermount3"} {
+		if err := i.AddProgram(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i.AddFile("/usr/bin/ring3", ring3, 0o755)
+	return i
+}
+
+// noIOMMU is how the names of tests begin that want a VM without an IOMMU.
+const noIOMMU = "TestNoIOMMU"
+
+// TestVM runs the tests of package guest in a VM with an IOMMU; -run TestVM/NAME runs one.
+func TestVM(t *testing.T) {
+	vm.Need(t, "")
+	s := vm.Suite{
+		Package: "integration/guest",
+		Config:  vm.Config{Devices: nics, Image: image(t)},
+		Want:    func(name string) bool { return !strings.HasPrefix(name, noIOMMU) },
+	}
+	s.Run(t)
+}
+
+// TestVMNoIOMMU runs those that want a VM without one.
+func TestVMNoIOMMU(t *testing.T) {
+	vm.Need(t, "")
+	s := vm.Suite{
+		Package: "integration/guest",
+		Config:  vm.Config{Devices: nics, Image: image(t), NoIOMMU: true},
+		Want:    func(name string) bool { return strings.HasPrefix(name, noIOMMU) },
+	}
+	s.Run(t)
+}
