@@ -36,7 +36,7 @@ var layers = [][]string{
 	{"drivers/portbus"},
 	{"drivers"},
 	{"pktgen", "tpmdd", "rionet", "netdev/tap"},
-	{"internal/kernfs", "internal/instance", "internal/userns"},
+	{"internal/kernfs", "internal/instance", "internal/userns", "internal/hwbind"},
 	{"host"},
 	{"internal/bench"},
 	{"cmd", "examples"},
