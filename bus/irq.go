@@ -44,8 +44,13 @@ type IRQ struct {
 	line   int // of INTx
 	unmask func()
 	seen   func(n uint64) // of a wrapper: Observe
+	others bool           // something else signals the eventfd: WrapIRQ
 	once   sync.Once
 	err    error
+
+	divert sync.RWMutex // guards what follows; held for reading while to is written to
+	to     int          // instead of fd: Divert; -1: fd
+	closed bool
 }
 
 // NewIRQ makes a vector, for backends. unmask is called by Unmask and may be nil. The
@@ -72,13 +77,15 @@ func WrapIRQ(mode IRQMode, vector, fd int, unmask func()) (*IRQ, error) {
 	}
 	var b [8]byte
 	_, _ = unix.Read(fd, b[:])
-	return newIRQ(mode, vector, fd, unmask), nil
+	q := newIRQ(mode, vector, fd, unmask)
+	q.others = true
+	return q, nil
 }
 
 func newIRQ(mode IRQMode, vector, fd int, unmask func()) *IRQ {
 	return &IRQ{
 		file: os.NewFile(uintptr(fd), fmt.Sprintf("%s vector %d", mode, vector)),
-		fd:   fd, mode: mode, vector: vector, unmask: unmask,
+		fd:   fd, mode: mode, vector: vector, unmask: unmask, to: -1,
 	}
 }
 
@@ -161,7 +168,43 @@ func (q *IRQ) SignalN(n uint64) {
 	}
 	var b [8]byte
 	binary.NativeEndian.PutUint64(b[:], n)
+	q.divert.RLock()
+	defer q.divert.RUnlock()
+	if q.to >= 0 {
+		_, _ = unix.Write(q.to, b[:]) // full: it is signalled already
+		return
+	}
 	_, _ = q.file.Write(b[:])
+}
+
+// Divert is for servers of devices, before anybody waits: from now on what fires the vector
+// signals the eventfd fd, and nobody need carry it there. It says false, and changes nothing,
+// where something else signals the vector's own eventfd, or a wrapper observes it: then somebody
+// must wait, and pass on. It duplicates fd, which should not block.
+func (q *IRQ) Divert(fd int) bool {
+	if q.others || q.seen != nil {
+		return false
+	}
+	to, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	q.divert.Lock()
+	defer q.divert.Unlock()
+	if q.closed {
+		_ = unix.Close(to)
+		return true // nothing fires any more
+	}
+	if q.to >= 0 {
+		_ = unix.Close(q.to)
+	}
+	q.to = to
+	// What was signalled before.
+	var b [8]byte
+	if n, err := unix.Read(q.fd, b[:]); err == nil && n == len(b) {
+		_, _ = unix.Write(q.to, b[:])
+	}
+	return true
 }
 
 // Unmask lets a level-triggered line fire again; a handler calls it after it made the
@@ -177,6 +220,14 @@ func (q *IRQ) Unmask() {
 
 // Close closes the eventfd and wakes whoever waits. It is idempotent.
 func (q *IRQ) Close() error {
-	q.once.Do(func() { q.err = q.file.Close() })
+	q.once.Do(func() {
+		q.divert.Lock()
+		if q.to >= 0 {
+			_ = unix.Close(q.to)
+		}
+		q.to, q.closed = -1, true
+		q.divert.Unlock()
+		q.err = q.file.Close()
+	})
 	return q.err
 }

@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"os"
 	"slices"
@@ -48,6 +49,65 @@ func TestIRQCounts(t *testing.T) {
 		if got := m.String(); got != want {
 			t.Errorf("String = %s, want %s", got, want)
 		}
+	}
+}
+
+// A server of devices has a vector signal its client's eventfd.
+func TestIRQDivert(t *testing.T) {
+	bustest.NoLeaks(t)
+	eventfd := func() int {
+		fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return fd
+	}
+	count := func(fd int) (n uint64) {
+		var b [8]byte
+		if _, err := unix.Read(fd, b[:]); err == nil {
+			n = binary.NativeEndian.Uint64(b[:])
+		}
+		return n
+	}
+	q, first, second := newIRQ(t), eventfd(), eventfd()
+	q.SignalN(2)
+	if !q.Divert(first) {
+		t.Fatal("Divert = false, want true")
+	}
+	q.Signal()
+	if n := count(first); n != 3 {
+		t.Errorf("the eventfd was signalled %d times, want 3: two of them before", n)
+	}
+	if !q.Divert(second) {
+		t.Fatal("a second Divert = false, want true")
+	}
+	q.Signal()
+	if a, b := count(first), count(second); a != 0 || b != 1 {
+		t.Errorf("the eventfds were signalled %d and %d times, want 0 and 1", a, b)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if n, err := q.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Wait = %d, %v, want none", n, err)
+	}
+	if q.Divert(-1) {
+		t.Error("Divert to nothing = true")
+	}
+	_ = q.Close()
+	q.Signal()
+	if n := count(second); n != 0 || !q.Divert(first) {
+		t.Errorf("%d signals after Close", n)
+	}
+	w, err := bus.WrapIRQ(bus.MSI, 0, first, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	o := newIRQ(t)
+	o.Observe(func(uint64) {})
+	if w.Divert(second) || o.Divert(second) {
+		t.Error("Divert of a vector that others signal, or that is observed, = true")
 	}
 }
 
