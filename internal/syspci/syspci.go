@@ -6,7 +6,6 @@
 package syspci
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
@@ -55,36 +56,22 @@ func (r Root) Path(a pci.Addr, file ...string) string {
 	return filepath.Join(append([]string{string(r), "bus/pci/devices", a.String()}, file...)...)
 }
 
-// Function reads one function. Where there is none: bus.ErrGone.
+// Function reads one function. Where there is none, or it vanishes meanwhile: bus.ErrGone.
 func (r Root) Function(a pci.Addr) (*Function, error) {
-	f := &Function{Addr: a, Group: NoGroup, NUMA: -1}
-	if _, err := os.Stat(r.Path(a)); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: no such PCI function here; 'lspci -D' lists those there are: %w", a, bus.ErrGone)
-		}
-		return nil, fmt.Errorf("%s: looking for the function: %w", a, err)
+	f, err := r.function(a)
+	if err == nil {
+		return f, nil
 	}
-	for _, v := range []struct {
-		file string
-		bits int
-		put  func(uint64)
-	}{
-		{"vendor", 16, func(v uint64) { f.ID.Vendor = uint16(v) }},
-		{"device", 16, func(v uint64) { f.ID.Device = uint16(v) }},
-		{"subsystem_vendor", 16, func(v uint64) { f.ID.SubVendor = uint16(v) }},
-		{"subsystem_device", 16, func(v uint64) { f.ID.SubDevice = uint16(v) }},
-		{"class", 24, func(v uint64) { f.ID.Class = uint32(v) }},
-		{"revision", 8, func(v uint64) { f.ID.Revision = uint8(v) }},
-	} {
-		s, err := r.text(a, v.file)
-		if err != nil {
-			return nil, err
-		}
-		n, err := strconv.ParseUint(s, 0, v.bits)
-		if err != nil {
-			return nil, fmt.Errorf("%s: reading %s: %q: want a number of %d bits: %w", a, v.file, s, v.bits, bus.ErrProtocol)
-		}
-		v.put(n)
+	if _, there := os.Stat(r.Path(a)); errors.Is(there, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil, fmt.Errorf("%s: no such PCI function here; 'lspci -D' lists those there are: %w", a, bus.ErrGone)
+	}
+	return nil, err
+}
+
+func (r Root) function(a pci.Addr) (*Function, error) {
+	f := &Function{Addr: a, Group: NoGroup, NUMA: -1}
+	if err := r.identify(f); err != nil {
+		return nil, err
 	}
 	const bridgeClass = 0x0604 // base class and subclass of a PCI-to-PCI bridge
 	f.Bridge = f.ID.Class>>8 == bridgeClass
@@ -114,6 +101,33 @@ func (r Root) Function(a pci.Addr) (*Function, error) {
 	return f, nil
 }
 
+// identify reads what makes up a function's ID.
+func (r Root) identify(f *Function) error {
+	for _, v := range []struct {
+		file string
+		bits int
+		put  func(uint64)
+	}{
+		{"vendor", 16, func(v uint64) { f.ID.Vendor = uint16(v) }},
+		{"device", 16, func(v uint64) { f.ID.Device = uint16(v) }},
+		{"subsystem_vendor", 16, func(v uint64) { f.ID.SubVendor = uint16(v) }},
+		{"subsystem_device", 16, func(v uint64) { f.ID.SubDevice = uint16(v) }},
+		{"class", 24, func(v uint64) { f.ID.Class = uint32(v) }},
+		{"revision", 8, func(v uint64) { f.ID.Revision = uint8(v) }},
+	} {
+		s, err := r.text(f.Addr, v.file)
+		if err != nil {
+			return err
+		}
+		n, err := strconv.ParseUint(s, 0, v.bits)
+		if err != nil {
+			return fmt.Errorf("%s: reading %s: %q: want a number of %d bits: %w", f.Addr, v.file, s, v.bits, bus.ErrProtocol)
+		}
+		v.put(n)
+	}
+	return nil
+}
+
 // Functions reads all functions, in the order of their addresses. Those that vanish
 // meanwhile are left out.
 func (r Root) Functions() ([]*Function, error) {
@@ -131,7 +145,7 @@ func (r Root) Functions() ([]*Function, error) {
 			continue
 		}
 		f, err := r.Function(a)
-		if errors.Is(err, bus.ErrGone) || errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, bus.ErrGone) {
 			continue
 		}
 		if err != nil {
@@ -139,7 +153,12 @@ func (r Root) Functions() ([]*Function, error) {
 		}
 		out = append(out, f)
 	}
-	slices.SortFunc(out, func(a, b *Function) int {
+	sortByAddr(out)
+	return out, nil
+}
+
+func sortByAddr(f []*Function) {
+	slices.SortFunc(f, func(a, b *Function) int {
 		switch {
 		case a.Addr.Less(b.Addr):
 			return -1
@@ -148,10 +167,10 @@ func (r Root) Functions() ([]*Function, error) {
 		}
 		return 0
 	})
-	return out, nil
 }
 
-// Members reads the functions of an IOMMU group, in the order of their addresses.
+// Members reads the functions of an IOMMU group, in the order of their addresses. Those that
+// vanish meanwhile are left out.
 func (r Root) Members(group int) ([]*Function, error) {
 	dir := filepath.Join(string(r), "kernel/iommu_groups", strconv.Itoa(group), "devices")
 	entries, err := os.ReadDir(dir)
@@ -165,13 +184,26 @@ func (r Root) Members(group int) ([]*Function, error) {
 			continue // a platform device
 		}
 		f, err := r.Function(a)
+		if errors.Is(err, bus.ErrGone) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, f)
 	}
-	slices.SortFunc(out, func(a, b *Function) int { return cmp.Compare(a.Addr.String(), b.Addr.String()) })
+	sortByAddr(out)
 	return out, nil
+}
+
+// GroupType is how the kernel uses an IOMMU group by itself: "DMA" and "DMA-FQ" translate,
+// "identity" does not.
+func (r Root) GroupType(group int) (string, error) {
+	b, err := os.ReadFile(filepath.Join(string(r), "kernel/iommu_groups", strconv.Itoa(group), "type"))
+	if err != nil {
+		return "", fmt.Errorf("reading the type of IOMMU group %d: %w", group, err)
+	}
+	return strings.TrimSuffix(string(b), "\n"), nil
 }
 
 // text is a small file without its last newline.
