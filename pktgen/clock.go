@@ -23,9 +23,11 @@ var clockBase, clockAt = func() (int64, time.Time) {
 // mono is CLOCK_MONOTONIC in nanoseconds.
 func mono() int64 { return clockBase + int64(time.Since(clockAt)) }
 
-// wallOffset is what to add to mono for the time of day. Reading both clocks costs twice
-// what one does, so it is asked for once a turn, not once a packet.
+// wallOffset is what to add to mono for the time of day, asked for every wallTime: a clock that is
+// set meanwhile shows in packets that much later.
 func wallOffset() int64 { return time.Now().UnixNano() - mono() }
+
+const wallTime = 10_000_000 // ns
 
 // pin ties the calling thread, which is the goroutine's own, to one CPU and names it. A CPU
 // that is not to be had, or a missing /proc, costs the pinning or the name, not the thread.

@@ -132,7 +132,8 @@ type device struct {
 	built   bool       // there was a packet in this run
 	chunk   int        // frames a burst
 	nextTx  int64      // when the next burst is due
-	wall    int64      // the time of day less CLOCK_MONOTONIC
+	wall    int64      // the time of day less CLOCK_MONOTONIC,
+	wallAt  int64      // as it was then
 	failure string     // why the run cannot go on
 }
 

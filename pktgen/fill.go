@@ -13,8 +13,7 @@ func (d *device) fill(bufs []*dma.Buf, seq uint32) {
 	}
 	var ts uint64
 	if d.flags&flagNO_TIMESTAMP == 0 {
-		us := uint64(d.wall+mono()) / 1000
-		ts = us/1e6<<32 | us%1e6
+		ts = d.stamp()
 	}
 	t := &d.tmpl
 	switch {
@@ -28,6 +27,18 @@ func (d *device) fill(bufs []*dma.Buf, seq uint32) {
 		d.ipID = t.fill4(bufs, seq, d.ipID, ts)
 	}
 	d.built = true
+}
+
+// stamp is the time of day as packets carry it: seconds and microseconds. Where the kernel's
+// clock is no counter that programs can read, each reading is a system call of some
+// microseconds, so there is only one for a burst.
+func (d *device) stamp() uint64 {
+	now := mono()
+	if now-d.wallAt > wallTime {
+		d.wall, d.wallAt = wallOffset(), now
+	}
+	us := uint64(d.wall+now) / 1000
+	return us/1e6<<32 | us%1e6
 }
 
 // fill4 is the loop for IPv4 where only sequence number, time and identification change.

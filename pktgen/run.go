@@ -38,6 +38,7 @@ func (d *device) begin() {
 	d.nflows = 0
 	d.clearCounters()
 	d.started = mono()
+	d.wall, d.wallAt = wallOffset(), d.started
 	d.nextTx = d.started
 	d.result = "Starting"
 	d.failure = ""
@@ -118,7 +119,7 @@ const (
 )
 
 // turn sends one burst, or several small ones. due is when to come back, for waiting.
-func (d *device) turn(now int64) (_ progress, due int64) {
+func (d *device) turn() (_ progress, due int64) {
 	if d.gone() || !d.nd.Link().Up {
 		return finished, 0
 	}
@@ -134,7 +135,7 @@ func (d *device) turn(now int64) (_ progress, due int64) {
 		return waiting, never
 	}
 	if d.delay != 0 && len(d.pending) == 0 {
-		if now < d.nextTx {
+		if mono() < d.nextTx {
 			return waiting, d.nextTx
 		}
 		d.nextTx = addTime(d.nextTx, d.delay)
@@ -153,7 +154,6 @@ func (d *device) turn(now int64) (_ progress, due int64) {
 		d.failure = err.Error()
 		return finished, 0
 	}
-	d.wall = wallOffset()
 	return d.send(p), 0
 }
 

@@ -151,11 +151,10 @@ func (t *thread) remove(d *device) {
 
 // round gives every running device its turn, and waits where none could do anything.
 func (t *thread) round() {
-	now := mono()
 	busy, due := false, int64(never)
 	for i := 0; i < len(t.run); {
 		d := t.run[i]
-		p, at := d.turn(now)
+		p, at := d.turn()
 		d.waits = p == waiting && at != never || p == full
 		switch p {
 		case finished:
@@ -176,10 +175,10 @@ func (t *thread) round() {
 	case busy || len(t.run) == 0:
 		t.stall = 0
 	case due == 0:
-		t.backOff(now)
+		t.backOff()
 	default:
 		t.stall = 0
-		t.sleep(now, due)
+		t.sleep(due)
 	}
 }
 
@@ -192,10 +191,11 @@ const (
 )
 
 // backOff waits because every queue is full.
-func (t *thread) backOff(now int64) {
+func (t *thread) backOff() {
 	if t.stall++; t.stall <= spinTurns {
 		return
 	}
+	now := mono()
 	nap(min(minNap*int64(t.stall-spinTurns), maxNap))
 	t.idle(now)
 }
@@ -207,7 +207,8 @@ const (
 )
 
 // sleep waits until a packet is due.
-func (t *thread) sleep(now, due int64) {
+func (t *thread) sleep(due int64) {
+	now := mono()
 	wait := due - now
 	switch {
 	case wait < spinTime:
