@@ -167,6 +167,13 @@ func QMP(t testing.TB, cmd string, args map[string]any) json.RawMessage {
 	return result
 }
 
+// AskHost asks the host for what integration/vm_test.go has in Config.Host under that name.
+// result may be nil.
+func AskHost(t testing.TB, name string, args, result any) {
+	t.Helper()
+	ask(t, wire.OpHost+name, args, result)
+}
+
 // Plug adds a device to the VM: Plug(t, "e1000e", "id=hot1", "bus=port0", "netdev=net4").
 func Plug(t testing.TB, model string, props ...string) {
 	t.Helper()

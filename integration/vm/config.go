@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"encoding/json"
 	"io"
 	"maps"
 	"slices"
@@ -19,6 +20,10 @@ type Config struct {
 	Load     []string // that init loads
 	Image    *Image   // what the VM has beside init and modules
 	Console  io.Writer
+
+	// Host is what tests in the VM may ask of the host beside what every VM offers, by name
+	// (guest.AskHost). The result is sent as JSON.
+	Host map[string]func(args json.RawMessage) (any, error)
 }
 
 // builtIn are modules that every VM has, and loads.

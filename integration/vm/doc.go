@@ -33,7 +33,7 @@
 // whose name begins with TestNoIOMMU runs, as nobody, in a second VM without an IOMMU.
 // Nobody's tests have what only root may do done by init: Bind, Modprobe, ReadRoot, WriteRoot,
 // RunRoot, Memlock, KernelLog; and what only the host can by the host: QMP, Plug, Unplug,
-// WaitUnplugged, Capture. They speak over a socket that no program inherits that a test starts.
+// WaitUnplugged, Capture, and what integration/vm_test.go has in Config.Host (AskHost). They speak over a socket that no program inherits that a test starts.
 // Whatever Bind bound is given back when the process has ended, however it did.
 //
 // The program under test is /usr/bin/ring3. What else the VM has is in integration/vm_test.go:

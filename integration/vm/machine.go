@@ -3,6 +3,7 @@ package vm
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -44,6 +45,8 @@ type Machine struct {
 	ended error // why nothing comes any more
 
 	captures map[string]string // of a netdev: its file
+
+	host map[string]func(json.RawMessage) (any, error) // Config.Host
 }
 
 // Start boots a VM and waits until its init is ready.
@@ -56,7 +59,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{dir: dir, exited: make(chan struct{}), console: &console{also: c.Console}, runs: map[int]chan wire.Message{}, captures: map[string]string{}}
+	m := &Machine{dir: dir, exited: make(chan struct{}), console: &console{also: c.Console}, runs: map[int]chan wire.Message{}, captures: map[string]string{}, host: c.Host}
 	if err := m.boot(ctx, c); err != nil {
 		m.Close()
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/ring3dev/ring3/integration/vm/wire"
@@ -117,6 +118,9 @@ func (m *Machine) do(a *wire.Ask) (any, error) {
 			return nil, err
 		}
 		return m.qmp.execute(q.Execute, q.Arguments)
+	}
+	if f := m.host[strings.TrimPrefix(a.Op, wire.OpHost)]; f != nil {
+		return f(a.Args)
 	}
 	var id string
 	if err := json.Unmarshal(a.Args, &id); err != nil {
