@@ -122,12 +122,22 @@ func (u *up) handlers() instance.Handlers {
 }
 
 func (a *app) lsCmd() *cobra.Command {
+	var hw bool
 	c := &cobra.Command{
 		Use:   "ls",
-		Short: "List the devices of running instances, and why they are as they are",
-		Args:  usageArgs(cobra.NoArgs),
-		RunE:  func(c *cobra.Command, _ []string) error { return a.ls(c.Context()) },
+		Short: "List the devices of a running instance, or the machine's PCI functions, and why they are as they are",
+		Long: `List the devices of a running instance. Functions of this machine that were given to drivers
+in user space (ring3 bind) follow; --hw lists all that it has: IOMMU group and its members, driver,
+who may open it, and why not.`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if hw {
+				return a.hardware()
+			}
+			return a.ls(c.Context())
+		},
 	}
+	c.Flags().BoolVar(&hw, "hw", false, "the PCI functions of this machine")
 	a.instanceFlag(c, "only this instance")
 	return c
 }
@@ -138,6 +148,11 @@ func (a *app) ls(ctx context.Context) error {
 	switch {
 	case errors.Is(err, instance.ErrNone) && a.json:
 		return a.printJSON(devices)
+	case errors.Is(err, instance.ErrNone) && a.name == "":
+		if bound := a.boundHardware(); len(bound) > 0 {
+			return printHardware(a.stdout, bound)
+		}
+		return err
 	case err != nil:
 		return err
 	}
@@ -161,7 +176,14 @@ func (a *app) ls(ctx context.Context) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Instance, d.Name, d.Driver, dash(d.Model), d.Address, d.Backend,
 			dash(d.MAC), dash(d.Link), dash(d.Wire), dash(d.Tap), dash(d.IRQ), state)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil || a.name != "" {
+		return err
+	}
+	if bound := a.boundHardware(); len(bound) > 0 {
+		fmt.Fprintln(a.stdout)
+		return printHardware(a.stdout, bound)
+	}
+	return nil
 }
 
 func dash(s string) string {

@@ -65,7 +65,7 @@ var foreign = []struct {
 	{"github.com/expr-lang/expr", []string{"bus/trace/tracefile"}, false},
 	{"github.com/spf13/cobra", []string{"host", "cmd"}, false},
 	{"github.com/vishvananda", []string{"netdev/tap", "internal/bench"}, true},
-	{"github.com/u-root", []string{"integration/vm"}, false},
+	{"github.com/u-root", []string{"integration/vm", "internal/hwbind"}, false},
 }
 
 // unsafeDirs are where unsafe may stand, in files named *_unsafe.go or *_unsafe_test.go.

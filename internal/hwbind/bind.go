@@ -100,7 +100,7 @@ func (m *Machine) mayBind(p *Plan, t *target, r Request) error {
 // mayVFIO refuses what vfio-pci, or later the kernel's VFIO, would.
 func (m *Machine) mayVFIO(p *Plan, f *syspci.Function, r Request) error {
 	if f.Bridge {
-		return fmt.Errorf("%s: binding: it is a bridge (class %06x), which %s refuses; --driver %s takes it: %w", f.Addr, f.ID.Class, VFIO, UIO, bus.ErrNotSupported)
+		return fmt.Errorf("%s: binding: %s takes no bridges, and it is one: %w; --driver %s takes it", f.Addr, VFIO, bus.ErrNotSupported, UIO)
 	}
 	g, err := m.group(f)
 	if err != nil {
@@ -110,7 +110,7 @@ func (m *Machine) mayVFIO(p *Plan, f *syspci.Function, r Request) error {
 		if m.noIOMMU() {
 			return nil // the administrator asked for it
 		}
-		return fmt.Errorf("%s: binding: no IOMMU is in use for it: %s; or --driver %s, without protection: %w", f.Addr, m.IOMMURemedy(), UIO, bus.ErrNoIOMMU)
+		return fmt.Errorf("%s: binding: %w: %s; or --driver %s, without protection", f.Addr, bus.ErrNoIOMMU, m.IOMMURemedy(), UIO)
 	}
 	var left []string
 	all := slices.Clone(r.Addrs)

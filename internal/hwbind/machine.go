@@ -208,7 +208,7 @@ func (m *Machine) HasIOMMU() bool {
 	return len(names(filepath.Join(string(m.Sys), "kernel/iommu_groups"))) > 0
 }
 
-// IOMMURemedy is how an IOMMU is switched on here, in words that follow "no IOMMU is in use: ".
+// IOMMURemedy is how an IOMMU is switched on here.
 func (m *Machine) IOMMURemedy() string {
 	const setup = "switch it on in the machine's setup"
 	cpu := text(m.Proc, "cpuinfo")

@@ -15,6 +15,8 @@ type Status struct {
 	Address string   `json:"address"`
 	ID      string   `json:"id"`    // vendor:device
 	Class   string   `json:"class"` // six hexadecimal digits
+	Kind    string   `json:"kind"`  // what that is: "Ethernet controller"
+	Name    string   `json:"name"`  // vendor and device
 	Driver  string   `json:"driver"`
 	Bridge  bool     `json:"bridge,omitempty"`
 	Group   int      `json:"group"`            // IOMMU group, -1 for none
@@ -38,6 +40,7 @@ func (m *Machine) Status() ([]Status, error) {
 	for _, f := range list {
 		s := Status{Address: f.Addr.String(), ID: f.ID.String(), Class: fmt.Sprintf("%06x", f.ID.Class), Driver: f.Driver, Bridge: f.Bridge,
 			Group: f.Group, Members: []string{f.Addr.String()}, Nodes: m.Nodes(f), Uses: m.Uses(f), f: f}
+		s.Kind, s.Name = Names(f.ID)
 		g, err := m.group(f)
 		if err == nil && g != nil {
 			s.Members = nil

@@ -51,6 +51,9 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s: usable %v, %q, want %v, %q", s.Address, s.Usable, s.Why, w.usable, w.why)
 		}
 	}
+	if s := list[0]; s.Kind != "Ethernet controller" || s.Name != "Intel Corporation 82574L Gigabit Network Connection" || s.Class != "020000" {
+		t.Errorf("class %s, %q, name %q", s.Class, s.Kind, s.Name)
+	}
 	if got := list[3].Members; len(got) != 2 || got[1] != "0000:00:06.1" {
 		t.Errorf("members of group 6: %q", got)
 	}
