@@ -19,11 +19,13 @@ import (
 // not do the work.
 //
 // The goroutine takes no thread while it waits, until somebody pins it with
-// SetAffinity.
+// SetAffinity. Under a real-time policy (IRQ.SetPolicy) it has a thread of its own from the beginning, which waits in
+// the kernel, pinned to one CPU.
 type Handler struct {
 	irq  *IRQ
 	name string
 	fn   func(n uint64)
+	wait func() (uint64, error)
 	done chan struct{}
 
 	counts []atomic.Uint64 // by CPU
@@ -42,7 +44,18 @@ func Handle(q *IRQ, name string, fn func(n uint64)) *Handler {
 		cpus = cpuset.Max(online) + 1
 	}
 	h := &Handler{irq: q, name: name, fn: fn, done: make(chan struct{}), counts: make([]atomic.Uint64, cpus)}
-	go h.loop(0)
+	h.wait = func() (uint64, error) { return q.Wait(context.Background()) }
+	if q.policy == nil {
+		go h.loop(0)
+		return h
+	}
+	if w, err := newThreadWait(q); err == nil {
+		h.wait = w.wait // otherwise it is closed, and Wait says so
+	}
+	cpu := q.policy.Next()
+	set := cpuset.Of(cpu)
+	h.affinity, h.pinned = &set, true
+	q.policy.GoOn(cpu, "irq/"+name, func() { h.loop(0) })
 	return h
 }
 
@@ -119,7 +132,7 @@ func (h *Handler) loop(n uint64) {
 	for {
 		if n == 0 {
 			var err error
-			if n, err = h.irq.Wait(context.Background()); err != nil {
+			if n, err = h.wait(); err != nil {
 				close(h.done)
 				return
 			}

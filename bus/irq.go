@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/rt"
 )
 
 // IRQMode is a way of interrupting.
@@ -51,6 +53,9 @@ type IRQ struct {
 	divert sync.RWMutex // guards what follows; held for reading while to is written to
 	to     int          // instead of fd: Divert; -1: fd
 	closed bool
+
+	policy *rt.Policy // of its handler's thread; nil: it has none
+	thread stopper    // ends the wait of such a thread
 }
 
 // NewIRQ makes a vector, for backends. unmask is called by Unmask and may be nil. The
@@ -227,7 +232,8 @@ func (q *IRQ) Close() error {
 		}
 		q.to, q.closed = -1, true
 		q.divert.Unlock()
-		q.err = q.file.Close()
+		q.thread.stop()
+		q.err = errors.Join(q.file.Close(), q.thread.close()) // the first returns when nobody waits any more
 	})
 	return q.err
 }
