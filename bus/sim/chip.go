@@ -56,8 +56,10 @@ type slot interface {
 	// writeMem copies p to memory, before any later store or interrupt. False: nothing written.
 	writeMem(a bus.IOVA, p []byte) bool
 	// mem is n bytes of memory at a itself, nil where readMem fails: for reading without
-	// a copy. What the driver polls is written with store64.
+	// a copy. What the driver polls is written with store64. Memory of another process may be a
+	// copy all the same: a chip that writes to it says so with wrote.
 	mem(a bus.IOVA, n int) []byte
+	wrote(a bus.IOVA, b []byte)
 	// store64 and store32 write one aligned little-endian word at once, after all writes before it:
 	// what a driver polls.
 	store64(a bus.IOVA, v uint64) bool

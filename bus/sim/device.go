@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"sync"
@@ -159,6 +160,11 @@ func (d *device) Reset(ctx context.Context) error {
 	if !d.hdr.flr {
 		return d.errorf("the model has no function reset: %w", bus.ErrNotSupported)
 	}
+	return d.powerOn()
+}
+
+// powerOn is a reset that keeps what config space says.
+func (d *device) powerOn() error {
 	d.m.lock()
 	defer d.m.unlock()
 	if err := d.errLocked(); err != nil {
@@ -215,11 +221,11 @@ const (
 	dmaWrite = bus.ToDevice
 )
 
-// at is memory for DMA, nil where there is none for this device.
-func (d *device) at(a bus.IOVA, n int, kind bus.Direction) []byte {
+// reach is the memory that DMA of n bytes at a goes to, nil where there is none for this device.
+func (d *device) reach(a bus.IOVA, n int, kind bus.Direction) *piece {
 	if d.space.b[pci.CfgCommand]&byte(pci.CmdMaster) != 0 && !d.gone {
-		if b, dir := d.memory.find(a, n); b != nil && dir != kind {
-			return b
+		if x := d.memory.find(a, n); x != nil && x.dir != kind {
+			return x
 		}
 	}
 	d.astray(a, n, kind)
@@ -236,15 +242,15 @@ func (d *device) astray(a bus.IOVA, n int, kind bus.Direction) {
 	if kind == dmaWrite {
 		what = "write"
 	}
-	b, _ := d.memory.find(a, n)
+	x := d.memory.find(a, n)
 	switch {
 	case d.gone:
 		why = "the device is gone"
 	case d.space.command()&pci.CmdMaster == 0:
 		why = "bus mastering is off"
-	case b != nil && kind == dmaWrite:
+	case x != nil && kind == dmaWrite:
 		why = "that memory is for the device to read only"
-	case b != nil:
+	case x != nil:
 		why = "that memory is for the device to write only"
 	}
 	d.fault(fmt.Sprintf("%s of %d bytes at %#x: %s", what, n, uint64(a), why))
@@ -265,48 +271,92 @@ func (d *device) fault(what string) {
 	m.log.Warn(err.Error())
 }
 
+// unanswered is DMA to memory that is elsewhere, and nobody answered: it counts as stray.
+func (d *device) unanswered(a bus.IOVA, n int) {
+	d.fault(fmt.Sprintf("%d bytes at %#x: the memory is elsewhere, and nobody answers for it", n, uint64(a)))
+}
+
 func (d *device) readMem(a bus.IOVA, p []byte) bool {
-	b := d.at(a, len(p), dmaRead)
-	if b == nil {
-		for i := range p {
-			p[i] = 0xff
-		}
-		return false
+	x := d.reach(a, len(p), dmaRead)
+	if x != nil && x.read(a, p) {
+		return true
 	}
-	copy(p, b)
-	return true
+	if x != nil {
+		d.unanswered(a, len(p))
+	}
+	for i := range p {
+		p[i] = 0xff
+	}
+	return false
 }
 
 func (d *device) writeMem(a bus.IOVA, p []byte) bool {
-	b := d.at(a, len(p), dmaWrite)
-	copy(b, p)
-	return b != nil
-}
-
-func (d *device) mem(a bus.IOVA, n int) []byte { return d.at(a, n, dmaRead) }
-
-func (d *device) store64(a bus.IOVA, v uint64) bool {
-	b := d.at(a, 8, dmaWrite)
-	if b == nil || a&7 != 0 {
+	x := d.reach(a, len(p), dmaWrite)
+	if x != nil && !x.write(a, p) {
+		d.unanswered(a, len(p))
 		return false
 	}
-	dma.Store64(b, 0, v)
-	return true
+	return x != nil
+}
+
+func (d *device) mem(a bus.IOVA, n int) []byte {
+	x := d.reach(a, n, dmaRead)
+	if x == nil {
+		return nil
+	}
+	if b := x.slice(a, n); b != nil {
+		return b
+	}
+	b := make([]byte, n)
+	if !x.read(a, b) {
+		d.unanswered(a, n)
+		return nil
+	}
+	return b
+}
+
+func (d *device) wrote(a bus.IOVA, b []byte) {
+	if x := d.memory.find(a, len(b)); x == nil || x.b != nil {
+		return // it was the memory itself
+	}
+	d.writeMem(a, b)
+}
+
+func (d *device) store64(a bus.IOVA, v uint64) bool {
+	x := d.reach(a, 8, dmaWrite)
+	if x == nil || a&7 != 0 {
+		return false
+	}
+	if b := x.slice(a, 8); b != nil {
+		dma.Store64(b, 0, v)
+		return true
+	}
+	return x.write(a, binary.LittleEndian.AppendUint64(nil, v))
 }
 
 func (d *device) store32(a bus.IOVA, v uint32) bool {
-	b := d.at(a, 4, dmaWrite)
-	if b == nil || a&3 != 0 {
+	x := d.reach(a, 4, dmaWrite)
+	if x == nil || a&3 != 0 {
 		return false
 	}
-	dma.Store32(b, 0, v)
-	return true
+	if b := x.slice(a, 4); b != nil {
+		dma.Store32(b, 0, v)
+		return true
+	}
+	return x.write(a, binary.LittleEndian.AppendUint32(nil, v))
 }
 
 func (d *device) load64(a bus.IOVA) (uint64, bool) {
-	b := d.at(a, 8, dmaRead)
-	if b == nil || a&7 != 0 {
+	x := d.reach(a, 8, dmaRead)
+	if x == nil || a&7 != 0 {
 		return ^uint64(0), false
 	}
-	return dma.Load64(b, 0), true
+	if b := x.slice(a, 8); b != nil {
+		return dma.Load64(b, 0), true
+	}
+	var b [8]byte
+	if !x.read(a, b[:]) {
+		return ^uint64(0), false
+	}
+	return binary.LittleEndian.Uint64(b[:]), true
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
-	"github.com/ring3dev/ring3/bus/dma"
 )
 
 // e1TxBuf holds the longest frame there can be: a header and a segment, both as long as their
@@ -113,7 +112,7 @@ func (c *e1000) transmitQueue(q int) {
 		addr, cmd := binary.LittleEndian.Uint64(d), binary.LittleEndian.Uint64(d[8:])
 		c.descriptor(&c.tx.q[q], bus.IOVA(addr), cmd)
 		if cmd&e1TxRS != 0 {
-			dma.Store32(d, 12, uint32(cmd>>32|e1TxDD>>32))
+			c.s.store32(r.base+bus.IOVA(r.head*16)+12, uint32(cmd>>32|e1TxDD>>32))
 			reports, ide = true, ide && cmd&e1TxIDE != 0
 		}
 		if r.head++; r.head == r.size {

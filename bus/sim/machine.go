@@ -228,6 +228,19 @@ func (m *Machine) Unplug(name string) error {
 	return nil
 }
 
+// Reset is power-on reset of a device, whether or not its function has a reset of its own: its
+// registers are as at the start, its config space as it was.
+func (m *Machine) Reset(ctx context.Context, name string) error {
+	d, err := m.named(name)
+	if err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return d.errorf("power-on reset: %w", ctx.Err())
+	}
+	return d.powerOn()
+}
+
 // Done is closed when the machine was closed.
 func (m *Machine) Done() <-chan struct{} { return m.done }
 

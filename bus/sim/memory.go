@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"sync"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/internal/iova"
@@ -40,6 +41,7 @@ type piece struct {
 	base, end uint64
 	dir       bus.Direction
 	b         []byte
+	mem       bus.WindowMemory // where b is nil: it is elsewhere, and copied from and to
 }
 
 // pieces are a device's, sorted. It looks first where it found something last: a device goes
@@ -49,8 +51,8 @@ type pieces struct {
 	hit [2]int
 }
 
-// find is the n bytes at a and who may write them, nil where they are not all of one piece.
-func (p *pieces) find(a bus.IOVA, n int) ([]byte, bus.Direction) {
+// find is the piece that the n bytes at a are of, nil where they are not all of one.
+func (p *pieces) find(a bus.IOVA, n int) *piece {
 	at := uint64(a)
 	for k, i := range p.hit {
 		if i < len(p.all) {
@@ -58,7 +60,7 @@ func (p *pieces) find(a bus.IOVA, n int) ([]byte, bus.Direction) {
 				if k != 0 {
 					p.hit[0], p.hit[1] = i, p.hit[0]
 				}
-				return x.slice(at, n), x.dir
+				return x.holding(at, n)
 			}
 		}
 	}
@@ -71,18 +73,52 @@ func (p *pieces) find(a bus.IOVA, n int) ([]byte, bus.Direction) {
 		}
 	}
 	if lo == len(p.all) || at < p.all[lo].base {
-		return nil, 0
+		return nil
 	}
 	p.hit[0], p.hit[1] = lo, p.hit[0]
-	return p.all[lo].slice(at, n), p.all[lo].dir
+	return p.all[lo].holding(at, n)
 }
 
-func (x *piece) slice(at uint64, n int) []byte {
+// holding is x, which begins at or before at, if it has n bytes there.
+func (x *piece) holding(at uint64, n int) *piece {
 	if n < 0 || uint64(n) > x.end-at {
 		return nil
 	}
-	o := int(at - x.base)
+	return x
+}
+
+// slice is the n bytes at a, which the piece holds; nil where it is elsewhere.
+func (x *piece) slice(a bus.IOVA, n int) []byte {
+	if x.b == nil {
+		return nil
+	}
+	o := int(uint64(a) - x.base)
 	return x.b[o : o+n : o+n]
+}
+
+// read copies from the piece, and write to it. False: it is elsewhere, and whoever has it did not
+// answer.
+func (x *piece) read(a bus.IOVA, p []byte) bool {
+	if b := x.slice(a, len(p)); b != nil {
+		copy(p, b)
+		return true
+	}
+	_, err := x.mem.ReadAt(p, int64(uint64(a)-x.base))
+	return err == nil
+}
+
+func (x *piece) write(a bus.IOVA, p []byte) bool {
+	if b := x.slice(a, len(p)); b != nil {
+		copy(b, p)
+		return true
+	}
+	_, err := x.mem.WriteAt(p, int64(uint64(a)-x.base))
+	return err == nil
+}
+
+// overlaps says whether a device has memory in [base, end).
+func (p *pieces) overlaps(base, end uint64) bool {
+	return slices.ContainsFunc(p.all, func(x piece) bool { return x.base < end && base < x.end })
 }
 
 func (p *pieces) add(x piece) {
@@ -164,12 +200,16 @@ func (a dmaOf) add(step string, q bus.DMARequest, b []byte, pages uint64) (*bus.
 		return nil, a.full(step, q)
 	}
 	v, ok := m.iovas.Take(q, 0, iova.None)
+	if ok && d.memory.overlaps(v.Base, v.Base+pages) { // with what was placed
+		m.iovas.Put(v)
+		ok = false
+	}
 	if !ok {
 		return nil, a.full(step, q)
 	}
 	at := v.Base
 	m.dmaBytes += pages
-	d.memory.add(piece{at, at + uint64(q.Size), q.Dir, b[:q.Size:q.Size]})
+	d.memory.add(piece{base: at, end: at + uint64(q.Size), dir: q.Dir, b: b[:q.Size:q.Size]})
 	return bus.NewMemory(b[:q.Size:q.Size], bus.IOVA(at), func() {
 		m.lock()
 		defer m.unlock()
@@ -182,6 +222,29 @@ func (a dmaOf) add(step string, q bus.DMARequest, b []byte, pages uint64) (*bus.
 // who begins an error.
 func (a dmaOf) who(step string) string {
 	return a.d.Address() + " " + a.d.spec.Name + ": " + step
+}
+
+// Place lets the device reach memory of another process; bus.Placer.
+func (a dmaOf) Place(w bus.Window) (release func(), err error) {
+	d, m := a.d, a.d.m
+	base, end := uint64(w.IOVA), uint64(w.IOVA)+w.Size
+	if w.Size == 0 || end < base || w.Bytes == nil && w.Mem == nil || w.Bytes != nil && uint64(len(w.Bytes)) != w.Size {
+		return nil, d.errorf("placing DMA memory: %d bytes at %#x, of which %d are mapped: %w", w.Size, base, len(w.Bytes), bus.ErrNotSupported)
+	}
+	m.lock()
+	defer m.unlock()
+	if err := d.errLocked(); err != nil {
+		return nil, stepError("placing", err)
+	}
+	if d.memory.overlaps(base, end) {
+		return nil, d.errorf("placing DMA memory: %d bytes at %#x: the device has memory there: %w", w.Size, base, bus.ErrBusy)
+	}
+	d.memory.add(piece{base, end, w.Dir, w.Bytes, w.Mem})
+	return sync.OnceFunc(func() {
+		m.lock()
+		defer m.unlock()
+		d.memory.remove(base)
+	}), nil
 }
 
 func stepError(step string, err error) error {

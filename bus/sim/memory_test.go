@@ -40,7 +40,7 @@ func TestAlloc(t *testing.T) {
 				at := x.IOVA
 				x.Free()
 				delete(live, x)
-				if b, _ := d.memory.find(at, 1); b != nil {
+				if d.memory.find(at, 1) != nil {
 					t.Fatalf("the device finds memory at %#x, which was freed", at)
 				}
 				break
@@ -73,15 +73,15 @@ func TestAlloc(t *testing.T) {
 		live[x] = true
 		for y := range live {
 			end := y.IOVA + bus.IOVA(len(y.Bytes))
-			b, _ := d.memory.find(y.IOVA, len(y.Bytes))
-			if len(b) != len(y.Bytes) || &b[0] != &y.Bytes[0] {
+			x := d.memory.find(y.IOVA, len(y.Bytes))
+			if x == nil || &x.slice(y.IOVA, len(y.Bytes))[0] != &y.Bytes[0] {
 				t.Fatalf("the device does not find the memory at %#x", y.IOVA)
 			}
 			for _, beside := range []struct {
 				at bus.IOVA
 				n  int
 			}{{end, 1}, {end - 1, 2}, {y.IOVA - 1, 2}, {y.IOVA, -1}} {
-				if b, _ := d.memory.find(beside.at, beside.n); b != nil {
+				if d.memory.find(beside.at, beside.n) != nil {
 					t.Fatalf("the device finds %d bytes at %#x, beside the memory at %#x", beside.n, beside.at, y.IOVA)
 				}
 			}
@@ -110,7 +110,7 @@ func TestMap(t *testing.T) {
 		t.Errorf("what the device wrote is %q, want hello", own[pageSize:][:5])
 	}
 	x.Free()
-	if b, _ := d.memory.find(x.IOVA, 1); b != nil {
+	if d.memory.find(x.IOVA, 1) != nil {
 		t.Error("the device reaches memory that is mapped no more")
 	}
 	for _, c := range []struct {
@@ -231,7 +231,7 @@ func BenchmarkFind(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		if x, _ := d.memory.find(all[i%2].IOVA, 64); x == nil {
+		if x := d.memory.find(all[i%2].IOVA, 64); x == nil {
 			b.Fatal("not found")
 		}
 	}

@@ -316,6 +316,7 @@ func (c *null) transmit(q int, tail uint32) {
 				reported = 1
 			}
 		}
+		c.s.wrote(bus.IOVA(r.base)+bus.IOVA(from)*descSize, ring[from*descSize:to*descSize])
 	}
 	if tail < r.head {
 		sweep(r.head, r.n)
@@ -360,6 +361,7 @@ func (c *null) post(q int, tail uint32) {
 			}
 			binary.LittleEndian.PutUint64(d[8:16], word1)
 		}
+		c.s.wrote(bus.IOVA(r.base)+bus.IOVA(from)*descSize, ring[from*descSize:to*descSize])
 	}
 	if tail < r.head {
 		sweep(r.head, r.n)
