@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -141,8 +142,7 @@ func NoNewPrivs(t testing.TB) {
 	}
 }
 
-// KernelLog is what the kernel logged since the test began, if the test called
-// KernelLog before, else all. It is read as root.
+// KernelLog is what the kernel's log has, oldest first, read as root.
 func KernelLog(t testing.TB) string {
 	t.Helper()
 	out, code := RunRoot(t, "dmesg")
@@ -192,11 +192,19 @@ func Unplug(t testing.TB, id string) {
 	QMP(t, "device_del", map[string]any{"id": id})
 }
 
-// WaitUnplugged waits until the kernel let an unplugged device go. No other request may be
-// made meanwhile.
-func WaitUnplugged(t testing.TB, id string) {
+// WaitUnplugged waits until the kernel let an unplugged device go.
+func WaitUnplugged(t testing.TB, id string, limit time.Duration) {
 	t.Helper()
-	ask(t, wire.OpGone, id, nil)
+	for deadline := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
+		var gone bool
+		ask(t, wire.OpGone, id, &gone)
+		if gone {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the kernel has not let %s go after %v", id, limit)
+		}
+	}
 }
 
 // Capture begins to write down, in QEMU, what passes a netdev ("net0" is nic0's). The

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -38,27 +37,20 @@ func goTool(arch string, args ...string) error {
 	return nil
 }
 
-// Build builds a command of this module, statically, for an architecture.
+// Build builds a command of this module, statically, for an architecture ("": this
+// machine's).
 func Build(arch, pkg, out string) error {
-	return goTool(arch, "build", "-trimpath", "-ldflags=-s -w", "-o", out, module+"/"+pkg)
+	return goTool(orHost(arch), "build", "-trimpath", "-ldflags=-s -w", "-o", out, module+"/"+pkg)
 }
 
 // BuildTest builds the test binary of a package of this module, with the build tag vm.
 func BuildTest(arch, pkg, out string) error {
-	return goTool(arch, "test", "-c", "-tags=vm", "-trimpath", "-ldflags=-w", "-o", out, module+"/"+pkg)
+	return goTool(orHost(arch), "test", "-c", "-tags=vm", "-trimpath", "-ldflags=-w", "-o", out, module+"/"+pkg)
 }
 
-// privateDir makes a folder that only this user can enter.
-func privateDir() (string, error) {
-	dir, err := os.MkdirTemp("", "ring3-vm-")
-	if err != nil {
-		return "", fmt.Errorf("vm: %w", err)
+func orHost(arch string) string {
+	if arch == "" {
+		return hostArch
 	}
-	return dir, os.Chmod(dir, 0o700)
-}
-
-// initFor builds init into dir.
-func initFor(arch, dir string) (string, error) {
-	out := filepath.Join(dir, "init-"+arch)
-	return out, Build(arch, "integration/vm/init", out)
+	return arch
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -16,6 +17,62 @@ import (
 
 	"github.com/ring3dev/ring3/integration/vm/wire"
 )
+
+// Image is the contents of a VM's root file system, beside what every VM has.
+type Image struct {
+	files map[string]entry // by path in the VM
+}
+
+// entry is a file, or a symbolic link.
+type entry struct {
+	from string // file of this machine
+	data []byte // or contents
+	link string // or where it leads
+	mode uint64
+}
+
+func (i *Image) put(path string, e entry) {
+	if i.files == nil {
+		i.files = map[string]entry{}
+	}
+	i.files[inUsr(path)] = e
+}
+
+// clone is a copy that can be changed.
+func (i *Image) clone() *Image { return &Image{files: maps.Clone(i.files)} }
+
+// AddFile puts a file of this machine at path.
+func (i *Image) AddFile(path, from string, mode uint64) { i.put(path, entry{from: from, mode: mode}) }
+
+// AddData puts a file with these contents at path.
+func (i *Image) AddData(path string, data []byte, mode uint64) {
+	i.put(path, entry{data: data, mode: mode})
+}
+
+// AddLink puts a symbolic link at path.
+func (i *Image) AddLink(path, to string) { i.put(path, entry{link: to}) }
+
+// AddDir puts the files of a folder of this machine, and of those in it, below path.
+func (i *Image) AddDir(path, from string) error {
+	err := filepath.WalkDir(from, func(file string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, file)
+		if err == nil {
+			i.AddFile(filepath.Join(path, rel), file, uint64(info.Mode().Perm()))
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("files for the VM: %w", err)
+	}
+	return nil
+}
 
 // inUsr is where a path stands in the VM, whose /bin, /sbin and /lib are links into /usr.
 func inUsr(path string) string {

@@ -22,8 +22,12 @@ type kernel struct {
 }
 
 // findKernel finds the kernel for an architecture, and fetches it the first time.
-func findKernel(top, dir, arch string) (*kernel, error) {
+func findKernel(dir, arch string) (*kernel, error) {
 	if dir == "" {
+		top, err := top()
+		if err != nil {
+			return nil, err
+		}
 		cmd := exec.Command(filepath.Join(top, "hack/kernel"), arch)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr

@@ -48,9 +48,9 @@ func (m *Machine) end(err error) {
 }
 
 // Run runs a program in the VM and hands what it says to out, piece by piece, until it
-// ended. Where ctx ends first the program is killed. An error means that the VM is of no
-// more use.
-func (m *Machine) Run(ctx context.Context, c wire.Command, out func([]byte)) (wire.Exit, error) {
+// ended. Where ctx ends first the program is killed, and may take as long as grace to end.
+// An error means that the VM is of no more use.
+func (m *Machine) Run(ctx context.Context, grace time.Duration, c wire.Command, out func([]byte)) (wire.Exit, error) {
 	messages := make(chan wire.Message, 64)
 	m.mu.Lock()
 	if m.ended != nil {
@@ -70,14 +70,14 @@ func (m *Machine) Run(ctx context.Context, c wire.Command, out func([]byte)) (wi
 		return wire.Exit{}, err
 	}
 	done := ctx.Done()
-	var grace <-chan time.Time
+	var hung <-chan time.Time
 	for {
 		select {
 		case <-done:
 			done = nil
 			_ = m.conn.Send(wire.Message{ID: id, Kill: true})
-			grace = time.After(killGrace)
-		case <-grace:
+			hung = time.After(grace)
+		case <-hung:
 			return wire.Exit{}, fmt.Errorf("%s: %w, and it did not end when killed: the VM hangs", c.Argv[0], context.Cause(ctx))
 		case msg, ok := <-messages:
 			switch {
@@ -94,9 +94,6 @@ func (m *Machine) Run(ctx context.Context, c wire.Command, out func([]byte)) (wi
 		}
 	}
 }
-
-// killGrace is how long a killed program may take to end, and what it bound to be put back.
-const killGrace = 20 * time.Second
 
 // answer does what a test asks of the host.
 func (m *Machine) answer(a *wire.Ask) *wire.Answer {
@@ -130,7 +127,7 @@ func (m *Machine) do(a *wire.Ask) (any, error) {
 	case wire.OpAddress:
 		return m.address(id)
 	case wire.OpGone:
-		return nil, m.qmp.waitGone(id, goneTimeout)
+		return m.qmp.gone(id)
 	case wire.OpCapture:
 		return nil, m.capture(id)
 	case wire.OpCaptured:
@@ -138,10 +135,6 @@ func (m *Machine) do(a *wire.Ask) (any, error) {
 	}
 	return nil, fmt.Errorf("no request %q is known", a.Op)
 }
-
-// goneTimeout is how long a guest may take to let a device go. A test that wants less
-// measures itself.
-const goneTimeout = 30 * time.Second
 
 // capture begins to write down what passes a netdev.
 func (m *Machine) capture(netdev string) error {

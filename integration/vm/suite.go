@@ -9,9 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -39,67 +37,38 @@ func Need(t testing.TB, arch string) {
 }
 
 func possible(arch string) error {
-	program, _ := args(&Config{Arch: arch}, "", "", "")
-	if _, err := exec.LookPath(program); err != nil {
+	c := Config{Arch: arch}
+	if _, err := exec.LookPath(c.machine().program); err != nil {
 		return fmt.Errorf("%w; hack/setup installs it", err)
 	}
-	dir, err := top()
-	if err != nil {
-		return err
-	}
-	_, err = findKernel(dir, "", arch)
+	_, err := findKernel("", arch)
 	return err
 }
 
-// Suite is a test package that is run in a VM, each of its tests in a process of its own.
-// The VM is booted for the first of them that is run, and again after one that ended it.
+// Suite is a test package that is run in a VM, each of its tests in a process of its own, in
+// the order of its files and with its testdata. The VM is booted for the first of them that is run, and again after one
+// that ended it.
 type Suite struct {
 	Config  Config
 	Package string                 // "integration/guest"
+	Dir     string                 // where to build; "": a folder of the test's
 	Want    func(name string) bool // which of its tests; nil: all
-	Env     []string               // for the tests
+	Env     []string               // for the tests, beside all that begin with RING3_ here
 	Timeout time.Duration          // of one test; 0: 2 minutes
+	Grace   time.Duration          // how long after that the VM is taken to hang; 0: 20 s
 
-	t       *testing.T
 	machine *Machine
 	boots   int
 }
 
 // maxBoots bounds how often a VM is booted anew.
-const maxBoots = 3
-
-var (
-	binaries sync.Mutex
-	built    = map[string]string{} // by architecture and package
-)
-
-// testBinary builds the test binary of a package once. It stays until this process ends.
-func testBinary(arch, pkg, dir string) (string, error) {
-	binaries.Lock()
-	defer binaries.Unlock()
-	key := arch + " " + pkg
-	if built[key] == "" {
-		out := filepath.Join(dir, arch+"-"+strings.ReplaceAll(pkg, "/", "-")+".test")
-		if err := BuildTest(arch, pkg, out); err != nil {
-			return "", err
-		}
-		built[key] = out
-	}
-	return built[key], nil
-}
+const maxBoots = 5
 
 // Run runs the suite as subtests of t, with the names that the tests have there.
 func (s *Suite) Run(t *testing.T) {
 	t.Helper()
-	s.Config = s.Config.withDefaults()
 	Need(t, s.Config.Arch)
-	binary, err := testBinary(s.Config.Arch, s.Package, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Config.Image = s.Config.Image.clone()
-	s.Config.Image.AddFile(s.inside(), binary, 0o755)
-	names, err := s.list(t, binary)
+	binary, err := s.prepare(t)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,6 +77,10 @@ func (s *Suite) Run(t *testing.T) {
 			s.machine.Close()
 		}
 	}()
+	names, err := s.list(t.Context(), binary)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range names {
 		if s.Want == nil || s.Want(name) {
 			t.Run(name, func(t *testing.T) { s.one(t, name) })
@@ -115,28 +88,69 @@ func (s *Suite) Run(t *testing.T) {
 	}
 }
 
+// prepare builds the test binary and puts it into the image.
+func (s *Suite) prepare(t *testing.T) (binary string, err error) {
+	s.Config = s.Config.withDefaults()
+	if s.Timeout == 0 {
+		s.Timeout = 2 * time.Minute
+	}
+	if s.Grace == 0 {
+		s.Grace = 20 * time.Second
+	}
+	for _, e := range os.Environ() {
+		if strings.HasPrefix(e, "RING3_") {
+			s.Env = append(s.Env, e)
+		}
+	}
+	dir := s.Dir
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	binary = filepath.Join(dir, s.Config.Arch+"-"+strings.ReplaceAll(s.Package, "/", "-")+".test")
+	if _, err := os.Stat(binary); err != nil {
+		if err := BuildTest(s.Config.Arch, s.Package, binary); err != nil {
+			return "", err
+		}
+	}
+	s.Config.Image = s.Config.Image.clone()
+	s.Config.Image.AddFile(s.inside(), binary, 0o755)
+	top, err := top()
+	if err != nil {
+		return "", err
+	}
+	data := filepath.Join(top, s.Package, "testdata")
+	if _, err := os.Stat(data); err != nil {
+		return binary, nil
+	}
+	return binary, s.Config.Image.AddDir(filepath.Join(filepath.Dir(s.inside()), "testdata"), data)
+}
+
 // inside is where the test binary is in the VM.
 func (s *Suite) inside() string {
-	return filepath.Join(wire.TestDir, filepath.Base(s.Package)+".test")
+	name := filepath.Base(s.Package)
+	return filepath.Join(wire.TestDir, name, name+".test")
 }
 
 // list asks the binary for the names of its tests: here where it can run here.
-func (s *Suite) list(t *testing.T, binary string) ([]string, error) {
+func (s *Suite) list(ctx context.Context, binary string) ([]string, error) {
 	var out []byte
-	if s.Config.Arch == runtime.GOARCH {
+	if s.Config.Arch == hostArch {
 		var err error
 		if out, err = exec.Command(binary, "-test.list=^Test").Output(); err != nil {
 			return nil, fmt.Errorf("listing the tests of %s: %w", s.Package, err)
 		}
 		return strings.Fields(string(out)), nil
 	}
-	m, err := s.up(t.Context())
+	m, err := s.up(ctx)
 	if err != nil {
 		return nil, err
 	}
-	exit, err := m.Run(t.Context(), wire.Command{Argv: []string{s.inside(), "-test.list=^Test"}}, func(b []byte) { out = append(out, b...) })
-	if err != nil || exit.Code != 0 {
-		return nil, fmt.Errorf("listing the tests of %s: %+v: %w\n%s", s.Package, exit, err, out)
+	exit, err := m.Run(ctx, s.Grace, wire.Command{Argv: []string{s.inside(), "-test.list=^Test"}}, func(b []byte) { out = append(out, b...) })
+	if err == nil && exit.Code != 0 {
+		err = errors.New(describe(exit))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing the tests of %s: %w\n%s", s.Package, err, out)
 	}
 	return strings.Fields(string(out)), nil
 }
@@ -150,13 +164,12 @@ func (s *Suite) up(ctx context.Context) (*Machine, error) {
 		return nil, fmt.Errorf("the VM ended %d times; not booted again", s.boots)
 	}
 	s.boots++
-	begin := time.Now()
 	m, err := Start(ctx, s.Config)
 	if err != nil {
 		return nil, err
 	}
 	s.machine = m
-	fmt.Fprintf(os.Stderr, "vm: kernel %s booted in %.1fs\n", m.Release, time.Since(begin).Seconds())
+	s.Config.logf("%s, kernel %s, with %s, booted in %.1fs", s.Config.Arch, m.Release, m.Accel, m.Took.Seconds())
 	return m, nil
 }
 
@@ -172,16 +185,14 @@ func (s *Suite) one(t *testing.T, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	limit := s.Timeout
-	if limit == 0 {
-		limit = 2 * time.Minute
-	}
 	// The test's own limit ends it with all goroutines' stacks; ours is for when that does not work.
-	ctx, cancel := context.WithTimeoutCause(t.Context(), limit+15*time.Second, fmt.Errorf("still running after %v", limit+15*time.Second))
+	limit := s.Timeout + s.Grace/2
+	ctx, cancel := context.WithTimeoutCause(t.Context(), limit, fmt.Errorf("still running after %v", limit))
 	defer cancel()
 	c := wire.Command{
-		Argv: []string{s.inside(), "-test.v=test2json", "-test.run=" + pattern(name), fmt.Sprintf("-test.timeout=%v", limit), "-test.paniconexit0"},
+		Argv: []string{s.inside(), "-test.v=test2json", "-test.run=" + pattern(name), fmt.Sprintf("-test.timeout=%v", s.Timeout)},
 		Env:  s.Env,
+		Dir:  filepath.Dir(s.inside()),
 		Root: strings.HasPrefix(name, AsRoot),
 	}
 	if testing.Short() {
@@ -189,22 +200,25 @@ func (s *Suite) one(t *testing.T, name string) {
 	}
 	mark := m.console.mark()
 	r := newReplay(t, name)
-	exit, err := m.Run(ctx, c, r.write)
+	exit, err := m.Run(ctx, s.Grace, c, r.write)
 	r.close()
 	switch {
 	case err != nil:
 		t.Errorf("%v\n%s", err, m.Tail())
 		m.Close()
 		s.machine = nil
-	case exit.Err != "" || exit.Code > 1 || exit.Code == 1 && r.result != "FAIL":
+	case exit.Err != "" || exit.Code != 0 && r.result != "FAIL":
 		t.Errorf("the test died: %s\n%s", describe(exit), m.Tail())
-	case exit.Code == 1:
+	case exit.Code != 0:
 		t.Fail()
 	case r.result == "":
 		t.Errorf("the test did not say how it ended")
 	}
-	if said := wrong.FindAllString(m.console.since(mark), 5); said != nil {
-		t.Errorf("the kernel said:\n%s\n%s", strings.Join(said, "\n"), m.Tail())
+	if exit.Left != "" {
+		t.Errorf("left behind by the test:\n%s", exit.Left)
+	}
+	if said := wrong.FindAllString(m.console.since(mark), 5); said != nil && err == nil {
+		t.Errorf("the kernel complained:\n%s\n%s", strings.Join(said, "\n"), m.Tail())
 	}
 	if r.result == "SKIP" && !t.Failed() {
 		t.SkipNow()
@@ -229,6 +243,3 @@ func pattern(name string) string {
 	}
 	return p
 }
-
-// ErrEnded is wrapped by errors of a VM that ended.
-var ErrEnded = errors.New("the VM ended")

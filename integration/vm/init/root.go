@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/ring3dev/ring3/integration/vm/wire"
 )
@@ -88,16 +87,11 @@ func (w *worker) runFor(c *wire.Command) (*wire.Ran, error) {
 	}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.WaitDelay = time.Second // what it left running may hold its output
 	if err := w.startLimited(cmd, c.Memlock); err != nil {
 		return nil, err
 	}
-	r := &wire.Ran{}
-	if err := cmd.Wait(); err != nil {
-		r.Exit = exitOf(err)
-	}
-	r.Output = out.Bytes()
-	return r, nil
+	exit := exitOf(cmd.Wait())
+	return &wire.Ran{Exit: exit, Output: out.Bytes()}, nil
 }
 
 const pciDevices = "/sys/bus/pci/devices"

@@ -69,17 +69,15 @@ func work() error {
 
 // run runs a program of the host's and tells the host how it ended.
 func (w *worker) run(id int, c *wire.Command) {
-	e := wire.Exit{Code: -1}
-	if err := w.serve(id, c, output{w, id}); err != nil {
-		e = exitOf(err)
-	} else {
-		e.Code = 0
-	}
+	e := w.serve(id, c, output{w, id})
 	_ = w.host.Send(wire.Message{ID: id, Exit: &e})
 }
 
-// exitOf says how a program ended that did not end well.
+// exitOf says how a program ended.
 func exitOf(err error) wire.Exit {
+	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
+		return wire.Exit{}
+	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Exited() {
 		return wire.Exit{Code: exit.ExitCode()}
@@ -112,6 +110,10 @@ func command(c *wire.Command) (*exec.Cmd, error) {
 		cmd.Env = append(cmd.Env, "HOME="+home, "XDG_RUNTIME_DIR="+home, "USER=nobody")
 		cmd.Dir = home
 	}
+	if c.Dir != "" {
+		cmd.Dir = c.Dir
+	}
+	cmd.WaitDelay = leftTime // what it left running may hold its output
 	return cmd, nil
 }
 
@@ -136,15 +138,17 @@ func setMemlock(pid int, n uint64) error {
 	return nil
 }
 
-// serve runs a program and does what it asks for. Whatever it bound is as before at the end.
-func (w *worker) serve(id int, c *wire.Command, out output) error {
+// serve runs a program and does what it asks for. At the end whatever it bound is as it was
+// before, and nothing that it started runs.
+func (w *worker) serve(id int, c *wire.Command, out output) wire.Exit {
+	before := look()
 	cmd, err := command(c)
 	if err != nil {
-		return err
+		return exitOf(err)
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("making a socket: %w", err)
+		return exitOf(fmt.Errorf("making a socket: %w", err))
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "test"), os.NewFile(uintptr(fds[1]), "init")
 	cmd.ExtraFiles = []*os.File{theirs}
@@ -154,7 +158,7 @@ func (w *worker) serve(id int, c *wire.Command, out output) error {
 	theirs.Close()
 	if err != nil {
 		ours.Close()
-		return err
+		return exitOf(err)
 	}
 	w.mu.Lock()
 	w.running[id] = cmd
@@ -165,16 +169,19 @@ func (w *worker) serve(id int, c *wire.Command, out output) error {
 		defer close(served)
 		s.serve(wire.NewConn(ours))
 	}()
-	err = cmd.Wait()
-	// What it started and left must not hold what it bound.
-	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+	exit := exitOf(cmd.Wait())
 	w.mu.Lock()
 	delete(w.running, id)
 	w.mu.Unlock()
+	// The test is gone; what it asked for last is still done.
 	_ = unix.Shutdown(fds[0], unix.SHUT_RDWR)
 	<-served
 	ours.Close()
-	return errors.Join(err, s.undo())
+	exit.Left = before.cleanUp()
+	if err := s.undo(); err != nil {
+		exit.Left += "\n" + err.Error()
+	}
+	return exit
 }
 
 // askHost passes a request on.

@@ -50,6 +50,7 @@ type Hello struct {
 type Command struct {
 	Argv    []string `json:"argv"`
 	Env     []string `json:"env,omitempty"` // beside init's own
+	Dir     string   `json:"dir,omitempty"` // where; "": its home, or /tmp for root
 	Root    bool     `json:"root,omitempty"`
 	Memlock uint64   `json:"memlock,omitempty"` // bytes; 0: DefaultMemlock
 }
@@ -59,8 +60,9 @@ const DefaultMemlock = 8 << 20
 
 // Exit is how a program ended.
 type Exit struct {
-	Code int    `json:"code"`          // -1: not by itself
-	Err  string `json:"err,omitempty"` // what is not plain from Code
+	Code int    `json:"code"`           // -1: not by itself
+	Err  string `json:"err,omitempty"`  // what is not plain from Code
+	Left string `json:"left,omitempty"` // what it left behind, or could not be put back
 }
 
 // Ask is a request of a test: what init does as root, or the host does.
@@ -87,7 +89,7 @@ const (
 	OpHost     = "host."             // a prefix: the host does it
 	OpAddress  = OpHost + "address"  // string, the id of a device -> string, its PCI address
 	OpQMP      = OpHost + "qmp"      // QMP -> its result
-	OpGone     = OpHost + "gone"     // string, the id of a device: wait until QEMU let it go
+	OpGone     = OpHost + "gone"     // string, the id of a device -> bool: QEMU let it go
 	OpCapture  = OpHost + "capture"  // string, the id of a netdev: begin
 	OpCaptured = OpHost + "captured" // string: end -> []byte, a pcap file
 )
