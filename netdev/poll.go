@@ -12,6 +12,7 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/dma"
 	"github.com/ring3dev/ring3/internal/crash"
+	"github.com/ring3dev/ring3/internal/rt"
 )
 
 // Budget is how many frames [Poll] takes at a time, the kernel's NAPI weight.
@@ -42,8 +43,33 @@ const idlePolls = 4
 //
 // The goroutine that calls Poll owns the queue meanwhile.
 func Poll(ctx context.Context, q RxQueue, handle func(frames []*dma.Buf)) error {
-	defer crash.Report()
 	p := poller{ctx: ctx, q: q, bufs: make([]*dma.Buf, Budget)}
+	return p.run(handle)
+}
+
+// ThreadWaiter is implemented by a receive queue for which a thread of its own can wait in the kernel, where the
+// interrupt wakes it with nobody between.
+type ThreadWaiter interface {
+	// WaitThread is Wait without a context. Wake ends it, or the next one.
+	WaitThread() error
+	// Wake may be called by any goroutine.
+	Wake()
+}
+
+// PollThread is Poll for a goroutine on a real-time thread of its own: it does not give way to ordinary
+// goroutines, and waits in the kernel if the queue is a [ThreadWaiter].
+func PollThread(ctx context.Context, q RxQueue, handle func(frames []*dma.Buf)) error {
+	p := poller{ctx: ctx, q: q, bufs: make([]*dma.Buf, Budget), thread: true}
+	if w, ok := q.(ThreadWaiter); ok {
+		p.waiter = w
+		defer context.AfterFunc(ctx, w.Wake)()
+	}
+	return p.run(handle)
+}
+
+func (p *poller) run(handle func(frames []*dma.Buf)) error {
+	defer crash.Report()
+	ctx, q := p.ctx, p.q
 	p.settings, _ = q.(napiQueue)
 	defer q.Burst(nil) // tells the queue that no frame is held any more
 	defer p.stop()
@@ -57,13 +83,18 @@ func Poll(ctx context.Context, q RxQueue, handle func(frames []*dma.Buf)) error 
 		if n := q.Burst(bufs); n > 0 {
 			handle(bufs[:n])
 			p.idle, p.deferred = 0, 0
+			if p.thread {
+				rt.Yield()
+			}
 			if ctx.Err() != nil {
 				return nil
 			}
 			continue
 		}
 		if p.idle++; p.idle <= idlePolls {
-			runtime.Gosched()
+			if !p.thread {
+				runtime.Gosched()
+			}
 			continue
 		}
 		p.idle = 0
@@ -74,13 +105,23 @@ func Poll(ctx context.Context, q RxQueue, handle func(frames []*dma.Buf)) error 
 			p.idle = idlePolls // one look
 			continue
 		}
-		if err := q.Wait(ctx); err != nil {
+		if err := p.wait(); err != nil {
 			if ctx.Err() != nil || errors.Is(err, bus.ErrClosed) {
 				return nil
 			}
 			return err
 		}
+		if p.waiter != nil && ctx.Err() != nil {
+			return nil
+		}
 	}
+}
+
+func (p *poller) wait() error {
+	if p.waiter != nil {
+		return p.waiter.WaitThread()
+	}
+	return p.q.Wait(p.ctx)
 }
 
 // poller is the state of a Poll.
@@ -92,7 +133,12 @@ type poller struct {
 	idle     int       // looks in a row that found nothing
 	deferred int       // sleeps in a row
 	timer    *time.Timer
+	thread   bool         // the goroutine has a real-time thread
+	waiter   ThreadWaiter // of such a thread; nil: Wait
 }
+
+// shortSleep is the longest sleep of a real-time thread that is not looked after: who ends the poll waits for it.
+const shortSleep = time.Millisecond
 
 // later sleeps instead of arming the interrupt, if that is wanted and was not done too often.
 func (p *poller) later(s NAPI) bool {
@@ -101,6 +147,10 @@ func (p *poller) later(s NAPI) bool {
 		return false
 	}
 	p.deferred++
+	if p.thread && s.GROFlushTimeout <= shortSleep {
+		rt.Sleep(s.GROFlushTimeout)
+		return true
+	}
 	if p.timer == nil {
 		p.timer = time.NewTimer(s.GROFlushTimeout)
 	} else {
@@ -135,7 +185,10 @@ type Sink struct {
 }
 
 // NewSink starts a Sink on all receive queues of d, which it owns until it is closed.
-func NewSink(d Device) (*Sink, error) {
+func NewSink(d Device) (*Sink, error) { return NewSinkOn(d, nil) }
+
+// NewSinkOn is NewSink whose goroutines run under a policy, one on a real-time thread for each queue.
+func NewSinkOn(d Device, p *rt.Policy) (*Sink, error) {
 	queues := d.Info().RxQueues
 	if queues < 1 || d.Rx(0) == nil {
 		return nil, fmt.Errorf("starting a sink on %s: no receive queue: %w", d.Info().Name, bus.ErrNotSupported)
@@ -143,8 +196,12 @@ func NewSink(d Device) (*Sink, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Sink{cancel: cancel, done: make(chan struct{})}
 	ended := make(chan error)
+	poll := Poll
+	if p != nil {
+		poll = PollThread
+	}
 	for q := range queues {
-		go func() { ended <- Poll(ctx, d.Rx(q), s.take) }()
+		p.Go(fmt.Sprintf("napi/%s-%d", d.Info().Name, q), func() { ended <- poll(ctx, d.Rx(q), s.take) })
 	}
 	go func() {
 		defer close(s.done)

@@ -15,6 +15,7 @@ import (
 	"github.com/ring3dev/ring3/internal/crash"
 	"github.com/ring3dev/ring3/internal/osthread"
 	"github.com/ring3dev/ring3/internal/profile"
+	"github.com/ring3dev/ring3/internal/rt"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/procfs"
 	"golang.org/x/sys/unix"
@@ -30,6 +31,8 @@ type Config struct {
 	Profile string
 	// CPUs get a thread each. nil means those that this process may use.
 	CPUs []int
+	// RT makes the threads real-time ones; nil: they are ordinary.
+	RT *rt.Policy
 	// Log is told what the kernel would log; nil discards.
 	Log *slog.Logger
 }
@@ -40,6 +43,7 @@ type Engine struct {
 	lookup  func(string) (netdev.Device, error)
 	log     *slog.Logger
 	prof    *profile.Pktgen
+	rt      *rt.Policy
 	dir     *procfs.Dir
 	threads []*thread
 	changed event // a device stopped, or a request was served
@@ -73,7 +77,7 @@ func New(c Config) (*Engine, error) {
 	if len(cpus) == 0 || cpus[0] < 0 {
 		return nil, fmt.Errorf("starting pktgen: CPUs %v, want at least one, none negative", cpus)
 	}
-	e := &Engine{lookup: c.Lookup, log: c.Log, prof: &p.Pktgen, dir: &procfs.Dir{}, ports: make(map[portKey]*port)}
+	e := &Engine{lookup: c.Lookup, log: c.Log, prof: &p.Pktgen, rt: c.RT, dir: &procfs.Dir{}, ports: make(map[portKey]*port)}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/rt"
 )
 
 // control is what others ask of a thread.
@@ -79,6 +81,7 @@ func (t *thread) loop() {
 	if err := pin(t.cpu, t.name); err != nil {
 		t.eng.log.Warn("pktgen: thread not pinned", "thread", t.name, "error", err)
 	}
+	defer t.eng.rt.Enter(t.name)()
 	t.timer = time.NewTimer(time.Hour)
 	defer t.timer.Stop()
 	for {
@@ -174,6 +177,9 @@ func (t *thread) round() {
 	switch {
 	case busy || len(t.run) == 0:
 		t.stall = 0
+		if t.eng.rt != nil {
+			rt.Yield()
+		}
 	case due == 0:
 		t.backOff()
 	default:
@@ -204,6 +210,10 @@ const (
 	spinTime = 100_000     // ns: shorter waits keep the CPU, as in the kernel
 	napTime  = 1_000_000   // longer ones can be interrupted
 	pollTime = 100_000_000 // the longest, so that a lost link is noticed
+
+	// A real-time thread wakes when it is time, and while it spins nobody else has its CPU.
+	rtSpinTime = 10_000
+	rtPollTime = 10_000_000 // the longest: nobody wakes it to stop
 )
 
 // sleep waits until a packet is due.
@@ -211,6 +221,8 @@ func (t *thread) sleep(due int64) {
 	now := mono()
 	wait := due - now
 	switch {
+	case t.eng.rt != nil && wait >= rtSpinTime:
+		nap(min(wait, rtPollTime))
 	case wait < spinTime:
 		for mono() < due {
 		}

@@ -206,6 +206,9 @@ func (n *nic) fail(err error) {
 		n.err = err
 		n.dead.Store(true)
 		close(n.done)
+		for q := range n.queues {
+			n.rx[q].wake.Wake()
+		}
 	}
 }
 

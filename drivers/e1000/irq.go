@@ -63,10 +63,10 @@ func (n *nic) enableIRQs() error {
 	n.irq = causes{mode: mode, rx: [maxQueues]cause{causeRXQ0, causeRXQ1}, tx: [maxQueues]cause{causeTXQ0, causeTXQ1}, other: causeOTHER | causeLSC}
 	n.programMSIX()
 	for q := range n.queues {
-		n.handlers = append(n.handlers, bus.Handle(irqs[n.vecRx(q)], fmt.Sprintf("%s-rx-%d", n.name, q), func(uint64) { signal(n.rx[q].wake) }))
+		n.handlers = append(n.handlers, bus.Handle(irqs[n.vecRx(q)], fmt.Sprintf("%s-rx-%d", n.name, q), func(uint64) { n.rx[q].wake.Wake() }))
 	}
 	for q := range n.queues {
-		n.handlers = append(n.handlers, bus.Handle(irqs[n.vecTx(q)], fmt.Sprintf("%s-tx-%d", n.name, q), func(uint64) { signal(n.tx[q].wake) }))
+		n.handlers = append(n.handlers, bus.Handle(irqs[n.vecTx(q)], fmt.Sprintf("%s-tx-%d", n.name, q), func(uint64) { n.tx[q].wake.Wake() }))
 	}
 	n.handlers = append(n.handlers, bus.Handle(irqs[n.vecOther()], n.name, func(uint64) { n.serveOther() }))
 	return nil
@@ -111,8 +111,8 @@ func (n *nic) serveAll(irq *bus.IRQ) {
 	}
 	n.arm(n.irq.other) // what fired since the read fires now
 	for q := range n.queues {
-		signal(n.rx[q].wake)
-		signal(n.tx[q].wake)
+		n.rx[q].wake.Wake()
+		n.tx[q].wake.Wake()
 	}
 	irq.Unmask()
 }
@@ -149,12 +149,4 @@ func (n *nic) readLink() {
 		}
 	}
 	n.log.Info("NIC Link is " + s.link(ctrl(n.flow.Load())))
-}
-
-// signal wakes a waiter, or the next one.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }

@@ -15,7 +15,7 @@ type rxQueue struct {
 	nic    *nic
 	id     int
 	tail   bus.Off       // its tail register
-	wake   chan struct{} // the interrupt
+	wake   *bus.Waker    // the interrupt
 	posted atomic.Uint64 // counters.tail, for other goroutines
 
 	mu     sync.Mutex // guards all below, against Close
@@ -55,7 +55,7 @@ func (q *rxQueue) init(n *nic, id, size int) error {
 	}
 	fillOnes(mem.Bytes)
 	q.nic, q.id, q.tail = n, id, regRDT(id)
-	q.wake, q.mem, q.pool = make(chan struct{}, 1), mem, pool
+	q.wake, q.mem, q.pool = bus.NewWaker(), mem, pool
 	q.ring = mem.Bytes[:size*descSize]
 	q.slots = make([]*dma.Buf, size)
 	q.c.mask = uint64(size - 1)
@@ -216,15 +216,48 @@ func (q *rxQueue) pending() bool {
 
 // Wait arms the interrupt and sleeps; netdev.RxQueue.
 func (q *rxQueue) Wait(ctx context.Context) error {
-	n := q.nic
+	if ready, err := q.prepare(); ready || err != nil {
+		return err
+	}
 	select {
-	case <-n.done: // even with frames left, which Burst does not give out any more
-		q.Burst(nil) // the owner's last word: gives the memory back
-		return n.Err()
-	default:
+	case <-q.wake.C():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-q.nic.done:
+		return q.ended()
+	}
+}
+
+// WaitThread is Wait of a thread of its own, without a context; netdev.ThreadWaiter.
+func (q *rxQueue) WaitThread() error {
+	if ready, err := q.prepare(); ready || err != nil {
+		return err
+	}
+	q.wake.WaitThread(0) // fail wakes it too
+	if q.nic.dead.Load() {
+		return q.ended()
+	}
+	return nil
+}
+
+// Wake ends a WaitThread, or the next; netdev.ThreadWaiter.
+func (q *rxQueue) Wake() { q.wake.Wake() }
+
+// ended says why there is nothing to wait for any more.
+func (q *rxQueue) ended() error {
+	q.Burst(nil) // the owner's last word: gives the memory back
+	return q.nic.Err()
+}
+
+// prepare arms the interrupt, unless there is something to receive already.
+func (q *rxQueue) prepare() (ready bool, err error) {
+	n := q.nic
+	if n.dead.Load() { // even with frames left, which Burst does not give out any more
+		return false, q.ended()
 	}
 	if q.pending() {
-		return nil
+		return true, nil
 	}
 	if n.mod.adaptive.Load() {
 		q.mu.Lock()
@@ -233,18 +266,7 @@ func (q *rxQueue) Wait(ctx context.Context) error {
 		n.adapt(q.id, frames, octets)
 	}
 	n.arm(n.irq.rx[q.id])
-	if q.pending() {
-		return nil
-	}
-	select {
-	case <-q.wake:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-n.done:
-		q.Burst(nil)
-		return n.Err()
-	}
+	return q.pending(), nil
 }
 
 // Posted is how many descriptors were ever given to the device; netdev.RxQueue.

@@ -15,8 +15,8 @@ import (
 type txQueue struct {
 	nic  *nic
 	id   int
-	tail bus.Off       // its tail register
-	wake chan struct{} // the interrupt
+	tail bus.Off    // its tail register
+	wake *bus.Waker // the interrupt
 
 	mu     sync.Mutex // guards all below, against Close
 	closed bool
@@ -52,7 +52,7 @@ func (q *txQueue) init(n *nic, id, size int) error {
 	}
 	fillOnes(mem.Bytes)
 	q.nic, q.id, q.tail = n, id, regTDT(id)
-	q.wake, q.mem = make(chan struct{}, 1), mem
+	q.wake, q.mem = bus.NewWaker(), mem
 	q.ring = mem.Bytes[:size*descSize]
 	q.slots, q.last = make([]*dma.Buf, size), make([]uint64, size)
 	q.c.mask = uint64(size - 1)
@@ -248,7 +248,7 @@ func (q *txQueue) Drain(ctx context.Context) error {
 		}
 		tick.Reset(drainTick)
 		select {
-		case <-q.wake:
+		case <-q.wake.C():
 		case <-tick.C:
 		case <-ctx.Done():
 			return n.errorf("draining: %d frames in flight: %w", inFlight, ctx.Err())

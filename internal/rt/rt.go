@@ -37,6 +37,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -187,6 +188,17 @@ func setFIFO(priority int) error {
 	return unix.SchedSetAttr(0, &unix.SchedAttr{
 		Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Flags: unix.SCHED_FLAG_RESET_ON_FORK, Priority: uint32(priority),
 	}, 0)
+}
+
+// Yield lets other threads of the same priority on this CPU go first. Without it, one that always has something
+// to do would keep them out.
+func Yield() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
+// Sleep blocks the calling thread, which wakes when it is time and not when Go's scheduler comes to it. A signal
+// may end it early.
+func Sleep(d time.Duration) {
+	ts := unix.NsecToTimespec(d.Nanoseconds())
+	_ = unix.Nanosleep(&ts, nil)
 }
 
 // tryOut makes a thread a real-time one and lets it end.
