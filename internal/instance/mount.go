@@ -65,6 +65,10 @@ func unmount(dir string) error {
 	case !errors.Is(err, unix.EPERM):
 		return fmt.Errorf("unmounting %s: %w", dir, err)
 	}
+	// A process that gave up root cannot; whoever mounted for it may be doing so now.
+	if waitTaken(dir) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), unmountWait)
 	defer cancel()
 	for _, tool := range []string{"fusermount3", "fusermount"} {
@@ -82,6 +86,25 @@ func unmount(dir string) error {
 		return fmt.Errorf("unmounting %s: %s: %w: %s", dir, tool, runErr, msg)
 	}
 	return fmt.Errorf("unmounting %s: %w, and no fusermount3 to do it; install fuse3", dir, err)
+}
+
+// noNewPrivs says whether set-uid programs are of no use to this process.
+func noNewPrivs() bool {
+	v, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	return err == nil && v == 1
+}
+
+// waitTaken waits for a mount to be taken away by another process, where this one cannot do it.
+func waitTaken(dir string) bool {
+	if !noNewPrivs() {
+		return false
+	}
+	for end := time.Now().Add(unmountWait); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if _, still := mounts.At(dir); !still {
+			return true
+		}
+	}
+	return false
 }
 
 // removeFolder deletes a folder of the base unless something is still mounted in it. A

@@ -26,6 +26,14 @@ const serveEnv = "KERNFS_TEST_SERVE"
 
 func TestMain(m *testing.M) {
 	GuardMain()
+	MounterMain()
+	if dir := os.Getenv(mounterEnv); dir != "" {
+		if err := mountAsUser(dir); err != nil {
+			fmt.Println("error", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv(serveEnv); dir != "" {
 		if err := serveTest(dir, os.Getenv(serveEnv+"_GUARD") != ""); err != nil {
 			fmt.Println("error", err)

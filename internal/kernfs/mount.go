@@ -147,6 +147,9 @@ func ping(path string) error {
 // mountFuse mounts and returns the descriptor to serve: directly where the kernel lets
 // root do it, else through fusermount3.
 func mountFuse(dir string, opts Options) (int, error) {
+	if opts.Mounter != nil {
+		return opts.Mounter.mount(dir, opts)
+	}
 	if os.Geteuid() == 0 {
 		fd, err := mountDirect(dir, opts)
 		if err == nil || !errors.Is(err, syscall.EPERM) {

@@ -47,11 +47,14 @@ type Options struct {
 	// interrupted while this process is stopped. It runs this same binary, whose main must
 	// call GuardMain first of all.
 	Guard bool
+	// Mounter mounts and unmounts, instead of this process or fusermount3. It stays the caller's.
+	Mounter *Mounter
 }
 
 // Server is a mounted tree. It is safe for concurrent use.
 type Server struct {
 	dir     string
+	mounter *Mounter // nil: we mounted
 	log     *slog.Logger
 	tree    *tree
 	proto   *fuse.ProtocolServer
@@ -84,7 +87,7 @@ func Mount(dir string, root *node.Dir, opts Options) (*Server, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Server{dir: dir, log: log, stop: stop, done: make(chan struct{}), tree: newTree(ctx, root, log, opts.Grace)}
+	s := &Server{dir: dir, mounter: opts.Mounter, log: log, stop: stop, done: make(chan struct{}), tree: newTree(ctx, root, log, opts.Grace)}
 	s.big.New = func() any { p := make([]byte, maxMsg); return &p }
 	s.proto = fuse.NewProtocolServer(s.tree, &fuse.MountOptions{
 		Name:                 "ring3",
@@ -108,10 +111,18 @@ func Mount(dir string, root *node.Dir, opts Options) (*Server, error) {
 	}
 	if err := s.start(fd, opts.Guard); err != nil {
 		stop()
-		_ = Detach(dir)
+		_ = s.detach()
 		return nil, fmt.Errorf("mounting at %s: %w", dir, err)
 	}
 	return s, nil
+}
+
+// detach takes the mount away.
+func (s *Server) detach() error {
+	if s.mounter != nil {
+		return s.mounter.unmount()
+	}
+	return Detach(s.dir)
 }
 
 // start takes over the descriptor of a mounted file system and answers its first request.
@@ -231,7 +242,7 @@ func (s *Server) Unmount() error {
 		select {
 		case <-s.done: // the kernel was faster
 		default:
-			s.err = Detach(s.dir)
+			s.err = s.detach()
 			select {
 			case <-s.done:
 			case <-time.After(endWait): // open files, or copies in other namespaces
