@@ -93,6 +93,28 @@ func TestBetter(t *testing.T) {
 	}
 }
 
+// A pool that was limited gives out what is left, and takes back what it gave.
+func TestLimit(t *testing.T) {
+	p := NewPool(page, some)
+	v, _ := p.Take(bus.DMARequest{Size: page}, 0, None)
+	left := Spans{{2 << 20, 3 << 20}, {1 << 32, 1 << 36}}
+	p.Limit(left)
+	for range 100 {
+		v, ok := p.Take(bus.DMARequest{Size: 1 << 30}, 0, None)
+		if !ok {
+			break
+		}
+		if !within(left, v) {
+			t.Fatalf("Take after Limit = %#x to %#x, want it in %x", v.Base, v.End, left)
+		}
+		defer p.Put(v)
+	}
+	p.Put(v)
+	if v, ok := p.Take(bus.DMARequest{Size: page, Mask: 1<<32 - 1}, 0, None); !ok || v.Base < 2<<20 {
+		t.Errorf("Take below 4 GiB after Limit = %#x, %v, want it at 2 MiB", v.Base, ok)
+	}
+}
+
 // Near the end of all addresses nothing wraps.
 func TestFitEdges(t *testing.T) {
 	top := ^uint64(0)

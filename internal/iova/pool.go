@@ -80,6 +80,21 @@ func (p *Pool) Put(v Span) {
 	}
 }
 
+// Limit takes all out of the pool that lies outside of spans. What was given out stays given
+// out.
+func (p *Pool) Limit(spans Spans) {
+	outside := Spans{{0, None}}
+	for _, s := range spans {
+		outside = outside.Without(s)
+	}
+	for i := range p.parts {
+		for _, s := range outside {
+			p.parts[i].all = p.parts[i].all.Without(s)
+			p.parts[i].free = p.parts[i].free.Without(s)
+		}
+	}
+}
+
 // Free is the free addresses, sorted.
 func (p *Pool) Free() Spans {
 	var out Spans
