@@ -173,8 +173,9 @@ func (s *Suite) up(ctx context.Context) (*Machine, error) {
 	return m, nil
 }
 
-// wrong is what the kernel says when it found a mistake of its own, or of a module.
-var wrong = regexp.MustCompile(`(?m)^.*(BUG: |Oops: |WARNING: |general protection fault|Kernel panic|rcu: INFO: rcu_.*stall|blocked for more than).*$`)
+// wrong is what the kernel says when it found a mistake of its own, or of a module. Modules
+// write WARNING too, about their users' mistakes, but behind their name.
+var wrong = regexp.MustCompile(`(?m)^(\[[ 0-9.]+\] WARNING: .*|.*(BUG: |Oops: |general protection fault|Kernel panic|rcu: INFO: rcu_.*stall|blocked for more than).*)$`)
 
 // AsRoot is how the name of a test begins that runs as root. All others run as nobody.
 const AsRoot = "TestRoot"
