@@ -13,19 +13,8 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/internal/cpuset"
-	"github.com/ring3dev/ring3/internal/rt"
+	"github.com/ring3dev/ring3/internal/rt/rttest"
 )
-
-// policy makes one of priority 3, where this process may.
-func policy(t *testing.T) *rt.Policy {
-	t.Helper()
-	p, err := rt.New(rt.Config{Priority: 3})
-	if err != nil {
-		t.Skipf("real-time threads are to be had by root, or with the limits raised: %v", err)
-	}
-	t.Cleanup(func() { _ = p.Close() })
-	return p
-}
 
 // thread is what a handler's function sees of the thread it runs on.
 type thread struct {
@@ -53,7 +42,7 @@ func look(t *testing.T, n uint64) thread {
 // A handler under a policy has one thread, a real-time one, pinned to one CPU, from the beginning.
 func TestHandlerRealTime(t *testing.T) {
 	bustest.NoLeaks(t)
-	p := policy(t)
+	p := rttest.Policy(t, 3)
 	q := newIRQ(t)
 	q.SetPolicy(p)
 	var observed atomic.Uint64
@@ -116,7 +105,7 @@ func TestHandlerRealTime(t *testing.T) {
 // Interrupts that come while the function runs are counted, none is lost, and Close joins wherever the thread is.
 func TestHandlerRealTimeCounts(t *testing.T) {
 	bustest.NoLeaks(t)
-	p := policy(t)
+	p := rttest.Policy(t, 3)
 	const total = 5000
 	q := newIRQ(t)
 	q.SetPolicy(p)

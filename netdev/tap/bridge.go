@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/rt"
 	"github.com/ring3dev/ring3/netdev"
 )
 
@@ -24,6 +25,8 @@ type Config struct {
 	NoGRO     bool   // received frames are not joined
 	Up        bool   // bring the interface up; otherwise the administrator does
 	Log       *slog.Logger
+	// RT puts what carries frames on real-time threads, one for each queue and direction; nil: goroutines.
+	RT *rt.Policy
 }
 
 // Bridge carries frames between a device and its interface. Its methods are safe for
@@ -44,6 +47,7 @@ type Bridge struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	done   chan struct{}
+	stop   *stop // wakes the senders' threads
 
 	errMu sync.Mutex
 	err   error
@@ -83,18 +87,32 @@ func Attach(dev netdev.Device, c Config) (_ *Bridge, err error) {
 	if err = b.prepare(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	for _, s := range b.tx {
-		b.wg.Go(s.run)
+	for i, s := range b.tx {
+		b.carry(fmt.Sprintf("tap/%s-%d", b.Name(), i), s.run)
 	}
-	for _, r := range b.rx {
-		b.wg.Go(r.run)
+	for i, r := range b.rx {
+		b.carry(fmt.Sprintf("napi/%s-%d", info.Name, i), r.run)
 	}
 	b.wg.Go(b.follow.run)
 	return b, nil
 }
 
+// carry starts what carries frames of one queue one way.
+func (b *Bridge) carry(name string, run func()) {
+	b.wg.Add(1)
+	b.cfg.RT.Go(name, func() {
+		defer b.wg.Done()
+		run()
+	})
+}
+
 // prepare makes everything that the goroutines need.
-func (b *Bridge) prepare() error {
+func (b *Bridge) prepare() (err error) {
+	if b.cfg.RT != nil {
+		if b.stop, err = newStop(); err != nil {
+			return fmt.Errorf("tap %s: %w", b.Name(), err)
+		}
+	}
 	for i := range b.tap.Queues() {
 		s, err := newSender(b, i)
 		if err != nil {
@@ -197,6 +215,7 @@ func (b *Bridge) end(err error) bool {
 	b.err = err
 	close(b.done)
 	b.cancel()
+	b.stop.signal()
 	if b.tap != nil {
 		for _, q := range b.tap.queues {
 			_ = q.f.SetReadDeadline(time.Unix(1, 0))
@@ -236,7 +255,7 @@ func (b *Bridge) Close() error {
 		for _, s := range b.tx {
 			s.close()
 		}
-		b.closeErr = errors.Join(append(errs, b.tap.Close())...)
+		b.closeErr = errors.Join(append(errs, b.tap.Close(), b.stop.close())...)
 	})
 	for _, s := range b.tx {
 		s.release()

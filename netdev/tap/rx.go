@@ -58,7 +58,11 @@ func (r *receiver) run() {
 	if r.rx == nil {
 		return
 	}
-	if err := netdev.Poll(r.b.ctx, r.rx, r.take); err != nil {
+	poll := netdev.Poll
+	if r.b.cfg.RT != nil {
+		poll = netdev.PollThread
+	}
+	if err := poll(r.b.ctx, r.rx, r.take); err != nil {
 		r.b.fail(err)
 	} else if r.b.ctx.Err() == nil {
 		r.b.fail(fmt.Errorf("tap %s: %s was closed: %w", r.b.tap.name, r.b.dev.Info().Name, bus.ErrClosed))

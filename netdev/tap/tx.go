@@ -13,6 +13,7 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/dma"
 	"github.com/ring3dev/ring3/internal/crash"
+	"github.com/ring3dev/ring3/internal/rt"
 	"github.com/ring3dev/ring3/netdev"
 )
 
@@ -48,6 +49,7 @@ func newSender(b *Bridge, queue int) (*sender, error) {
 		return nil, fmt.Errorf("tap %s: %s has no transmit queue %d: %w", b.tap.name, info.Name, queue, bus.ErrNotSupported)
 	}
 	s.some = s.readSome
+	s.wait.thread = b.cfg.RT != nil
 	mtu := b.dev.MTU()
 	if m, ok := b.dev.(netdev.MTUSetter); ok {
 		if _, highest := m.MTURange(); highest > mtu {
@@ -129,7 +131,12 @@ func (s *sender) readSome(fd uintptr) bool {
 			s.take(n)
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return len(s.batch) > 0
+			if len(s.batch) > 0 || s.b.stop == nil {
+				return len(s.batch) > 0
+			}
+			if s.err = s.b.stop.wait(int(fd)); s.err != nil {
+				return true
+			}
 		default:
 			s.err = err
 			return true
@@ -249,8 +256,9 @@ func (s *sender) release() bool {
 // backoff is the wait for a device that has no room: a few times other goroutines go first,
 // then it sleeps, longer each time.
 type backoff struct {
-	n     int
-	timer *time.Timer
+	n      int
+	timer  *time.Timer
+	thread bool // of a real-time thread, which sleeps by itself and yields to nobody
 }
 
 // Of a wait: how often others go first, and the shortest and longest sleep.
@@ -263,11 +271,15 @@ const (
 func (w *backoff) reset() { w.n = 0 }
 
 func (w *backoff) pause(ctx context.Context) {
-	if w.n++; w.n <= yields {
+	if w.n++; w.n <= yields && !w.thread {
 		runtime.Gosched()
 		return
 	}
-	d := min(minSleep<<min(w.n-yields-1, 10), maxSleep)
+	d := min(minSleep<<min(max(w.n-yields-1, 0), 10), maxSleep)
+	if w.thread {
+		rt.Sleep(d)
+		return
+	}
 	if w.timer == nil {
 		w.timer = time.NewTimer(d)
 	} else {
