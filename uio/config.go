@@ -30,18 +30,27 @@ func openConfig(p *place, fd int) (*config, error) {
 		return nil, fmt.Errorf("%s: config space: %d bytes, want 256 or 4096: %w", p.name, st.Size, bus.ErrProtocol)
 	}
 	var b [4]byte
-	// The kernel shows the header to anyone, and the rest to whom had the right when he
-	// opened the file.
-	const header = 64
-	switch n, err := unix.Pread(fd, b[:], st.Size-4); {
-	case err == unix.ENODEV:
-		return nil, fmt.Errorf("%s: config space: the function was removed: %w", p.name, bus.ErrGone)
-	case err != nil:
-		return nil, fmt.Errorf("%s: config space: reading its end: %w", p.name, err)
-	case n != len(b):
-		return nil, fmt.Errorf("%s: config space: the kernel shows %d of its %d bytes to who opens it without CAP_SYS_ADMIN: %s opens it as root: %w", p.name, header, st.Size, p.asRoot(), unix.EPERM)
+	n, err := unix.Pread(fd, b[:], st.Size-int64(len(b)))
+	if err := p.configCut(st.Size, n, err); err != nil {
+		return nil, err
 	}
 	return &config{Config: fdio.NewConfig(fd, 0, int(st.Size))}, nil
+}
+
+// configCut says what a read of the last 4 of config space's bytes tells, which gave n of them:
+// the kernel shows the header to anyone, and the rest to whom had the right when he opened
+// the file.
+func (p *place) configCut(size int64, n int, err error) error {
+	const header = 64
+	switch {
+	case err == unix.ENODEV:
+		return fmt.Errorf("%s: config space: the function was removed: %w", p.name, bus.ErrGone)
+	case err != nil:
+		return fmt.Errorf("%s: config space: reading its end: %w", p.name, err)
+	case n != 4:
+		return fmt.Errorf("%s: config space: the kernel shows %d of its %d bytes to who opens it without CAP_SYS_ADMIN: %s opens it as root: %w", p.name, header, size, p.asRoot(), unix.EPERM)
+	}
+	return nil
 }
 
 // keep is a driver's value for Command, with INTx-Disable as the device has it where that is

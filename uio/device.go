@@ -225,7 +225,6 @@ func (d *Device) end(why error) {
 	d.err = why
 	open := d.regions
 	d.regions = nil
-	close(d.done)
 	d.mu.Unlock()
 	if errors.Is(why, bus.ErrGone) {
 		d.log.Warn("device lost", "address", d.place.name, "reason", why)
@@ -238,6 +237,7 @@ func (d *Device) end(why error) {
 			d.log.Warn("region not unmapped", "address", d.place.name, "region", i, "error", err)
 		}
 	}
+	close(d.done) // who saw this reads all-ones
 }
 
 // Reset is the kernel's reset of the function, which restores config space itself. ctx is looked
@@ -282,6 +282,7 @@ func (d *Device) Close() error {
 		d.closeErr = d.DisableIRQs()
 		d.quiesce()
 		d.end(d.closedErr())
+		<-d.done // it may be somebody else who ends it
 		// Nothing uses the files any more but the pump, and this ends it.
 		d.closeErr = errors.Join(d.closeErr, d.files.close())
 		if d.pumped != nil {

@@ -114,11 +114,13 @@ var pageSize = unix.Getpagesize()
 
 // kernel is what of the kernel tests replace.
 type kernel struct {
-	mmap func(fd int, at int64, n int) ([]byte, error)
+	mmap   func(fd int, at int64, n int) ([]byte, error)
+	source func() (source, error) // of DMA memory
 }
 
 var realKernel = kernel{
 	mmap: func(fd int, at int64, n int) ([]byte, error) {
 		return unix.Mmap(fd, at, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	},
+	source: newPhysical,
 }
