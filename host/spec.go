@@ -144,6 +144,7 @@ type Plan struct {
 	Taps     []TapSpec
 	Faults   map[string]fault.Plan // by device name
 	Trace    TracePlan
+	RT       int    // priority of real-time threads; 0: there are none
 	Profile  string // the kernel whose texts are followed: "6.12", "6.1"; empty: the first
 }
 

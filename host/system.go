@@ -17,6 +17,7 @@ import (
 	"github.com/ring3dev/ring3/internal/crash"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/profile"
+	"github.com/ring3dev/ring3/internal/rt"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/pktgen"
@@ -43,6 +44,7 @@ type System struct {
 	tracing  tracing
 	bound    []*boundDevice
 	pktgen   *pktgen.Engine
+	rt       *rt.Policy // nil: threads are ordinary
 	irqs     *irqTable
 	tree     *tree
 
@@ -86,6 +88,9 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if err != nil {
 		return usagef("%v", err)
 	}
+	if err := s.realTime(); err != nil {
+		return err
+	}
 	if err := s.tracing.open(s.plan.Trace, s.log, c.Stderr); err != nil {
 		return err
 	}
@@ -107,7 +112,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Log: s.log, Profile: prof.Name}); err != nil {
+	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
 		return err
 	}
 	if s.irqs, err = newIRQTable(s.bound, prof); err != nil {
@@ -159,7 +164,7 @@ func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver
 		return err
 	}
 	defer crash.Report() // Probe is the driver's
-	r := pci.Bind(ctx, b.dev, pci.Env{Name: b.spec.Name, Log: s.log, Options: b.spec.Options}, drivers)
+	r := pci.Bind(ctx, s.forDriver(b.dev), pci.Env{Name: b.spec.Name, Log: s.log, Options: b.spec.Options}, drivers)
 	if errors.Is(r.Err, pci.ErrOption) {
 		return usagef("%s (%s): %v", b.spec.Name, b.dev.Backend(), r.Err)
 	}
@@ -256,6 +261,7 @@ func (s *System) Close() error {
 		for _, c := range s.captures {
 			errs = append(errs, c.close())
 		}
+		errs = append(errs, s.rt.Close())
 		for _, err := range errs {
 			// That a device died was said when it did; what follows from that is no news.
 			if err != nil && !dead && !errors.Is(err, bus.ErrGone) {

@@ -102,7 +102,7 @@ func (s *System) attach(b *boundDevice, t TapSpec) (err error) {
 	if b.net == nil {
 		return usagef("--tap %s: %s is no network device", t, b.spec.Name)
 	}
-	b.tap, err = tap.Attach(b.net, tap.Config{Name: t.Interface, NoOffload: t.NoOffload, NoGRO: t.NoGRO, Up: t.Up, Log: s.log})
+	b.tap, err = tap.Attach(b.net, tap.Config{Name: t.Interface, NoOffload: t.NoOffload, NoGRO: t.NoGRO, Up: t.Up, Log: s.log, RT: s.rt})
 	if err != nil {
 		return fmt.Errorf("%s: %w", b.spec.Name, err)
 	}
@@ -124,7 +124,7 @@ func (s *System) receive(b *boundDevice) (err error) {
 		return s.attach(b, *t)
 	}
 	if b.net != nil {
-		b.sink, err = netdev.NewSink(b.net)
+		b.sink, err = netdev.NewSinkOn(b.net, s.rt)
 	}
 	return err
 }

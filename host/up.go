@@ -27,7 +27,7 @@ type upFlags struct {
 	traces          []string
 	traceFilter     string
 	crashRecords    int
-	profile         string
+	profile, rt     string
 	mount           string
 	noMount         bool
 }
@@ -41,6 +41,7 @@ func (f *upFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.traceFilter, "trace-filter", "", "trace "+filterHelp)
 	c.Flags().IntVar(&f.crashRecords, "crash-records", defaultCrash, "log the last `N` accesses of a device that dies")
 	c.Flags().StringVar(&f.profile, "profile", profile.Default, "follow the texts of kernel `VERSION`: "+strings.Join(profile.Names(), ", "))
+	c.Flags().StringVar(&f.rt, "rt", "", rtHelp)
 	c.Flags().StringVar(&f.mount, "mount", "", "mount the tree at `DIR` (default: a folder below the run folder)")
 }
 
@@ -58,6 +59,9 @@ func (f *upFlags) plan(devices []string) (Plan, error) {
 	}
 	if err == nil {
 		err = p.addProfile(f.profile)
+	}
+	if err == nil {
+		err = p.addRT(f.rt)
 	}
 	return p, err
 }
@@ -145,6 +149,9 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	}
 	if plan.Profile != "" && plan.Profile != profile.Default {
 		extra = append(extra, "--profile "+plan.Profile)
+	}
+	if plan.RT != 0 {
+		extra = append(extra, fmt.Sprintf("--rt %d", plan.RT))
 	}
 	u.in, err = instance.Create(instance.Options{Name: a.name, Version: version(), Devices: devices, Extra: extra, Log: u.log.Logger()})
 	if err != nil {

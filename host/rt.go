@@ -1,0 +1,59 @@
+package host
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/rt"
+)
+
+const rtHelp = "run interrupt handlers, pollers, generators and TAP under SCHED_FIFO at `PRIO` (1 to 99), each on a pinned thread of its own, memory locked; " +
+	"a generator that never has to wait keeps its CPU from everything else: see docs/limits.md"
+
+// addRT adds what --rt says; "" is nothing.
+func (p *Plan) addRT(s string) error {
+	if s == "" {
+		return nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < rt.MinPriority || n > rt.MaxPriority {
+		return usagef("--rt %q: want a priority of SCHED_FIFO, %d to %d", s, rt.MinPriority, rt.MaxPriority)
+	}
+	p.RT = n
+	return nil
+}
+
+// realTime makes sure that there can be real-time threads, where they are asked for.
+func (s *System) realTime() (err error) {
+	if s.plan.RT == 0 {
+		return nil
+	}
+	if s.rt, err = rt.New(rt.Config{Priority: s.plan.RT, Log: s.log}); err != nil {
+		return fmt.Errorf("--rt %d: %w", s.plan.RT, err)
+	}
+	return nil
+}
+
+// rtDevice is a device whose interrupts are served by real-time threads.
+type rtDevice struct {
+	bus.Device
+	policy *rt.Policy
+}
+
+// EnableIRQs tells each vector.
+func (d rtDevice) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
+	qs, err := d.Device.EnableIRQs(mode, n)
+	for _, q := range qs {
+		q.SetPolicy(d.policy)
+	}
+	return qs, err
+}
+
+// forDriver is a device as its driver gets it.
+func (s *System) forDriver(d bus.Device) bus.Device {
+	if s.rt == nil {
+		return d
+	}
+	return rtDevice{d, s.rt}
+}
