@@ -16,11 +16,11 @@ VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
 LDFLAGS := -X github.com/ring3dev/ring3/host.Version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long bench cover fuzz lint clean
+.PHONY: help setup build demo test test-long vm vm-test vm-test-arm64 bench cover fuzz lint clean
 .NOTPARALLEL:
 
 help: ## list these verbs
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
 setup: ## install the Debian packages that are missing (QEMU, FUSE, ...)
 	hack/setup
@@ -37,6 +37,16 @@ test: setup build lint ## every check and test that fits in CI's time (under 20 
 
 test-long: setup build lint ## the same and the long proofs
 	hack/test long
+
+vm: setup ## a shell in a VM, with ring3 and two NICs behind an IOMMU
+	go run ./integration/vm/shell
+
+vm-test: setup ## only the tests in a VM; RUN=NAME for one of them
+	RING3_NEED_VM=1 go test -count=1 -timeout 20m -v -run '^TestVM$(if $(RUN),(NoIOMMU)?$$/$(RUN))' ./integration
+
+vm-test-arm64: ## the same on an emulated arm64 machine (an SMMUv3 is its IOMMU)
+	hack/setup arm64
+	RING3_NEED_VM=1 RING3_VM_ARCH=arm64 go test -count=1 -timeout 30m -v -run '^TestVM$(if $(RUN),(NoIOMMU)?$$/$(RUN))' ./integration
 
 bench: setup build ## measure everything that ring3 bench measures; BENCH='pktgen-tx -json' for less
 	bin/ring3 bench $(BENCH)

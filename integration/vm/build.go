@@ -28,11 +28,16 @@ func goTool(arch string, args ...string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("go", args...)
+	return goIn(dir, arch, append([]string{"go"}, args...)...)
+}
+
+// goIn runs a command that builds for an architecture, in a folder of sources.
+func goIn(dir, arch string, argv ...string) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		return fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out)
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ type Config struct {
 	Args        []string      // more of the kernel's arguments
 	Modules     []string      // more that can be loaded; what they need comes along
 	Load        []string      // more that init loads
+	Shell       string        // a program for a terminal, which init runs; its end is the VM's (see Shell)
 	Image       *Image        // what the VM has beside init and modules
 	BootTimeout time.Duration // 0: BootTimeout
 	Console     io.Writer     // gets what the console says; nil: nobody, or stderr where RING3_VM_CONSOLE is set

@@ -185,6 +185,7 @@ func (i *Image) write(w io.Writer, init string, k *kernel, c *Config) error {
 	all := i.clone()
 	all.AddFile("/init", init, 0o755)
 	all.AddLink("/sbin/modprobe", "/init")
+	all.AddLink("/bin/nobody", "/init")
 	if err := k.addModules(all, c.modules()); err != nil {
 		return err
 	}

@@ -96,6 +96,9 @@ func prepare(c *Config, accel, dir string) ([]string, error) {
 	if !c.NoIOMMU {
 		kargs = append(kargs, mach.iommu...)
 	}
+	if c.Shell != "" {
+		kargs = append(kargs, wire.ShellArg+c.Shell, "quiet")
+	}
 	if accel == "tcg" {
 		accel = "tcg,thread=multi"
 	}

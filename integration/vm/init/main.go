@@ -5,11 +5,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +28,9 @@ func main() {
 			os.Exit(1)
 		}
 		return
+	case filepath.Base(os.Args[0]) == "nobody":
+		fmt.Fprintln(os.Stderr, "nobody:", asNobody(os.Args[1:]))
+		os.Exit(127)
 	case len(os.Args) > 1 && os.Args[1] == "worker":
 		if err := work(); err != nil {
 			fmt.Fprintln(os.Stderr, "init:", err)
@@ -108,6 +113,18 @@ func boot() error {
 	return nil
 }
 
+// kernelArgs are what follows a prefix in the kernel's arguments.
+func kernelArgs(prefix string) []string {
+	b, _ := os.ReadFile("/proc/cmdline")
+	var all []string
+	for _, arg := range strings.Fields(string(b)) {
+		if v, ok := strings.CutPrefix(arg, prefix); ok {
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
 // loopback sets lo up.
 func loopback() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -131,6 +148,17 @@ func loopback() error {
 func reap() error {
 	worker := exec.Command("/init", "worker")
 	worker.Stdin, worker.Stdout, worker.Stderr = os.Stdin, os.Stdout, os.Stderr
+	shell := kernelArgs(wire.ShellArg)
+	if len(shell) > 0 {
+		tty, err := terminal()
+		if err != nil {
+			return err
+		}
+		worker = exec.Command(shell[0])
+		worker.Dir = "/root"
+		worker.Stdin, worker.Stdout, worker.Stderr = tty, tty, tty
+		worker.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	}
 	worker.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME=/root", "TERM=linux", "LC_ALL=C"}
 	if err := worker.Start(); err != nil {
 		return fmt.Errorf("starting the worker: %w", err)
@@ -144,10 +172,53 @@ func reap() error {
 		if err != nil {
 			return fmt.Errorf("waiting: %w", err)
 		}
+		if pid == worker.Process.Pid && len(shell) > 0 {
+			return nil
+		}
 		if pid == worker.Process.Pid {
 			return fmt.Errorf("the worker ended: %s", ended(status))
 		}
 	}
+}
+
+// terminal opens the console as a terminal that can have a foreground process.
+func terminal() (*os.File, error) {
+	b, err := os.ReadFile("/sys/class/tty/console/active")
+	if err != nil {
+		return nil, err
+	}
+	names := strings.Fields(string(b))
+	if len(names) == 0 {
+		return nil, errors.New("there is no console")
+	}
+	fd, err := unix.Open("/dev/"+names[len(names)-1], unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening the console: %w", err)
+	}
+	for _, s := range kernelArgs(wire.SizeArg) {
+		var size unix.Winsize
+		if _, err := fmt.Sscanf(s, "%dx%d", &size.Row, &size.Col); err == nil {
+			_ = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &size)
+		}
+	}
+	return os.NewFile(uintptr(fd), "console"), nil
+}
+
+// asNobody is the program nobody: it becomes one without privileges.
+func asNobody(argv []string) error {
+	c, err := command(&wire.Command{Argv: argv})
+	if err != nil {
+		return err
+	}
+	if c.Err != nil {
+		return c.Err
+	}
+	for _, err := range []error{unix.Setgroups(nil), unix.Setresgid(wire.Nobody, wire.Nobody, wire.Nobody), unix.Setresuid(wire.Nobody, wire.Nobody, wire.Nobody), os.Chdir(home)} {
+		if err != nil {
+			return err
+		}
+	}
+	return unix.Exec(c.Path, c.Args, c.Env)
 }
 
 func ended(s unix.WaitStatus) string {

@@ -28,6 +28,13 @@ const (
 	Early      = "/etc/ring3-early"   // those that the port needs
 )
 
+// ShellArg begins the kernel's argument that has init run a program on the console, in place
+// of what the host asks.
+const ShellArg = "ring3.shell="
+
+// SizeArg begins the kernel's argument with that console's size, as ROWSxCOLUMNS.
+const SizeArg = "ring3.size="
+
 // Message is any message. Which of its fields are set says what it is.
 type Message struct {
 	ID int `json:"id,omitempty"`

@@ -1,0 +1,109 @@
+// Shell boots a VM and gives a shell in it: two e1000e NICs behind an IOMMU, wired to each
+// other, and ring3. It is what make vm runs.
+//
+//	go run ./integration/vm/shell [-arch amd64|arm64] [-no-iommu]
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"github.com/ring3dev/ring3/integration/vm"
+)
+
+func main() {
+	arch := flag.String("arch", runtime.GOARCH, "amd64 or arm64")
+	noIOMMU := flag.Bool("no-iommu", false, "a VM without an IOMMU")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGHUP)
+	err := run(ctx, *arch, *noIOMMU)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// wanted are programs that the VM has if this machine does.
+var wanted = []string{
+	"bash", "sh", "awk", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "diff", "dmesg", "echo", "env", "ethtool", "false", "find", "free",
+	"fusermount3", "grep", "head", "hexdump", "hostname", "id", "ip", "kill", "less", "ln", "ls", "lsmod", "lspci", "mkdir", "mktemp", "more", "mount", "mv", "nl", "nproc",
+	"od", "ping", "printf", "ps", "pwd", "readlink", "rm", "rmdir", "rmmod", "sed", "seq", "setpriv", "sleep", "sort", "ss", "stat", "strace", "stty", "sync", "tail",
+	"taskset", "tee", "test", "timeout", "top", "touch", "tr", "true", "tty", "umount", "uname", "uniq", "vi", "wc", "which", "xargs",
+}
+
+// start is the script that init runs: it gets things ready, says so, and becomes the shell.
+const start = `#!/bin/sh
+for nic in 0000:00:04.0 0000:00:05.0; do
+	ring3 bind $nic --driver vfio-pci --owner nobody
+done
+cat <<'END'
+
+Two NICs, wired to each other, and 'nobody CMD', which runs CMD as a user without privileges. Try:
+  nobody ring3 up eth0=vfio:0000:00:04.0 eth1=vfio:0000:00:05.0 &
+  nobody ring3 shell -- cat /proc/net/dev
+  ring3 ls --hw
+Back to the kernel's own driver: ring3 unbind 0000:00:04.0; modprobe e1000e
+The shell's end ends the VM; so does Ctrl-A x. Ctrl-A c leads to QEMU's monitor and back.
+
+END
+PS1='vm# '
+export PS1
+exec `
+
+func run(ctx context.Context, arch string, noIOMMU bool) error {
+	dir, err := os.MkdirTemp("", "ring3-shell-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	ring3 := filepath.Join(dir, "ring3")
+	if err := vm.Build(arch, "cmd/ring3", ring3); err != nil {
+		return err
+	}
+	image := &vm.Image{}
+	image.AddFile("/usr/bin/ring3", ring3, 0o755)
+	shell := "bash"
+	if arch == runtime.GOARCH {
+		for _, name := range wanted {
+			if _, err := exec.LookPath(name); err != nil {
+				continue
+			}
+			if err := image.AddProgram(name); err != nil {
+				fmt.Fprintf(os.Stderr, "vm: going on without: %v\n", err)
+			}
+		}
+		for _, file := range []string{"/usr/share/misc/pci.ids", "/lib/terminfo/l/linux", "/lib/terminfo/v/vt100"} {
+			if _, err := os.Stat(file); err == nil {
+				image.AddFile(file, file, 0o644)
+			}
+		}
+	} else {
+		shell = "gosh"
+		if err := image.AddURoot(arch); err != nil {
+			return err
+		}
+	}
+	image.AddData("/bin/start", []byte(start+shell+"\n"), 0o755)
+	return vm.Shell(ctx, vm.Config{
+		Arch:    arch,
+		NoIOMMU: noIOMMU,
+		Image:   image,
+		Shell:   "/bin/start",
+		Devices: []string{
+			"-netdev", "hubport,id=net0,hubid=0", "-device", "e1000e,id=nic0,netdev=net0,mac=52:54:00:12:34:56,addr=4,romfile=",
+			"-netdev", "hubport,id=net1,hubid=0", "-device", "e1000e,id=nic1,netdev=net1,mac=52:54:00:12:34:57,addr=5,romfile=",
+		},
+	})
+}
