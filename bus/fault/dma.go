@@ -45,6 +45,26 @@ func (m memory) Map(b []byte, r bus.DMARequest) (*bus.Memory, error) {
 	return m.d.keep(t, mem, err, r)
 }
 
+// Place is bus.Placer's, where the device's DMA is one.
+func (m memory) Place(w bus.Window) (release func(), err error) {
+	d := m.d
+	t := d.step(Map, place{class: call, n: int(Map)}, 0, w.Size)
+	if err := d.refuse(t, fmt.Sprintf("placing %d bytes at %#x", w.Size, uint64(w.IOVA))); err != nil {
+		return nil, err
+	}
+	p, ok := d.in.DMA().(bus.Placer)
+	if !ok {
+		return nil, fmt.Errorf("%s: placing DMA memory: %w", d.Address(), bus.ErrNotSupported)
+	}
+	if release, err = p.Place(w); err != nil {
+		d.after(t, w.Size)
+		return nil, err
+	}
+	// Its bytes may go as soon as it is released.
+	mem, _ := d.keep(t, bus.NewMemory(w.Bytes, w.IOVA, release), nil, bus.DMARequest{Size: int(w.Size), Dir: w.Dir})
+	return mem.Free, nil
+}
+
 // keep remembers memory until it is freed. It stays the driver's when the link dies.
 func (d *Device) keep(t ticket, mem *bus.Memory, err error, r bus.DMARequest) (*bus.Memory, error) {
 	if err != nil {

@@ -304,3 +304,28 @@ func TestLogAndOutcomes(t *testing.T) {
 		t.Errorf("Accesses = %d, want 7", n)
 	}
 }
+
+// What is placed at an address counts as an access, is held, and is refused once the link is dead.
+func TestPlace(t *testing.T) {
+	d, _ := wrap(t, "Map#2:deny")
+	b := make([]byte, 4096)
+	p := d.DMA().(bus.Placer)
+	release, err := p.Place(bus.Window{IOVA: 0x10000, Size: 4096, Bytes: b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := d.Held(); len(h) != 1 {
+		t.Errorf("Held = %q, want the memory", h)
+	}
+	if _, err := p.Place(bus.Window{IOVA: 0x20000, Size: 4096, Bytes: b}); !errors.Is(err, bus.ErrBusy) {
+		t.Errorf("the second Place = %v, want it denied", err)
+	}
+	release()
+	if h := d.Held(); len(h) != 0 {
+		t.Errorf("Held after release = %q", h)
+	}
+	d.Kill()
+	if _, err := p.Place(bus.Window{IOVA: 0x20000, Size: 4096, Bytes: b}); !errors.Is(err, bus.ErrGone) {
+		t.Errorf("Place on a dead link = %v, want ErrGone", err)
+	}
+}

@@ -1,7 +1,9 @@
 package trace
 
 import (
+	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/ring3dev/ring3/bus"
 )
@@ -47,6 +49,33 @@ func (a dmaOf) got(op Op, m *bus.Memory, size int, err error) (*bus.Memory, erro
 		d.forget(own)
 		d.note(func(r *Record) { r.Op, r.Value, r.Aux = OpFree, uint64(own.iova), uint64(size) }, DMA)
 		m.Free()
+	}), nil
+}
+
+// Place is bus.Placer's, where the device's DMA is one. What is not mapped is not looked into.
+func (a dmaOf) Place(w bus.Window) (func(), error) {
+	d := a.d
+	p, ok := a.dma.(bus.Placer)
+	if !ok {
+		return nil, fmt.Errorf("%s: placing DMA memory: %w", d.Address(), bus.ErrNotSupported)
+	}
+	release, err := p.Place(w)
+	d.note(func(r *Record) {
+		r.Op, r.Value, r.Aux = OpMap, uint64(w.IOVA), w.Size
+		r.setErr(d.Address(), err)
+	}, DMA)
+	if err != nil {
+		return nil, err
+	}
+	own := &memory{iova: w.IOVA, bytes: w.Bytes}
+	t := d.rec
+	t.mu.Lock()
+	d.mems = append(d.mems, own)
+	t.mu.Unlock()
+	return sync.OnceFunc(func() {
+		d.forget(own)
+		d.note(func(r *Record) { r.Op, r.Value, r.Aux = OpFree, uint64(w.IOVA), w.Size }, DMA)
+		release()
 	}), nil
 }
 

@@ -3,6 +3,7 @@ package trace_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -186,6 +187,47 @@ func TestPublish(t *testing.T) {
 		"doorbell bar0+0x3818/4 TDT[0] 0x2",
 	)
 }
+
+// Memory that is placed by a server is a ring's like any other.
+func TestPlace(t *testing.T) {
+	bustest.NoLeaks(t)
+	d, _, _ := open(t, trace.Options{})
+	if _, err := d.DMA().(bus.Placer).Place(bus.Window{IOVA: 4096, Size: 4096}); !errors.Is(err, bus.ErrNotSupported) {
+		t.Errorf("Place on a device that cannot = %v, want ErrNotSupported", err)
+	}
+	p := trace.Wrap(placing{d.Unwrap()}, trace.Options{Name: "p", Registers: plainRegisters})
+	defer func() { _ = p.Close() }()
+	r, err := p.Region(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := p.DMA().(bus.Placer).Place(bus.Window{IOVA: 4096, Size: 4096, Bytes: make([]byte, 4096)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Write32(regTDB, 4096)
+	r.Write32(regTDBH, 0)
+	r.Write32(regTDL, 128)
+	n := int(p.Recorded())
+	r.Write32(regTDT, 1)
+	release()
+	r.Write32(regTDT, 2)
+	want(t, lines(p, int(p.Recorded())-n),
+		"doorbell bar0+0x3818/4 TDT[0] 0x1",
+		"publish bar0+0x3818/16 TDT[0] 0x0 0..0 (1) {addr=0}",
+		"dma - free 0x1000 4096 bytes",
+		"doorbell bar0+0x3818/4 TDT[0] 0x2",
+	)
+}
+
+// placing is a device whose DMA is a bus.Placer.
+type placing struct{ bus.Device }
+
+func (p placing) DMA() bus.DMA { return placer{p.Device.DMA()} }
+
+type placer struct{ bus.DMA }
+
+func (placer) Place(bus.Window) (func(), error) { return func() {}, nil }
 
 func TestReadersAndLoss(t *testing.T) {
 	bustest.NoLeaks(t)
