@@ -35,6 +35,13 @@ func (s *System) realTime() (err error) {
 	return nil
 }
 
+// grantRT leaves real-time threads to the user whom this process, as root, is about to become.
+func (p *Plan) grantRT() {
+	if p.RT != 0 {
+		rt.Grant(p.RT)
+	}
+}
+
 // rtDevice is a device whose interrupts are served by real-time threads.
 type rtDevice struct {
 	bus.Device

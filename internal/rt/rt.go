@@ -236,6 +236,16 @@ func (p *Policy) lockMemory() error {
 	return fmt.Errorf("locking memory: %w", err)
 }
 
+// Grant is for root who is about to become another user: it raises the limits to what New will ask for. Where it may not,
+// New says what is missing.
+func Grant(priority int) {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_RTPRIO, &l); err == nil && l.Max < uint64(priority) {
+		_ = unix.Setrlimit(unix.RLIMIT_RTPRIO, &unix.Rlimit{Cur: uint64(priority), Max: uint64(priority)})
+	}
+	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
+}
+
 // remedy gives a user what is needed.
 func (p *Policy) remedy() string {
 	n := strconv.Itoa(p.priority)
