@@ -1,6 +1,7 @@
 package rt
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +22,13 @@ import (
 const refused = "RING3_TEST_REFUSED" // the test's second life: as somebody who may nothing
 
 func TestMain(m *testing.M) {
+	if os.Getenv(refused) == "granted" { // root, who becomes nobody
+		Grant(50)
+		if err := errors.Join(syscall.Setgid(65534), syscall.Setuid(65534)); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
 	if os.Getenv(refused) != "" {
 		p, err := New(Config{Priority: 50})
 		fmt.Printf("%v|%v\n", p != nil, err)
@@ -245,6 +254,18 @@ func TestRefused(t *testing.T) {
 				t.Errorf("%s: %swant %q in one line", who, out, want)
 			}
 		}
+	}
+}
+
+// Root leaves the limits to whom it becomes.
+func TestGrant(t *testing.T) {
+	if b, err := exec.Command("prlimit", "--rtprio=50:50", "--memlock=unlimited", "true").CombinedOutput(); err != nil {
+		t.Skipf("raising limits takes CAP_SYS_RESOURCE: %s", b)
+	}
+	cmd := exec.Command("prlimit", "--rtprio=0:0", "--memlock=8388608:8388608", os.Args[0])
+	cmd.Env = append(os.Environ(), refused+"=granted")
+	if b, err := cmd.CombinedOutput(); err != nil || string(b) != "true|<nil>\n" {
+		t.Errorf("after Grant: %v, %s want real-time threads", err, b)
 	}
 }
 
