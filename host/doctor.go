@@ -24,6 +24,8 @@ type Finding struct {
 	Says string `json:"says"`
 	// Needed is what does not work without it.
 	Needed string `json:"needed"`
+	// Optional is what only some want: real hardware.
+	Optional bool `json:"optional,omitempty"`
 }
 
 func (a *app) doctorCmd() *cobra.Command {
@@ -33,12 +35,6 @@ func (a *app) doctorCmd() *cobra.Command {
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			findings := examine(c.Context())
-			bad := 0
-			for _, f := range findings {
-				if !f.OK {
-					bad++
-				}
-			}
 			if a.json {
 				if err := a.printJSON(findings); err != nil {
 					return err
@@ -46,7 +42,10 @@ func (a *app) doctorCmd() *cobra.Command {
 			} else {
 				for _, f := range findings {
 					mark := "ok     "
-					if !f.OK {
+					switch {
+					case !f.OK && f.Optional:
+						mark = "no     "
+					case !f.OK:
 						mark = "missing"
 					}
 					fmt.Fprintf(a.stdout, "%s %-11s %s\n", mark, f.Check, f.Says)
@@ -55,7 +54,7 @@ func (a *app) doctorCmd() *cobra.Command {
 					}
 				}
 			}
-			if bad > 0 {
+			if len(needed(findings)) > 0 {
 				return exitError(1)
 			}
 			return nil
@@ -72,7 +71,7 @@ func examine(ctx context.Context) []Finding {
 		}
 		return Finding{Check: name, OK: err == nil, Says: says, Needed: needed}
 	}
-	return []Finding{
+	return append([]Finding{
 		check("qemu", "no device of the backend qemu; sim has models that need nothing, such as sim:e1000e", func() (string, error) { return qemuVersion(ctx) }),
 		check("fuse", "no mounted tree: only 'ring3 get' and 'ring3 set' work, with 'ring3 up --no-mount'", func() (string, error) {
 			return "the tree can be mounted", kernfs.Probe()
@@ -81,7 +80,7 @@ func examine(ctx context.Context) []Finding {
 			return "a private user and mount namespace can be made", userns.Probe()
 		}),
 		check("run folder", "nothing can be started", func() (string, error) { return instance.Base(true) }),
-	}
+	}, doctorHardware(check)...)
 }
 
 // qemuVersion runs QEMU for its version line.

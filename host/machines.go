@@ -35,6 +35,8 @@ type starter func(ctx context.Context) (machine, error)
 var backends = map[string]func(s *System, c Config, group []DeviceSpec, domain uint32) (starter, error){
 	"qemu": (*System).planQEMU,
 	"sim":  (*System).planSim,
+	"uio":  (*System).planUIO,
+	"vfio": (*System).planVFIO,
 }
 
 // backendNames lists them for messages.
@@ -49,10 +51,13 @@ func backendNames() string {
 
 // isNetwork says whether a device can be wired, as far as its backend knows before it runs.
 func isNetwork(d DeviceSpec) bool {
-	if d.Backend == "sim" {
+	switch d.Backend {
+	case "sim":
 		return sim.IsNetwork(d.Device)
+	case "qemu":
+		return qemu.IsNetwork(d.Device)
 	}
-	return qemu.IsNetwork(d.Device)
+	return false
 }
 
 // startMachines starts one machine for each group of devices, all at once.

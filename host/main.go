@@ -31,6 +31,8 @@ type Program struct {
 	Drivers []*pci.Driver
 	// Bench runs `ring3 bench`; nil: there is no such command.
 	Bench func(ctx context.Context, o BenchOptions) error
+
+	passed *passed // what root opened for this process
 }
 
 // Main is the main function of a ring3 with these drivers. It does not return.
@@ -41,7 +43,14 @@ func (p *Program) Main() {
 	// Other lives of the same binary come before anything else.
 	instance.WatcherMain()
 	kernfs.GuardMain()
+	kernfs.MounterMain()
 	userns.ChildMain()
+	left, err := takePassed()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "ring3: %v\n", err)
+		os.Exit(1)
+	}
+	p.passed = left
 	// A generator thread keeps its CPU busy; the files must be served meanwhile.
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

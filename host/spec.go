@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,23 +13,21 @@ import (
 // DeviceSpec is one device as the user writes it: NAME=BACKEND:DEVICE[,option=value...].
 type DeviceSpec struct {
 	Name    string            // at most 15 characters, as an interface's
-	Backend string            // "qemu", "sim"
-	Device  string            // what the backend calls it: a model
+	Backend string            // "qemu", "sim", "vfio", "uio"
+	Device  string            // what the backend calls it: a model, an address
 	Options map[string]string // for the driver: "mac", "ring"
 	Props   []string          // for the backend's model, written BACKEND.KEY=VALUE: "KEY=VALUE"
 	IOMMU   bool              // iommu=on: behind QEMU's IOMMU
+	Bus     map[string]string // for the backend itself: "api" of vfio, "dma" of uio
 }
 
 // String is what ParseDevice reads, options in byte order.
 func (d DeviceSpec) String() string {
 	s := d.Name + "=" + d.Backend + ":" + d.Device
-	keys := make([]string, 0, len(d.Options))
-	for k := range d.Options {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	for _, k := range keys {
-		s += "," + k + "=" + d.Options[k]
+	for _, options := range []map[string]string{d.Bus, d.Options} {
+		for _, k := range slices.Sorted(maps.Keys(options)) {
+			s += "," + k + "=" + options[k]
+		}
 	}
 	if d.IOMMU {
 		s += ",iommu=on"
@@ -71,6 +70,9 @@ func ParseDevice(s string) (DeviceSpec, error) {
 	if backends[backend] == nil {
 		return d, usagef("device %s: unknown backend %q: there are %s", name, backend, backendNames())
 	}
+	if err := checkHardware(backend, device); err != nil {
+		return d, usagef("device %s: %v", name, err)
+	}
 	d = DeviceSpec{Name: name, Backend: backend, Device: device, Options: map[string]string{}}
 	iommu := ""
 	for _, o := range parts[1:] {
@@ -78,6 +80,16 @@ func ParseDevice(s string) (DeviceSpec, error) {
 		switch prop, isProp := strings.CutPrefix(k, backend+"."); {
 		case !ok || k == "" || prop == "":
 			return d, usagef("device %s: option %q: want option=value", name, o)
+		case isProp && isHardware(backend):
+			return d, usagef("device %s: option %q: real hardware has no properties to set", name, o)
+		case busOptions[backend][k] != nil:
+			if !slices.Contains(busOptions[backend][k], v) || d.Bus[k] != "" {
+				return d, usagef("device %s: option %q: want %s=%s, once", name, o, k, strings.Join(busOptions[backend][k], " or "+k+"="))
+			}
+			if d.Bus == nil {
+				d.Bus = map[string]string{}
+			}
+			d.Bus[k] = v
 		case isProp:
 			d.Props = append(d.Props, prop+"="+v)
 		case k == "iommu": // the backend's, not the driver's
@@ -166,6 +178,11 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 		if p.find(d.Name) != nil {
 			return p, usagef("two devices are named %s", d.Name)
 		}
+		for _, o := range p.Devices {
+			if isHardware(d.Backend) && isHardware(o.Backend) && o.Device == d.Device {
+				return p, usagef("%s and %s are the same device, %s", o.Name, d.Name, d.Device)
+			}
+		}
 		p.Devices = append(p.Devices, d)
 	}
 	wired := map[string]bool{}
@@ -180,6 +197,9 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 			}
 			wired[n] = true
 		}
+		if n := p.hardwareOf(w.A, w.B); n != "" {
+			return p, usagef("wire %q: %s is real hardware, and its wire is a cable", s, n)
+		}
 		if a, b := p.find(w.A), p.find(w.B); a.Backend != b.Backend {
 			return p, usagef("wire %q: %s is on %s and %s on %s: a wire stays on one backend", s, w.A, a.Backend, w.B, b.Backend)
 		}
@@ -189,6 +209,9 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 		n, file, err := p.fileOf("pcap", "captured", s, p.Captures)
 		if err != nil {
 			return p, err
+		}
+		if p.hardwareOf(n) != "" {
+			return p, usagef("--pcap %q: %s is real hardware, whose frames nobody here sees pass: capture at the far end", s, n)
 		}
 		p.Captures[n] = file
 	}

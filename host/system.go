@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,7 @@ import (
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/pktgen"
+	"github.com/ring3dev/ring3/vfio"
 )
 
 // Config says what a System is made of.
@@ -32,6 +34,9 @@ type Config struct {
 	Keep    string       // where ring3 shell puts the kernel's own /proc and /sys
 	// Started is told of each process (QEMU) that must not outlive this one.
 	Started func(pid int, what string)
+	// Files are files of devices that were opened by who may: by the device's name in Plan, then
+	// as its backend names them.
+	Files map[string]map[string]*os.File
 }
 
 // System is a set of devices in service, with what stands on them. Close it.
@@ -39,7 +44,8 @@ type System struct {
 	log      *slog.Logger
 	plan     Plan
 	machines []machine
-	nics     int // network devices so far
+	spaces   map[int]*vfio.Space // by IOMMU group
+	nics     int                 // network devices so far
 	captures []*capture
 	tracing  tracing
 	bound    []*boundDevice
@@ -178,7 +184,8 @@ func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver
 	go func() {
 		<-b.dev.Done()
 		// A machine that died said so itself; these are one device's own.
-		if err := b.dev.Err(); errors.Is(err, bus.ErrDMAFault) || b.fault != nil && errors.Is(err, bus.ErrGone) {
+		own := b.fault != nil || b.spec.Backend == "vfio"
+		if err := b.dev.Err(); errors.Is(err, bus.ErrDMAFault) || own && errors.Is(err, bus.ErrGone) {
 			s.log.Error(err.Error())
 		}
 	}()
@@ -256,6 +263,9 @@ func (s *System) Close() error {
 		}
 		for _, m := range s.machines {
 			errs = append(errs, m.Close())
+		}
+		for _, space := range s.spaces {
+			errs = append(errs, space.Close())
 		}
 		errs = append(errs, s.tracing.close())
 		for _, c := range s.captures {

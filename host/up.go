@@ -30,6 +30,7 @@ type upFlags struct {
 	profile, rt     string
 	mount           string
 	noMount         bool
+	as              string
 }
 
 func (f *upFlags) add(c *cobra.Command) {
@@ -98,6 +99,9 @@ func (a *app) upCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if f.as != "" && a.passed == nil {
+				return becomeUser(f.as, plan, !f.noMount)
+			}
 			started := time.Now()
 			u, err := a.bringUp(c.Context(), plan, f)
 			if err != nil {
@@ -109,6 +113,7 @@ func (a *app) upCmd() *cobra.Command {
 	}
 	f.add(c)
 	c.Flags().BoolVar(&f.noMount, "no-mount", false, "serve 'ring3 get' and 'ring3 set' only")
+	c.Flags().StringVar(&f.as, "as", "", "as root: open what only root may, then become `USER` for good")
 	a.instanceFlag(c, "the instance's `NAME` (default: r0, r1, ...)")
 	return c
 }
@@ -121,6 +126,8 @@ type up struct {
 	mount  string
 	server *instance.Server
 	log    *klog.Ring
+	// mounter mounts where this process cannot (--as); nil where it can.
+	mounter *kernfs.Mounter
 }
 
 // bringUp starts everything, or leaves nothing.
@@ -130,7 +137,7 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 			return nil, usagef("%v", err)
 		}
 	}
-	u := &up{log: klog.New(klog.Options{Stderr: a.stderr})}
+	u := &up{log: klog.New(klog.Options{Stderr: a.stderr}), mounter: a.passed.mounter()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, u.close())
@@ -161,7 +168,7 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	watching := make(chan error, 1)
 	go func() { watching <- u.in.StartWatcher() }()
 	var childErr error
-	u.sys, err = NewSystem(ctx, Config{Plan: plan, Drivers: a.Drivers, Log: u.log.Logger(), Keep: u.in.Info().Old(), Stderr: a.stderr,
+	u.sys, err = NewSystem(ctx, Config{Plan: plan, Drivers: a.Drivers, Log: u.log.Logger(), Keep: u.in.Info().Old(), Stderr: a.stderr, Files: a.passed.files(),
 		Started: func(pid int, what string) { childErr = errors.Join(childErr, u.in.AddChild(pid, what)) }})
 	err = errors.Join(err, childErr, <-watching)
 	if ctx.Err() != nil {
@@ -200,7 +207,7 @@ func (u *up) mountTree(f upFlags) error {
 	}
 	u.mount = dir
 	var err error
-	if u.fuse, err = kernfs.Mount(dir, u.sys.Tree(), kernfs.Options{Log: u.log.Logger(), Guard: true}); err != nil {
+	if u.fuse, err = kernfs.Mount(dir, u.sys.Tree(), kernfs.Options{Log: u.log.Logger(), Guard: true, Mounter: u.mounter}); err != nil {
 		return err
 	}
 	return u.in.AddMount(dir)
@@ -254,6 +261,9 @@ func (u *up) close() error {
 		if u.sys.unmade {
 			errs = append(errs, exitError(1)) // which one was said; a test that it was for has tested nothing
 		}
+	}
+	if u.mounter != nil {
+		errs = append(errs, u.mounter.Close())
 	}
 	if u.in != nil {
 		errs = append(errs, u.in.Close())
