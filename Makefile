@@ -20,7 +20,7 @@ LDFLAGS := -X github.com/ring3dev/ring3/host.Version=$(VERSION)
 .NOTPARALLEL:
 
 help: ## list these verbs
-	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
 setup: ## install the Debian packages that are missing (QEMU, FUSE, ...)
 	hack/setup

@@ -76,12 +76,13 @@ func (i *Image) AddDir(path, from string) error {
 
 // inUsr is where a path stands in the VM, whose /bin, /sbin and /lib are links into /usr.
 func inUsr(path string) string {
+	path = filepath.Clean(path)
 	for _, dir := range []string{"/bin/", "/sbin/", "/lib/", "/lib64/"} {
 		if strings.HasPrefix(path, dir) {
 			return "/usr" + path
 		}
 	}
-	return filepath.Clean(path)
+	return path
 }
 
 // AddProgram puts a program of this machine into the VM, at the same path, with the shared

@@ -2,6 +2,8 @@ package vm
 
 import (
 	"bytes"
+	"fmt"
+	"maps"
 	"regexp"
 	"strings"
 	"testing"
@@ -23,7 +25,7 @@ type sub struct {
 	name   string // after its parent's
 	log    bytes.Buffer
 	result string
-	time   string
+	time   string // how long it took, as go test says it
 	subs   []*sub
 }
 
@@ -67,8 +69,8 @@ func (r *replay) close() {
 		r.line = nil
 	}
 	// Subtests that began and did not end: the test died in them.
-	for _, s := range r.subs {
-		if s.name != "" && !strings.Contains(s.name, "/") {
+	for name, s := range r.subs {
+		if parent, _ := cutLast(name); parent == r.name {
 			s.report(r.t)
 		}
 	}
@@ -100,7 +102,7 @@ func (r *replay) framed(line string) {
 		s.result, s.time = m[1], m[3]
 		if parent, _ := cutLast(m[2]); parent == r.name {
 			s.report(r.t)
-			delete(r.subs, m[2])
+			maps.DeleteFunc(r.subs, func(name string, _ *sub) bool { return name == m[2] || strings.HasPrefix(name, m[2]+"/") })
 		}
 	}
 }
@@ -140,6 +142,9 @@ func (r *replay) log(line string) {
 func (s *sub) report(t *testing.T) {
 	t.Run(s.name, func(t *testing.T) {
 		_, _ = t.Output().Write(s.log.Bytes())
+		if s.time != "" && s.time != "0.00s" {
+			fmt.Fprintf(t.Output(), "(%s in the VM)\n", s.time)
+		}
 		for _, below := range s.subs {
 			below.report(t)
 		}
