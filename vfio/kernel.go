@@ -251,7 +251,7 @@ func (linux) irqInfo(dev int, index uint32) (flags, count uint32, err error) {
 // level-triggered interrupt.
 func (linux) setIRQs(dev int, flags, index, start, count uint32, fds []int32) error {
 	var few [irqSetSize + 4*16]byte
-	b := few[:irqSetSize]
+	var b []byte
 	if size := irqSetSize + 4*len(fds); size <= len(few) {
 		b = few[:size]
 	} else {

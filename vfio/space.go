@@ -173,6 +173,9 @@ const lowest = 1 << 20
 func usable(r iova.Spans) iova.Spans {
 	var out iova.Spans
 	for _, s := range r {
+		if s.Base > iova.None-pageSize {
+			continue
+		}
 		s.Base, s.End = (max(s.Base, lowest)+pageSize-1)&^(pageSize-1), s.End&^(pageSize-1)
 		if s.Base < s.End {
 			out.Put(s)

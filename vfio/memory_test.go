@@ -1,0 +1,187 @@
+package vfio
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/ioctl"
+)
+
+// Memory of 2 MiB and more lies so that the IOMMU and the processor can use huge pages for
+// it, and may be used to the last byte.
+func TestHugePages(t *testing.T) {
+	f := newFake(t)
+	fn := f.add(addr, 7, "vfio-pci")
+	for _, p := range []Pages{PagesAuto, PagesSmall} {
+		o := f.options()
+		o.Pages = p
+		d := f.mustOpen(t, addr, o)
+		for _, size := range []int{4096, hugePage - 1, hugePage, hugePage + 1, 7<<20 + 5, 8 << 20} {
+			m, err := d.DMA().Alloc(bus.DMARequest{Size: size})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if size >= hugePage && p == PagesAuto && (m.IOVA%hugePage != 0 || ioctl.Address(m.Bytes)%hugePage != 0) {
+				t.Errorf("%d bytes at %#x, IOVA %#x, want both aligned to 2 MiB", size, ioctl.Address(m.Bytes), m.IOVA)
+			}
+			if len(m.Bytes) != size || f.reach(fn, m.IOVA, size, permRead|permWrite) == nil || f.reach(fn, m.IOVA, size+4096, permRead) != nil {
+				t.Errorf("%d bytes: the device reaches another size", size)
+			}
+			for at := 0; at < size; at += 4096 {
+				m.Bytes[at] = 1
+			}
+			m.Bytes[size-1] = 1
+			m.Free()
+		}
+		d.Close()
+	}
+}
+
+func TestDirections(t *testing.T) {
+	f := newFake(t)
+	fn := f.add(addr, 7, "vfio-pci")
+	d := f.mustOpen(t, addr, f.options())
+	for dir, want := range map[bus.Direction]perm{bus.Bidirectional: permRead | permWrite, bus.ToDevice: permRead, bus.FromDevice: permWrite} {
+		m, err := d.DMA().Alloc(bus.DMARequest{Size: 4096, Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range []perm{permRead, permWrite} {
+			if got := f.reach(fn, m.IOVA, 1, p) != nil; got != (p&want != 0) {
+				t.Errorf("direction %d: the device may do %d: %v", dir, p, got)
+			}
+		}
+		m.Free()
+	}
+}
+
+func TestMapOwn(t *testing.T) {
+	f := newFake(t)
+	fn := f.add(addr, 7, "vfio-pci")
+	d := f.mustOpen(t, addr, f.options())
+	// Go's heap: whole pages are aligned to one.
+	b := make([]byte, 64<<10)
+	m, err := d.DMA().Map(b, bus.DMARequest{Dir: bus.ToDevice})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[5] = 7
+	if got := f.reach(fn, m.IOVA, len(b), permRead); got == nil || got[5] != 7 || len(m.Bytes) != len(b) {
+		t.Error("the device does not find what the caller wrote")
+	}
+	m.Free()
+	if f.reach(fn, m.IOVA, 1, permRead) != nil {
+		t.Error("the device reaches memory after Free")
+	}
+	b[5] = 8 // the caller's as before
+	m, err = d.DMA().Map(b[:100], bus.DMARequest{Size: 50, Align: 1 << 16, Mask: 1<<32 - 1})
+	if err != nil || m.IOVA%(1<<16) != 0 || len(m.Bytes) != 50 {
+		t.Errorf("Map of a part = %v, want 50 bytes at an aligned address", err)
+	}
+	m.Free()
+	for what, c := range map[string]struct {
+		b []byte
+		q bus.DMARequest
+	}{
+		"nothing":                 {nil, bus.DMARequest{}},
+		"off a page":              {b[1:5000], bus.DMARequest{}},
+		"more than there is":      {b[:4096], bus.DMARequest{Size: 8192}},
+		"another's after it":      {b[:100:100], bus.DMARequest{}},
+		"against the boundary":    {b, bus.DMARequest{Boundary: 4096}},
+		"below what there can be": {b, bus.DMARequest{Mask: 4095}},
+	} {
+		if m, err := d.DMA().Map(c.b, c.q); err == nil {
+			t.Errorf("Map of %s = %#x, want an error", what, m.IOVA)
+		}
+	}
+}
+
+// The kernel's refusals are told with their causes.
+func TestRefusedMemory(t *testing.T) {
+	f := newFake(t)
+	f.add(addr, 7, "vfio-pci")
+	d := f.mustOpen(t, addr, f.options())
+	f.avail = 1
+	m, err := d.DMA().Alloc(bus.DMARequest{Size: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.DMA().Alloc(bus.DMARequest{Size: 1}); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "dma_entry_limit") {
+		t.Errorf("Alloc beyond the number of mappings = %v, want ENOSPC and why", err)
+	}
+	m.Free()
+	f.avail, f.memlock = 100, 8<<20
+	if _, err := d.DMA().Alloc(bus.DMARequest{Size: 9 << 20}); !errors.Is(err, unix.ENOMEM) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("Alloc beyond what may be locked = %v, want ENOMEM", err)
+	}
+	if len(d.space.live) != 0 || len(d.space.pool.Free()) != 2 {
+		t.Errorf("%d pieces, %d free ranges after refusals, want none, 2", len(d.space.live), len(d.space.pool.Free()))
+	}
+}
+
+// The limit is named with what is wanted, for those whom it concerns: not for root.
+func TestWhyNotMapped(t *testing.T) {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
+		t.Fatal(err)
+	}
+	err := whyNotMapped(unix.ENOMEM, 1<<50, false)
+	told := strings.Contains(err.Error(), "LimitMEMLOCK=")
+	if want := !mayLock() && l.Cur != unix.RLIM_INFINITY; told != want || !errors.Is(err, unix.ENOMEM) {
+		t.Errorf("whyNotMapped = %v, want the remedy: %v", err, want)
+	}
+	if err := whyNotMapped(unix.EINVAL, 1, false); err != unix.EINVAL {
+		t.Errorf("whyNotMapped of another error = %v, want it as it is", err)
+	}
+	if kB("VmLck")%1024 != 0 || status("Pid") == "" || status("nothing") != "" {
+		t.Error("this process's status is not read")
+	}
+	if os.Getuid() == 0 && !mayLock() && status("CapEff") == "000001ffffffffff" {
+		t.Error("root may not lock")
+	}
+}
+
+// A hole in the addresses is left out, whatever the mask.
+func TestReserved(t *testing.T) {
+	f := newFake(t)
+	f.add(addr, 7, "vfio-pci")
+	d := f.mustOpen(t, addr, f.options())
+	var live []*bus.Memory
+	for {
+		m, err := d.DMA().Alloc(bus.DMARequest{Size: 4096, Align: 1 << 27, Mask: 1<<32 - 1})
+		if err != nil {
+			break
+		}
+		live = append(live, m)
+	}
+	if len(live) != 31 {
+		t.Errorf("%d pieces at multiples of 128 MiB below 4 GiB, want 31: without the one at 0", len(live))
+	}
+	for _, m := range live {
+		m.Free()
+	}
+	m, err := d.DMA().Alloc(bus.DMARequest{Size: 8 << 20, Align: 1 << 20, Mask: 0xffffffff})
+	if err != nil || m.IOVA < 0xfef00000 && m.IOVA+8<<20 > 0xfee00000 {
+		t.Errorf("Alloc = %#x, %v, want it off 0xfee00000", m.IOVA, err)
+	}
+	m.Free()
+	// A device that joins takes addresses away.
+	f.ranges = f.ranges[:1]
+	f.add("0000:04:00.0", 9, "vfio-pci")
+	o := f.options()
+	o.Space = NewSpace()
+	e := f.mustOpen(t, "0000:04:00.0", o)
+	if m, err := e.DMA().Alloc(bus.DMARequest{Size: 1}); err != nil || m.IOVA >= 0xfee00000 {
+		t.Errorf("Alloc = %v, %v, want it below 4 GiB, where there is all", m, err)
+	} else {
+		m.Free()
+	}
+	if err := o.Space.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package vfio
+
+const raceEnabled = false

@@ -1,0 +1,223 @@
+package vfiouser
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/dma"
+)
+
+// The write queue: register writes of the client in memory that both sides have, so that a posted
+// write is no message. See the package's documentation for the layout.
+const (
+	queueTail  = 0x00 // 64 bits, client: how many writes it put in, ever
+	queueHead  = 0x40 // 64 bits, server: how many of them the device has
+	queueSleep = 0x80 // 32 bits, server: 1 while it must be kicked
+	queueRing  = 0x1000
+	entrySize  = 16
+
+	queueEntries = 1024 // a power of two
+)
+
+func queueBytes(entries int) int64 { return queueRing + int64(entries)*entrySize }
+
+// post is one write. Entry words: offset in 47:0, region in 55:48, log2 of the width in 57:56; and
+// the value.
+type post struct {
+	region uint8
+	width  uint8
+	off    uint64
+	value  uint64
+}
+
+const offMask = 1<<48 - 1
+
+func (p *post) word() uint64 {
+	log2 := uint64(0)
+	for 1<<log2 < p.width {
+		log2++
+	}
+	return p.off&offMask | uint64(p.region)<<48 | log2<<56
+}
+
+func postOf(word, value uint64) post {
+	return post{region: uint8(word >> 48), width: 1 << (word >> 56 & 3), off: word & offMask, value: value}
+}
+
+// producer is the client's end. Safe for concurrent use.
+type producer struct {
+	limit time.Duration
+	dead  func() bool
+
+	mu   sync.Mutex
+	mem  []byte // nil: closed
+	kick int    // eventfd
+	mask uint64
+	tail uint64
+	head uint64 // as it was seen last
+}
+
+// newProducer maps the queue that a server offers; kick is the producer's from then on, where there
+// is no error.
+func newProducer(memory *os.File, kick, entries int, limit time.Duration, dead func() bool) (*producer, error) {
+	if entries < 2 || entries > 1<<20 || entries&(entries-1) != 0 {
+		return nil, fmt.Errorf("the server's write queue has %d entries: %w", entries, bus.ErrProtocol)
+	}
+	if !isEventfd(kick) {
+		return nil, fmt.Errorf("the write queue's doorbell is no eventfd: %w", bus.ErrProtocol)
+	}
+	b, stays, err := mapFile(memory, 0, uint64(queueBytes(entries)))
+	if err != nil {
+		return nil, fmt.Errorf("mapping the write queue: %w", err)
+	}
+	if !stays {
+		return nil, fmt.Errorf("the write queue's memory is not sealed against shrinking: %w", bus.ErrProtocol)
+	}
+	return &producer{limit: limit, dead: dead, mem: b, kick: kick, mask: uint64(entries - 1)}, nil
+}
+
+// put appends a write. It waits while the queue is full, and fails where the server takes nothing
+// out of it for too long, or says what cannot be.
+func (q *producer) put(p post) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.mem == nil {
+		return nil
+	}
+	if q.tail-q.head > q.mask {
+		if err := q.await(q.mask); err != nil {
+			return err
+		}
+	}
+	at := queueRing + int(q.tail&q.mask)*entrySize
+	binary.LittleEndian.PutUint64(q.mem[at:], p.word())
+	binary.LittleEndian.PutUint64(q.mem[at+8:], p.value)
+	q.tail++
+	dma.Store64(q.mem, queueTail, q.tail)
+	// The store comes before this load, here and in the server the other way round: one of the two
+	// sees the other's.
+	if dma.Load32(q.mem, queueSleep) != 0 {
+		q.ring()
+	}
+	return nil
+}
+
+func (q *producer) ring() {
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, _ = unix.Write(q.kick, one[:]) // full: it is kicked already
+}
+
+// await waits until at most left writes are in the queue. Called with mu held.
+func (q *producer) await(left uint64) error {
+	begun := time.Now()
+	for n := 0; ; n++ {
+		q.head = dma.Load64(q.mem, queueHead)
+		if q.tail-q.head > q.mask+1 {
+			return fmt.Errorf("the write queue's head is %d, its tail %d, of %d entries: %w", q.head, q.tail, q.mask+1, bus.ErrProtocol)
+		}
+		if q.tail-q.head <= left {
+			return nil
+		}
+		switch {
+		case q.dead():
+			return nil // why was said
+		case n < 64:
+			runtime.Gosched()
+			continue
+		case n&0xff == 0 && time.Since(begun) > q.limit:
+			return fmt.Errorf("the write queue has been full for %v: %w", q.limit, bus.ErrTimeout)
+		}
+		time.Sleep(20 * time.Microsecond)
+	}
+}
+
+// flush waits until the device has all that was put in before.
+func (q *producer) flush() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.mem == nil || q.tail == q.head {
+		return nil
+	}
+	return q.await(0)
+}
+
+func (q *producer) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.mem != nil {
+		_ = unix.Munmap(q.mem)
+		_ = unix.Close(q.kick)
+		q.mem = nil
+	}
+}
+
+// consumer is the server's end. Its methods are called with the session's bell lock held, but for
+// empty, sleep and wake, which one goroutine calls.
+type consumer struct {
+	memory *os.File
+	kick   int
+	mem    []byte
+	mask   uint64
+	head   uint64
+}
+
+func newConsumer() (*consumer, error) {
+	f, err := newMemory("ring3-queue", queueBytes(queueEntries))
+	if err != nil {
+		return nil, err
+	}
+	q := &consumer{memory: f, kick: -1, mask: queueEntries - 1}
+	if q.mem, err = unix.Mmap(int(f.Fd()), 0, int(queueBytes(queueEntries)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
+		q.kick, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	}
+	if err != nil {
+		q.close()
+		return nil, fmt.Errorf("making a write queue: %w", err)
+	}
+	return q, nil
+}
+
+// empty says whether there is nothing to take.
+func (q *consumer) empty() bool { return dma.Load64(q.mem, queueTail) == dma.Load64(q.mem, queueHead) }
+
+// sleep asks for a kick. What was put in before is seen by an empty after it.
+func (q *consumer) sleep() { dma.Store32(q.mem, queueSleep, 1) }
+
+func (q *consumer) wake() { dma.Store32(q.mem, queueSleep, 0) }
+
+// each takes out what is there. A client whose tail cannot be is an error.
+func (q *consumer) each(do func(p post) error) (n int, err error) {
+	tail := dma.Load64(q.mem, queueTail)
+	if tail-q.head > q.mask+1 {
+		return 0, fmt.Errorf("the write queue's tail is %d, its head %d, of %d entries: %w", tail, q.head, q.mask+1, bus.ErrProtocol)
+	}
+	for ; q.head != tail; n++ {
+		at := queueRing + int(q.head&q.mask)*entrySize
+		p := postOf(dma.Load64(q.mem, at), dma.Load64(q.mem, at+8))
+		if err := do(p); err != nil {
+			return n, err
+		}
+		q.head++
+		dma.Store64(q.mem, queueHead, q.head)
+	}
+	return n, nil
+}
+
+func (q *consumer) close() {
+	if q.mem != nil {
+		_ = unix.Munmap(q.mem)
+	}
+	if q.kick >= 0 {
+		_ = unix.Close(q.kick)
+	}
+	q.memory.Close()
+	q.mem, q.kick = nil, -1
+}
