@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -39,7 +41,7 @@ type Result struct {
 type Plan struct {
 	m       *Machine
 	targets []*target
-	load    string // the module to load first; "" for none
+	load    []string // modules to load first
 	owner   *Owner
 }
 
@@ -74,10 +76,17 @@ func (m *Machine) PlanBind(r Request) (*Plan, error) {
 		}
 	}
 	if !m.hasDriver(r.Driver) {
-		p.load = r.Driver
+		p.load = append(p.load, r.Driver)
+	}
+	if _, err := os.Stat(filepath.Join(string(m.Sys), "module", type1)); err != nil && r.Driver == VFIO {
+		p.load = append(p.load, type1)
 	}
 	return p, nil
 }
+
+// type1 is what VFIO needs besides, unless the kernel has iommufd alone. Where modprobe knows
+// of soft dependencies it comes along with vfio-pci.
+const type1 = "vfio_iommu_type1"
 
 // mayBind refuses what must not be bound.
 func (m *Machine) mayBind(p *Plan, t *target, r Request) error {
@@ -161,8 +170,8 @@ func (p *Plan) Took() []string {
 // Steps says in shell what Run does.
 func (p *Plan) Steps() []string {
 	var out []string
-	if p.load != "" {
-		out = append(out, "modprobe "+p.load)
+	for _, module := range p.load {
+		out = append(out, "modprobe "+module)
 	}
 	for _, t := range p.targets {
 		if t.restore {
@@ -208,9 +217,9 @@ func (p *Plan) bindSteps(t *target) []string {
 // Run does it. On an error every function has the driver that it had before; what could not
 // be put back, the error names.
 func (p *Plan) Run(ctx context.Context) ([]Result, error) {
-	if p.load != "" {
-		if err := p.m.Ops.Modprobe(ctx, p.load); err != nil {
-			return nil, fmt.Errorf("%s: loading the module %s: %w; is the kernel's modules package installed?", p.targets[0].f.Addr, p.load, err)
+	for _, module := range p.load {
+		if err := p.m.Ops.Modprobe(ctx, module); err != nil && module != type1 {
+			return nil, fmt.Errorf("%s: loading the module %s: %w; is the kernel's modules package installed?", p.targets[0].f.Addr, module, err)
 		}
 	}
 	var out []Result

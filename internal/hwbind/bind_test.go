@@ -78,6 +78,21 @@ func TestBindUnbind(t *testing.T) {
 	}
 }
 
+// VFIO's second module is loaded where it is not there, and missed by nobody where it cannot be.
+func TestModules(t *testing.T) {
+	for _, there := range []bool{true, false} {
+		k, a := withNIC(t)
+		if err := errors.Join(os.RemoveAll(filepath.Join(k.dir, "sys/module")), os.RemoveAll(filepath.Join(k.dir, "sys/bus/pci/drivers", VFIO))); err != nil {
+			t.Fatal(err)
+		}
+		k.load[VFIO], k.load[type1] = true, there
+		_, steps, err := k.fullBind(Request{Addrs: []pci.Addr{a}, Driver: VFIO})
+		if want := []string{"modprobe vfio-pci", "modprobe vfio_iommu_type1"}; err != nil || !reflect.DeepEqual(steps[:2], want) {
+			t.Errorf("there %v: steps %q, %v, want %q first", there, steps, err, want)
+		}
+	}
+}
+
 // steps takes the folder's name out of steps.
 func (k *model) steps(list []string) []string {
 	out := make([]string, len(list))

@@ -34,8 +34,14 @@ type model struct {
 
 func newModel(t *testing.T) *model {
 	t.Helper()
-	k := &model{t: t, dir: t.TempDir(), match: map[string]string{}, load: map[string]bool{}, owner: map[string]int{}, broken: map[string]bool{}}
+	dir, err := os.MkdirTemp("/dev/shm", "hwbind") // in memory: many small files
+	if err != nil {
+		dir = t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	k := &model{t: t, dir: dir, match: map[string]string{}, load: map[string]bool{}, owner: map[string]int{}, broken: map[string]bool{}}
 	k.m = &Machine{Sys: syspci.Root(k.dir + "/sys"), Dev: k.dir + "/dev", Proc: k.dir + "/proc", State: k.dir + "/run/ring3", Ops: k}
+	k.mkdir("sys/module/" + type1)
 	for _, d := range []string{"sys/bus/pci/devices", "sys/bus/pci/drivers", "sys/class/net", "sys/class/block", "dev/vfio", "proc/self", "run"} {
 		k.mkdir(d)
 	}
