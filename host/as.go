@@ -100,6 +100,7 @@ func becomeUser(name string, plan Plan, mount bool) error {
 	if err != nil {
 		return err
 	}
+	plan.grantRT()
 	p := passed{UID: u.uid, Files: map[string]map[string]int{}}
 	for device, files := range opened {
 		p.Files[device] = map[string]int{}
