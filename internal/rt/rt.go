@@ -59,6 +59,10 @@ type Policy struct {
 	log      *slog.Logger
 	next     atomic.Uint32 // counts Next
 	once     sync.Once
+
+	mu      sync.Mutex
+	threads int // that run
+	procs   int // what GOMAXPROCS was raised by
 }
 
 // Config says what is wanted.
@@ -107,13 +111,19 @@ func New(c Config) (*Policy, error) {
 // throttle is how much of a period all real-time threads get; -1: no limit.
 const throttle = "/proc/sys/kernel/sched_rt_runtime_us"
 
-// Close unlocks the memory. The threads run on.
+// Close unlocks the memory and gives back what the threads needed. They should have ended.
 func (p *Policy) Close() error {
 	if p == nil {
 		return nil
 	}
 	var err error
 	p.once.Do(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.procs > 0 {
+			runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)-p.procs))
+			p.procs = 0
+		}
 		if err = unix.Munlockall(); err != nil {
 			err = fmt.Errorf("real-time threads: unlocking memory: %w", err)
 		}
@@ -169,18 +179,19 @@ func (p *Policy) Enter(name string) (leave func()) {
 		p.log.Warn("rt: thread is an ordinary one", "thread", name, "priority", p.priority, "error", err)
 		return func() {}
 	}
-	// A thread that comes back from the kernel needs one of these to go on, and there is one for it.
-	addProcs(1)
-	return func() { addProcs(-1) }
-}
-
-// procsMu is held while GOMAXPROCS changes.
-var procsMu sync.Mutex
-
-func addProcs(n int) {
-	procsMu.Lock()
-	defer procsMu.Unlock()
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// A thread that comes back from the kernel needs a P of Go's scheduler to go on: there is one for each. A
+	// change stops the world, so a thread's end leaves its P to the next.
+	if p.threads++; p.threads > p.procs {
+		p.procs++
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
+	}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.threads--
+	}
 }
 
 // setFIFO puts the calling thread under SCHED_FIFO. Neither threads nor processes that it starts are.

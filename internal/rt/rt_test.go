@@ -124,10 +124,18 @@ func TestThreads(t *testing.T) {
 	for range n {
 		<-ended
 	}
-	for deadline := time.Now().Add(5 * time.Second); len(fifoThreads(t)) > 0 || runtime.GOMAXPROCS(0) != procs; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); len(fifoThreads(t)) > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("after their end: threads %v, GOMAXPROCS %d, want none, %d", fifoThreads(t), runtime.GOMAXPROCS(0), procs)
+			t.Fatalf("after their end: threads %v, want none", fifoThreads(t))
 		}
+	}
+	p.Go("rt-next", func() { ended <- struct{}{} })
+	<-ended
+	if got := runtime.GOMAXPROCS(0); got != procs+n {
+		t.Errorf("GOMAXPROCS = %d with one more thread, want %d: those of the ended are there", got, procs+n)
+	}
+	if err := p.Close(); err != nil || runtime.GOMAXPROCS(0) != procs {
+		t.Errorf("Close = %v, GOMAXPROCS %d, want %d as before", err, runtime.GOMAXPROCS(0), procs)
 	}
 }
 
