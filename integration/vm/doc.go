@@ -30,7 +30,8 @@
 // Each top-level test runs in a process of its own. It runs as nobody, uid and gid 65534 with
 // no other groups and no capabilities, with Debian's limit of locked memory, 8 MiB. A test
 // whose name begins with TestRoot runs as root, and may start a program as nobody (AsNobody). A test
-// whose name begins with TestNoIOMMU runs, as nobody, in a second VM without an IOMMU.
+// whose name begins with TestNoIOMMU runs, as nobody, in a second VM without an IOMMU, and one
+// with TestNoIOMMURoot there as root.
 // Nobody's tests have what only root may do done by init: Bind, Modprobe, ReadRoot, WriteRoot,
 // RunRoot, Memlock, KernelLog; and what only the host can by the host: QMP, Plug, Unplug,
 // WaitUnplugged, Capture, and what integration/vm_test.go has in Config.Host (AskHost). They speak over a socket that no program inherits that a test starts.

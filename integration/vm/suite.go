@@ -177,7 +177,8 @@ func (s *Suite) up(ctx context.Context) (*Machine, error) {
 // write WARNING too, about their users' mistakes, but behind their name.
 var wrong = regexp.MustCompile(`(?m)^(\[[ 0-9.]+\] WARNING: .*|.*(BUG: |Oops: |general protection fault|Kernel panic|rcu: INFO: rcu_.*stall|blocked for more than).*)$`)
 
-// AsRoot is how the name of a test begins that runs as root. All others run as nobody.
+// AsRoot is how the name of a test begins that runs as root, NoIOMMU left out. All others run
+// as nobody.
 const AsRoot = "TestRoot"
 
 // one runs one test in the VM.
@@ -194,7 +195,7 @@ func (s *Suite) one(t *testing.T, name string) {
 		Argv: []string{s.inside(), "-test.v=test2json", "-test.run=" + pattern(name), fmt.Sprintf("-test.timeout=%v", s.Timeout)},
 		Env:  s.Env,
 		Dir:  filepath.Dir(s.inside()),
-		Root: strings.HasPrefix(name, AsRoot),
+		Root: strings.HasPrefix(strings.Replace(name, "NoIOMMU", "", 1), AsRoot),
 	}
 	if testing.Short() {
 		c.Argv = append(c.Argv, "-test.short")
