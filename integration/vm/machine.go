@@ -141,5 +141,5 @@ func (m *Machine) Close() {
 
 // Tail is the end of what the console said, for a message.
 func (m *Machine) Tail() string {
-	return "the end of the VM's console:\n" + m.console.tail(40)
+	return "the end of the VM's console:\n" + m.console.tail(80)
 }
