@@ -19,12 +19,16 @@ type watch struct {
 	done sync.WaitGroup
 }
 
+// ErrAskedBack is wrapped by the end of a device that did not fail: it was unplugged, or unbound
+// from vfio-pci. It is a bus.ErrGone.
+var ErrAskedBack = fmt.Errorf("the kernel asked it back (unplugged, or unbound from vfio-pci): %w", bus.ErrGone)
+
 // ends are the interrupts that end a device, and why.
 var ends = []struct {
 	index uint32
 	why   error
 }{
-	{irqReq, fmt.Errorf("the kernel asked it back (unplugged, or unbound from vfio-pci): %w", bus.ErrGone)},
+	{irqReq, ErrAskedBack},
 	{irqErr, fmt.Errorf("the bus reported an error that it does not recover from: %w", bus.ErrGone)},
 }
 

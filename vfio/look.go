@@ -161,7 +161,8 @@ func (o Options) choose(a *Access) (API, []string, error) {
 func (o Options) cdev(a pci.Addr) []string {
 	entries, _ := os.ReadDir(o.Root.Path(a, "vfio-dev"))
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "vfio") {
+		// Kernel 6.1 has the entry without a device file (CONFIG_VFIO_DEVICE_CDEV, from 6.6).
+		if _, err := os.Stat(o.Root.Path(a, "vfio-dev", e.Name(), "dev")); err == nil && strings.HasPrefix(e.Name(), "vfio") {
 			return []string{iommufdPath, filepath.Join("/dev/vfio/devices", e.Name())}
 		}
 	}
