@@ -7,6 +7,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -108,6 +109,12 @@ func boot() error {
 			if err := modprobe(name, nil); err != nil {
 				return err
 			}
+		}
+	}
+	// As udev does it everywhere.
+	for _, node := range []string{"/dev/fuse", "/dev/net/tun"} {
+		if err := os.Chmod(node, 0o666); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
