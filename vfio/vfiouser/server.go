@@ -1,0 +1,202 @@
+package vfiouser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// ServerOptions say how a device is served. The zero value will do.
+type ServerOptions struct {
+	Name string // what the user calls the device, for messages
+	// Registers is the driver's table: registers with a Ring are doorbells, which clients other than
+	// this package's may write through shared memory.
+	Registers []bus.Register
+	// Reset resets the device where its own Reset says ErrNotSupported; nil: then a client finds
+	// registers as the one before left them.
+	Reset   func(ctx context.Context) error
+	Timeout time.Duration // of a message that began, and of a client's answer; 0 means DefaultTimeout
+	Log     *slog.Logger  // nil discards
+}
+
+// Server serves one device to one client at a time. The device is used by nobody else meanwhile,
+// and stays the caller's. Safe for concurrent use.
+type Server struct {
+	dev    bus.Device
+	o      ServerOptions
+	resets bool // the device can be reset
+
+	mu     sync.Mutex
+	client bool // there is one
+}
+
+// NewServer makes a server of a device, and resets that where it can be reset. It fails with
+// ErrNotSupported for what is no ordinary function.
+func NewServer(dev bus.Device, o ServerOptions) (*Server, error) {
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := dev.Err(); err != nil {
+		return nil, fmt.Errorf("serving: %w", err)
+	}
+	if h := dev.Config().Read8(pci.CfgHeader) & 0x7f; h != pci.HeaderDevice {
+		return nil, fmt.Errorf("serving %s: header type %d: only devices can be served, not bridges: %w", dev.Address(), h, bus.ErrNotSupported)
+	}
+	s := &Server{dev: dev, o: o}
+	ctx, cancel := context.WithTimeout(context.Background(), resetTimeout)
+	defer cancel()
+	err := s.reset(ctx)
+	if err != nil && !errors.Is(err, bus.ErrNotSupported) {
+		return nil, fmt.Errorf("serving: resetting the device: %w", err)
+	}
+	s.resets = err == nil
+	return s, nil
+}
+
+// Listen makes a socket that only its owner may connect to. A socket that nobody serves any more is
+// replaced; one that somebody serves is an error that wraps ErrBusy.
+func Listen(path string) (*net.UnixListener, error) {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("listening: %w", err)
+	case st.Mode()&fs.ModeSocket == 0:
+		return nil, fmt.Errorf("listening at %s: there is a file that is no socket: %w", path, fs.ErrExist)
+	default:
+		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("listening at %s: somebody serves a device there: %w", path, bus.ErrBusy)
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("listening: removing an old socket: %w", err)
+		}
+	}
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		// The mode of the socket's file: nobody else connects between bind and chmod.
+		if e := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	l, err := lc.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listening at %s: %w", path, err)
+	}
+	return l.(*net.UnixListener), nil
+}
+
+// maxRefusals is how many clients are told at once that there is one already. Those above wait.
+const maxRefusals = 16
+
+// Serve accepts clients until ctx ends or the device dies, whose reason it returns then. It
+// closes the listener, and returns when the last client is gone.
+func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer cancel()
+	defer l.Close()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	clients.Go(func() {
+		select {
+		case <-s.dev.Done():
+			l.Close()
+		case <-ctx.Done():
+		}
+	})
+	room := make(chan struct{}, maxRefusals)
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			if err := s.dev.Err(); err != nil {
+				return fmt.Errorf("serving %s: %w", s.dev.Address(), err)
+			}
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("serving %s: accepting a client: %w", s.dev.Address(), err)
+		}
+		room <- struct{}{}
+		clients.Go(func() {
+			defer func() { <-room }()
+			if err := s.ServeConn(ctx, c); err != nil && !errors.Is(err, bus.ErrClosed) {
+				s.o.Log.Warn(err.Error())
+			}
+		})
+	}
+}
+
+// ServeConn serves one client, until it leaves, breaks the protocol, or ctx ends, or the device dies.
+// The error says which: nil is a client that left. A second client at a time is told that there is one
+// (ErrBusy). When it returns the device is as no client had been there: reset, without interrupts and
+// DMA memory.
+func (s *Server) ServeConn(ctx context.Context, c *net.UnixConn) error {
+	k, err := takeConn(c, s.o.Timeout)
+	if err != nil {
+		return s.errorf("%w", err)
+	}
+	s.mu.Lock()
+	first := !s.client
+	s.client = true
+	s.mu.Unlock()
+	if !first {
+		defer k.close()
+		return s.refuse(k)
+	}
+	defer func() {
+		s.mu.Lock()
+		s.client = false
+		s.mu.Unlock()
+	}()
+	x := newSession(s, k)
+	return x.run(ctx)
+}
+
+// refuse answers the version message of a client that is one too many.
+func (s *Server) refuse(k *sock) error {
+	var m message
+	defer m.closeFDs()
+	err := k.receive(&m, maxVersion)
+	if err == nil {
+		err = k.send(reply(&m, nil, unix.EBUSY))
+	}
+	if err == nil {
+		err = bus.ErrBusy
+	}
+	return s.errorf("a second client is refused: %w", err)
+}
+
+func (s *Server) errorf(format string, args ...any) error {
+	who := s.dev.Address()
+	if s.o.Name != "" {
+		who += " " + s.o.Name
+	}
+	return fmt.Errorf(who+": serving: "+format, args...)
+}
+
+// reset makes the device as no client had been there, as far as that can be done.
+func (s *Server) reset(ctx context.Context) error {
+	err := s.dev.Reset(ctx)
+	if errors.Is(err, bus.ErrNotSupported) && s.o.Reset != nil {
+		err = s.o.Reset(ctx)
+	}
+	return err
+}

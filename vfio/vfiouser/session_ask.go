@@ -1,0 +1,238 @@
+package vfiouser
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+)
+
+// asks are the server's own commands and their replies. With a twin socket whoever asks reads his
+// reply there. Without one, replies come between the client's commands: whoever waits for something
+// reads, if nobody does already, and hands over what is somebody else's.
+type asks struct {
+	mu      sync.Mutex
+	changed *sync.Cond
+	id      uint16
+	reading bool
+	broken  error // of the last receive
+	waiting map[uint16]*ask
+	queue   []*message // commands that were read by somebody who waited for a reply
+
+	twinMu sync.Mutex // one at a time on the twin socket
+	in     message    // of the twin socket
+}
+
+// ask is a command whose reply is to come.
+type ask struct {
+	m    *message // nil: not yet
+	body []byte
+}
+
+// maxQueued bounds the commands that are kept while the server waits for its client.
+const maxQueued = 4096
+
+func (a *asks) init() {
+	a.changed = sync.NewCond(&a.mu)
+	a.waiting = map[uint16]*ask{}
+}
+
+// close forgets messages that nobody will handle.
+func (a *asks) close() {
+	for _, m := range a.queue {
+		m.closeFDs()
+	}
+	a.in.closeFDs()
+}
+
+// next is the client's next command.
+func (x *session) next() (*message, error) {
+	if x.twin != nil {
+		for {
+			err := x.s.receive(&x.in, ownTransfer+64)
+			if !errors.Is(err, errIdle) {
+				return &x.in, err
+			}
+		}
+	}
+	a := &x.asks
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for {
+		switch {
+		case len(a.queue) > 0:
+			m := a.queue[0]
+			a.queue = a.queue[1:]
+			return m, nil
+		case a.broken != nil:
+			return nil, a.broken
+		case a.reading:
+			a.changed.Wait()
+			continue
+		}
+		if got := x.read(&x.in); got && !x.in.isReply() {
+			return &x.in, nil
+		} else if got {
+			a.deliver(&x.in)
+		}
+	}
+}
+
+// read reads one message of either kind, with mu released meanwhile. It says false where none came.
+func (x *session) read(m *message) bool {
+	a := &x.asks
+	a.reading = true
+	a.mu.Unlock()
+	err := x.s.receive(m, ownTransfer+64)
+	a.mu.Lock()
+	a.reading = false
+	a.changed.Broadcast()
+	if err != nil && !errors.Is(err, errIdle) {
+		a.broken = err
+	}
+	return err == nil
+}
+
+// deliver hands a reply to whoever asked.
+func (a *asks) deliver(m *message) {
+	q := a.waiting[m.id]
+	if q == nil {
+		m.closeFDs()
+		a.broken = fmt.Errorf("a reply to message %d, which asked for none: %w", m.id, bus.ErrProtocol)
+		return
+	}
+	delete(a.waiting, m.id)
+	q.m = &message{header: m.header, body: append([]byte(nil), m.body...)}
+	m.closeFDs()
+}
+
+// ask sends the client a command, and calls done with the reply.
+func (x *session) ask(cmd command, body writer, done func(m *message) error) error {
+	if x.twin != nil {
+		return x.askTwin(cmd, body, done)
+	}
+	a := &x.asks
+	a.mu.Lock()
+	a.id++
+	id := a.id
+	q := &ask{}
+	a.waiting[id] = q
+	a.mu.Unlock()
+	if err := x.s.send(commandOf(id, cmd, body)); err != nil {
+		return err
+	}
+	due := time.Now().Add(x.srv.o.Timeout)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	defer delete(a.waiting, id)
+	for q.m == nil {
+		switch {
+		case a.broken != nil:
+			return a.broken
+		case time.Now().After(due):
+			return fmt.Errorf("%s: the client did not answer within %v: %w", cmd, x.srv.o.Timeout, bus.ErrTimeout)
+		case a.reading:
+			a.changed.Wait()
+			continue
+		}
+		m := new(message)
+		if !x.read(m) {
+			continue
+		}
+		switch {
+		case m.isReply():
+			a.deliver(m)
+		case len(a.queue) >= maxQueued:
+			m.closeFDs()
+			a.broken = fmt.Errorf("%d commands, and no reply to %s: %w", len(a.queue), cmd, bus.ErrProtocol)
+		default:
+			a.queue = append(a.queue, m)
+		}
+	}
+	return finish(q.m, done)
+}
+
+// askTwin is ask on the twin socket.
+func (x *session) askTwin(cmd command, body writer, done func(m *message) error) error {
+	a := &x.asks
+	a.twinMu.Lock()
+	defer a.twinMu.Unlock()
+	a.id++
+	if err := x.twin.send(commandOf(a.id, cmd, body)); err != nil {
+		return err
+	}
+	if err := x.twin.receive(&a.in, ownTransfer+64); err != nil {
+		x.shutdown() // what comes later would be taken for the next one's
+		return fmt.Errorf("%s: %w", cmd, err)
+	}
+	defer a.in.closeFDs()
+	if !a.in.isReply() || a.in.id != a.id {
+		x.shutdown()
+		return fmt.Errorf("%s: the answer is no reply to it: %w", cmd, bus.ErrProtocol)
+	}
+	return finish(&a.in, done)
+}
+
+func finish(m *message, done func(m *message) error) error {
+	if m.flags&flagError != 0 {
+		return fmt.Errorf("the client refuses: %w", unix.Errno(m.errno))
+	}
+	return done(m)
+}
+
+// commandOf is a message that begins with room for its header.
+func commandOf(id uint16, cmd command, w writer) []byte {
+	h := header{id: id, cmd: cmd, size: uint32(len(w)), flags: typeCommand}
+	h.put(w)
+	return w
+}
+
+// remote is a window that the client reads and writes itself.
+type remote struct {
+	x          *session
+	base, size uint64
+}
+
+// each splits a copy into messages.
+func (m *remote) each(p []byte, off int64, do func(addr uint64, p []byte) error) (int, error) {
+	if err := fits(p, off, int64(m.size)); err != nil {
+		return 0, err
+	}
+	for done := 0; done < len(p); {
+		n := min(len(p)-done, m.x.client.transfer())
+		if err := do(m.base+uint64(off)+uint64(done), p[done:done+n]); err != nil {
+			return done, err
+		}
+		done += n
+	}
+	return len(p), nil
+}
+
+// ReadAt is DMA_READ.
+func (m *remote) ReadAt(p []byte, off int64) (int, error) {
+	return m.each(p, off, func(addr uint64, p []byte) error {
+		w := make(writer, headerSize)
+		w.dmaAccess(dmaAccess{addr, uint64(len(p))})
+		return m.x.ask(cmdDMARead, w, func(m *message) error {
+			r := reader{b: m.body}
+			if a := r.dmaAccess(); r.short || a.count != uint64(len(p)) || len(r.b) != len(p) {
+				return fmt.Errorf("DMA_READ: %d bytes, want %d: %w", len(r.b), len(p), bus.ErrProtocol)
+			}
+			copy(p, r.b)
+			return nil
+		})
+	})
+}
+
+// WriteAt is DMA_WRITE.
+func (m *remote) WriteAt(p []byte, off int64) (int, error) {
+	return m.each(p, off, func(addr uint64, p []byte) error {
+		w := make(writer, headerSize, headerSize+dmaAccessSize+len(p))
+		w.dmaAccess(dmaAccess{addr, uint64(len(p))})
+		return m.x.ask(cmdDMAWrite, append(w, p...), func(*message) error { return nil })
+	})
+}

@@ -1,0 +1,280 @@
+package vfiouser
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus/dma"
+)
+
+// bells are the ways by which the client writes registers without a message: the write queue of
+// ring3's clients, and doorbells for everybody's. One goroutine looks after them; the message loop
+// drains them before each message, so that what was written before is done before.
+type bells struct {
+	x     *session
+	queue *consumer // nil: there is none
+
+	mu      sync.Mutex // held while writes are made
+	failed  error      // what the client did wrong
+	rings   []ring
+	memory  *os.File // where the rings' values are
+	values  []byte
+	offered bool // rings are made
+
+	wake    int // eventfd: there is something new to look at, or the end; -1: not started
+	ending  bool
+	running sync.WaitGroup
+}
+
+// ring is one doorbell.
+type ring struct {
+	region int
+	off    uint64
+	width  int
+	kick   int // eventfd
+	at     int // of its value
+}
+
+// start begins to look, where there is anything.
+func (b *bells) start() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.startLocked()
+}
+
+func (b *bells) startLocked() {
+	if b.queue == nil && len(b.rings) == 0 || b.ending {
+		return
+	}
+	if b.wake >= 0 {
+		signal(b.wake, 1)
+		return
+	}
+	fd, err := sink()
+	if err != nil {
+		b.failed = err
+		return
+	}
+	b.wake = fd
+	b.running.Go(b.look)
+}
+
+// stop waits until nobody looks, and gives everything back.
+func (b *bells) stop() {
+	b.mu.Lock()
+	b.ending = true
+	signal(b.wake, 1)
+	b.mu.Unlock()
+	b.running.Wait()
+	if b.queue != nil {
+		b.queue.close()
+	}
+	for _, r := range b.rings {
+		_ = unix.Close(r.kick)
+	}
+	if b.values != nil {
+		_ = unix.Munmap(b.values)
+	}
+	if b.memory != nil {
+		b.memory.Close()
+	}
+	closeFD(&b.wake)
+}
+
+// drain makes the writes that are there. An error is the client's.
+func (b *bells) drain() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, err := b.drainLocked()
+	return err
+}
+
+func (b *bells) drainLocked() (n int, err error) {
+	if b.failed != nil || b.ending {
+		return 0, b.failed
+	}
+	if b.queue != nil {
+		if n, b.failed = b.queue.each(b.x.apply); b.failed != nil {
+			return n, b.failed
+		}
+	}
+	for i := range b.rings {
+		if r := &b.rings[i]; drainEventfd(r.kick) {
+			n++
+			v := uint64(dma.Load32(b.values, r.at))
+			if r.width == 8 {
+				v = dma.Load64(b.values, r.at)
+			}
+			b.x.writeOne(r.region, r.off, r.width, v)
+		}
+	}
+	return n, nil
+}
+
+// spinTime is how long look waits for the next write before it sleeps: a driver that is busy writes
+// again before that, and need not kick.
+const spinTime = 20 * time.Microsecond
+
+// look makes writes as they come.
+func (b *bells) look() {
+	spin := spinTime
+	if runtime.NumCPU() == 1 || b.queue == nil {
+		spin = 0
+	}
+	idle := time.Now()
+	for {
+		b.mu.Lock()
+		n, err := b.drainLocked()
+		ending := b.ending
+		b.mu.Unlock()
+		switch {
+		case ending:
+			return
+		case err != nil:
+			b.x.shutdown() // the message loop says why
+			return
+		case n > 0:
+			idle = time.Now()
+			continue
+		case b.queue != nil && b.spin(idle, spin):
+			continue
+		}
+		if !b.sleep() {
+			return
+		}
+		idle = time.Now()
+	}
+}
+
+// spin waits for a write, until spin has passed since idle. It says whether there may be one.
+func (b *bells) spin(idle time.Time, spin time.Duration) bool {
+	for time.Since(idle) < spin {
+		for range 16 {
+			if !b.queue.empty() {
+				return true
+			}
+		}
+		runtime.Gosched()
+	}
+	return false
+}
+
+// sleep waits for a kick. It says false where there will be none.
+func (b *bells) sleep() bool {
+	if b.queue != nil {
+		b.queue.sleep()
+		defer b.queue.wake()
+		if !b.queue.empty() {
+			return true
+		}
+	}
+	b.mu.Lock()
+	fds := []unix.PollFd{{Fd: int32(b.wake), Events: unix.POLLIN}}
+	if b.queue != nil {
+		fds = append(fds, unix.PollFd{Fd: int32(b.queue.kick), Events: unix.POLLIN})
+	}
+	for _, r := range b.rings {
+		fds = append(fds, unix.PollFd{Fd: int32(r.kick), Events: unix.POLLIN})
+	}
+	b.mu.Unlock()
+	if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+		return false
+	}
+	drainEventfd(b.wake)
+	if b.queue != nil {
+		drainEventfd(b.queue.kick)
+	}
+	return true
+}
+
+// offer is DEVICE_GET_REGION_IO_FDS.
+func (b *bells) offer(r *reader) (writer, []int, error) {
+	q := r.ioFDs()
+	switch {
+	case r.short || q.argsz < ioFDsSize:
+		return nil, nil, errShort
+	case q.flags != 0 || q.count != 0 || q.index >= numRegions:
+		return nil, nil, fmt.Errorf("flags %#x, count %d, region %d: %w", q.flags, q.count, q.index, unix.EINVAL)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.makeRings(); err != nil {
+		return nil, nil, err
+	}
+	var list writer
+	var fds []int
+	n := uint32(0)
+	for _, r := range b.rings {
+		if r.region != int(q.index) {
+			continue
+		}
+		if len(fds) == 0 {
+			fds = append(fds, int(b.memory.Fd()))
+		}
+		if len(fds) >= b.x.client.fds() {
+			break // the client takes no more descriptors
+		}
+		list.shadowFD(shadowFD{off: r.off, size: uint64(r.width), fd: uint32(len(fds)), kind: typeShadowFD, mem: 0, memOff: uint64(r.at)})
+		fds = append(fds, r.kick)
+		n++
+	}
+	i := ioFDs{argsz: ioFDsSize + uint32(len(list)), index: q.index, count: n}
+	if n == 0 || i.argsz > q.argsz {
+		list, fds = nil, nil
+	}
+	w := b.x.begin()
+	w.ioFDs(i)
+	b.startLocked()
+	return append(w, list...), fds, nil
+}
+
+// makeRings makes the doorbells of the driver's table, the first time that somebody asks.
+func (b *bells) makeRings() error {
+	if b.offered {
+		return nil
+	}
+	b.offered = true
+	var rings []ring
+	for _, r := range b.x.srv.o.Registers {
+		width := r.Width
+		if width == 0 {
+			width = 4
+		}
+		if r.Ring == nil || r.Region < 0 || r.Region >= regionROM || b.x.regions[r.Region] == nil || width != 4 && width != 8 {
+			continue
+		}
+		for i := range max(r.Count, 1) {
+			off := uint64(r.At(i))
+			if size := b.x.sizeOf(r.Region); off&uint64(width-1) != 0 || off >= size || size-off < uint64(width) || len(rings) == maxDoorbells {
+				continue
+			}
+			rings = append(rings, ring{region: r.Region, off: off, width: width, kick: -1, at: 64 * len(rings)})
+		}
+	}
+	if len(rings) == 0 {
+		return nil
+	}
+	return b.openRings(rings)
+}
+
+// openRings makes the memory and the eventfds.
+func (b *bells) openRings(rings []ring) (err error) {
+	if b.memory, err = newMemory("ring3-doorbells", pageSize); err != nil {
+		return err
+	}
+	if b.values, err = unix.Mmap(int(b.memory.Fd()), 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return fmt.Errorf("mapping doorbells: %w", err)
+	}
+	for _, r := range rings {
+		if r.kick, err = sink(); err != nil {
+			return err
+		}
+		b.rings = append(b.rings, r)
+	}
+	return nil
+}
