@@ -128,7 +128,7 @@ func becomeUser(name string, plan Plan, mount bool) error {
 // openDevices opens the files of the devices that are real hardware.
 func openDevices(plan Plan) (map[string]map[string]*os.File, error) {
 	out := map[string]map[string]*os.File{}
-	byPath := map[string]*os.File{}
+	shared := map[string]*os.File{}
 	for _, d := range plan.Devices {
 		switch d.Backend {
 		case "uio":
@@ -147,12 +147,14 @@ func openDevices(plan Plan) (map[string]map[string]*os.File, error) {
 			}
 			out[d.Name] = map[string]*os.File{}
 			for _, path := range a.Paths {
-				if byPath[path] == nil {
-					if byPath[path], err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
+				// Devices of one group share their files; every group has a container of its own.
+				key := fmt.Sprint(a.Group, path)
+				if shared[key] == nil {
+					if shared[key], err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
 						return nil, fmt.Errorf("%s: %s: %w", d.Name, d.Device, err)
 					}
 				}
-				out[d.Name][path] = byPath[path]
+				out[d.Name][path] = shared[key]
 			}
 		}
 	}

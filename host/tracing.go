@@ -18,6 +18,7 @@ import (
 	"github.com/ring3dev/ring3/bus/trace"
 	"github.com/ring3dev/ring3/bus/trace/tracefile"
 	"github.com/ring3dev/ring3/internal/crash"
+	"github.com/ring3dev/ring3/vfio"
 )
 
 // TracePlan is what a user asked to be traced from the beginning.
@@ -166,9 +167,9 @@ func (f *traceFile) close() error {
 }
 
 // died logs what a device did last.
-func (t *tracing) died(d *trace.Device, _ error) {
-	if t.plan.Files[d.Name()] == "-" {
-		return // it stands there already
+func (t *tracing) died(d *trace.Device, err error) {
+	if t.plan.Files[d.Name()] == "-" || errors.Is(err, vfio.ErrAskedBack) {
+		return // it stands there already; the device did not fail
 	}
 	for _, e := range trace.Snapshot([]*trace.Device{d}, t.plan.Crash) {
 		t.log.Warn("before it died: " + e.String())
