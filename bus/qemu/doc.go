@@ -46,6 +46,11 @@
 // within 20 ms. Devices of the machine without the option reach all of its RAM, as ever,
 // the IOMMU's tables included.
 //
+// Such a device can be served to another process (package vfiouser), since it reaches that process's
+// memory at that process's addresses: [bus.Placer]. A file of the process's becomes a DIMM that is plugged
+// into the machine (some 5 ms), up to 256 files at once, and unplugged after the last use; the IOMMU maps
+// what is to be reached of it. The file must be a memfd that is sealed against shrinking.
+//
 // It costs: see `ring3 bench`, iommu. Memory of 2 MiB and more is mapped in pages of 2 MiB, of
 // which QEMU's cache of 1024 translations holds more.
 //
@@ -73,7 +78,7 @@
 // alone below a bridge. Needs QEMU 6.1 or later; tested with 7.2.
 //
 // Sources: QEMU's documentation (docs/devel/qtest, docs/specs/ivshmem-spec,
-// docs/interop/qmp-spec); Intel Virtualization Technology for Directed I/O (legacy mode,
+// docs/interop/qmp-spec, docs/specs/acpi_mem_hotplug); Intel Virtualization Technology for Directed I/O (legacy mode,
 // second-level tables); Intel 3 Series Express Chipset datasheet (PCIEXBAR);
 // Intel ICH9 datasheet (PIRQ routing).
 package qemu

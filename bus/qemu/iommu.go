@@ -298,6 +298,10 @@ func (u *iommu) alloc(d *device, q bus.DMARequest) (*bus.Memory, error) {
 		return nil, fmt.Errorf("%s: allocating DMA memory: %w", who, bus.ErrClosed)
 	}
 	v, ok := takeIOVA(u.iovas, q, s.Base)
+	if ok && slices.ContainsFunc(u.live, func(o mapping) bool { return o.dev == d && o.Base < v.End && v.Base < o.End }) {
+		u.iovas.Put(v) // where something was placed
+		ok = false
+	}
 	if !ok {
 		u.m.ram.release(s)
 		return nil, iova.NoRoom(who+": allocating", q, "the device's addresses")
@@ -331,21 +335,26 @@ const maxFreed = 64
 func (u *iommu) free(m mapping, v, s iova.Span) {
 	u.mu.Lock()
 	if !u.closed {
-		emptied := m.dev.domain.leave(m.Base, m.End-m.Base)
-		// Of a machine that died there is nothing to wait for.
-		_ = u.forget(m.dev.domain)()
-		for _, at := range emptied {
-			u.tables.give(at)
-		}
+		u.vacate(m)
 		u.iovas.Put(v)
-		u.live = slices.DeleteFunc(u.live, func(o mapping) bool { return o.Base == m.Base })
-		if len(u.freed) == maxFreed {
-			u.freed = slices.Delete(u.freed, 0, 1)
-		}
-		u.freed = append(u.freed, m)
+		u.live = slices.DeleteFunc(u.live, func(o mapping) bool { return o.dev == m.dev && o.Base == m.Base })
 	}
 	u.mu.Unlock()
 	u.m.ram.release(s)
+}
+
+// vacate unmaps what a device could reach, and remembers that it could. Called with mu held.
+func (u *iommu) vacate(m mapping) {
+	emptied := m.dev.domain.leave(m.Base, m.End-m.Base)
+	// Of a machine that died there is nothing to wait for.
+	_ = u.forget(m.dev.domain)()
+	for _, at := range emptied {
+		u.tables.give(at)
+	}
+	if len(u.freed) == maxFreed {
+		u.freed = slices.Delete(u.freed, 0, 1)
+	}
+	u.freed = append(u.freed, m)
 }
 
 // close gives the tables back; QEMU has ended before.

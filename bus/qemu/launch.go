@@ -122,7 +122,7 @@ func launch(c *Config, path string, args []string, inherit files, vectors int) (
 
 	argv := []string{
 		"-M", "q35,memory-backend=ram,sata=off,smbus=off,pit=off,hpet=off,vmport=off,usb=off,graphics=off",
-		"-accel", "tcg,tb-size=1", "-m", fmt.Sprintf("%dM", ramSize>>20),
+		"-accel", "tcg,tb-size=1", "-m", c.memory(),
 		"-bios", fmt.Sprintf("/dev/fd/%d", biosFD),
 		"-object", fmt.Sprintf("memory-backend-file,id=ram,mem-path=/dev/fd/%d,size=%d,share=on", inherit.add(p.ram), ramSize),
 		"-display", "none", "-nodefaults", "-no-user-config",
@@ -144,6 +144,15 @@ func launch(c *Config, path string, args []string, inherit files, vectors int) (
 		return nil, err
 	}
 	return p, nil
+}
+
+// memory is the option for RAM. Behind the IOMMU devices may reach other processes' as well.
+func (c *Config) memory() string {
+	m := fmt.Sprintf("%dM", ramSize>>20)
+	if c.iommu() {
+		m += fmt.Sprintf(",slots=%d,maxmem=%d", dimmSlots, uint64(dimmSpace))
+	}
+	return m
 }
 
 // start runs the command on a thread that stays until it ended: a parent-death signal

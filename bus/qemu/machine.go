@@ -41,6 +41,7 @@ type Machine struct {
 	bell   *doorbell
 	topo   *pci.Topology
 	iommu  *iommu // nil: no device asked for it
+	dimms  dimms
 	domain uint32
 
 	devices []*device // in the order of Config.Devices

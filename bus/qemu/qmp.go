@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ring3dev/ring3/bus"
 )
 
@@ -56,6 +58,11 @@ func newQMP(f *os.File, timeout time.Duration) (*qmp, error) {
 
 // execute runs a command and returns its result. Events that arrive meanwhile are dropped.
 func (q *qmp) execute(cmd string, args any) (json.RawMessage, error) {
+	return q.executeWith(cmd, args, nil)
+}
+
+// executeWith passes a file with the command, unless it is nil.
+func (q *qmp) executeWith(cmd string, args any, file *os.File) (json.RawMessage, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	req := struct {
@@ -67,7 +74,7 @@ func (q *qmp) execute(cmd string, args any) (json.RawMessage, error) {
 		return nil, fmt.Errorf("qemu: qmp %s: %w", cmd, err)
 	}
 	_ = q.f.SetDeadline(time.Now().Add(AnswerTimeout))
-	if _, err := q.f.Write(append(b, '\n')); err != nil {
+	if err := q.write(append(b, '\n'), file); err != nil {
 		return nil, fmt.Errorf("qemu: qmp %s: %w (%w)", cmd, err, bus.ErrGone)
 	}
 	for {
@@ -81,6 +88,29 @@ func (q *qmp) execute(cmd string, args any) (json.RawMessage, error) {
 			return m.Return, nil
 		}
 	}
+}
+
+func (q *qmp) write(b []byte, file *os.File) error {
+	if file == nil {
+		_, err := q.f.Write(b)
+		return err
+	}
+	c, err := q.f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	n, sent := 0, error(nil)
+	err = c.Write(func(fd uintptr) bool {
+		n, sent = unix.SendmsgN(int(fd), b, unix.UnixRights(int(file.Fd())), nil, unix.MSG_NOSIGNAL)
+		return sent != unix.EAGAIN
+	})
+	if err == nil {
+		err = sent
+	}
+	if err == nil && n < len(b) {
+		_, err = q.f.Write(b[n:])
+	}
+	return err
 }
 
 func (q *qmp) read() (qmpMessage, error) {
