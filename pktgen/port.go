@@ -22,11 +22,11 @@ type port struct {
 	warned bool                   // that the device still has frames
 }
 
-// Frames are built in buffers of the next power of two, from 64 bytes to the usual size:
+// Frames are built in buffers of the next power of two, from 64 bytes to what jumbo frames take:
 // small ones lie close together (netdev.NewTxPool).
 const (
 	minBuf      = 64
-	sizeClasses = 6 // 64 to 2048
+	sizeClasses = 9 // 64 to 16384
 )
 
 // sizeClass is the class of frames of n bytes; the last one also for those that are too
@@ -46,7 +46,7 @@ func (p *port) pool(n int) (*dma.Pool, error) {
 		return p.pools[c], nil
 	}
 	var err error
-	p.pools[c], err = netdev.NewTxPool(p.q, min(p.ring, maxPool), minBuf<<c)
+	p.pools[c], err = netdev.NewTxPool(p.q, min(p.ring, maxPool, maxPoolBytes/(minBuf<<c)), minBuf<<c)
 	return p.pools[c], err
 }
 
@@ -61,6 +61,9 @@ type portKey struct {
 // part of that, so that each descriptor keeps naming the same buffer (dma.Pool), and not more
 // than are ever in flight, so that they stay in the caches.
 const maxPool = 2048
+
+// maxPoolBytes keeps pools of jumbo frames small: what a user may lock is often 8 MiB.
+const maxPoolBytes = 4 << 20
 
 // openPort finds the port of a queue, or makes it.
 func (e *Engine) openPort(nd netdev.Device, name string, queue int) (*port, error) {

@@ -26,6 +26,7 @@ type sink struct {
 	down   atomic.Bool
 	done   chan struct{}
 	bufLen int
+	sized  bool // it makes pools of any size
 }
 
 func newSink(name string) *sink {
@@ -81,6 +82,14 @@ func (heap) Map([]byte, bus.DMARequest) (*bus.Memory, error) { return nil, bus.E
 
 func (q *sinkQueue) NewPool(n int) (*dma.Pool, error) {
 	return dma.NewPool(heap{}, n, q.dev.bufLen, bus.ToDevice)
+}
+
+// NewPoolOf makes the usual pool of a device that has no others.
+func (q *sinkQueue) NewPoolOf(n, size int) (*dma.Pool, error) {
+	if !q.dev.sized {
+		return q.NewPool(n)
+	}
+	return dma.NewPool(heap{}, n, size, bus.ToDevice)
 }
 
 func (q *sinkQueue) enter() {
