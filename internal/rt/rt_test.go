@@ -189,8 +189,13 @@ func TestConfig(t *testing.T) {
 		t.Errorf("New without a CPU = %v, %v, want an error", p, err)
 	}
 	p := policy(t, Config{Priority: 99, CPUs: []int{0}})
-	if p.Next() != 0 || p.Next() != 0 || p.Priority() != 99 {
-		t.Errorf("Next, Priority = %d, %d, want 0, 99", p.Next(), p.Priority())
+	for range 2 {
+		if got := p.Next(); got != 0 {
+			t.Errorf("Next = %d, want the one CPU, 0", got)
+		}
+	}
+	if got := p.Priority(); got != 99 {
+		t.Errorf("Priority = %d, want 99", got)
 	}
 }
 
