@@ -16,7 +16,7 @@ VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
 LDFLAGS := -X github.com/ring3dev/ring3/host.Version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long vm vm-test vm-test-arm64 bench cover fuzz lint clean
+.PHONY: help setup build demo test test-long vm vm-test vm-test-arm64 bench bench-vm cover fuzz lint clean
 .NOTPARALLEL:
 
 help: ## list these verbs
@@ -50,6 +50,9 @@ vm-test-arm64: ## the same on an emulated arm64 machine (an SMMUv3 is its IOMMU)
 
 bench: setup build ## measure everything that ring3 bench measures; BENCH='pktgen-tx -json' for less
 	bin/ring3 bench $(BENCH)
+
+bench-vm: setup ## measure ring3 over VFIO in a VM, beside the kernel's driver and DPDK; BENCH='-only ^tx -json' for less
+	hack/bench-vm $(BENCH)
 
 cover: ## coverage: of the drivers, without and with failing accesses, and of everything: bin/cover.html
 	hack/cover
