@@ -119,7 +119,6 @@ func becomeUser(name string, plan Plan, mount bool) error {
 	if err != nil {
 		return err
 	}
-	plan.grantRT()
 	err = u.exec(p, append(u.env(), passedEnv+"="+string(text)))
 	runtime.KeepAlive(opened) // their descriptors were in use
 	return fmt.Errorf("--as %s: %w", name, err)
