@@ -52,7 +52,7 @@ func (b *bells) startLocked() {
 		return
 	}
 	if b.wake >= 0 {
-		signal(b.wake, 1)
+		notify(b.wake, 1)
 		return
 	}
 	fd, err := sink()
@@ -68,7 +68,7 @@ func (b *bells) startLocked() {
 func (b *bells) stop() {
 	b.mu.Lock()
 	b.ending = true
-	signal(b.wake, 1)
+	notify(b.wake, 1)
 	b.mu.Unlock()
 	b.running.Wait()
 	if b.queue != nil {

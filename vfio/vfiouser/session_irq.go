@@ -131,7 +131,7 @@ func (v *vectors) setError(q irqSet, m *message) error {
 	v.errMu.Lock()
 	defer v.errMu.Unlock()
 	if q.flags&setEventfd == 0 && q.count != 0 {
-		signal(v.error, 1) // the client tries it
+		notify(v.error, 1) // the client tries it
 		return nil
 	}
 	closeFD(&v.error)
@@ -145,11 +145,11 @@ func (v *vectors) setError(q irqSet, m *message) error {
 func (v *vectors) died() {
 	v.errMu.Lock()
 	defer v.errMu.Unlock()
-	signal(v.error, 1)
+	notify(v.error, 1)
 }
 
-// signal adds to an eventfd.
-func signal(fd int, n uint64) {
+// notify adds to an eventfd.
+func notify(fd int, n uint64) {
 	if fd < 0 {
 		return
 	}
@@ -245,7 +245,7 @@ func (o *out) carry(q *bus.IRQ) {
 			return
 		}
 		o.mu.Lock()
-		signal(o.fd, n)
+		notify(o.fd, n)
 		o.mu.Unlock()
 	}
 }
@@ -277,7 +277,7 @@ func (v *vectors) trigger(q irqSet, which []byte) {
 		}
 		o := v.outs[i]
 		o.mu.Lock()
-		signal(o.fd, 1)
+		notify(o.fd, 1)
 		o.mu.Unlock()
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,13 +27,21 @@ func pair(t testing.TB) (client, server *net.UnixConn) {
 
 func connOf(t testing.TB, fd int) *net.UnixConn {
 	t.Helper()
-	f := os.NewFile(uintptr(fd), "socket")
-	defer f.Close()
-	c, err := net.FileConn(f)
+	c, err := fileConn(os.NewFile(uintptr(fd), "socket"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c.(*net.UnixConn)
+	return c
+}
+
+// fileConn is a descriptor as a connection. The file is closed.
+func fileConn(f *os.File) (*net.UnixConn, error) {
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UnixConn), nil
 }
 
 // served is a device and its server's end.
@@ -107,30 +114,3 @@ func model(t testing.TB, name string, clock sim.Clock) (*sim.Machine, bus.Device
 func simServer(t testing.TB, m *sim.Machine) ServerOptions {
 	return ServerOptions{Log: bustest.Log(t), Reset: func(ctx context.Context) error { return m.Reset(ctx, "d") }}
 }
-
-// The ways of reaching a device that are tried with everything.
-var ways = []struct {
-	name    string
-	without Ways
-}{
-	{"queue", 0},
-	{"messages", WriteQueue | Doorbells},
-	{"one socket", WriteQueue | Doorbells | TwinSocket},
-	{"queue, one socket", TwinSocket},
-}
-
-func TestSimEdu(t *testing.T) {
-	for _, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
-			bustest.All(t, func(t *testing.T) bustest.Subject {
-				m, d := model(t, "edu", sim.Eager)
-				c := serve(t, d, simServer(t, m), Options{Without: w.without})
-				s := bustest.Edu(t, c.Device)
-				s.Kill = func() { _ = m.Unplug("d") }
-				return s
-			})
-		})
-	}
-}
-
-var _ = time.Second
