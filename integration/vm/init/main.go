@@ -85,7 +85,8 @@ func boot() error {
 		}
 	}
 	unix.Umask(0o022)
-	for link, to := range map[string]string{"/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2"} {
+	for link, to := range map[string]string{"/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2",
+		"/etc/mtab": "/proc/self/mounts"} { // fusermount3 reads it
 		_ = os.Symlink(to, link)
 	}
 	if err := os.MkdirAll(home, 0o755); err != nil {
