@@ -278,6 +278,20 @@ func TestUIOPorts(t *testing.T) {
 	}
 }
 
+// plugged waits until the kernel has a device that was plugged in, and is its address.
+func plugged(t *testing.T, id string) string {
+	t.Helper()
+	addr := Address(t, id)
+	for until := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat("/sys/bus/pci/devices/" + addr + "/irq"); err == nil {
+			return addr
+		}
+		if time.Now().After(until) {
+			t.Fatalf("the kernel has no %s (%s) 20 s after it was plugged in", id, addr)
+		}
+	}
+}
+
 // The kernel's reset, of a device that has one: registers forget, config space does not.
 func TestUIOReset(t *testing.T) {
 	Plug(t, "virtio-rng-pci", "id=flr0", "bus=port0", "disable-legacy=on")
@@ -285,15 +299,7 @@ func TestUIOReset(t *testing.T) {
 		Unplug(t, "flr0")
 		WaitUnplugged(t, "flr0", 20*time.Second)
 	})
-	dir := "/sys/bus/pci/devices/" + Address(t, "flr0")
-	for until := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(dir + "/irq"); err == nil {
-			break
-		}
-		if time.Now().After(until) {
-			t.Fatalf("%s is not there 10 s after it was plugged in", dir)
-		}
-	}
+	plugged(t, "flr0")
 	d := openUIO(t, boundUIO(t, "flr0"))
 	r, err := d.Region(4)
 	if err != nil {
@@ -367,6 +373,7 @@ func TestUIOUnplug(t *testing.T) {
 	_, err = uio.Open(t.Context(), f.Device, uio.Options{Files: f})
 	oneLine(t, "Open of what was unplugged", err, bus.ErrGone, f.Device)
 	Plug(t, "e1000e", "id=hot0", "netdev=net4", "bus=port1", "mac=52:54:00:12:34:5a", "romfile=")
+	plugged(t, "hot0")
 }
 
 // A device that root unbinds from its driver is dead, and none of this process's business.
