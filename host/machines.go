@@ -37,6 +37,8 @@ var backends = map[string]func(s *System, c Config, group []DeviceSpec, domain u
 	"sim":  (*System).planSim,
 	"uio":  (*System).planUIO,
 	"vfio": (*System).planVFIO,
+
+	vfioUser: (*System).planVFIOUser,
 }
 
 // backendNames lists them for messages.
@@ -139,6 +141,11 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 	}
 	for _, d := range group {
 		spec := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d), IOMMU: d.IOMMU}
+		if s.serving {
+			// Alone below a port it can be reset, whatever it is.
+			spec.Bus = d.Name + "-port"
+			q.Devices = append(q.Devices, qemu.DeviceSpec{Name: spec.Bus, Model: "pcie-root-port"})
+		}
 		cap, err := s.capture(d)
 		if err != nil {
 			return nil, err

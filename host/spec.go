@@ -13,7 +13,7 @@ import (
 // DeviceSpec is one device as the user writes it: NAME=BACKEND:DEVICE[,option=value...].
 type DeviceSpec struct {
 	Name    string            // at most 15 characters, as an interface's
-	Backend string            // "qemu", "sim", "vfio", "uio"
+	Backend string            // "qemu", "sim", "vfio", "uio", "vfio-user"
 	Device  string            // what the backend calls it: a model, an address
 	Options map[string]string // for the driver: "mac", "ring"
 	Props   []string          // for the backend's model, written BACKEND.KEY=VALUE: "KEY=VALUE"
@@ -82,6 +82,8 @@ func ParseDevice(s string) (DeviceSpec, error) {
 			return d, usagef("device %s: option %q: want option=value", name, o)
 		case isProp && isHardware(backend):
 			return d, usagef("device %s: option %q: real hardware has no properties to set", name, o)
+		case isProp && backend == vfioUser:
+			return d, usagef("device %s: option %q: who serves it has its properties", name, o)
 		case busOptions[backend][k] != nil:
 			if !slices.Contains(busOptions[backend][k], v) || d.Bus[k] != "" {
 				return d, usagef("device %s: option %q: want %s=%s, once", name, o, k, strings.Join(busOptions[backend][k], " or "+k+"="))
@@ -200,6 +202,9 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 		if n := p.hardwareOf(w.A, w.B); n != "" {
 			return p, usagef("wire %q: %s is real hardware, and its wire is a cable", s, n)
 		}
+		if n := p.servedOf(w.A, w.B); n != "" {
+			return p, usagef("wire %q: %s is served by another process, which has its wire", s, n)
+		}
 		if a, b := p.find(w.A), p.find(w.B); a.Backend != b.Backend {
 			return p, usagef("wire %q: %s is on %s and %s on %s: a wire stays on one backend", s, w.A, a.Backend, w.B, b.Backend)
 		}
@@ -212,6 +217,9 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 		}
 		if p.hardwareOf(n) != "" {
 			return p, usagef("--pcap %q: %s is real hardware, whose frames nobody here sees pass: capture at the far end", s, n)
+		}
+		if p.servedOf(n) != "" {
+			return p, usagef("--pcap %q: %s is served by another process, which sees its frames pass: capture there ('ring3 serve --pcap')", s, n)
 		}
 		p.Captures[n] = file
 	}

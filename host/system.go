@@ -54,6 +54,8 @@ type System struct {
 	irqs     *irqTable
 	tree     *tree
 
+	serving bool // devices are served, and have no drivers
+
 	done chan struct{} // closed when the last machine died
 
 	closeOnce sync.Once
@@ -184,7 +186,7 @@ func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver
 	go func() {
 		<-b.dev.Done()
 		// A machine that died said so itself; these are one device's own.
-		own := b.fault != nil || b.spec.Backend == "vfio"
+		own := b.fault != nil || b.spec.Backend == "vfio" || b.spec.Backend == vfioUser
 		if err := b.dev.Err(); errors.Is(err, bus.ErrDMAFault) || own && errors.Is(err, bus.ErrGone) {
 			s.log.Error(err.Error())
 		}
