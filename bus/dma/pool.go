@@ -49,6 +49,53 @@ func (b *Buf) Free() {
 	p.n++
 }
 
+// FreeAll frees each of bufs, as Free does, but for those that are nil.
+func FreeAll(bufs []*Buf) {
+	for i := 0; i < len(bufs); {
+		b := bufs[i]
+		if b == nil {
+			i++
+			continue
+		}
+		if b.refs > 1 {
+			b.refs--
+			i++
+			continue
+		}
+		p := b.pool
+		n, at := 0, p.head+p.n
+		if at >= len(p.free) {
+			at -= len(p.free)
+		}
+		// A run of buffers of one pool, whose last owner this is.
+		for !p.closed {
+			if b.refs != 1 {
+				break
+			}
+			b.refs = 0
+			debugFree(b)
+			if p.free[at] != b { // as it mostly is: they come back in order
+				p.free[at] = b
+			}
+			if at++; at == len(p.free) {
+				at = 0
+			}
+			n++
+			if i++; i == len(bufs) {
+				break
+			}
+			if b = bufs[i]; b == nil || b.pool != p {
+				break
+			}
+		}
+		p.n += n
+		if n == 0 {
+			b.Free()
+			i++
+		}
+	}
+}
+
 // notLast is Free where nothing goes back to the pool.
 func (b *Buf) notLast() {
 	if b.refs < 0 {
@@ -132,6 +179,25 @@ func (p *Pool) Get() *Buf {
 	b.Meta.Flags = 0
 	b.Data = b.Mem[:0]
 	return b
+}
+
+// GetAll takes up to len(bufs) buffers, as Get does, but for their Data, which the caller sets. It
+// returns how many there were.
+func (p *Pool) GetAll(bufs []*Buf) int {
+	n := min(len(bufs), p.n)
+	head, free := p.head, p.free
+	for i := range bufs[:n] {
+		b := free[head]
+		if head++; head == len(free) {
+			head = 0
+		}
+		b.refs = 1
+		b.Meta.Flags = 0
+		bufs[i] = b
+	}
+	p.head = head
+	p.n -= n
+	return n
 }
 
 // Free is how many buffers can be taken now.

@@ -2,6 +2,8 @@ package dma
 
 import (
 	"errors"
+	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/ring3dev/ring3/bus"
@@ -106,6 +108,75 @@ func TestOwners(t *testing.T) {
 	late.Free()
 	if b := p.Get(); b != nil {
 		t.Errorf("Get of a closed pool = %v, want nil", b)
+	}
+}
+
+// GetAll and FreeAll do what Get and Free do, one by one, whatever is among the buffers.
+func TestBulk(t *testing.T) {
+	var pools [2]*Pool // one that is used in bulk, and one that is not
+	for i := range pools {
+		p, err := NewPool(&heap{}, 8, 64, bus.Bidirectional)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pools[i] = p
+	}
+	other, err := NewPool(&heap{}, 4, 64, bus.Bidirectional)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := func(p *Pool, b *Buf) int { return int(b.Addr-p.mem.IOVA) / 64 }
+	r := rand.New(rand.NewPCG(1, 2))
+	var held [2][]*Buf
+	for range 2000 {
+		n := r.IntN(10)
+		bulk := make([]*Buf, n)
+		bulk = bulk[:pools[0].GetAll(bulk)]
+		for _, b := range bulk {
+			b.Data = b.Mem[:0]
+		}
+		var single []*Buf
+		for range n {
+			if b := pools[1].Get(); b != nil {
+				single = append(single, b)
+			}
+		}
+		if len(bulk) != len(single) {
+			t.Fatalf("GetAll took %d buffers, Get %d", len(bulk), len(single))
+		}
+		for i := range bulk {
+			if index(pools[0], bulk[i]) != index(pools[1], single[i]) {
+				t.Fatalf("GetAll gave buffer %d, Get %d", index(pools[0], bulk[i]), index(pools[1], single[i]))
+			}
+			if r.IntN(4) == 0 {
+				bulk[i].Retain(1)
+				single[i].Retain(1)
+				bulk, single = append(bulk, bulk[i]), append(single, single[i])
+			}
+		}
+		held[0], held[1] = append(held[0], bulk...), append(held[1], single...)
+		k := r.IntN(len(held[0]) + 1)
+		gone := slices.Clone(held[0][:k])
+		for range r.IntN(3) { // what else a ring may hold
+			gone = slices.Insert(gone, r.IntN(len(gone)+1), nil)
+			if b := other.Get(); b != nil {
+				gone = slices.Insert(gone, r.IntN(len(gone)+1), b)
+			}
+		}
+		FreeAll(gone)
+		for _, b := range held[1][:k] {
+			b.Free()
+		}
+		held[0], held[1] = held[0][k:], held[1][k:]
+		if pools[0].Free() != pools[1].Free() || other.Free() != 4 {
+			t.Fatalf("free after FreeAll: %d and %d of others, after Free: %d and 4", pools[0].Free(), other.Free(), pools[1].Free())
+		}
+	}
+	last := pools[0].Get()
+	pools[0].Close()
+	FreeAll([]*Buf{last, nil})
+	if n := pools[0].GetAll(make([]*Buf, 3)); n != 0 {
+		t.Errorf("GetAll of a closed pool = %d, want 0", n)
 	}
 }
 

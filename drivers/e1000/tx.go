@@ -149,22 +149,31 @@ func (q *txQueue) Burst(bufs []*dma.Buf) int {
 // wants something of the device, and returns how many it took. There is room for them.
 func (q *txQueue) group(bufs []*dma.Buf) int {
 	ring, slots, first, tail := q.ring, q.slots, q.c.tail, q.c.tail
-	octets, took := 0, len(bufs)
+	octets, took, n := 0, len(bufs), 0
+	var last *dma.Buf // the same buffer, many times, is looked at once
+	var addr bus.IOVA
 	for j, b := range bufs {
-		if b.Meta.Flags != 0 {
-			took = j
-			break
-		}
-		// Data is a slice of Mem, so the capacities tell where in it.
-		n, off := len(b.Data), cap(b.Mem)-cap(b.Data)
-		if n < minWire || n > q.limit || off < 0 || off+n > len(b.Mem) {
-			if n = q.pad(b); n == 0 {
-				continue
+		if b != last {
+			if b.Meta.Flags != 0 {
+				took = j
+				break
 			}
+			// Data is a slice of Mem, so the capacities tell where in it.
+			off := cap(b.Mem) - cap(b.Data)
+			n = len(b.Data)
+			if n < minWire || n > q.limit || off < 0 || off+n > len(b.Mem) {
+				if n = q.pad(b); n == 0 {
+					last = nil
+					continue
+				}
+			}
+			last, addr = b, b.Addr+bus.IOVA(off)
 		}
 		i := q.c.at(tail)
-		putTx(ring, i, b.Addr+bus.IOVA(off), txEOP|txIFCS|txCmd(n))
-		slots[i] = b
+		putTx(ring, i, addr, txEOP|txIFCS|txCmd(n))
+		if slots[i] != b {
+			slots[i] = b
+		}
 		octets += n
 		tail++
 	}
@@ -201,10 +210,11 @@ func (q *txQueue) reap() {
 		if !q.closed && !doneTx(q.ring, q.c.at(last-1)) {
 			break
 		}
-		for ; head != last; head++ {
-			if b := q.slots[q.c.at(head)]; b != nil { // a frame's last descriptor
-				b.Free()
-			}
+		for head != last {
+			i := uint64(q.c.at(head))
+			n := min(last-head, uint64(len(q.slots))-i)
+			dma.FreeAll(q.slots[i : i+n]) // nil is a descriptor that is no frame's last
+			head += n
 		}
 	}
 	q.c.head = head
