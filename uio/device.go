@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +67,8 @@ type Device struct {
 	closing bool           // guarded by mu
 	err     error          // guarded by mu
 
+	resetMu sync.Mutex // held while the file reset is used, and while it is closed
+
 	done      chan struct{}
 	closeOnce sync.Once
 	closeErr  error
@@ -110,7 +113,7 @@ func Open(ctx context.Context, device string, o Options) (*Device, error) {
 // take makes the device's own copies of its files.
 func (d *Device) take(f *Files) error {
 	switch {
-	case f.Device != d.place.name:
+	case f.Device != d.place.name && strings.TrimPrefix(f.Device, "/dev/") != d.place.node:
 		return fmt.Errorf("%s: the files passed are those of %s", d.place.name, f.Device)
 	case f.UIO == nil:
 		return fmt.Errorf("%s: the files passed lack /dev/%s", d.place.name, d.place.node)
@@ -253,6 +256,11 @@ func (d *Device) Reset(ctx context.Context) error {
 }
 
 func (d *Device) reset() error {
+	d.resetMu.Lock()
+	defer d.resetMu.Unlock()
+	if err := d.Err(); err != nil {
+		return err // Close came before
+	}
 	if d.files.reset < 0 {
 		if why := d.lacks[fileReset]; why != nil {
 			return fmt.Errorf("%w: %w", why, bus.ErrNotSupported)
@@ -284,7 +292,9 @@ func (d *Device) Close() error {
 		d.end(d.closedErr())
 		<-d.done // it may be somebody else who ends it
 		// Nothing uses the files any more but the pump, and this ends it.
+		d.resetMu.Lock()
 		d.closeErr = errors.Join(d.closeErr, d.files.close())
+		d.resetMu.Unlock()
 		if d.pumped != nil {
 			<-d.pumped
 		}

@@ -48,9 +48,22 @@
 // # DMA
 //
 // DMA().Alloc says [bus.ErrNoIOMMU]. With [Options.DMAUnsafe] it gives out memory at its
-// physical address, and a device, or a driver's mistake, can then overwrite anything.
-// It needs CAP_SYS_ADMIN (physical addresses are not told otherwise). Where an IOMMU
-// translates for the device, physical addresses mean nothing to it, and Open refuses.
+// physical address, and a device, or a driver's mistake, can then overwrite anything. Open
+// refuses it where it cannot work: without CAP_SYS_ADMIN (the kernel tells physical addresses to
+// nobody else, so not after `--as` either), where an IOMMU translates for the device (the
+// type of its group is not "identity"), and for a device that is on no PCI bus.
+//
+// A device needs memory that is one piece in physical memory, and that stays where it is: a
+// locked page does not, since the kernel may move it. So memory comes from huge pages of 2 MiB, as
+// long as some are reserved ('sudo sysctl vm.nr_hugepages=64', or better hugepages=64 at
+// boot, which makes them neighbours); several make one piece where they are neighbours. Without
+// them it comes from small pages that io_uring pins, and is what the kernel has in one
+// piece, at most 2 MiB. Mask, boundary and alignment hold for physical addresses. Of few pages
+// below a mask many must be reserved: the kernel gives the highest first. What cannot be had is
+// an error that says so.
+//
+// Close resets a device that was given memory, if the kernel knows a reset, and clears its bus
+// mastering. Memory not yet freed stays until it is.
 //
 // # Death
 //
@@ -66,7 +79,14 @@
 // # Limits
 //
 // No I/O ports of UIO drivers that are not BARs (portio). A map whose size is no multiple of
-// a page cannot be mapped. Big-endian machines are not served.
+// a page cannot be mapped. Physical addresses are taken for bus addresses, and caches for
+// coherent with DMA: so it is with PCI on PCs and on servers, and not on every board.
+// Big-endian machines are not served. Tested with Linux 6.1, in a VM.
+//
+// # Concurrency
+//
+// All methods are safe for concurrent use. Locks: resetMu and irqMu before mu; none is held
+// while a driver's code runs.
 //
 // Sources: Linux, Documentation/driver-api/uio-howto.rst (uio_pci_generic, maps, the interrupt
 // count), Documentation/ABI/testing/sysfs-bus-pci, sysfs-kernel-iommu_groups,

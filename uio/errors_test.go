@@ -153,6 +153,13 @@ func TestFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := m.openWith(address, o)
+	byNode := o // whoever passes them knows the name that a user gave
+	if byNode.Files, err = FilesOf("/dev/uio0", named); err != nil {
+		t.Fatal(err)
+	}
+	if d := m.openWith("uio0", byNode); d.Address() != address {
+		t.Errorf("Address of uio0 = %s, want %s", d.Address(), address)
+	}
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}

@@ -147,35 +147,35 @@ func (m *machine) connect() {
 	}
 	f.Close()
 	m.uio = c.(*net.UnixConn)
-	done := make(chan struct{})
 	stop := make(chan struct{})
-	go func() {
-		defer close(done)
-		m.kernel(stop)
-	}()
+	var running sync.WaitGroup
+	running.Go(func() { m.interrupts(stop) })
+	running.Go(m.writes)
 	m.t.Cleanup(func() {
 		m.uio.Close()
 		m.file.Close()
 		close(stop)
-		<-done
+		running.Wait()
 	})
 }
 
-// kernel is uio_pci_generic's interrupt: a line that is high, and not held back, is held back
-// and counted. It looks each millisecond; a real one is woken.
-func (m *machine) kernel(stop chan struct{}) {
-	go func() {
-		for { // writes to the file end here
-			var b [4]byte
-			n, err := m.uio.Read(b[:])
-			if err != nil || n != len(b) {
-				return
-			}
-			m.mu.Lock()
-			m.ctl = append(m.ctl, binary.NativeEndian.Uint32(b[:]))
-			m.mu.Unlock()
+// writes is where writes to the file end.
+func (m *machine) writes() {
+	for {
+		var b [4]byte
+		n, err := m.uio.Read(b[:])
+		if err != nil || n != len(b) {
+			return
 		}
-	}()
+		m.mu.Lock()
+		m.ctl = append(m.ctl, binary.NativeEndian.Uint32(b[:]))
+		m.mu.Unlock()
+	}
+}
+
+// interrupts is uio_pci_generic's: a line that is high, and not held back, is held back and
+// counted. It looks each millisecond; a real one is woken.
+func (m *machine) interrupts(stop chan struct{}) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
