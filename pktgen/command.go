@@ -83,6 +83,10 @@ var commands = map[string]command{
 		d.skbPriority = uint32(v)
 		return ok("skb_priority=%d", int32(d.skbPriority))
 	}),
+	"spi": number(digits, func(d *device, v uint64) (string, error) {
+		d.spi = uint32(v)
+		return ok("spi=%d", d.spi)
+	}),
 	"vlan_id":   number(4, (*device).setVLAN),
 	"svlan_id":  number(4, (*device).setSVLAN),
 	"vlan_p":    tagField("vlan_p", 7, func(d *device) (id, field *uint16) { return &d.vlanID, &d.vlanP }),
@@ -129,7 +133,7 @@ func (d *device) store(_ context.Context, p []byte) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	run := commands[name]
-	if run == nil {
+	if run == nil || name == "spi" && !d.prof().IPsec {
 		d.result = `No such parameter "` + name + `"`
 		return 0, unix.EINVAL
 	}

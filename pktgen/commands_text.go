@@ -19,27 +19,45 @@ func (d *device) cmdImix(s *scanner) (string, error) {
 	if d.cloneSkb > 0 {
 		return "", unix.EINVAL
 	}
-	var mix []imixEntry
+	mix, err := s.imix()
+	if err == nil || d.prof().Strict {
+		d.setImix(mix)
+	}
+	if err == nil {
+		d.fillImix()
+	}
+	return "", err
+}
+
+// imix reads a mix. With an error it is what stands before that.
+func (s *scanner) imix() (mix []imixEntry, err error) {
 	for {
 		if len(mix) == maxImix {
-			return "", unix.E2BIG
+			return mix, unix.E2BIG
 		}
 		size := max(s.num(digits), minSize)
 		if c, more := s.next(); !more || c != ',' {
-			return "", unix.EINVAL
+			return mix, unix.EINVAL
 		}
 		weight := s.num(digits)
 		if weight == 0 {
-			return "", unix.EINVAL
+			return mix, unix.EINVAL
 		}
 		mix = append(mix, imixEntry{size: size, weight: weight})
 		if c, more := s.next(); !more || c != ' ' {
-			break
+			return mix, nil
 		}
 	}
-	d.imix = mix
-	d.fillImix()
-	return "", nil
+}
+
+// setImix makes a mix the device's. As in the kernel, entries go on counting where those at their
+// place were.
+func (d *device) setImix(mix []imixEntry) {
+	for i, e := range mix {
+		d.imixEntries[i].size, d.imixEntries[i].weight = e.size, e.weight
+	}
+	d.imix = d.imixEntries[:len(mix)]
+	d.dirty = true
 }
 
 // fillImix spreads the weights over the slots that a random number picks from; the last
@@ -82,8 +100,7 @@ func (d *device) cmdXmitMode(s *scanner) (string, error) {
 
 func (d *device) cmdFlag(s *scanner) (string, error) {
 	name := s.word(textLen)
-	names := d.flagNames()
-	f, clear := parseFlag(names, name)
+	f, clear := d.parseFlag(name)
 	switch {
 	case f == 0:
 		return fmt.Sprintf("Flag -:%s:- unknown\nAvailable flags, (prepend ! to un-set flag):\n%s", name, d.flagList()), nil
@@ -94,7 +111,7 @@ func (d *device) cmdFlag(s *scanner) (string, error) {
 	default:
 		d.flags |= f
 	}
-	return ok("flags=0x%x", uint32(d.flags)&(1<<len(names)-1))
+	return ok("flags=0x%x", uint32(d.flags)&(1<<len(d.flagNames())-1))
 }
 
 func (d *device) cmdMPLS(s *scanner) (string, error) {
@@ -102,6 +119,9 @@ func (d *device) cmdMPLS(s *scanner) (string, error) {
 	random := false
 	for {
 		if len(labels) == maxLabels {
+			if d.prof().Strict {
+				d.labels, d.dirty = nil, true
+			}
 			return "", unix.E2BIG
 		}
 		zeroLabel := d.prof().ZeroLabel

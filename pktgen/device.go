@@ -51,13 +51,14 @@ type flow struct {
 type params struct {
 	count            uint64
 	minSize, maxSize int32
-	imix             []imixEntry
+	imix             []imixEntry // part of imixEntries
 	frags, cloneSkb  int32
 	delay            uint64
 	cflows, lflow    uint32
 	queueMin         uint16
 	queueMax         uint16
 	skbPriority      uint32
+	spi              uint32
 
 	dstMin, dstMax, srcMin, srcMax string // as written
 	in6Src, in6Dst                 [16]byte
@@ -97,6 +98,7 @@ type state struct {
 	nflows, curFlow    uint32
 	hh                 [12]byte // destination and source MAC of the next packet
 	imixSlot           [imixSlots]uint8
+	imixEntries        [maxImix]imixEntry
 	flows              []flow // nil until flows are asked for
 }
 
@@ -130,11 +132,14 @@ type device struct {
 	master  *dma.Buf   // the packet that is sent many times
 	clones  int32      // bursts left for it
 	built   bool       // there was a packet in this run
-	chunk   int        // frames a burst
-	nextTx  int64      // when the next burst is due
-	wall    int64      // the time of day less CLOCK_MONOTONIC,
-	wallAt  int64      // as it was then
-	failure string     // why the run cannot go on
+	// sentOnce: a packet was sent, in any run. Kernels send the very first one of a device without waiting
+	// for delay, nor do they count it as one.
+	sentOnce bool
+	chunk    int    // frames a burst
+	nextTx   int64  // when the next burst is due; the thread's own
+	wall     int64  // the time of day less CLOCK_MONOTONIC,
+	wallAt   int64  // as it was then
+	failure  string // why the run cannot go on
 }
 
 func newDevice(name, base string, nd netdev.Device, t *thread) *device {

@@ -38,14 +38,18 @@
 //
 // # Where this differs from the kernel
 //
-//   - burst N with clone_skb 0 or 1: the kernel sends N copies of one packet at a
+// Some of it is for the better, and is as in the kernel where the profile is strict (6.1): these
+// are marked with a star.
+//
+//   - * burst N with clone_skb 0 or 1: the kernel sends N copies of one packet at a
 //     doorbell. Here, with clone_skb 0, each of the N frames is a packet of its own,
 //     with its own sequence number (one clock reading serves the burst). clone_skb 1
 //     with burst N gives exactly the kernel's copies; with clone_skb C one packet is
 //     sent in C bursts of N copies, as in the kernel.
-//   - A run ends at count packets exactly; the kernel finishes its last burst.
-//   - Several devices of one thread take turns; in the kernel, without delay, the second
+//   - * A run ends at count packets exactly; the kernel finishes its last burst.
+//   - * Several devices of one thread take turns; in the kernel, without delay, the second
 //     waits for the first to end.
+//   - * delay counts from a device's first packet on; the kernel sends the second with the first.
 //   - start, reset and rem_device_all return when what they wait for has happened, not
 //     at the next 100 ms poll, and without the 125 ms that the kernel gives its threads.
 //   - At most 768 frames (two bursts, if that is more) are in flight, though the ring may
@@ -53,15 +57,20 @@
 //   - A packet must fit the device (its MTU and its buffers). A run whose packets do not
 //     ends, with a Result that says so, before anything is sent.
 //   - A device has no IP addresses here: without src_min the source is 0.0.0.0.
-//   - src_mac_count without src_mac walks from the interface's address; the kernel keeps
+//   - * src_mac_count without src_mac walks from the interface's address; the kernel keeps
 //     only its first byte.
 //   - frags is counted, shown, and changes nothing else: a frame is one piece of memory.
 //   - There is no network stack: xmit_mode netif_receive is accepted, and its run ends
 //     with an error in Result; queue_xmit sends as start_xmit does. skb_priority is shown.
-//     IPSEC and spi are unknown, as in a kernel without CONFIG_XFRM.
+//     IPSEC and spi are unknown, as in a kernel without CONFIG_XFRM; under 6.1 they are known,
+//     and do nothing, as in a kernel without security associations.
 //   - IPDST_RND gives up after many tries in a range that holds only addresses it must
 //     not use; the kernel tries forever.
-//   - A failed imix_weights or mpls leaves the device's setting as it was.
+//   - * A failed imix_weights or mpls leaves the device's setting as it was; in the kernel, what
+//     was read until then.
+//   - A command without its value has an empty one; kernels before 6.15 read on behind what
+//     was written. For the same reason debug 1 makes most later commands fail there, and not here.
+//   - node refuses every number that is none of a node; the kernel looks behind the end of its table.
 //
 // # Locks
 //

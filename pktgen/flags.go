@@ -21,7 +21,7 @@ const (
 	flagQUEUE_MAP_RND                   // random queue
 	flagQUEUE_MAP_CPU                   // queue of the CPU's number
 	flagFLOW_SEQ                        // flows one after the other, not at random
-	flagIPSEC                           // never set here
+	flagIPSEC                           // IPsec, where the profile has it; nothing else changes
 	flagMACSRC_RND                      // random source MAC
 	flagMACDST_RND                      // random destination MAC
 	flagVID_RND                         // random VLAN id
@@ -47,14 +47,14 @@ func (d *device) flagNames() []string {
 
 // parseFlag reads the name of a flag, or !name; f is 0 where there is none of that
 // name. IPV6 can only be cleared, FLOW_RND is !FLOW_SEQ.
-func parseFlag(names []string, s string) (f flags, clear bool) {
+func (d *device) parseFlag(s string) (f flags, clear bool) {
 	s, clear = strings.CutPrefix(s, "!")
 	if s == "FLOW_RND" {
 		return flagFLOW_SEQ, !clear
 	}
-	for i, n := range names {
+	for i, n := range d.flagNames() {
 		f := flags(1) << i
-		if n == s && f != flagIPSEC && (f != flagIPV6 || clear) {
+		if n == s && (f != flagIPSEC || d.prof().IPsec) && (f != flagIPV6 || clear) {
 			return f, clear
 		}
 	}

@@ -21,7 +21,7 @@ func (d *device) begin() {
 		copy(d.hh[6:12], d.mac6[:])
 	}
 	if d.minSize == 0 {
-		d.minSize = int32(d.headers() + headerLen)
+		d.minSize = int32(d.headers() - d.overhead() + headerLen) // without tags, as in the kernel
 	}
 	d.maxSize = max(d.maxSize, d.minSize)
 	d.size = uint32(d.minSize)
@@ -134,7 +134,7 @@ func (d *device) turn() (_ progress, due int64) {
 	if d.delay == neverDelay {
 		return waiting, never
 	}
-	if d.delay != 0 && len(d.pending) == 0 {
+	if d.delay != 0 && len(d.pending) == 0 && (d.sentOnce || !d.prof().Strict) {
 		if mono() < d.nextTx {
 			return waiting, d.nextTx
 		}
@@ -187,13 +187,14 @@ func (d *device) send(p *port) progress {
 		d.pending = d.pending[n:]
 		d.sofar += uint64(n)
 		d.seq += uint32(n)
+		d.sentOnce = d.sentOnce || n > 0
 		if len(d.pending) == 0 && d.master != nil && d.clones <= 0 {
 			d.master.Free()
 			d.master = nil
 		}
 		left -= n
 		switch {
-		case d.count != 0 && d.sofar >= d.count:
+		case d.count != 0 && d.sofar >= d.count && (!d.prof().Strict || len(d.pending) == 0):
 			return finished
 		case n == 0:
 			return full
@@ -207,6 +208,9 @@ func (d *device) send(p *port) progress {
 // depth, so that doorbells stay few; what is left, at the end of a run.
 func (d *device) worthwhile(depth int) int {
 	n := max(1, min(d.chunk, depth/2))
+	if d.prof().Strict && d.copies() {
+		return n // bursts are whole
+	}
 	if left := d.left() + uint64(len(d.pending)); left < uint64(n) {
 		n = int(left)
 	}
@@ -229,7 +233,7 @@ func (d *device) left() uint64 {
 // are independent of each other and of time.
 func (d *device) refill() {
 	have := len(d.pending)
-	if d.flags&flagSHARED != 0 && d.cloneSkb >= 1 {
+	if d.copies() {
 		if have == 0 {
 			d.refillClones()
 		}
@@ -256,6 +260,11 @@ func (d *device) refill() {
 	d.pending = d.out[:k]
 }
 
+// copies tells whether a burst is copies of one packet.
+func (d *device) copies() bool {
+	return d.flags&flagSHARED != 0 && (d.cloneSkb >= 1 || d.prof().Strict && d.chunk > 1)
+}
+
 // refillClones makes pending a burst of one packet, a new one after clone_skb bursts.
 func (d *device) refillClones() {
 	if d.master == nil {
@@ -265,10 +274,13 @@ func (d *device) refillClones() {
 		}
 		one := [1]*dma.Buf{b}
 		d.fill(one[:], d.seq)
-		d.master, d.clones = b, d.cloneSkb
+		d.master, d.clones = b, max(d.cloneSkb, 1)
 	}
 	d.clones--
-	n := int(min(uint64(d.chunk), d.left()))
+	n := d.chunk
+	if !d.prof().Strict {
+		n = int(min(uint64(n), d.left()))
+	}
 	d.master.Retain(n)
 	for i := range d.out[:n] {
 		d.out[i] = d.master

@@ -94,6 +94,9 @@ func (d *device) showFlags(w *bytes.Buffer) {
 		case f == flagFLOW_SEQ && d.cflows == 0:
 		case d.flags&f != 0:
 			w.WriteString(name + "  ")
+			if f == flagIPSEC && d.spi != 0 {
+				fmt.Fprintf(w, "spi:%d  ", d.spi)
+			}
 		case f == flagFLOW_SEQ:
 			w.WriteString("FLOW_RND  ")
 		}

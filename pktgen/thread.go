@@ -155,13 +155,20 @@ func (t *thread) remove(d *device) {
 // round gives every running device its turn, and waits where none could do anything.
 func (t *thread) round() {
 	busy, due := false, int64(never)
+	only := t.first()
 	for i := 0; i < len(t.run); {
 		d := t.run[i]
+		if only != nil && d != only {
+			d.waits = false
+			i++
+			continue
+		}
 		p, at := d.turn()
 		d.waits = p == waiting && at != never || p == full
 		switch p {
 		case finished:
 			t.finish(d)
+			busy = true // there may be another device's turn
 			continue
 		case sent:
 			busy = true
@@ -186,6 +193,23 @@ func (t *thread) round() {
 		t.stall = 0
 		t.sleep(due)
 	}
+}
+
+// first is the device that a kernel would serve, and no other: that whose packet is due first, the last
+// one added of those that have no delay. nil: all devices have their turns.
+func (t *thread) first() (best *device) {
+	if !t.eng.prof.Strict || len(t.run) < 2 {
+		return nil
+	}
+	for _, d := range t.run {
+		d.mu.Lock()
+		parked := d.delay == neverDelay
+		d.mu.Unlock()
+		if !parked && (best == nil || d.nextTx < best.nextTx) {
+			best = d
+		}
+	}
+	return best
 }
 
 // How a thread waits for room: a few turns at once, then naps. It does not spin: the device

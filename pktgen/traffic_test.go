@@ -67,9 +67,9 @@ func TestLengths(t *testing.T) {
 		{[]string{"pkt_size 42"}, 58, 42},
 		{[]string{"pkt_size 1514"}, 1514, 1514},
 		{[]string{"dst6 fd00::2"}, 78, 78},
-		{[]string{"vlan_id 1"}, 62, 62},
-		{[]string{"vlan_id 1", "svlan_id 2"}, 66, 66},
-		{[]string{"mpls 00010000,00020000,00030000"}, 70, 70},
+		{[]string{"vlan_id 1"}, 62, 58},
+		{[]string{"vlan_id 1", "svlan_id 2"}, 66, 58},
+		{[]string{"mpls 00010000,00020000,00030000"}, 70, 58},
 		{[]string{"vlan_id 1", "pkt_size 1518"}, 1518, 1518},
 	} {
 		b, _, ps := send(t, append(c.cmds, "count 1")...)

@@ -9,7 +9,7 @@ func (d *device) nextHeaders(v vary) {
 	}
 	if v&varySrcMAC != 0 {
 		base := d.srcMAC
-		if base == [6]byte{} {
+		if base == [6]byte{} && !d.prof().Strict {
 			base = d.mac6
 		}
 		walkMAC((*[6]byte)(d.hh[6:12]), base, d.step(&d.srcMACOff, d.srcMACCount, d.flags&flagMACSRC_RND != 0))
