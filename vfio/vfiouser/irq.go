@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ring3dev/ring3/bus"
 )
 
@@ -66,7 +68,7 @@ func (d *Device) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 		return nil, d.errorf("enabling %d %s vectors: there are %d: %w", n, mode, have, err)
 	}
 	for i := range n {
-		q, err := bus.NewIRQ(mode, i, d.unmasker(mode))
+		q, err := d.newIRQ(mode, i)
 		if err != nil {
 			return nil, errors.Join(d.errorf("enabling %d %s vectors: %w", n, mode, err), d.disableIRQs())
 		}
@@ -80,6 +82,16 @@ func (d *Device) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 		return nil, errors.Join(d.errorf("enabling %d %s vectors: %w", n, mode, err), d.disableIRQs())
 	}
 	return slices.Clone(d.lines), nil
+}
+
+// newIRQ makes a vector whose eventfd the server will signal.
+func (d *Device) newIRQ(mode bus.IRQMode, vector int) (*bus.IRQ, error) {
+	fd, err := sink()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	return bus.WrapIRQ(mode, vector, fd, d.unmasker(mode))
 }
 
 // unmasker is what Unmask does: for a line, a message, which the server handles after all that the

@@ -37,7 +37,7 @@ type out struct {
 
 func (v *vectors) init(x *session) { v.x, v.index, v.error = x, -1, -1 }
 
-// sink is an eventfd that nobody reads.
+// sink is a new eventfd.
 func sink() (int, error) {
 	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {

@@ -42,8 +42,8 @@ const (
 	msi64       = 1 << 7
 	msiMaskable = 1 << 8 >> 8 // in the second byte
 	msiAddr     = 0x04
-	msixControl = 0x03         // the second byte
-	msixBits    = 0b11 << 6    // enable, mask all
+	msixControl = 0x02
+	msixBits    = 0b11 << 14   // enable, mask all
 	expDevCap   = 0x04         // Device Capabilities
 	expDevCtl   = 0x08         // Device Control
 	expFLR      = 1 << 28      // of the capabilities
@@ -63,12 +63,12 @@ func newVConfig(x *session) *vconfig {
 			v.bar(r)
 		}
 	}
-	v.field(int(pci.CfgCommand)+1, intxOff, intxOff)
+	v.virt[pci.CfgCommand+1], v.rw[pci.CfgCommand+1] = intxOff, intxOff
 	if at, ok := pci.FindCap(c, pci.CapMSI); ok {
 		v.msi(int(at))
 	}
-	if at, ok := pci.FindCap(c, pci.CapMSIX); ok && int(at)+msixControl < n {
-		v.field(int(at)+msixControl, msixBits, msixBits)
+	if at, ok := pci.FindCap(c, pci.CapMSIX); ok {
+		v.control(int(at)+msixControl, msixBits)
 	}
 	if at, ok := pci.FindCap(c, pci.CapPCIe); ok && int(at)+expDevCtl+2 <= n && c.Read32(at+expDevCap)&expFLR != 0 {
 		v.exp = uint64(at)
@@ -83,12 +83,15 @@ func (v *vconfig) virtual(at, n int) {
 	}
 }
 
-// field makes bits of a byte the copy's.
-func (v *vconfig) field(at int, bits, rw byte) {
-	if at < len(v.virt) {
-		v.virt[at] |= bits
-		v.rw[at] |= rw
+// control makes a message control register the copy's: it has bits that can be written, and others
+// that say what there is.
+func (v *vconfig) control(at int, rw uint16) {
+	if at+2 > len(v.own) {
+		return
 	}
+	binary.LittleEndian.PutUint16(v.own[at:], v.c.Read16(bus.Off(at))&^rw)
+	v.virtual(at, 2)
+	binary.LittleEndian.PutUint16(v.rw[at:], rw)
 }
 
 // bar lays out a base address register, which says at first where the device has it.
@@ -116,7 +119,7 @@ func (v *vconfig) bar(r bus.RegionInfo) {
 // msi makes what is written to a MSI capability the copy's.
 func (v *vconfig) msi(at int) {
 	ctl := v.c.Read16(bus.Off(at + msiControl))
-	v.field(at+msiControl, msiEnable|msiMME, msiEnable|msiMME)
+	v.control(at+msiControl, msiEnable|msiMME)
 	n := 4 + 2
 	if ctl&msi64 != 0 {
 		n += 4
