@@ -70,10 +70,11 @@
 //
 // # DMA memory
 //
-// Alloc gives anonymous memory; from 2 MiB on of huge pages, if the system has some reserved
-// (nr_hugepages), or else aligned so that the kernel can make it of huge pages, at an IOVA aligned
-// alike: the IOMMU then needs one entry where it would need 512. Every allocation is one mapping
-// of the kernel's: take large pieces, and cut them (package bus/dma). Map lets the device reach
+// Alloc gives anonymous memory, of huge pages if the system has some reserved (nr_hugepages), or
+// else so that the kernel can make it of huge pages. Pieces from 2 MiB on are at an IOVA aligned
+// alike: the IOMMU then needs one entry where it would need 512. Smaller ones share a huge page,
+// so that they are contiguous on the bus as a rule, and are mapped each by itself. Every
+// allocation is one mapping of the kernel's: take large pieces, and cut them (package bus/dma). Map lets the device reach
 // whole pages that the caller has.
 //
 // IOVAs are taken from the ranges that the kernel says there are, which leave out those of

@@ -63,7 +63,13 @@ func (a dmaOf) Alloc(q bus.DMARequest) (*bus.Memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	mem, unmap, err := anonymous(size, a.pages)
+	var mem []byte
+	var unmap func()
+	if a.pages == PagesAuto && size < hugePage {
+		mem, unmap, err = a.space.arenas.take(size)
+	} else {
+		mem, unmap, err = anonymous(size, a.pages)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s DMA memory: %d bytes: %w", step, size, err)
 	}
@@ -192,8 +198,8 @@ func whyNotMapped(err error, size uint64, perUser bool) error {
 		if l.Cur == unix.RLIM_INFINITY || locked+size <= l.Cur && !perUser {
 			return err
 		}
-		return fmt.Errorf("the limit of locked memory is %s, %s are locked already: raise it (ulimit -l as root, memlock in /etc/security/limits.conf, LimitMEMLOCK= in a systemd unit): %w",
-			inKiB(l.Cur), inKiB(locked), err)
+		return fmt.Errorf("locking %s: the limit is %s, %s are locked already: raise it (ulimit -l as root, memlock in /etc/security/limits.conf, LimitMEMLOCK= in a systemd unit): %w",
+			inKiB(size), inKiB(l.Cur), inKiB(locked), err)
 	case errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("the kernel takes no more pieces (vfio_iommu_type1's dma_entry_limit): allocate fewer, larger ones: %w", err)
 	}

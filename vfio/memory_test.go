@@ -2,7 +2,9 @@ package vfio
 
 import (
 	"errors"
+	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,6 +41,62 @@ func TestHugePages(t *testing.T) {
 			m.Free()
 		}
 		d.Close()
+	}
+}
+
+// Small pieces lie in one huge page, are zeroed when they come again, and are unmapped with the space.
+func TestArenas(t *testing.T) {
+	var l arenas
+	l.hold(true)
+	type piece struct {
+		mem  []byte
+		free func()
+		tag  byte
+	}
+	var live []piece
+	rnd := rand.New(rand.NewPCG(7, 8))
+	for i := range 3000 {
+		if len(live) > 30 || len(live) > 0 && rnd.IntN(2) == 0 {
+			k := rnd.IntN(len(live))
+			p := live[k]
+			if p.mem[0] != p.tag || p.mem[len(p.mem)-1] != p.tag {
+				t.Fatalf("a piece has %d, %d, want %d: another has it too", p.mem[0], p.mem[len(p.mem)-1], p.tag)
+			}
+			p.free()
+			live = slices.Delete(live, k, k+1)
+			continue
+		}
+		mem, free, err := l.take(pageSize * (1 + rnd.Uint64N(100)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if uint64(ioctl.Address(mem))%pageSize != 0 || ioctl.Address(mem)/hugePage != ioctl.Address(mem[len(mem)-1:])/hugePage {
+			t.Fatalf("a piece of %d bytes at %#x crosses huge pages", len(mem), ioctl.Address(mem))
+		}
+		if i := slices.IndexFunc(mem, func(b byte) bool { return b != 0 }); i >= 0 {
+			t.Fatalf("byte %d of a piece is not zero", i)
+		}
+		p := piece{mem, free, byte(1 + i%255)}
+		for j := range mem {
+			mem[j] = p.tag
+		}
+		live = append(live, p)
+	}
+	if n := len(l.all); n > 10 {
+		t.Errorf("%d huge pages for 30 pieces of 200 KiB", n)
+	}
+	last := live[0]
+	for _, p := range live[1:] {
+		p.free()
+	}
+	l.hold(false)
+	if len(l.all) != 1 {
+		t.Errorf("%d huge pages for one piece, want 1", len(l.all))
+	}
+	last.mem[0] = 1 // valid until it is freed
+	last.free()
+	if len(l.all) != 0 {
+		t.Errorf("%d huge pages are left", len(l.all))
 	}
 }
 

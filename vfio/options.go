@@ -22,9 +22,9 @@ type Pages uint8
 
 // Kinds of pages.
 const (
-	// PagesAuto: from 2 MiB on huge pages of the pool that root reserved (nr_hugepages), where
-	// there are some free and little is wasted; else memory that the kernel may make of huge
-	// pages by itself. All less is small pages.
+	// PagesAuto: huge pages of the pool that root reserved (nr_hugepages), where there are some
+	// free and little is wasted; else memory that the kernel may make of huge pages by itself.
+	// Small pieces share one.
 	PagesAuto Pages = iota
 	// PagesSmall: none but the smallest.
 	PagesSmall

@@ -17,7 +17,8 @@ import (
 // IOAS of iommufd. Devices that share a Space reach each other's DMA memory. Safe for
 // concurrent use.
 type Space struct {
-	k kernel
+	k      kernel
+	arenas arenas // of memory that Alloc gives
 
 	// mu is held while devices join and leave, and while memory is mapped. A Device's own mu
 	// comes before it.
@@ -112,6 +113,7 @@ func (s *Space) release() error {
 		s.fd = -1
 	}
 	s.api, s.noIOMMU = Auto, false
+	s.arenas.hold(false)
 	return errors.Join(errs...)
 }
 
@@ -142,6 +144,7 @@ func (s *Space) update() error {
 		return fmt.Errorf("the IOMMU has %d ranges of addresses and pages of %d bytes, want one, and pages of %d: %w", len(info.ranges), least, pageSize, bus.ErrNotSupported)
 	}
 	s.known = info
+	s.arenas.hold(true)
 	if s.pool == nil {
 		s.pool = iova.NewPool(pageSize, info.ranges)
 	} else {
