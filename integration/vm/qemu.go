@@ -92,7 +92,10 @@ func prepare(c *Config, accel, dir string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("vm: %w; hack/setup installs it", err)
 	}
-	kargs := []string{"console=" + mach.console, "panic=-1", "oops=panic", "loglevel=5"}
+	// On a busy machine without KVM a processor of the VM's may stand still for a while: that is
+	// no broken timer, and no lockup.
+	kargs := []string{"console=" + mach.console, "panic=-1", "oops=panic", "loglevel=5",
+		"no_timer_check", "watchdog_thresh=60", "rcupdate.rcu_cpu_stall_timeout=60"}
 	if !c.NoIOMMU {
 		kargs = append(kargs, mach.iommu...)
 	}
