@@ -90,8 +90,8 @@ func dialError(err error) error {
 // device's, and closed with it or on error.
 func Open(ctx context.Context, c *net.UnixConn, o Options) (*Device, error) {
 	path := c.RemoteAddr().String()
-	if path == "" {
-		path = "socket"
+	if path == "" || path == "@" {
+		path = "socket" // of a pair
 	}
 	if o.Address == "" {
 		o.Address = filepath.Base(path)
