@@ -1,8 +1,11 @@
 package integration
 
 import (
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ring3dev/ring3/integration/vm"
 )
@@ -25,23 +28,30 @@ var nics = []string{
 }
 
 // programs of this machine that the VM has.
-var programs = []string{"sh", "bash", "cat", "ls", "sleep", "grep", "sed", "awk", "head", "tail", "id", "env", "mkdir", "rm", "chmod", "chown", "dmesg", "ip", "mount", "umount", "kill"}
+var programs = []string{"sh", "bash", "cat", "ls", "sleep", "grep", "sed", "awk", "head", "tail", "id", "env", "mkdir", "mktemp", "stat", "rm", "chmod", "chown", "dmesg", "ip", "mount", "umount", "kill"}
 
-// image is what VMs have beside init and the tests.
+// image is what VMs have beside init and the tests. Where this machine's programs cannot run
+// there u-root's serve.
 func image(t *testing.T) *vm.Image {
 	t.Helper()
 	i := &vm.Image{}
-	for _, p := range programs {
-		if err := i.AddProgram(p); err != nil {
-			t.Fatal(err)
+	if vmArch == "" || vmArch == runtime.GOARCH {
+		for _, p := range append([]string{"fusermount3"}, programs...) {
+			if err := i.AddProgram(p); err != nil {
+				t.Fatal(err)
+			}
 		}
+		i.AddFile("/usr/bin/ring3", ring3, 0o755)
+		return i
 	}
-	for _, p := range []string{"fusermount3"} {
-		if err := i.AddProgram(p); err != nil {
-			t.Fatal(err)
-		}
+	exe := ring3 + "-" + vmArch
+	if err := vm.Build(vmArch, "cmd/ring3", exe); err != nil {
+		t.Fatal(err)
 	}
-	i.AddFile("/usr/bin/ring3", ring3, 0o755)
+	i.AddFile("/usr/bin/ring3", exe, 0o755)
+	if err := i.AddURoot(vmArch); err != nil {
+		t.Fatal(err)
+	}
 	return i
 }
 
@@ -50,22 +60,22 @@ const noIOMMU = "TestNoIOMMU"
 
 // TestVM runs the tests of package guest in a VM with an IOMMU; -run TestVM/NAME runs one.
 func TestVM(t *testing.T) {
-	vm.Need(t, "")
+	vm.Need(t, vmArch)
 	s := vm.Suite{
-		Package: "integration/guest",
-		Config:  vm.Config{Devices: nics, Image: image(t)},
-		Want:    func(name string) bool { return !strings.HasPrefix(name, noIOMMU) },
+		Package: "integration/guest", Dir: filepath.Dir(ring3),
+		Config: vm.Config{Arch: vmArch, Devices: nics, Image: image(t)}, Timeout: 8 * time.Minute,
+		Want: func(name string) bool { return !strings.HasPrefix(name, noIOMMU) },
 	}
 	s.Run(t)
 }
 
 // TestVMNoIOMMU runs those that want a VM without one.
 func TestVMNoIOMMU(t *testing.T) {
-	vm.Need(t, "")
+	vm.Need(t, vmArch)
 	s := vm.Suite{
-		Package: "integration/guest",
-		Config:  vm.Config{Devices: nics, Image: image(t), NoIOMMU: true},
-		Want:    func(name string) bool { return strings.HasPrefix(name, noIOMMU) },
+		Package: "integration/guest", Dir: filepath.Dir(ring3),
+		Config: vm.Config{Arch: vmArch, Devices: nics, Image: image(t), NoIOMMU: true},
+		Want:   func(name string) bool { return strings.HasPrefix(name, noIOMMU) },
 	}
 	s.Run(t)
 }
