@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/internal/syspci"
+	"github.com/ring3dev/ring3/sysfs"
 	"github.com/ring3dev/ring3/uio"
 	"github.com/ring3dev/ring3/vfio"
 )
@@ -91,6 +93,24 @@ func parentOf(root syspci.Root, a pci.Addr) *pci.Function {
 		}
 	}
 	return parent
+}
+
+// asTheKernel shows what the kernel alone knows of a function of this machine as it does: where it
+// stands among the CPUs, above all.
+func asTheKernel(dir *sysfs.Dir, a pci.Addr) {
+	for _, name := range []string{"numa_node", "local_cpus", "local_cpulist", "msi_bus", "broken_parity_status", "ari_enabled", "driver_override"} {
+		path := syspci.Sys.Path(a, name)
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		dir.Put(name, sysfs.Show(func() string {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return "" // it was unplugged
+			}
+			return strings.TrimSuffix(string(b), "\n")
+		}))
+	}
 }
 
 func (s *System) planUIO(c Config, group []DeviceSpec, _ uint32) (starter, error) {

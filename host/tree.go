@@ -53,6 +53,9 @@ func (s *System) exportSys(sys *node.Dir) {
 			info.Attrs = u.Attrs()
 		}
 		dir := functions.Add(b.fn, b.dev.Config(), info)
+		if isHardware(b.spec.Backend) {
+			asTheKernel(dir, b.fn.Addr)
+		}
 		if b.net == nil {
 			continue
 		}
