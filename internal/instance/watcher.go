@@ -31,7 +31,7 @@ const (
 
 // Bounds of the parent's patience with its watcher.
 const (
-	readyWait  = 5 * time.Second
+	readyWait  = 20 * time.Second // an emulated machine that is busy
 	tellWait   = time.Second
 	finishWait = time.Second
 )
