@@ -13,6 +13,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/internal/physmem"
 	"github.com/ring3dev/ring3/internal/syspci"
 )
 
@@ -54,9 +55,9 @@ type Device struct {
 	files  *held
 	lacks  map[string]error // files that could not be opened, and why
 	hasIRQ bool
-	line   int           // the kernel's number of the interrupt
-	pumped chan struct{} // closed when the pump has ended; nil without interrupt
-	mem    *memory       // nil where DMA is refused
+	line   int             // the kernel's number of the interrupt
+	pumped chan struct{}   // closed when the pump has ended; nil without interrupt
+	mem    *physmem.Memory // nil where DMA is refused
 
 	irqMu sync.Mutex // before mu
 	irq   *bus.IRQ   // guarded by irqMu; nil: disabled
@@ -152,7 +153,7 @@ func (d *Device) start(unsafeDMA bool) error {
 	}
 	if err := d.startPump(); err != nil {
 		if d.mem != nil {
-			d.mem.close()
+			d.mem.Close()
 		}
 		return err
 	}
@@ -299,7 +300,7 @@ func (d *Device) Close() error {
 			<-d.pumped
 		}
 		if d.mem != nil {
-			d.mem.close()
+			d.mem.Close()
 		}
 	})
 	return d.closeErr
@@ -311,7 +312,7 @@ func (d *Device) quiesce() {
 	if d.cfg == nil || d.Err() != nil {
 		return
 	}
-	if d.mem != nil && d.mem.used() {
+	if d.mem != nil && d.mem.Used() {
 		if err := d.reset(); err != nil && !errors.Is(err, bus.ErrNotSupported) {
 			d.log.Warn("no reset at the end", "address", d.place.name, "error", err)
 		}

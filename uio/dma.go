@@ -20,7 +20,7 @@ func (a dmaOf) Alloc(r bus.DMARequest) (*bus.Memory, error) {
 	if a.d.mem == nil {
 		return nil, fmt.Errorf("%s: allocating DMA memory: UIO keeps the device from no memory; use vfio, or, as root and at the machine's risk, dma=unsafe: %w", a.d.place.name, bus.ErrNoIOMMU)
 	}
-	return a.d.mem.alloc(r)
+	return a.d.mem.Alloc(r)
 }
 
 // Map is not there: the caller's memory is not one piece for the device.

@@ -9,6 +9,7 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/mmio"
 	"github.com/ring3dev/ring3/internal/fdio"
+	"github.com/ring3dev/ring3/internal/physmem"
 )
 
 // region is a bus.Region that ends.
@@ -115,12 +116,12 @@ var pageSize = unix.Getpagesize()
 // kernel is what of the kernel tests replace.
 type kernel struct {
 	mmap   func(fd int, at int64, n int) ([]byte, error)
-	source func() (source, error) // of DMA memory
+	source func() (physmem.Source, error) // of DMA memory
 }
 
 var realKernel = kernel{
 	mmap: func(fd int, at int64, n int) ([]byte, error) {
 		return unix.Mmap(fd, at, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	},
-	source: newPhysical,
+	source: physmem.Open,
 }

@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"internal/ioctl", "internal/node", "internal/cpuset", "internal/osthread", "internal/crash", "internal/mounts", "internal/netspace", "internal/frame", "internal/klog", "internal/profile", "internal/rt"},
 	{"procfs", "sysfs"},
 	{"bus"}, // the contract itself
-	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest", "internal/iova", "internal/fdio", "internal/syspci"},
+	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest", "internal/iova", "internal/physmem", "internal/fdio", "internal/syspci"},
 	{"bus/qemu", "bus/sim", "bus/trace", "bus/trace/tracefile", "bus/fault", "vfio", "uio"},
 	{"netdev"},
 	{"drivers/portbus"},

@@ -1,4 +1,6 @@
-package uio
+// Package physmem is DMA memory by physical addresses, for devices that no IOMMU confines: pieces
+// that are contiguous in physical memory, and that the kernel does not move. Backends share it.
+package physmem
 
 import (
 	"fmt"
@@ -11,12 +13,12 @@ import (
 	"github.com/ring3dev/ring3/internal/iova"
 )
 
-// memory hands out DMA memory by physical addresses. It takes it from the kernel in blocks, as
+// Memory hands out DMA memory by physical addresses. It takes it from the kernel in blocks, as
 // need arises, and keeps one block that nothing is in, so that a driver that allocates and
 // frees in turn does not ask the kernel each time. Safe for concurrent use.
-type memory struct {
+type Memory struct {
 	who string // "0000:00:05.0"
-	src source
+	src Source
 
 	mu     sync.Mutex
 	runs   []*run // the shortest first
@@ -24,43 +26,47 @@ type memory struct {
 	closed bool
 }
 
-// source is where blocks come from: the kernel, in tests a model.
-type source interface {
-	// file begins to take huge pages.
-	file() (hugeFile, error)
-	// pages is a block of small pages, which the kernel does not move.
-	pages() (*block, error)
-	// close ends taking; blocks live on.
-	close()
+// Source is where blocks come from: the kernel, in tests a model.
+type Source interface {
+	// File begins to take huge pages.
+	File() (HugeFile, error)
+	// Pages is a block of small pages, which the kernel does not move.
+	Pages() (*Block, error)
+	// Close ends taking; blocks live on.
+	Close()
 }
 
-// block is a piece of memory that was taken from the kernel.
-type block struct {
-	bytes []byte
-	phys  []uint64 // of each small page in bytes
-	free  func()
-	used  int // allocations in it
+// Block is a piece of memory that was taken from the kernel.
+type Block struct {
+	Bytes []byte
+	Phys  []uint64 // of each small page in Bytes
+	Free  func()
+
+	used int // allocations in it
 }
+
+// New gives out memory of a source, which it closes in the end. who begins its errors.
+func New(who string, src Source) *Memory { return &Memory{who: who, src: src} }
 
 // run is memory of a block that is one piece for the device too.
 type run struct {
-	block *block
+	block *Block
 	bytes []byte
 	base  uint64 // physical address of bytes
 	free  iova.Spans
 }
 
 // runs are the pieces of a block that are contiguous for the device.
-func (b *block) runs() []*run {
+func (b *Block) runs() []*run {
 	page := uint64(pageSize)
 	var out []*run
-	for i := 0; i < len(b.phys); {
+	for i := 0; i < len(b.Phys); {
 		n := 1
-		for i+n < len(b.phys) && b.phys[i+n] == b.phys[i]+uint64(n)*page {
+		for i+n < len(b.Phys) && b.Phys[i+n] == b.Phys[i]+uint64(n)*page {
 			n++
 		}
-		base := b.phys[i]
-		out = append(out, &run{block: b, bytes: b.bytes[i*pageSize : (i+n)*pageSize], base: base,
+		base := b.Phys[i]
+		out = append(out, &run{block: b, bytes: b.Bytes[i*pageSize : (i+n)*pageSize], base: base,
 			free: iova.Spans{{Base: base, End: base + uint64(n)*page}}})
 		i += n
 	}
@@ -76,8 +82,8 @@ func fit(q bus.DMARequest, s iova.Span) (iova.Span, bool) {
 	return got, ok && got.End > at && got.End <= s.End
 }
 
-// alloc implements bus.DMA's Alloc.
-func (m *memory) alloc(q bus.DMARequest) (*bus.Memory, error) {
+// Alloc implements bus.DMA's Alloc.
+func (m *Memory) Alloc(q bus.DMARequest) (*bus.Memory, error) {
 	step := m.who + ": allocating"
 	if err := iova.Check(step, q); err != nil {
 		return nil, err
@@ -108,7 +114,7 @@ func (m *memory) alloc(q bus.DMARequest) (*bus.Memory, error) {
 const maxAlloc = 1 << 40
 
 // take serves a request from what there is. Called with mu held.
-func (m *memory) take(q bus.DMARequest) *bus.Memory {
+func (m *Memory) take(q bus.DMARequest) *bus.Memory {
 	for _, r := range m.runs {
 		for i, s := range r.free {
 			got, ok := fit(q, s)
@@ -128,26 +134,26 @@ func (m *memory) take(q bus.DMARequest) *bus.Memory {
 }
 
 // grow takes a block in which a request finds room, if the kernel has one. Called with mu held.
-func (m *memory) grow(q bus.DMARequest) error {
+func (m *Memory) grow(q bus.DMARequest) error {
 	m.trim(0) // what did not serve may be a part of what does
 	b, err := m.huge(q)
 	if err == nil {
 		m.add(b)
 		return nil
 	}
-	if q.Size > hugeSize {
+	if q.Size > HugeSize {
 		return err
 	}
 	// Small pages as they come may be what is wanted, or the next ones.
-	var odd []*block
+	var odd []*Block
 	defer func() {
 		for _, b := range odd {
-			b.free()
+			b.Free()
 		}
 	}()
 	const tries = 4
 	for range tries {
-		b, e := m.src.pages()
+		b, e := m.src.Pages()
 		if e != nil {
 			return fmt.Errorf("%w; small pages: %w", err, e)
 		}
@@ -160,14 +166,14 @@ func (m *memory) grow(q bus.DMARequest) error {
 	return err
 }
 
-func (m *memory) add(b *block) {
+func (m *Memory) add(b *Block) {
 	m.runs = append(m.runs, b.runs()...)
 	// What is small is used for what is small.
 	slices.SortStableFunc(m.runs, func(a, b *run) int { return len(a.bytes) - len(b.bytes) })
 }
 
 // release puts memory back, and blocks that nothing is in, but for one, to the kernel.
-func (m *memory) release(r *run, s iova.Span) {
+func (m *Memory) release(r *run, s iova.Span) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r.free.Put(s)
@@ -180,8 +186,8 @@ func (m *memory) release(r *run, s iova.Span) {
 }
 
 // trim gives blocks back that nothing is in, but for so many. Called with mu held.
-func (m *memory) trim(keep int) {
-	var idle []*block
+func (m *Memory) trim(keep int) {
+	var idle []*Block
 	for _, r := range m.runs {
 		if r.block.used == 0 && !slices.Contains(idle, r.block) {
 			idle = append(idle, r.block)
@@ -189,19 +195,19 @@ func (m *memory) trim(keep int) {
 	}
 	for _, b := range idle[:max(len(idle)-keep, 0)] {
 		m.runs = slices.DeleteFunc(m.runs, func(r *run) bool { return r.block == b })
-		b.free()
+		b.Free()
 	}
 }
 
-// used says whether memory was ever handed out.
-func (m *memory) used() bool {
+// Used says whether memory was ever handed out.
+func (m *Memory) Used() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.ever
 }
 
-// close gives everything back to the kernel, as far as it was freed: the rest when it is.
-func (m *memory) close() {
+// Close gives everything back to the kernel, as far as it was freed: the rest when it is.
+func (m *Memory) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -209,5 +215,5 @@ func (m *memory) close() {
 	}
 	m.closed = true
 	m.trim(0)
-	m.src.close()
+	m.src.Close()
 }
