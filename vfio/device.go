@@ -13,6 +13,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/internal/physmem"
 	"github.com/ring3dev/ring3/internal/syspci"
 )
 
@@ -24,7 +25,7 @@ type Device struct {
 	fn     pci.Function
 	space  *Space
 	pages  Pages
-	phys   bool // no IOMMU: DMA is by physical addresses
+	phys   *physmem.Memory // where there is no IOMMU: DMA by physical addresses
 
 	fd       int    // the device's; -1 once it is closed
 	group    *group // nil where it was opened by its own file
@@ -79,15 +80,25 @@ func open(ctx context.Context, fn *syspci.Function, o Options) (*Device, error) 
 		return nil, err
 	}
 	d := &Device{
-		k: o.kernel, log: o.Log, access: access, space: o.Space, pages: o.Pages, phys: access.Unsafe,
+		k: o.kernel, log: o.Log, access: access, space: o.Space, pages: o.Pages,
 		fd: -1, open: map[int]window{}, done: make(chan struct{}),
 		fn: pci.Function{Addr: fn.Addr, ID: fn.ID},
+	}
+	if access.Unsafe {
+		src, err := o.memory()
+		if err != nil {
+			return nil, fmt.Errorf("the no-IOMMU mode: %w", err)
+		}
+		d.phys = physmem.New(d.Address(), src)
 	}
 	own := d.space == nil
 	if own {
 		d.space = NewSpace()
 	}
 	if err := d.space.join(d, access, o); err != nil {
+		if d.phys != nil {
+			d.phys.Close()
+		}
 		return nil, err
 	}
 	if own {
@@ -181,7 +192,7 @@ func (d *Device) Address() string { return d.fn.Addr.String() }
 
 // Backend is "vfio", or "vfio:unsafe" where no IOMMU confines the device.
 func (d *Device) Backend() string {
-	if d.phys {
+	if d.phys != nil {
 		return "vfio:unsafe"
 	}
 	return "vfio"
@@ -210,7 +221,12 @@ func (d *Device) Config() bus.Config { return d.cfg }
 func (d *Device) Regions() []bus.RegionInfo { return slices.Clone(d.fn.BARs) }
 
 // DMA is memory that the device reaches, and the other devices of its Space.
-func (d *Device) DMA() bus.DMA { return dmaOf{space: d.space, owner: d, pages: d.pages} }
+func (d *Device) DMA() bus.DMA {
+	if d.phys != nil {
+		return physical{d}
+	}
+	return dmaOf{space: d.space, owner: d, pages: d.pages}
+}
 
 // Done is closed when the device is closed, failed, or was asked back.
 func (d *Device) Done() <-chan struct{} { return d.done }

@@ -107,7 +107,9 @@
 //
 // Options.NoIOMMU opens a function that vfio-pci has in the kernel's no-IOMMU mode
 // (CONFIG_VFIO_NOIOMMU, vfio.enable_unsafe_noiommu_mode=1). It must be asked for, needs
-// CAP_SYS_RAWIO, and is told in Backend ("vfio:unsafe") and the log.
+// CAP_SYS_RAWIO and CAP_SYS_ADMIN, and is told in Backend ("vfio:unsafe") and the log. An IOVA
+// is a physical address then; memory that is one piece for the device comes from reserved huge
+// pages (vm.nr_hugepages) or, up to 2 MiB, from what the kernel has. Map is not there.
 //
 // # Errors
 //

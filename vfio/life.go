@@ -89,6 +89,9 @@ func (d *Device) finish(why error) error {
 		// The kernel resets the function here, where it can.
 		errs = append(errs, os.NewSyscallError("close", unix.Close(d.fd)))
 		d.fd = -1
+		if d.phys != nil {
+			d.phys.Close()
+		}
 		d.endErr = errors.Join(append(errs, d.space.leave(d))...)
 	})
 	return d.endErr

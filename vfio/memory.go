@@ -38,11 +38,7 @@ func (a dmaOf) step(what string) string {
 // check refuses early what there is no memory for. It returns the size in whole pages.
 func (a dmaOf) check(step string, q bus.DMARequest) (uint64, error) {
 	if a.owner != nil {
-		err := a.owner.Err()
-		if err == nil && a.owner.phys {
-			err = fmt.Errorf("%s: physical addresses are not given out: %w", a.owner.Address(), bus.ErrNoIOMMU)
-		}
-		if err != nil {
+		if err := a.owner.Err(); err != nil {
 			return 0, fmt.Errorf("%s DMA memory: %w", step, err)
 		}
 	}
@@ -127,6 +123,22 @@ func (a dmaOf) place(step string, q bus.DMARequest, mem []byte, better uint64) (
 		_ = unix.Madvise(mem, unix.MADV_POPULATE_WRITE)
 	}
 	return a.space.place(step, a.owner, q, mem, better)
+}
+
+// physical is memory of a device that no IOMMU confines; bus.DMA.
+type physical struct{ d *Device }
+
+// Alloc gives out memory whose IOVA is its physical address.
+func (a physical) Alloc(q bus.DMARequest) (*bus.Memory, error) {
+	if err := a.d.Err(); err != nil {
+		return nil, fmt.Errorf("allocating DMA memory: %w", err)
+	}
+	return a.d.phys.Alloc(q)
+}
+
+// Map is not there: the caller's memory is not one piece for the device.
+func (a physical) Map([]byte, bus.DMARequest) (*bus.Memory, error) {
+	return nil, a.d.errorf("mapping a caller's memory: without an IOMMU it is not one piece for the device: %w", bus.ErrNotSupported)
 }
 
 // anonymous is memory of size bytes, a multiple of the page size, and what unmaps it.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/bustest"
+	"github.com/ring3dev/ring3/internal/physmem"
+	"github.com/ring3dev/ring3/internal/physmem/physmemtest"
 )
 
 const remedy = "sudo ring3 bind 0000:03:00.0 --driver vfio-pci --owner $USER"
@@ -239,14 +241,33 @@ func TestNoIOMMU(t *testing.T) {
 	o := f.options()
 	o.NoIOMMU = true
 	o.Log = bustest.Log(t)
+	r := &physmemtest.RAM{T: t, Huge: physmemtest.HugeAt(100, 8)}
+	o.memory = func() (physmem.Source, error) { return r, nil }
 	d := f.mustOpen(t, addr, o)
 	if d.Backend() != "vfio:unsafe" || !d.Access().Unsafe || d.Access().Paths[1] != "/dev/vfio/noiommu-7" {
 		t.Errorf("Backend = %q, Access = %+v, want it unsafe", d.Backend(), d.Access())
 	}
-	if m, err := d.DMA().Alloc(bus.DMARequest{Size: 1}); !errors.Is(err, bus.ErrNoIOMMU) {
-		t.Errorf("Alloc = %v, %v, want ErrNoIOMMU", m, err)
+	m, err := d.DMA().Alloc(bus.DMARequest{Size: 8192, Mask: 1<<28 - 1})
+	if err != nil || m.IOVA < 100*physmem.HugeSize || m.IOVA >= 108*physmem.HugeSize {
+		t.Errorf("Alloc = %v, %v, want an address in physical memory", m, err)
+	}
+	if _, err := d.DMA().Map(make([]byte, 4096), bus.DMARequest{}); !errors.Is(err, bus.ErrNotSupported) {
+		t.Errorf("Map = %v, want ErrNotSupported", err)
 	}
 	if got := fmt.Sprint(f.trace); !strings.Contains(got, "setIOMMU 8") || strings.Contains(got, "iommuInfo") {
 		t.Errorf("the kernel was asked %s, want no IOMMU", got)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	m.Bytes[0] = 1 // the driver's until it frees it
+	m.Free()
+	r.Check(t, 8)
+	if _, err := d.DMA().Alloc(bus.DMARequest{Size: 1}); !errors.Is(err, bus.ErrClosed) {
+		t.Errorf("Alloc after Close = %v, want ErrClosed", err)
+	}
+	o.memory = func() (physmem.Source, error) { return nil, unix.EPERM }
+	if _, err := Open(t.Context(), addr, o); !errors.Is(err, unix.EPERM) {
+		t.Errorf("Open by one who is told no physical addresses = %v, want EPERM", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/ring3dev/ring3/internal/physmem"
 	"github.com/ring3dev/ring3/internal/syspci"
 )
 
@@ -34,7 +35,8 @@ const (
 type Options struct {
 	API API
 	// NoIOMMU opens a device that nothing confines: the kernel's no-IOMMU mode, which needs
-	// CAP_SYS_RAWIO. Its DMA can overwrite anything, and does where the driver is mistaken.
+	// CAP_SYS_RAWIO, and CAP_SYS_ADMIN for physical addresses. Its DMA can overwrite anything,
+	// and does where the driver is mistaken.
 	NoIOMMU bool
 	// Space is what the device's addresses belong to; nil is one of its own. Devices of
 	// one IOMMU group must share one.
@@ -48,6 +50,8 @@ type Options struct {
 	Root syspci.Root
 
 	kernel kernel // tests have their own
+	// memory is what DMA is from where nothing translates; tests have a model.
+	memory func() (physmem.Source, error)
 }
 
 func (o Options) withDefaults() Options {
@@ -59,6 +63,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.kernel == nil {
 		o.kernel = linux{}
+	}
+	if o.memory == nil {
+		o.memory = physmem.Open
 	}
 	return o
 }

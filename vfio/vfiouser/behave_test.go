@@ -517,11 +517,16 @@ func TestMemory(t *testing.T) {
 		t.Error("fresh memory is not zero")
 	}
 	big.Free()
-	f.refuse = fmt.Errorf("there is something: %w", bus.ErrBusy)
+	refuse := func(err error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.refuse = err
+	}
+	refuse(fmt.Errorf("there is something: %w", bus.ErrBusy))
 	if m, err := d.DMA().Alloc(bus.DMARequest{Size: 1}); m != nil || !errors.Is(err, bus.ErrBusy) {
 		t.Errorf("Alloc where the device takes none = %v, %v, want ErrBusy", m, err)
 	}
-	f.refuse = bus.ErrNotSupported
+	refuse(bus.ErrNotSupported)
 	if m, err := d.DMA().Alloc(bus.DMARequest{Size: 1}); m != nil || !errors.Is(err, bus.ErrNotSupported) {
 		t.Errorf("Alloc where the device takes none = %v, %v, want ErrNotSupported", m, err)
 	}

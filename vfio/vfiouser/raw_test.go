@@ -268,6 +268,7 @@ func TestMalformed(t *testing.T) {
 		{"irqs, two kinds of data", cmdSetIRQs, irqBody(irqSet{flags: 32 | 3, count: 1}, 1), nil, einval},
 		{"irqs, unknown flag", cmdSetIRQs, irqBody(irqSet{flags: 0x100 | 0x21}), nil, einval},
 		{"irqs, kind", cmdSetIRQs, irqBody(irqSet{flags: 0x24, index: 9, count: 1}), events(1), einval},
+		{"irqs, no vectors of a far kind", cmdSetIRQs, irqBody(irqSet{flags: 0x21, index: 65536000}), nil, einval},
 		{"irqs, start", cmdSetIRQs, irqBody(irqSet{flags: 0x24, index: 2, start: 100, count: 1}), events(1), einval},
 		{"irqs, start near 2^32", cmdSetIRQs, irqBody(irqSet{flags: 0x24, index: 2, start: ^uint32(0), count: 1}), events(1), einval},
 		{"irqs, count near 2^32", cmdSetIRQs, irqBody(irqSet{flags: 0x21, index: 2, count: ^uint32(0)}), nil, einval},

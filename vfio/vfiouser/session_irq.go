@@ -89,6 +89,8 @@ func (v *vectors) set(r *reader, m *message) error {
 		return fmt.Errorf("%s: flags %#x, kind %d, vectors %d to %d, %d bytes, %d descriptors: %w", what, q.flags, q.index, q.start, uint64(q.start)+uint64(q.count), len(r.b), len(m.fds), unix.EINVAL)
 	}
 	switch have := uint64(v.have(q.index)); {
+	case q.index >= numIRQs:
+		return bad("no such kind")
 	case q.flags&^(setData|setAction) != 0 || data&(data-1) != 0 || data == 0 || action&(action-1) != 0 || action == 0:
 		return bad("no one kind of data and one action")
 	case uint64(q.start)+uint64(q.count) > have:
