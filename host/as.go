@@ -87,7 +87,7 @@ func (p *passed) mounter() *kernfs.Mounter {
 // becomeUser is the first program. It returns only with an error.
 func becomeUser(name string, plan Plan, mount bool) error {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("--as %s: only root may become another user: sudo ring3 up --as %s ...", name, name)
+		return fmt.Errorf("--as %s: only root may become another user: begin the command with sudo", name)
 	}
 	u, err := lookUpUser(name)
 	if err != nil {

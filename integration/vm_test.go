@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -26,6 +27,9 @@ var nics = []string{
 	"-netdev", "hubport,id=net5,hubid=3", "-device", "e1000,id=shared0,netdev=net5,bus=bridge0,mac=52:54:00:12:34:5b,addr=1,romfile=",
 	"-netdev", "hubport,id=net6,hubid=3", "-device", "e1000,id=shared1,netdev=net6,bus=bridge0,mac=52:54:00:12:34:5c,addr=2,romfile=",
 }
+
+// host is what tests may ask of this machine.
+var host = map[string]func(json.RawMessage) (any, error){"pktgen": guestlessPktgen}
 
 // programs of this machine that the VM has.
 var programs = []string{"sh", "bash", "cat", "ls", "sleep", "grep", "sed", "awk", "head", "tail", "id", "env", "mkdir", "mktemp", "stat", "rm", "chmod", "chown", "dmesg", "ip", "mount", "umount", "kill"}
@@ -63,7 +67,7 @@ func TestVM(t *testing.T) {
 	vm.Need(t, vmArch)
 	s := vm.Suite{
 		Package: "integration/guest", Dir: filepath.Dir(ring3),
-		Config: vm.Config{Arch: vmArch, Devices: nics, Image: image(t)}, Timeout: 8 * time.Minute,
+		Config: vm.Config{Arch: vmArch, Devices: nics, Image: image(t), Host: host}, Timeout: 8 * time.Minute,
 		Want: func(name string) bool { return !strings.HasPrefix(name, noIOMMU) },
 	}
 	s.Run(t)

@@ -47,11 +47,10 @@ func (t *template) fill4(bufs []*dma.Buf, seq uint32, id uint16, ts uint64) uint
 	tag, l3, n, ipSum := t.id, t.l3, t.n, t.ipSum
 	tsum := t.udpBase + words(ts)
 	for _, b := range bufs {
-		if b.Tag != tag {
-			t.load(b)
+		if b.Tag != tag || len(b.Data) != n {
+			t.renew(b)
 		}
-		b.Data = b.Mem[:n]
-		h := (*[44]byte)(b.Mem[l3:])
+		h := (*[44]byte)(b.Data[l3 : l3+44 : l3+44])
 		binary.BigEndian.PutUint16(h[4:], id)
 		binary.BigEndian.PutUint16(h[10:], ^fold(ipSum+uint32(id)))
 		binary.BigEndian.PutUint32(h[32:], seq)
@@ -70,11 +69,10 @@ func (t *template) fill6(bufs []*dma.Buf, seq uint32, ts uint64) {
 	tag, l3, n := t.id, t.l3, t.n
 	tsum := t.udpBase + words(ts)
 	for _, b := range bufs {
-		if b.Tag != tag {
-			t.load(b)
+		if b.Tag != tag || len(b.Data) != n {
+			t.renew(b)
 		}
-		b.Data = b.Mem[:n]
-		h := (*[64]byte)(b.Mem[l3:])
+		h := (*[64]byte)(b.Data[l3 : l3+64 : l3+64])
 		binary.BigEndian.PutUint32(h[52:], seq)
 		binary.BigEndian.PutUint64(h[56:], ts)
 		if t.udpSum {

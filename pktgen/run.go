@@ -248,14 +248,7 @@ func (d *device) refill() {
 	}
 	want := min(uint64(d.chunk), uint64(have)+d.left())
 	copy(d.out, d.pending)
-	k := have
-	for ; uint64(k) < want; k++ {
-		b := d.pool.Get()
-		if b == nil {
-			break
-		}
-		d.out[k] = b
-	}
+	k := have + d.pool.GetAll(d.out[have:want])
 	d.fill(d.out[have:k], d.seq+uint32(have))
 	d.pending = d.out[:k]
 }

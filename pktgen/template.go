@@ -57,6 +57,15 @@ func (t *template) load(b *dma.Buf) {
 	b.Tag = t.id
 }
 
+// renew makes a buffer a packet of this template whose size does not vary. Its content and its Data outlast Free
+// and Pool.GetAll.
+func (t *template) renew(b *dma.Buf) {
+	if b.Tag != t.id {
+		t.load(b)
+	}
+	b.Data = b.Mem[:t.n]
+}
+
 // overhead is what stands between the Ethernet and the IP header.
 func (d *device) overhead() int {
 	n := 4 * len(d.labels)

@@ -51,49 +51,48 @@ func (b *Buf) Free() {
 
 // FreeAll frees each of bufs, as Free does, but for those that are nil.
 func FreeAll(bufs []*Buf) {
-	for i := 0; i < len(bufs); {
+	for len(bufs) > 0 {
+		bufs = bufs[freeRun(bufs):]
+	}
+}
+
+// freeRun frees the first of bufs, and those after it that are of the same pool, and returns how many.
+func freeRun(bufs []*Buf) int {
+	first := bufs[0]
+	if first == nil {
+		return 1
+	}
+	p := first.pool
+	if p.closed || first.refs < 1 {
+		first.Free()
+		return 1
+	}
+	free, at := p.free, p.head+p.n
+	if at >= len(free) {
+		at -= len(free)
+	}
+	n, i := 0, 0
+	for ; i < len(bufs); i++ {
 		b := bufs[i]
-		if b == nil {
-			i++
-			continue
+		if b == nil || b.pool != p || b.refs < 1 {
+			break
 		}
 		if b.refs > 1 {
 			b.refs--
-			i++
 			continue
 		}
-		p := b.pool
-		n, at := 0, p.head+p.n
-		if at >= len(p.free) {
-			at -= len(p.free)
+		b.refs = 0
+		debugFree(b)
+		if free[at] != b { // as it mostly is: they come back in order
+			free[at] = b
 		}
-		// A run of buffers of one pool, whose last owner this is.
-		for !p.closed {
-			if b.refs != 1 {
-				break
-			}
-			b.refs = 0
-			debugFree(b)
-			if p.free[at] != b { // as it mostly is: they come back in order
-				p.free[at] = b
-			}
-			if at++; at == len(p.free) {
-				at = 0
-			}
-			n++
-			if i++; i == len(bufs) {
-				break
-			}
-			if b = bufs[i]; b == nil || b.pool != p {
-				break
-			}
+		if at++; at == len(free) {
+			at = 0
 		}
-		p.n += n
-		if n == 0 {
-			b.Free()
-			i++
-		}
+		n++
 	}
+	p.n += n
+	return i
 }
 
 // notLast is Free where nothing goes back to the pool.

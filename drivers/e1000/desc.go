@@ -78,7 +78,8 @@ func putContext(ring []byte, i uint32, c txContext) {
 
 // putTx writes descriptor i of a ring: status 0, so that DD means done.
 func putTx(ring []byte, i uint32, addr bus.IOVA, cmd txCmd) {
-	d := ring[uint64(i)*descSize:][:descSize]
+	at := uint64(i) * descSize
+	d := ring[at : at+descSize : at+descSize] // of constant size: cheaper
 	// Mostly it stands there already: a pool hands out buffers in order. What is not written
 	// stays in the device's cache.
 	if binary.LittleEndian.Uint64(d[0:8]) != uint64(addr) {

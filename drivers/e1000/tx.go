@@ -148,57 +148,75 @@ func (q *txQueue) Burst(bufs []*dma.Buf) int {
 // group writes descriptors for bufs, the last of which reports for all, up to the first that
 // wants something of the device, and returns how many it took. There is room for them.
 func (q *txQueue) group(bufs []*dma.Buf) int {
-	ring, slots, first, tail := q.ring, q.slots, q.c.tail, q.c.tail
-	octets, took, n := 0, len(bufs), 0
-	var last *dma.Buf // the same buffer, many times, is looked at once
-	var addr bus.IOVA
-	for j, b := range bufs {
-		if b != last {
-			if b.Meta.Flags != 0 {
-				took = j
+	first, took := q.c.tail, q.plain(bufs)
+	for took < len(bufs) && bufs[took].Meta.Flags == 0 {
+		// One that is too short, or no frame.
+		if b := bufs[took]; q.pad(b) {
+			q.putShort(b)
+		}
+		took++
+		took += q.plain(bufs[took:])
+	}
+	if tail := q.c.tail; tail != first {
+		reportTx(q.ring, q.c.at(tail-1), q.report)
+		q.last[q.c.at(first)] = tail
+	}
+	return took
+}
+
+// plain writes descriptors for bufs, up to the first that is not just a frame to be sent, and returns
+// how many. It calls nothing, so that all it needs stays in registers.
+func (q *txQueue) plain(bufs []*dma.Buf) int {
+	ring, slots, tail := q.ring, q.slots, q.c.tail
+	octets := 0
+	for j := 0; j < len(bufs); {
+		b := bufs[j]
+		// Data is a slice of Mem, so the capacities tell where in it.
+		n, off := len(b.Data), cap(b.Mem)-cap(b.Data)
+		if b.Meta.Flags != 0 || n < minWire || n > q.limit || off < 0 || off+n > len(b.Mem) {
+			break
+		}
+		addr, cmd := b.Addr+bus.IOVA(off), txEOP|txIFCS|txCmd(n)
+		for { // the same buffer may come many times
+			i := tail & uint64(len(slots)-1)
+			putTx(ring, uint32(i), addr, cmd)
+			if slots[i] != b {
+				slots[i] = b
+			}
+			octets += n
+			tail++
+			if j++; j == len(bufs) || bufs[j] != b {
 				break
 			}
-			// Data is a slice of Mem, so the capacities tell where in it.
-			off := cap(b.Mem) - cap(b.Data)
-			n = len(b.Data)
-			if n < minWire || n > q.limit || off < 0 || off+n > len(b.Mem) {
-				if n = q.pad(b); n == 0 {
-					last = nil
-					continue
-				}
-			}
-			last, addr = b, b.Addr+bus.IOVA(off)
 		}
-		i := q.c.at(tail)
-		putTx(ring, i, addr, txEOP|txIFCS|txCmd(n))
-		if slots[i] != b {
-			slots[i] = b
-		}
-		octets += n
-		tail++
 	}
-	if tail == first {
-		return took
-	}
-	reportTx(ring, q.c.at(tail-1), q.report)
-	q.last[q.c.at(first)] = tail
+	took := int(tail - q.c.tail)
 	q.c.tail = tail
 	q.octets += uint64(octets)
 	return took
 }
 
-// pad gives a frame that is too short for the wire zeros in its buffer, and returns its
-// length then. The hardware would pad too (TCTL.PSP), but QEMU's models do not, and their
-// receivers count such frames as errors. What cannot be sent is counted and freed: 0.
-func (q *txQueue) pad(b *dma.Buf) int {
+// putShort writes the descriptor of a frame that was padded.
+func (q *txQueue) putShort(b *dma.Buf) {
+	i := q.c.at(q.c.tail)
+	putTx(q.ring, i, b.Addr+bus.IOVA(cap(b.Mem)-cap(b.Data)), txEOP|txIFCS|txCmd(minWire))
+	q.slots[i] = b
+	q.octets += minWire
+	q.c.tail++
+}
+
+// pad gives a frame that is too short for the wire zeros in its buffer, up to minWire. The hardware
+// would pad too (TCTL.PSP), but QEMU's models do not, and their receivers count such frames as
+// errors. What cannot be sent is counted and freed: false.
+func (q *txQueue) pad(b *dma.Buf) bool {
 	n, off := len(b.Data), cap(b.Mem)-cap(b.Data)
 	if n < minFrame || n >= minWire || off < 0 || off+minWire > len(b.Mem) {
 		q.errors++
 		b.Free()
-		return 0
+		return false
 	}
 	clear(b.Mem[off+n : off+minWire])
-	return minWire
+	return true
 }
 
 // reap frees what the device is done with, group by group; after Close, everything.
@@ -213,7 +231,12 @@ func (q *txQueue) reap() {
 		for head != last {
 			i := uint64(q.c.at(head))
 			n := min(last-head, uint64(len(q.slots))-i)
-			dma.FreeAll(q.slots[i : i+n]) // nil is a descriptor that is no frame's last
+			// nil is a descriptor that is no frame's last.
+			if b := q.slots[i]; n > 1 {
+				dma.FreeAll(q.slots[i : i+n])
+			} else if b != nil {
+				b.Free()
+			}
 			head += n
 		}
 	}

@@ -59,8 +59,20 @@ func conform(t *testing.T, id string, hooks func(*testing.T, bus.Device) bustest
 	})
 }
 
+// slowE1000e gives the model's throttling timers, which send what they held back, time to run out
+// on a machine that has other things to do.
+func slowE1000e(t *testing.T, d bus.Device) bustest.Subject {
+	s := bustest.E1000e(t, d)
+	lower := s.Lower
+	s.Lower = func() {
+		lower()
+		time.Sleep(30 * time.Millisecond)
+	}
+	return s
+}
+
 func TestVFIOedu(t *testing.T)    { conform(t, "edu0", bustest.Edu) }
-func TestVFIOe1000e(t *testing.T) { conform(t, "nic0", bustest.E1000e) }
+func TestVFIOe1000e(t *testing.T) { conform(t, "nic0", slowE1000e) }
 func TestVFIOe1000(t *testing.T)  { conform(t, "old0", bustest.E1000) }
 
 // without hides interrupt modes of a device.
@@ -298,6 +310,22 @@ func TestVFIOUnplug(t *testing.T) {
 	}
 	again := openVFIO(t, "hot0", vfio.Options{})
 	defer traffic(t, bindDriver(t, again, nil).(netdev.Device))()
+}
+
+// TestVFIOError has the bus report an error of a device's, as PCI Express does by AER: the device
+// ends.
+func TestVFIOError(t *testing.T) {
+	Memlock(t, enough)
+	d := openVFIO(t, "hot0", vfio.Options{})
+	stop := traffic(t, bindDriver(t, d, nil).(netdev.Device))
+	defer stop()
+	out := QMP(t, "human-monitor-command", map[string]any{"command-line": "pcie_aer_inject_error hot0 COMP_ABORT"})
+	select {
+	case <-d.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatalf("the device lives on 20 s after the error (QEMU said %s); the kernel's log:\n%s", out, KernelLog(t))
+	}
+	wantLine(t, "Err", d.Err(), bus.ErrGone, "the bus reported an error")
 }
 
 // transmit sends frames as fast as they go until ctx ends, and calls running once some hundred were sent.

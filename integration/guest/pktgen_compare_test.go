@@ -1,0 +1,169 @@
+//go:build vm
+
+package guest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/ring3dev/ring3/internal/frame"
+)
+
+// transcript is what pktgen.sh printed, taken apart, and the frames that were sent.
+type transcript struct {
+	cases  []pktgenCase
+	frames int
+}
+
+// pktgenCase is one case of pktgen.txt.
+type pktgenCase struct {
+	name  string
+	steps []step
+}
+
+// step is one command and what came of it.
+type step struct {
+	command string // with the shell's words where it failed
+	reply   []string
+	frames  [][]byte
+}
+
+// figures are what differs from run to run: times, and rates, which follow from them.
+var figures = []struct {
+	re   *regexp.Regexp
+	with string
+}{
+	{regexp.MustCompile(`^     started: \d+us  stopped: \d+us idle: \d+us$`), "     started: Nus  stopped: Nus idle: Nus"},
+	{regexp.MustCompile(`Result: OK: \d+\(c\d+\+d\d+\) usec, `), "Result: OK: N(cN+dN) usec, "},
+	{regexp.MustCompile(`^ +\d+pps \d+Mb/sec \(\d+bps\) errors: `), "  Npps NMb/sec (Nbps) errors: "},
+}
+
+var sofar = regexp.MustCompile(`^     pkts-sofar: (\d+)  errors: \d+$`)
+
+// parsePktgen takes a transcript apart and gives each command the frames that it sent.
+func parsePktgen(t *testing.T, text string, pcap []byte) *transcript {
+	t.Helper()
+	frames := readPcap(t, pcap)
+	tr := &transcript{frames: len(frames)}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		if name, ok := strings.CutPrefix(line, "== "); ok {
+			tr.cases = append(tr.cases, pktgenCase{name: name})
+			continue
+		}
+		if len(tr.cases) == 0 {
+			t.Fatalf("the transcript begins with %q", line)
+		}
+		c := &tr.cases[len(tr.cases)-1]
+		if told, ok := strings.CutPrefix(line, "> "); ok {
+			// FUSE cannot carry the kernel's ENOTSUPP.
+			told = strings.Replace(told, " = Unknown error 524", " = Operation not supported", 1)
+			c.steps = append(c.steps, step{command: told})
+			continue
+		}
+		if len(c.steps) == 0 {
+			t.Fatalf("%s begins with %q", c.name, line)
+		}
+		s := &c.steps[len(c.steps)-1]
+		if m := sofar.FindStringSubmatch(line); m != nil && s.command == "start" {
+			n, err := strconv.Atoi(m[1])
+			if err != nil || n > len(frames) {
+				t.Errorf("%s: %q, and %d frames are left in the capture (%v)", c.name, line, len(frames), err)
+				n = len(frames)
+			}
+			s.frames = append(s.frames, frames[:n]...)
+			frames = frames[n:]
+		}
+		for _, f := range figures {
+			line = f.re.ReplaceAllString(line, f.with)
+		}
+		s.reply = append(s.reply, line)
+	}
+	if len(frames) > 0 {
+		t.Errorf("the capture has %d frames more than were sent; the first is %x", len(frames), frames[0])
+	}
+	return tr
+}
+
+// minWire is the length of the shortest frame on a wire, without its check sequence.
+const minWire = 60
+
+func readPcap(t *testing.T, b []byte) (frames [][]byte) {
+	t.Helper()
+	p, err := frame.NewPcap(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		f, _, err := p.Next()
+		if errors.Is(err, io.EOF) {
+			return frames
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A NIC pads; QEMU's e1000e does not, and the kernel leaves it to the NIC.
+		frames = append(frames, append(bytes.Clone(f), make([]byte, max(0, minWire-len(f)))...))
+	}
+}
+
+// compare tells, case by case, where a transcript differs from the one that is right.
+func (tr *transcript) compare(t *testing.T, want *transcript) {
+	t.Helper()
+	if len(tr.cases) != len(want.cases) {
+		t.Errorf("%d cases, want %d", len(tr.cases), len(want.cases))
+	}
+	for i, w := range want.cases[:min(len(want.cases), len(tr.cases))] {
+		t.Run(w.name, func(t *testing.T) { tr.cases[i].compare(t, w) })
+	}
+}
+
+func (c pktgenCase) compare(t *testing.T, want pktgenCase) {
+	if c.name != want.name || len(c.steps) != len(want.steps) {
+		t.Fatalf("%s of %d commands, want %s of %d", c.name, len(c.steps), want.name, len(want.steps))
+	}
+	for i, w := range want.steps {
+		g := c.steps[i]
+		if g.command != w.command {
+			t.Errorf("%q, want %q", g.command, w.command)
+		}
+		if got, want := difference(g.reply, w.reply); got != nil || want != nil {
+			t.Errorf("%s: it says\n%s\nwant\n%s", w.command, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		if len(g.frames) != len(w.frames) {
+			t.Errorf("%s: %d frames, want %d", w.command, len(g.frames), len(w.frames))
+		}
+		for j := range min(len(g.frames), len(w.frames)) {
+			if !bytes.Equal(g.frames[j], w.frames[j]) {
+				t.Errorf("%s: frame %d is\n%s\nwant\n%s", w.command, j+1, show(g.frames[j]), show(w.frames[j]))
+				break
+			}
+		}
+	}
+}
+
+// difference is what of the lines differs: those between the first and the last that do.
+func difference(got, want []string) (g, w []string) {
+	for len(got) > 0 && len(want) > 0 && got[0] == want[0] {
+		got, want = got[1:], want[1:]
+	}
+	for len(got) > 0 && len(want) > 0 && got[len(got)-1] == want[len(want)-1] {
+		got, want = got[:len(got)-1], want[:len(want)-1]
+	}
+	return got, want
+}
+
+// show is a frame for people.
+func show(b []byte) string {
+	p, err := frame.Decode(b)
+	if err != nil {
+		return fmt.Sprintf("%v: %d bytes %x", err, len(b), b)
+	}
+	return fmt.Sprintf("%v: %d bytes %x", p, len(b), b)
+}

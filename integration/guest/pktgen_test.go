@@ -1,0 +1,130 @@
+//go:build vm
+
+package guest
+
+import (
+	"bytes"
+	_ "embed"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What is asked of each packet generator, and how.
+var (
+	//go:embed testdata/pktgen.sh
+	pktgenScript string
+	//go:embed testdata/pktgen.txt
+	pktgenCases string
+)
+
+// pktgenMAC is nic0's address, which the guest-less NIC is given too.
+const pktgenMAC = "52:54:00:12:34:56"
+
+// TestRootPktgen gives the same commands, by echo, to the kernel's pktgen and e1000e, to nobody's ring3
+// on the same NIC by VFIO, and to ring3 on the host, without a guest. Under --profile 6.1 all
+// say the same, but for times and rates, and the same frames leave the NIC, seen on QEMU's side.
+func TestRootPktgen(t *testing.T) {
+	addr := Address(t, "nic0")
+	kernel := kernelPktgen(t, addr)
+	vfio := vfioPktgen(t, addr)
+	guestless := guestlessPktgen(t)
+	t.Run("VFIO as the kernel", func(t *testing.T) { vfio.compare(t, kernel) })
+	t.Run("guest-less as VFIO", func(t *testing.T) { guestless.compare(t, vfio) })
+}
+
+// pktgenFiles writes the script and the cases where everybody may read them.
+func pktgenFiles(t *testing.T) (script, cases string) {
+	t.Helper()
+	dir := t.TempDir()
+	script, cases = filepath.Join(dir, "pktgen.sh"), filepath.Join(dir, "pktgen.txt")
+	for file, text := range map[string]string{script: pktgenScript, cases: pktgenCases} {
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for d := dir; d != os.TempDir(); d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return script, cases
+}
+
+// runPktgen runs the cases on the files in dir, and captures what nic0 sends meanwhile.
+func runPktgen(t *testing.T, who, dir string, prepare func(*exec.Cmd) *exec.Cmd) *transcript {
+	t.Helper()
+	script, cases := pktgenFiles(t)
+	cmd := prepare(exec.Command("bash", script, dir, cases))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stop := Capture(t, "net0")
+	begin := time.Now()
+	out, err := cmd.Output()
+	pcap := stop()
+	if err != nil || stderr.Len() > 0 {
+		t.Fatalf("%s: %v: %s", who, err, &stderr)
+	}
+	AskHost(t, "keep", map[string][]byte{strings.ReplaceAll(who, " ", "") + ".txt": out, strings.ReplaceAll(who, " ", "") + ".pcap": pcap}, nil) // DEBUG
+	tr := parsePktgen(t, string(out), pcap)
+	t.Logf("%s: %d cases, %d frames in %.1fs", who, len(tr.cases), tr.frames, time.Since(begin).Seconds())
+	return tr
+}
+
+// kernelPktgen runs the cases on the kernel's pktgen and e1000e.
+func kernelPktgen(t *testing.T, addr string) *transcript {
+	t.Helper()
+	const noIPv6 = "/proc/sys/net/ipv6/conf/default/disable_ipv6" // nothing but pktgen shall send
+	write := func(text string) {
+		if err := os.WriteFile(noIPv6, []byte(text), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("1")
+	defer write("0")
+	Bind(t, addr, "e1000e")
+	Modprobe(t, "pktgen")
+	ip := func(args ...string) {
+		if out, err := exec.Command("ip", append([]string{"link", "set"}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip link set %v: %v: %s", args, err, out)
+		}
+	}
+	if name := iface(t, addr); name != "eth0" {
+		ip(name, "name", "eth0")
+	}
+	ip("eth0", "up")
+	carrier := func() bool {
+		b, _ := os.ReadFile("/sys/class/net/eth0/carrier")
+		return strings.TrimSpace(string(b)) == "1"
+	}
+	for begin := time.Now(); !carrier(); time.Sleep(20 * time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatal("the kernel's eth0 has no carrier after 20 s")
+		}
+	}
+	return runPktgen(t, "the kernel", "/proc/net/pktgen", func(cmd *exec.Cmd) *exec.Cmd { return cmd })
+}
+
+// vfioPktgen runs them on ring3 up by VFIO, all as nobody.
+func vfioPktgen(t *testing.T, addr string) *transcript {
+	t.Helper()
+	Bind(t, addr, "vfio-pci")
+	in := up(t, "eth0=vfio:"+addr, "--profile", "6.1")
+	tr := runPktgen(t, "ring3 by VFIO", in.tree+"/proc/net/pktgen", AsNobody)
+	if code := in.end(syscall.SIGINT); code != 0 || in.stderr() != "" {
+		t.Errorf("ring3 up ends with %d: %s", code, in.stderr())
+	}
+	return tr
+}
+
+// guestlessPktgen has the host run them on ring3's e1000e on QEMU's model.
+func guestlessPktgen(t *testing.T) *transcript {
+	t.Helper()
+	var result map[string][]byte
+	AskHost(t, "pktgen", map[string]string{"script": pktgenScript, "cases": pktgenCases, "mac": pktgenMAC}, &result)
+	return parsePktgen(t, string(result["text"]), result["pcap"])
+}
