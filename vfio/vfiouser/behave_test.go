@@ -12,6 +12,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/bustest"
+	"github.com/ring3dev/ring3/bus/dma"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/sim"
 	"github.com/ring3dev/ring3/bus/trace"
@@ -295,8 +296,8 @@ func TestRemoteRing(t *testing.T) {
 		r.Write32(tdt, 4)
 		r.Read32(tdt)
 		for i := range 4 {
-			if mem.Bytes[16*i+12]&1 == 0 {
-				t.Errorf("without %d: descriptor %d is not done: % x", without, i, mem.Bytes[16*i:][:16])
+			if v := dma.Load32(mem.Bytes, 16*i+12); v&1 == 0 {
+				t.Errorf("without %d: descriptor %d is not done: %#x", without, i, v)
 			}
 		}
 		r.Write32(tctl, 0)
