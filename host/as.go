@@ -6,15 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/internal/hwbind"
 	"github.com/ring3dev/ring3/internal/kernfs"
 	"github.com/ring3dev/ring3/uio"
 	"github.com/ring3dev/ring3/vfio"
@@ -57,6 +58,13 @@ func takePassed() (*passed, error) {
 	return &p, checkPlain(p.UID)
 }
 
+// forAnother says whether a command is root's for somebody else's sake: the run folder that the
+// environment names may be that user's then, and is none of root's business.
+func (a *app) forAnother(c *cobra.Command) bool {
+	as := c.Flags().Lookup("as")
+	return c.Name() == "bind" || c.Name() == "unbind" || as != nil && as.Changed && a.passed == nil
+}
+
 // files are the open files of each device.
 func (p *passed) files() map[string]map[string]*os.File {
 	if p == nil {
@@ -89,11 +97,12 @@ func becomeUser(name string, plan Plan, mount bool) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("--as %s: only root may become another user: begin the command with sudo", name)
 	}
-	u, err := lookUpUser(name)
+	a, err := hwbind.FindAccount(name)
 	if err != nil {
 		return fmt.Errorf("--as: %w", err)
 	}
-	if u.uid == 0 {
+	u := account{a}
+	if u.UID == 0 {
 		return usagef("--as %s: that is root; without --as it stays root", name)
 	}
 	opened, err := openDevices(plan)
@@ -101,7 +110,7 @@ func becomeUser(name string, plan Plan, mount bool) error {
 		return err
 	}
 	plan.grantRT()
-	p := passed{UID: u.uid, Files: map[string]map[string]int{}}
+	p := passed{UID: u.UID, Files: map[string]map[string]int{}}
 	for device, files := range opened {
 		p.Files[device] = map[string]int{}
 		for file, f := range files {
@@ -109,7 +118,7 @@ func becomeUser(name string, plan Plan, mount bool) error {
 		}
 	}
 	if mount {
-		m, err := kernfs.StartMounter(u.uid, u.gid)
+		m, err := kernfs.StartMounter(u.UID, u.GID)
 		if err != nil {
 			return err
 		}
@@ -161,50 +170,14 @@ func openDevices(plan Plan) (map[string]map[string]*os.File, error) {
 }
 
 // account is a user to become.
-type account struct {
-	name, home string
-	uid, gid   int
-	groups     []int
-}
-
-// lookUpUser finds a user by name or number, with all groups.
-func lookUpUser(name string) (*account, error) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		if _, bad := strconv.ParseUint(name, 10, 31); bad == nil {
-			u, err = user.LookupId(name)
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("user %q: no such user here ('getent passwd' lists those there are)", name)
-	}
-	a := &account{name: u.Username, home: u.HomeDir}
-	ids, err := u.GroupIds()
-	if err != nil {
-		return nil, fmt.Errorf("user %q: finding its groups: %w", name, err)
-	}
-	for _, v := range []struct {
-		text string
-		put  *int
-	}{{u.Uid, &a.uid}, {u.Gid, &a.gid}} {
-		if *v.put, err = strconv.Atoi(v.text); err != nil {
-			return nil, fmt.Errorf("user %q: %q: want a number: %w", name, v.text, err)
-		}
-	}
-	for _, id := range ids {
-		if n, err := strconv.Atoi(id); err == nil {
-			a.groups = append(a.groups, n)
-		}
-	}
-	return a, nil
-}
+type account struct{ *hwbind.Account }
 
 // keptEnv are the variables that a user's process has from root's.
 var keptEnv = []string{"PATH", "TERM", "COLORTERM", "NO_COLOR", "LANG", "LANGUAGE", "TZ"}
 
 // env is the user's environment.
-func (u *account) env() []string {
-	out := []string{"USER=" + u.name, "LOGNAME=" + u.name, "HOME=" + u.home}
+func (u account) env() []string {
+	out := []string{"USER=" + u.Name, "LOGNAME=" + u.Name, "HOME=" + u.Home}
 	for _, e := range os.Environ() {
 		k, _, _ := strings.Cut(e, "=")
 		for _, kept := range keptEnv {
@@ -215,9 +188,9 @@ func (u *account) env() []string {
 		}
 	}
 	// Where the user's own commands look for running instances.
-	run := filepath.Join("/run/user", strconv.Itoa(u.uid))
+	run := filepath.Join("/run/user", strconv.Itoa(u.UID))
 	if fi, err := os.Stat(run); err == nil {
-		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) == u.uid {
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) == u.UID {
 			out = append(out, "XDG_RUNTIME_DIR="+run)
 		}
 	}
@@ -226,7 +199,7 @@ func (u *account) env() []string {
 
 // exec gives up all privileges and starts this program again, which keeps what p lists and
 // no other descriptor. The thread that does it is the one that remains.
-func (u *account) exec(p passed, env []string) error {
+func (u account) exec(p passed, env []string) error {
 	runtime.LockOSThread()
 	// Before the descriptors are closed to the rest: exec itself needs none.
 	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
@@ -258,7 +231,7 @@ func (u *account) exec(p passed, env []string) error {
 }
 
 // become makes the calling thread the user's, for good: no capability, no way to get one.
-func (u *account) become() error {
+func (u account) become() error {
 	for c := uintptr(0); ; c++ {
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
 		if errors.Is(err, unix.EINVAL) {
@@ -268,14 +241,14 @@ func (u *account) become() error {
 			return fmt.Errorf("dropping capability %d from the bounding set: %w", c, err)
 		}
 	}
-	if err := syscall.Setgroups(u.groups); err != nil {
+	if err := syscall.Setgroups(u.Groups); err != nil {
 		return fmt.Errorf("setgroups: %w", err)
 	}
-	if err := syscall.Setresgid(u.gid, u.gid, u.gid); err != nil {
-		return fmt.Errorf("setresgid(%d): %w", u.gid, err)
+	if err := syscall.Setresgid(u.GID, u.GID, u.GID); err != nil {
+		return fmt.Errorf("setresgid(%d): %w", u.GID, err)
 	}
-	if err := syscall.Setresuid(u.uid, u.uid, u.uid); err != nil {
-		return fmt.Errorf("setresuid(%d): %w", u.uid, err)
+	if err := syscall.Setresuid(u.UID, u.UID, u.UID); err != nil {
+		return fmt.Errorf("setresuid(%d): %w", u.UID, err)
 	}
 	// A change of user clears the others; that it did is looked at below.
 	var none [2]unix.CapUserData
@@ -288,7 +261,7 @@ func (u *account) become() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_NO_NEW_PRIVS): %w", err)
 	}
-	return checkPlain(u.uid)
+	return checkPlain(u.UID)
 }
 
 // checkPlain says what privileges the calling thread still has; nil if it is a user's.

@@ -18,7 +18,7 @@ import (
 // nothing.
 func doctorHardware(check func(name, needed string, f func() (string, error)) Finding) []Finding {
 	m := hwbind.This()
-	list, err := m.Status()
+	list, err := m.Status(false)
 	out := []Finding{
 		check("iommu", "the backend vfio is refused; uio drives a device without protection", func() (string, error) {
 			if !m.HasIOMMU() {

@@ -12,7 +12,7 @@ import (
 
 // hardware prints the machine's PCI functions.
 func (a *app) hardware() error {
-	list, err := hwbind.This().Status()
+	list, err := hwbind.This().Status(true)
 	if err != nil {
 		return err
 	}
@@ -25,8 +25,8 @@ func (a *app) hardware() error {
 // boundHardware are the functions that are with a driver for user space; what cannot be
 // listed is not.
 func (a *app) boundHardware() []hwbind.Status {
-	list, _ := hwbind.This().Status()
-	return slices.DeleteFunc(list, func(s hwbind.Status) bool { return !slices.Contains(hwbind.Drivers(), s.Driver) })
+	list, _ := hwbind.This().Status(false)
+	return list
 }
 
 // printHardware prints a line for each function.

@@ -152,6 +152,9 @@ guest, controlled through the files that the kernel's own drivers would have.
 			return exitError(2)
 		},
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			if a.forAnother(c) {
+				return nil
+			}
 			// What a killed instance left is the next command's to clean up.
 			return instance.Sweep(a.stderrLog())
 		},

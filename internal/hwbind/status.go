@@ -3,6 +3,7 @@ package hwbind
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,14 +31,18 @@ type Status struct {
 	f *syspci.Function
 }
 
-// Status describes all functions of the machine, in the order of their addresses.
-func (m *Machine) Status() ([]Status, error) {
+// Status describes functions of the machine, in the order of their addresses: all, or those that
+// are with a driver for user space.
+func (m *Machine) Status(all bool) ([]Status, error) {
 	list, err := m.Sys.Functions()
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Status, 0, len(list))
+	out := []Status{}
 	for _, f := range list {
+		if !all && !slices.Contains(Drivers(), f.Driver) {
+			continue
+		}
 		s := Status{Address: f.Addr.String(), ID: f.ID.String(), Class: fmt.Sprintf("%06x", f.ID.Class), Driver: f.Driver, Bridge: f.Bridge,
 			Group: f.Group, Members: []string{f.Addr.String()}, Nodes: m.Nodes(f), Uses: m.Uses(f), f: f}
 		s.Kind, s.Name = Names(f.ID)

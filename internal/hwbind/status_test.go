@@ -26,7 +26,7 @@ func TestStatus(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	list, err := k.m.Status()
+	list, err := k.m.Status(true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,8 +60,8 @@ func TestStatus(t *testing.T) {
 
 	// A function of the group that a kernel driver takes keeps it closed.
 	k.add("0000:00:03.1", classEthernet, "e1000e", 3)
-	list, err = k.m.Status()
-	if err != nil || list[0].Usable || !strings.Contains(list[0].Why, "IOMMU group 3 also holds 0000:00:03.1 (8086:10d3, driver e1000e): sudo ring3 bind 0000:00:03.1 --driver vfio-pci") {
+	list, err = k.m.Status(false)
+	if err != nil || len(list) != 2 || list[0].Usable || !strings.Contains(list[0].Why, "IOMMU group 3 also holds 0000:00:03.1 (8086:10d3, driver e1000e): sudo ring3 bind 0000:00:03.1 --driver vfio-pci") {
 		t.Errorf("a group that is not whole: %+v, %v", list[0], err)
 	}
 }
@@ -93,6 +93,18 @@ func TestFindUser(t *testing.T) {
 	}
 	if u, err := FindUser("123456789"); err != nil || u.UID != 123456789 {
 		t.Errorf("a number is %v, %v", u, err)
+	}
+	if a, err := FindAccount("root"); err != nil || a.UID != 0 || a.Home == "" || len(a.Groups) == 0 || a.Groups[0] != 0 {
+		t.Errorf("the account of root is %+v, %v", a, err)
+	}
+	var a Account
+	if err := a.parse("alice:x:1000:1001:Alice,,,:/home/alice:/bin/bash\n"); err != nil || a.Name != "alice" || a.UID != 1000 || a.GID != 1001 || a.Home != "/home/alice" {
+		t.Errorf("a line of passwd is %+v, %v", a, err)
+	}
+	for _, line := range []string{"", "alice", "alice:x:a:1:::", "alice:x:1:-1:::"} {
+		if a.parse(line) == nil {
+			t.Errorf("the line %q is taken", line)
+		}
 	}
 	for _, name := range []string{"nobody-of-this-name", "", "-1", "99999999999"} {
 		if u, err := FindUser(name); err == nil {
