@@ -3,13 +3,21 @@
 //
 // # Running
 //
-//	go test ./integration -run TestVM -v             # the whole suite, one boot (and one without an IOMMU)
-//	go test ./integration -run 'TestVM$/TestBind' -v # one test
+//	make vm-test                                     # the whole suite
+//	make vm-test RUN=TestBind                        # one test
+//	make vm-test-arm64                               # on an emulated arm64 machine with an SMMUv3
+//	make vm                                          # a shell in such a VM
 //	go test ./integration -run 'TestVM$/TestBind/nic0' -v
 //
 // QEMU must be installed, and the kernel is fetched the first time (hack/kernel, no root). Where
 // that is not possible the tests are skipped, or fail where RING3_NEED_VM is set, as make test
-// does. A boot takes 10 s without KVM; RING3_VM_CONSOLE=1 shows the console while it runs.
+// does. KVM is used where it works. Without it a boot takes 8 s on a quiet machine; each suite
+// boots once.
+//
+//	RING3_VM_CONSOLE=1     shows the console while the VM runs
+//	RING3_VM_ACCEL=tcg     does without KVM; kvm insists on it
+//	RING3_VM_ARCH=arm64    is another architecture
+//	RING3_KERNEL=DIR       is another kernel: a folder with vmlinuz and lib/modules/RELEASE
 //
 // # Writing a test
 //
@@ -27,22 +35,45 @@
 //		...
 //	}
 //
-// Each top-level test runs in a process of its own. It runs as nobody, uid and gid 65534 with
-// no other groups and no capabilities, with Debian's limit of locked memory, 8 MiB. A test
-// whose name begins with TestRoot runs as root, and may start a program as nobody (AsNobody). A test
-// whose name begins with TestNoIOMMU runs, as nobody, in a second VM without an IOMMU, and one
-// with TestNoIOMMURoot there as root.
+// Each top-level test runs in a process of its own, with testdata where go test has it. Its
+// name says who it is and where it runs:
+//
+//	Test...               nobody: uid and gid 65534, no other groups, no capabilities
+//	TestRoot...           root, which may start a program as nobody (AsNobody)
+//	TestNoIOMMU...        nobody, in a second VM, which has no IOMMU
+//	TestNoIOMMURoot...    root there
+//
+// All have Debian's limit of locked memory, 8 MiB. Privileges can be gained as on an ordinary
+// system, by fusermount3; NoNewPrivs forbids it. Environment variables that begin with RING3_,
+// and -short, are passed on.
+//
 // Nobody's tests have what only root may do done by init: Bind, Modprobe, ReadRoot, WriteRoot,
 // RunRoot, Memlock, KernelLog; and what only the host can by the host: QMP, Plug, Unplug,
-// WaitUnplugged, Capture, and what integration/vm_test.go has in Config.Host (AskHost). They speak over a socket that no program inherits that a test starts.
-// Whatever Bind bound is given back when the process has ended, however it did.
+// WaitUnplugged, Capture, and what integration/vm_test.go has in Config.Host (AskHost). They
+// speak over a socket, which no program inherits that a test starts. Whatever Bind bound is
+// given back when the process has ended, however it did.
 //
 // The program under test is /usr/bin/ring3. What else the VM has is in integration/vm_test.go:
-// its devices, with their ids, and the programs of this machine that are put into it (with
-// their shared libraries; Image.AddProgram). Modules that can be loaded are those in Config.Modules and
-// in config.go's lists, with what they need.
+// its devices, with their ids, and the programs of this machine that are put into it, with
+// their shared libraries (Image.AddProgram); u-root's commands take their place in a VM of
+// another architecture (Image.AddURoot). Modules that can be loaded are those in
+// Config.Modules and in config.go's lists, with what they need.
 //
-// A test ends with the VM's console where its process died, hung, or took the kernel with it. A
-// kernel that complains (BUG, WARNING, a stall) fails the test that ran. After that the VM is
-// booted anew for the next one.
+// # What fails a test
+//
+// Besides itself: a process or a mount that it left behind (both are then removed), a device
+// that could not be given back, and a kernel that complains (BUG, WARNING, a stall). A test
+// that runs longer than Suite.Timeout ends with the stacks of its goroutines. One that then
+// does not end, or that took the kernel with it, fails with the end of the VM's console, and
+// the VM is booted anew for the next one. Package bad has such tests, and TestVMFailures looks
+// at what is said of them.
+//
+// # How it works
+//
+// [Start] makes an initramfs (u-root's cpio; init, modules in the order of what they need, the
+// Image) and starts QEMU, with everything that they share inherited: QMP and a virtio-serial
+// port are socket pairs, the console is a pipe. Files are in a folder that only this user can
+// enter. QEMU ends with this process, however that ends. Over the port package wire's messages
+// pass; the guest's init starts programs, passes on what they say, and asks the host for what
+// tests ask it. [Suite] starts each test with -test.v=test2json and replays that as subtests.
 package vm

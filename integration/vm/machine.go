@@ -36,7 +36,7 @@ type Machine struct {
 	files   []*os.File // our ends of the channels
 
 	mu    sync.Mutex
-	runs  map[int]chan wire.Message
+	runs  map[int]*run // by number
 	last  int
 	ended error // why nothing comes any more
 
@@ -84,7 +84,7 @@ func start(ctx context.Context, c Config, accel string, limit time.Duration) (*M
 		return nil, fmt.Errorf("vm: %w", err)
 	}
 	m := &Machine{Accel: accel, dir: dir, exited: make(chan struct{}), console: &console{also: c.Console},
-		runs: map[int]chan wire.Message{}, captures: map[string]string{}, host: c.Host}
+		runs: map[int]*run{}, captures: map[string]string{}, host: c.Host}
 	if err := m.boot(ctx, &c, limit); err != nil {
 		m.Close()
 		return nil, err

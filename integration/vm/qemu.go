@@ -46,7 +46,6 @@ type machine struct {
 	devices []string
 	console string   // the first serial port, as the kernel calls it
 	iommu   []string // of the kernel's arguments
-	noIOMMU []string
 }
 
 func (c *Config) machine() machine {

@@ -28,12 +28,21 @@ func (m *Machine) receive() {
 			continue
 		}
 		m.mu.Lock()
-		c := m.runs[msg.ID]
+		r := m.runs[msg.ID]
 		m.mu.Unlock()
-		if c != nil {
-			c <- msg
+		if r != nil {
+			select {
+			case r.messages <- msg:
+			case <-r.done:
+			}
 		}
 	}
+}
+
+// run is a program that runs in the VM.
+type run struct {
+	messages chan wire.Message // of init about it; closed when the VM ended
+	done     chan struct{}     // closed when nobody wants them any more
 }
 
 // end notes why nothing comes any more.
@@ -41,8 +50,8 @@ func (m *Machine) end(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ended = fmt.Errorf("%w: %w", ErrEnded, err)
-	for _, c := range m.runs {
-		close(c)
+	for _, r := range m.runs {
+		close(r.messages)
 	}
 	m.runs = nil
 }
@@ -51,21 +60,11 @@ func (m *Machine) end(err error) {
 // ended. Where ctx ends first the program is killed, and may take as long as grace to end.
 // An error means that the VM is of no more use.
 func (m *Machine) Run(ctx context.Context, grace time.Duration, c wire.Command, out func([]byte)) (wire.Exit, error) {
-	messages := make(chan wire.Message, 64)
-	m.mu.Lock()
-	if m.ended != nil {
-		m.mu.Unlock()
-		return wire.Exit{}, m.ended
+	id, r, err := m.newRun()
+	if err != nil {
+		return wire.Exit{}, err
 	}
-	m.last++
-	id := m.last
-	m.runs[id] = messages
-	m.mu.Unlock()
-	defer func() {
-		m.mu.Lock()
-		delete(m.runs, id)
-		m.mu.Unlock()
-	}()
+	defer m.endRun(id, r)
 	if err := m.conn.Send(wire.Message{ID: id, Run: &c}); err != nil {
 		return wire.Exit{}, err
 	}
@@ -79,10 +78,10 @@ func (m *Machine) Run(ctx context.Context, grace time.Duration, c wire.Command, 
 			hung = time.After(grace)
 		case <-hung:
 			return wire.Exit{}, fmt.Errorf("%s: %w, and it did not end when killed: the VM hangs", c.Argv[0], context.Cause(ctx))
-		case msg, ok := <-messages:
+		case msg, ok := <-r.messages:
 			switch {
 			case !ok:
-				return wire.Exit{}, m.ended
+				return wire.Exit{}, m.whyEnded()
 			case msg.Output != nil:
 				out(msg.Output)
 			case msg.Exit != nil:
@@ -93,6 +92,33 @@ func (m *Machine) Run(ctx context.Context, grace time.Duration, c wire.Command, 
 			}
 		}
 	}
+}
+
+// newRun gives a number to a program that is to run.
+func (m *Machine) newRun() (int, *run, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ended != nil {
+		return 0, nil, m.ended
+	}
+	m.last++
+	r := &run{messages: make(chan wire.Message, 64), done: make(chan struct{})}
+	m.runs[m.last] = r
+	return m.last, r, nil
+}
+
+func (m *Machine) endRun(id int, r *run) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.runs, id)
+	close(r.done)
+}
+
+// whyEnded is nil while the VM runs.
+func (m *Machine) whyEnded() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ended
 }
 
 // answer does what a test asks of the host.

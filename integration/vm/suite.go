@@ -46,12 +46,12 @@ func possible(arch string) error {
 }
 
 // Suite is a test package that is run in a VM, each of its tests in a process of its own, in
-// the order of its files and with its testdata. The VM is booted for the first of them that is run, and again after one
-// that ended it.
+// the order of its files and with its testdata. The VM is booted for the first of them that
+// is run, and again after one that ended it.
 type Suite struct {
 	Config  Config
 	Package string                 // "integration/guest"
-	Dir     string                 // where to build; "": a folder of the test's
+	Dir     string                 // where to build, and what was built is used again; "": a folder of the test's
 	Want    func(name string) bool // which of its tests; nil: all
 	Env     []string               // for the tests, beside all that begin with RING3_ here
 	Timeout time.Duration          // of one test; 0: 2 minutes

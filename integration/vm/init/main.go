@@ -69,12 +69,11 @@ var mounts = []struct {
 	{"/sys/fs/cgroup", "cgroup2", "", 0, false},
 }
 
-// home is nobody's, where HOME and XDG_RUNTIME_DIR point.
+// home is nobody's folder, where HOME and XDG_RUNTIME_DIR point.
 const home = "/run/user/65534"
 
 func boot() error {
-	// So that a mount's propagation and a leak of one look as they do on an ordinary system.
-	unix.Umask(0)
+	unix.Umask(0) // for the modes of what is mounted
 	for _, m := range mounts {
 		if err := os.MkdirAll(m.dir, 0o755); err != nil && m.must {
 			return err

@@ -179,7 +179,7 @@ func (w *worker) serve(id int, c *wire.Command, out output) wire.Exit {
 	ours.Close()
 	exit.Left = before.cleanUp()
 	if err := s.undo(); err != nil {
-		exit.Left += "\n" + err.Error()
+		exit.Left = strings.TrimSpace(exit.Left + "\n" + err.Error())
 	}
 	return exit
 }
