@@ -148,7 +148,8 @@ func (q *txQueue) Burst(bufs []*dma.Buf) int {
 // group writes descriptors for bufs, the last of which reports for all, up to the first that
 // wants something of the device, and returns how many it took. There is room for them.
 func (q *txQueue) group(bufs []*dma.Buf) int {
-	first, took := q.c.tail, q.plain(bufs)
+	first := q.c.tail
+	took := q.plain(bufs)
 	for took < len(bufs) && bufs[took].Meta.Flags == 0 {
 		// One that is too short, or no frame.
 		if b := bufs[took]; q.pad(b) {
