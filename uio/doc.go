@@ -23,7 +23,8 @@
 //
 // Of a function's files only /dev/uioN can be given to a user. The kernel shows who opens
 // config space without CAP_SYS_ADMIN 64 of its bytes, whatever the file's mode says, and the
-// files of its BARs are root's. So root opens ([OpenFiles]) and drops its rights afterwards, or
+// files of its BARs are root's. (By /dev/uioN, uio_pci_generic lets its owner map BARs in 32-bit memory
+// all the same: who owns that node of a device that does DMA reaches all memory.) So root opens ([OpenFiles]) and drops its rights afterwards, or
 // passes the descriptors on ([Files.Named], [FilesOf]): what they allow was decided when they
 // were opened. That is what `ring3 up --as` does. Whoever holds config space holds the
 // device: he may move its BARs and, where the device can, have it write to all of memory.

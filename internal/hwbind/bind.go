@@ -48,7 +48,7 @@ type Plan struct {
 // target is one function of a plan.
 type target struct {
 	f       *syspci.Function // as it was
-	uid     int              // who owned its nodes
+	owners  map[string]int   // who owned its nodes, with the driver of before and the one to come
 	was     *remembered      // from an earlier binding; nil for none
 	to      string           // the driver that it gets, "" for none
 	took    []string         // what used it
@@ -64,10 +64,7 @@ func (m *Machine) PlanBind(r Request) (*Plan, error) {
 		if err != nil {
 			return nil, err
 		}
-		t := &target{f: f, to: r.Driver, was: m.recall(a)}
-		if nodes := m.Nodes(f); len(nodes) > 0 {
-			t.uid = owner(nodes[0])
-		}
+		t := &target{f: f, to: r.Driver, was: m.recall(a), owners: m.owners(f, f.Driver, r.Driver)}
 		p.targets = append(p.targets, t)
 	}
 	for _, t := range p.targets {
@@ -95,15 +92,47 @@ func (m *Machine) mayBind(p *Plan, t *target, r Request) error {
 			return err
 		}
 	}
-	if t.f.Driver == r.Driver {
-		return nil // it has it already; only the nodes may change hands
+	var uses []string
+	if t.f.Driver != r.Driver { // else it has it already; only the nodes may change hands
+		uses = m.Uses(t.f)
 	}
-	uses := m.Uses(t.f)
+	uses = append(uses, m.others(t, r)...)
 	if len(uses) > 0 && !r.Takeover {
 		return fmt.Errorf("%s: binding: %w: %s; --takeover takes it away all the same", t.f.Addr, ErrInUse, strings.Join(uses, "; "))
 	}
 	t.took = uses
 	return nil
+}
+
+// owners are who owns the nodes that a function has with these drivers.
+func (m *Machine) owners(f *syspci.Function, drivers ...string) map[string]int {
+	out := map[string]int{}
+	for _, d := range drivers {
+		for _, n := range m.nodesWith(f, d) {
+			out[n] = m.Ops.OwnerOf(n)
+		}
+	}
+	return out
+}
+
+// others says whose nodes would change hands: another user's, who may have them open. A group's node
+// is that of all its members.
+func (m *Machine) others(t *target, r Request) []string {
+	if r.Owner == nil {
+		return nil
+	}
+	var out, nodes []string
+	for _, n := range m.nodesWith(t.f, r.Driver) {
+		uid := t.owners[n]
+		if uid == 0 || uid == r.Owner.UID {
+			continue
+		}
+		nodes = append(nodes, n)
+		if t.f.Driver != r.Driver { // else this function's owner is to change, and that is what was asked for
+			out = append(out, fmt.Sprintf("%s is %s's", n, userName(uid)))
+		}
+	}
+	return append(out, m.opened(nodes)...)
 }
 
 // mayVFIO refuses what vfio-pci, or later the kernel's VFIO, would.
@@ -329,7 +358,10 @@ func (m *Machine) notes(f *syspci.Function, o *Owner) []string {
 	var out []string
 	switch {
 	case f.Driver == UIO:
-		out = append(out, "the kernel shows all of config space, and lets the registers be mapped, to root alone: sudo ring3 up --as USER NAME=uio:"+f.Addr.String())
+		out = append(out, "the kernel shows all of config space to root alone: sudo ring3 up --as USER NAME=uio:"+f.Addr.String())
+		if o != nil {
+			out = append(out, fmt.Sprintf("%s can map registers of it, and nothing confines its DMA: whoever reaches a device that does DMA reaches all memory", o))
+		}
 	case m.isNoIOMMU(f):
 		out = append(out, "there is no IOMMU: its DMA reaches all memory, and opening it takes root")
 	case o == nil:

@@ -330,6 +330,51 @@ func TestGroup(t *testing.T) {
 	}
 }
 
+// A group's node is one user's. Another gets it only where that was asked for, and not where
+// binding fails.
+func TestOtherOwner(t *testing.T) {
+	bob := &Owner{Name: "bob", UID: 1001}
+	const node = "/dev/vfio/7"
+	k, a := withNIC(t)
+	if _, _, err := k.fullBind(Request{Addrs: []pci.Addr{a}, Driver: VFIO, Owner: alice}); err != nil {
+		t.Fatal(err)
+	}
+	// One process has it open.
+	k.file("proc/123/comm", "ring3")
+	k.link("proc/123/fd/5", node)
+	if _, _, err := k.fullBind(Request{Addrs: []pci.Addr{a}, Driver: VFIO, Owner: bob}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "process 123 (ring3) has ") {
+		t.Errorf("bind for bob of what is open = %v, want who has it open", err)
+	}
+	if err := os.RemoveAll(filepath.Join(k.dir, "proc/123")); err != nil {
+		t.Fatal(err)
+	}
+	// Another function of the group.
+	b := k.add("0000:00:05.0", classEthernet, "e1000e", 7)
+	k.addNet("0000:00:05.0/net/eth1", false)
+	r := Request{Addrs: []pci.Addr{b}, Driver: VFIO, Owner: bob}
+	before := k.snapshot()
+	if _, _, err := k.fullBind(r); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), node+" is "+userName(alice.UID)+"'s") {
+		t.Errorf("bind for bob = %v, want that the node is somebody's", err)
+	}
+	r.Takeover = true
+	for step := 1; ; step++ {
+		k.ops, k.failAt = 0, step
+		_, _, err := k.fullBind(r)
+		if err == nil {
+			break
+		}
+		if step > 20 {
+			t.Fatalf("bind for bob, taking over = %v", err)
+		}
+		if k.owner["7"] != alice.UID || k.snapshot() != before {
+			t.Errorf("bind that fails at step %d: the node belongs to %d, want %d, and everything as before", step, k.owner["7"], alice.UID)
+		}
+	}
+	if k.owner["7"] != bob.UID {
+		t.Errorf("bind for bob, taking over: the node belongs to %d", k.owner["7"])
+	}
+}
+
 func TestUnbindRefusals(t *testing.T) {
 	k, a := withNIC(t)
 	if _, err := k.fullUnbind(a); !errors.Is(err, bus.ErrNotSupported) || !strings.Contains(err.Error(), "driver e1000e has it") {

@@ -59,6 +59,8 @@ type Ops interface {
 	Modprobe(ctx context.Context, module string) error
 	// Chown changes who owns a device node.
 	Chown(path string, uid, gid int) error
+	// OwnerOf is who owns a device node; root where there is none.
+	OwnerOf(path string) int
 	// Claimed says whether somebody has a block device for himself.
 	Claimed(path string) bool
 	// Settle waits until udev has dealt with new devices.
@@ -102,6 +104,14 @@ func (kernel) Modprobe(ctx context.Context, module string) error {
 }
 
 func (kernel) Chown(path string, uid, gid int) error { return os.Lchown(path, uid, gid) }
+
+func (kernel) OwnerOf(path string) int {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return 0
+	}
+	return int(st.Uid)
+}
 
 func (kernel) Claimed(path string) bool {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -150,14 +160,18 @@ func (m *Machine) hasDriver(name string) bool {
 // Nodes are the device nodes by which a function is opened, of those that exist: with
 // vfio-pci the group's and, where the kernel has it, the function's own; with UIO the
 // function's.
-func (m *Machine) Nodes(f *syspci.Function) []string {
+func (m *Machine) Nodes(f *syspci.Function) []string { return m.nodesWith(f, f.Driver) }
+
+// nodesWith are the nodes that a function has with a driver, of those that exist: its group's may,
+// before it has that driver, because another member has.
+func (m *Machine) nodesWith(f *syspci.Function, driver string) []string {
 	var out []string
 	add := func(path string) {
 		if _, err := os.Lstat(path); err == nil {
 			out = append(out, path)
 		}
 	}
-	switch f.Driver {
+	switch driver {
 	case VFIO:
 		if f.Group != syspci.NoGroup {
 			n := strconv.Itoa(f.Group)

@@ -186,8 +186,10 @@ func (k *model) unbind(addr, driver string) error {
 				return nil
 			}
 		}
+		delete(k.owner, k.group(addr))
 		return os.Remove(filepath.Join(k.dir, "dev/vfio", k.group(addr)))
 	case UIO:
+		delete(k.owner, uioName(addr))
 		return errors.Join(os.RemoveAll(dev+"/uio"), os.Remove(filepath.Join(k.dir, "dev", uioName(addr))))
 	}
 	return nil
@@ -237,6 +239,8 @@ func (k *model) Chown(path string, uid, _ int) error {
 	k.owner[filepath.Base(path)] = uid
 	return nil
 }
+
+func (k *model) OwnerOf(path string) int { return k.owner[filepath.Base(path)] }
 
 func (k *model) Claimed(path string) bool {
 	_, err := os.Stat(path + ".claimed")

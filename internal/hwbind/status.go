@@ -65,7 +65,7 @@ func (m *Machine) Status(all bool) ([]Status, error) {
 // judge says who may open a function, whether we may, and why not.
 func (m *Machine) judge(s *Status, g *Group) {
 	for _, n := range s.Nodes {
-		if uid := owner(n); uid != 0 {
+		if uid := m.Ops.OwnerOf(n); uid != 0 {
 			s.Owners = append(s.Owners, userName(uid))
 		}
 	}
@@ -76,9 +76,9 @@ func (m *Machine) judge(s *Status, g *Group) {
 	case len(s.Nodes) == 0:
 		s.Why = "it has no device node in " + m.Dev
 	case s.Driver == UIO:
-		// The files of registers in sysfs are root's, whoever owns the node.
+		// All of config space is root's, whoever owns the node.
 		if s.Usable = os.Geteuid() == 0; !s.Usable {
-			s.Why = fmt.Sprintf("UIO's registers are root's: sudo ring3 up --as %s NAME=uio:%s", userName(os.Geteuid()), a)
+			s.Why = fmt.Sprintf("UIO's config space is root's: sudo ring3 up --as %s NAME=uio:%s", userName(os.Geteuid()), a)
 		}
 	case g != nil && len(g.holders()) > 0:
 		s.Why = fmt.Sprintf("IOMMU group %d also holds %s: sudo ring3 bind %s --driver %s", g.ID, g.holders()[0], g.holders()[0].Addr, VFIO)

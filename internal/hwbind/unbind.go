@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/internal/syspci"
@@ -37,9 +35,7 @@ func (m *Machine) PlanUnbind(list []pci.Addr, takeover bool) (*Plan, error) {
 		if len(t.took) > 0 && !takeover {
 			return nil, fmt.Errorf("%s: unbinding: %w: %s; end that, or --takeover asks it back", a, ErrInUse, strings.Join(t.took, "; "))
 		}
-		if nodes := m.Nodes(f); len(nodes) > 0 {
-			t.uid = owner(nodes[0])
-		}
+		t.owners = m.owners(f, f.Driver)
 		p.targets = append(p.targets, t)
 	}
 	return p, nil
@@ -184,9 +180,13 @@ func (m *Machine) putBack(t *target) error {
 	if pass != t.f.Override {
 		do("driver_override", m.override(a, t.f.Override))
 	}
-	for _, n := range m.Nodes(t.f) {
-		if owner(n) != t.uid {
-			do("owner of "+n, m.Ops.Chown(n, t.uid, -1))
+	for _, driver := range []string{t.f.Driver, t.to} {
+		for _, n := range m.nodesWith(t.f, driver) {
+			// A node that came since is the kernel's, and goes with the driver: but the group's may
+			// stay, which another member keeps.
+			if uid := t.owners[n]; m.Ops.OwnerOf(n) != uid {
+				do("owner of "+n, m.Ops.Chown(n, uid, -1))
+			}
 		}
 	}
 	if t.was != nil {
@@ -200,13 +200,4 @@ func (m *Machine) putBack(t *target) error {
 // override sets driver_override; "" is none.
 func (m *Machine) override(a pci.Addr, driver string) error {
 	return m.Ops.Write(m.Sys.Path(a, "driver_override"), driver+"\n")
-}
-
-// owner is who owns a node; root where there is none.
-func owner(node string) int {
-	var st unix.Stat_t
-	if unix.Lstat(node, &st) != nil {
-		return 0
-	}
-	return int(st.Uid)
 }

@@ -113,8 +113,10 @@ func (m *Machine) defaultRoutes() map[string]bool {
 
 // openBy are other processes that have the function's nodes open. Without root only one's own
 // are seen.
-func (m *Machine) openBy(f *syspci.Function) []string {
-	nodes := m.Nodes(f)
+func (m *Machine) openBy(f *syspci.Function) []string { return m.opened(m.Nodes(f)) }
+
+// opened are other processes that have one of these nodes open.
+func (m *Machine) opened(nodes []string) []string {
 	if len(nodes) == 0 {
 		return nil
 	}
