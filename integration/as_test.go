@@ -74,7 +74,7 @@ func testAs(t *testing.T, end syscall.Signal) {
 	if end == syscall.SIGINT && err != nil {
 		t.Errorf("ring3 up ends with %v", err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		_, mounted := mounts.At(tree)
 		_, err := os.Lstat(filepath.Dir(tree))
 		if !mounted && os.IsNotExist(err) {

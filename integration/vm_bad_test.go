@@ -53,8 +53,8 @@ func TestBadVM(t *testing.T) {
 	s := vm.Suite{
 		Package: "integration/vm/bad",
 		Config:  vm.Config{Arch: vmArch, Image: image(t)},
-		Timeout: 10 * time.Second,
-		Grace:   10 * time.Second,
+		Timeout: 5 * time.Second,
+		Grace:   5 * time.Second,
 	}
 	s.Run(t)
 }
@@ -82,7 +82,7 @@ func TestVMFailures(t *testing.T) {
 		{"TestPanics", "FAIL", "panic: said by a panic"},
 		{"TestPanics/inside", "FAIL", ""},
 		{"TestExits", "FAIL", "did not say how it ended"},
-		{"TestHangs", "FAIL", "panic: test timed out after 10s"},
+		{"TestHangs", "FAIL", "panic: test timed out after 5s"},
 		{"TestLeaves", "FAIL", "process [0-9]+: /bin/sleep 1000"},
 		{"TestRootLeaves", "FAIL", "mount at /mnt"},
 		{"TestAfterLeaves", "PASS", ""},

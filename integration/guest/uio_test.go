@@ -356,8 +356,8 @@ func TestUIOUnplug(t *testing.T) {
 	WaitUnplugged(t, "hot0", 20*time.Second)
 	select {
 	case <-d.Done():
-	case <-time.After(time.Second):
-		t.Error("the device is not dead a second after the kernel let it go")
+	case <-time.After(10 * time.Second):
+		t.Error("the device is not dead 10 s after the kernel let it go")
 	}
 	if err := d.Err(); !errors.Is(err, bus.ErrGone) || !strings.Contains(err.Error(), f.Device) {
 		t.Errorf("Err = %v, want ErrGone", err)
@@ -389,8 +389,8 @@ func TestUIOUnbind(t *testing.T) {
 	}
 	select {
 	case <-d.Done():
-	case <-time.After(time.Second):
-		t.Fatal("the device is not dead a second after it was unbound")
+	case <-time.After(10 * time.Second):
+		t.Fatal("the device is not dead 10 s after it was unbound")
 	}
 	if got := r.Read32(0); got != 0xffffffff {
 		t.Errorf("a register reads %#x, want all-ones", got)

@@ -64,16 +64,18 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	}
 	if accel == "kvm" && os.Getenv(accelEnv) == "" {
 		// Some machines have a KVM that refuses, or never runs anything.
-		m, err := start(ctx, c, "kvm", min(limit, kvmTimeout))
-		if err == nil {
+		m, kvmErr := start(ctx, c, "kvm", min(limit, kvmTimeout))
+		if kvmErr == nil {
 			return m, nil
 		}
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("vm: booting: %w", ctx.Err())
 		}
-		kvmFails = true
-		c.logf("KVM does not work here, so it is done without: %.300v", err)
-		accel = "tcg"
+		if m, err = start(ctx, c, "tcg", limit); err == nil { // else it is not KVM that is wrong
+			kvmFails = true
+			c.logf("KVM does not work here, so it is done without: %.300v", kvmErr)
+		}
+		return m, err
 	}
 	return start(ctx, c, accel, limit)
 }

@@ -103,7 +103,7 @@ func userDir(t *testing.T) string {
 // unmounted waits until nothing is mounted at dir.
 func unmounted(t *testing.T, dir string) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if _, ok := mounts.At(dir); !ok {
 			return
 		}

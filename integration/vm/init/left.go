@@ -57,7 +57,7 @@ func mountPoints() map[string]bool {
 }
 
 // leftTime is how long what a test started may take to notice its end.
-const leftTime = 3 * time.Second
+const leftTime = 10 * time.Second
 
 // cleanUp ends what there is now and was not before, and tells of it.
 func (before world) cleanUp() string {
