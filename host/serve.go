@@ -149,8 +149,9 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 		listeners = append(listeners, l)
 	}
 	var servers []*vfiouser.Server
+	group := new(vfiouser.Group)
 	for i, b := range s.bound {
-		srv, err := s.serverOf(b, a.Drivers, s.machineOf(i))
+		srv, err := s.serverOf(b, a.Drivers, s.machineOf(i), group)
 		if err != nil {
 			return err
 		}
@@ -204,8 +205,8 @@ func (s *System) machineOf(i int) machine {
 }
 
 // serverOf makes the server of a device.
-func (s *System) serverOf(b *boundDevice, drivers []*pci.Driver, m machine) (*vfiouser.Server, error) {
-	o := vfiouser.ServerOptions{Name: b.spec.Name, Log: s.log}
+func (s *System) serverOf(b *boundDevice, drivers []*pci.Driver, m machine, group *vfiouser.Group) (*vfiouser.Server, error) {
+	o := vfiouser.ServerOptions{Name: b.spec.Name, Group: group, Log: s.log}
 	_, o.Registers = servedBy(b.dev, drivers)
 	if r, ok := m.(interface {
 		Reset(ctx context.Context, name string) error

@@ -1,9 +1,6 @@
 package vfiouser
 
 import (
-	"encoding/binary"
-	"fmt"
-
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 )
@@ -50,34 +47,9 @@ func (c *config) clearMaster() {
 
 // read is a REGION_READ of one access; all-ones when the link is dead.
 func (d *Device) read(index uint32, off uint64, width int) uint64 {
-	ones := ^uint64(0) >> (64 - 8*width)
-	if d.l.dead.Load() {
-		return ones
-	}
-	v := ones
-	err := d.l.ask(request{
-		cmd:  cmdRegionRead,
-		body: func(w *writer) { w.access(access{off, index, uint32(width)}) },
-		reply: func(m *message) error {
-			r := reader{b: m.body}
-			if a := r.access(); r.short || a.count != uint32(width) || len(r.b) != width {
-				return fmt.Errorf("%d bytes of which %d are data, want %d: %w", len(m.body), a.count, width, bus.ErrProtocol)
-			}
-			switch width {
-			case 1:
-				v = uint64(r.b[0])
-			case 2:
-				v = uint64(binary.LittleEndian.Uint16(r.b))
-			case 4:
-				v = uint64(binary.LittleEndian.Uint32(r.b))
-			default:
-				v = binary.LittleEndian.Uint64(r.b)
-			}
-			return nil
-		},
-	})
-	if err != nil {
-		return ones // refused: there is nothing
+	v, ok := d.l.readRegion(access{off, index, uint32(width)})
+	if !ok {
+		return ^uint64(0) >> (64 - 8*width) // dead, or refused: there is nothing
 	}
 	return v
 }
@@ -93,10 +65,7 @@ func (d *Device) write(p post) {
 		}
 		return
 	}
-	d.l.post(cmdRegionWrite, func(w *writer) {
-		w.access(access{p.off, uint32(p.region), uint32(p.width)})
-		*w = binary.LittleEndian.AppendUint64(*w, p.value)[:len(*w)+int(p.width)]
-	})
+	d.l.writeRegion(access{p.off, uint32(p.region), uint32(p.width)}, p.value)
 }
 
 // settle waits until the server has done all that was written before: what comes next goes past

@@ -1,6 +1,7 @@
 package vfiouser
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -197,6 +198,51 @@ func (l *link) await(cmd command, due time.Time) error {
 		}
 		return nil
 	}
+}
+
+// readRegion is REGION_READ, and writeRegion a REGION_WRITE without a reply, of one register: what
+// drivers do most. They allocate nothing.
+func (l *link) readRegion(a access) (v uint64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dead.Load() {
+		return 0, false
+	}
+	w := l.begin()
+	w.access(a)
+	if err := l.finish(w, cmdRegionRead, 0, nil); err != nil {
+		return 0, false
+	}
+	l.posted.Store(false)
+	if err := l.await(cmdRegionRead, time.Now().Add(l.timeout)); err != nil {
+		return 0, false
+	}
+	l.in.closeFDs()
+	b := l.in.body
+	if l.in.flags&flagError != 0 {
+		return 0, false
+	}
+	if len(b) != accessSize+int(a.count) || binary.LittleEndian.Uint32(b[12:]) != a.count {
+		l.fail(fmt.Errorf("%s: the reply: %d bytes, want %d of data: %w", cmdRegionRead, len(b), a.count, bus.ErrProtocol))
+		return 0, false
+	}
+	for i, x := range b[accessSize:] {
+		v |= uint64(x) << (8 * i)
+	}
+	return v, true
+}
+
+func (l *link) writeRegion(a access, v uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dead.Load() {
+		return
+	}
+	w := l.begin()
+	w.access(a)
+	w.u64(v)
+	l.posted.Store(true)
+	_ = l.finish(w[:headerSize+accessSize+int(a.count)], cmdRegionWrite, flagNoReply, nil) // an error ends the link
 }
 
 // post sends a message without a reply.

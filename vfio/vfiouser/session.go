@@ -56,7 +56,9 @@ func (x *session) run(ctx context.Context) error {
 		x.helpers.Go(func() { x.guard(ctx) })
 		x.helpers.Go(x.attend)
 		x.bells.start()
+		x.srv.o.Group.join(&x.bells)
 		err = x.loop()
+		x.srv.o.Group.leave(&x.bells)
 	}
 	x.close()
 	if x.bells.failed != nil {
@@ -239,6 +241,7 @@ func (x *session) loop() error {
 			return fmt.Errorf("a reply to message %d, which asked for none: %w", m.id, bus.ErrProtocol)
 		}
 		// What the client wrote before it asked.
+		x.srv.o.Group.drain(&x.bells)
 		if err := x.bells.drain(); err != nil {
 			return err
 		}

@@ -78,7 +78,7 @@ func sparse(parts []bus.Part) (w writer) {
 func (x *session) sizeOf(index int) uint64 {
 	switch {
 	case index == regionConfig:
-		return uint64(x.dev.Config().Size())
+		return uint64(len(x.cfg.own))
 	case index >= 0 && index < regionROM && x.regions[index] != nil:
 		return x.regions[index].Info().Size
 	}

@@ -29,6 +29,7 @@ type bells struct {
 	wake    int // eventfd: there is something new to look at, or the end; -1: not started
 	ending  bool
 	running sync.WaitGroup
+	poll    []unix.PollFd // sleep's
 }
 
 // ring is one doorbell.
@@ -174,13 +175,14 @@ func (b *bells) sleep() bool {
 		}
 	}
 	b.mu.Lock()
-	fds := []unix.PollFd{{Fd: int32(b.wake), Events: unix.POLLIN}}
+	fds := append(b.poll[:0], unix.PollFd{Fd: int32(b.wake), Events: unix.POLLIN})
 	if b.queue != nil {
 		fds = append(fds, unix.PollFd{Fd: int32(b.queue.kick), Events: unix.POLLIN})
 	}
 	for _, r := range b.rings {
 		fds = append(fds, unix.PollFd{Fd: int32(r.kick), Events: unix.POLLIN})
 	}
+	b.poll = fds
 	b.mu.Unlock()
 	if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 		return false

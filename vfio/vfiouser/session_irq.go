@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/ioctl"
 )
 
 // vectors are the interrupts of a session: the device's, and the client's eventfds that they are to
@@ -414,6 +415,6 @@ func drainEventfd(fd int) bool {
 		return false
 	}
 	var b [8]byte
-	n, err := unix.Preadv2(fd, [][]byte{b[:]}, -1, unix.RWF_NOWAIT)
+	n, err := ioctl.ReadNow(fd, b[:])
 	return err == nil && n == len(b)
 }

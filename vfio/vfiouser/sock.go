@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/ioctl"
 )
 
 // sock is one end of a connection: a blocking stream socket whose receive and send time-outs are
@@ -183,7 +184,7 @@ func (s *sock) some(m *message, p []byte) (int, error) {
 	if s.fd < 0 {
 		return 0, fmt.Errorf("receiving: %w", bus.ErrClosed)
 	}
-	n, oobn, flags, _, err := unix.Recvmsg(s.fd, p, m.oob, unix.MSG_CMSG_CLOEXEC)
+	n, oobn, flags, err := ioctl.RecvMsg(s.fd, p, m.oob)
 	if oobn > 0 {
 		if e := m.addFDs(m.oob[:oobn]); e != nil {
 			return 0, e
@@ -224,7 +225,7 @@ func (s *sock) send(b []byte, fds ...int) error {
 		if s.fd < 0 {
 			return fmt.Errorf("sending: %w", bus.ErrClosed)
 		}
-		n, err := unix.SendmsgN(s.fd, b, oob, nil, unix.MSG_NOSIGNAL)
+		n, err := s.write(b, oob)
 		switch {
 		case err == nil:
 			if b, oob = b[n:], nil; len(b) == 0 {
@@ -242,6 +243,14 @@ func (s *sock) send(b []byte, fds ...int) error {
 		}
 	}
 	return nil
+}
+
+// write is one system call. Called with mu held.
+func (s *sock) write(b, oob []byte) (int, error) {
+	if oob == nil {
+		return unix.Write(s.fd, b) // Go's runtime lets no SIGPIPE pass
+	}
+	return unix.SendmsgN(s.fd, b, oob, nil, unix.MSG_NOSIGNAL)
 }
 
 // ended says whether an error of receive is the peer's end, or this one's.
