@@ -84,6 +84,15 @@ func (p *passed) files() map[string]map[string]*os.File {
 	return out
 }
 
+// closePassed closes what files opened. Some are in it more than once.
+func closePassed(files map[string]map[string]*os.File) {
+	for _, named := range files {
+		for _, f := range named {
+			_ = f.Close()
+		}
+	}
+}
+
 // mounter is who mounts, nil if nobody was left to.
 func (p *passed) mounter() *kernfs.Mounter {
 	if p == nil || p.Mounter <= 0 {

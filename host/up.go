@@ -168,8 +168,10 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	watching := make(chan error, 1)
 	go func() { watching <- u.in.StartWatcher() }()
 	var childErr error
-	u.sys, err = NewSystem(ctx, Config{Plan: plan, Drivers: a.Drivers, Log: u.log.Logger(), Keep: u.in.Info().Old(), Stderr: a.stderr, Files: a.passed.files(),
+	files := a.passed.files()
+	u.sys, err = NewSystem(ctx, Config{Plan: plan, Drivers: a.Drivers, Log: u.log.Logger(), Keep: u.in.Info().Old(), Stderr: a.stderr, Files: files,
 		Started: func(pid int, what string) { childErr = errors.Join(childErr, u.in.AddChild(pid, what)) }})
+	closePassed(files) // a device has its own, and ends with them
 	err = errors.Join(err, childErr, <-watching)
 	if ctx.Err() != nil {
 		err = exitError(interrupted)

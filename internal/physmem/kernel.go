@@ -149,6 +149,9 @@ func (h *hugePages) Grow() (uint64, error) {
 	return phys[0], nil
 }
 
+// lastFile is a descriptor above those of devices, and below the usual limit of 1024.
+const lastFile = 1000
+
 // MapPages maps these.
 func (h *hugePages) MapPages(pages []int) (_ []byte, free func(), err error) {
 	defer h.Close() // the mapping keeps the pages
@@ -185,6 +188,13 @@ func (h *hugePages) MapPages(pages []int) (_ []byte, free func(), err error) {
 		b[i] = 0 // the first touch maps it
 	}
 	// Huge pages stay where they are anyhow, unless somebody takes memory offline.
-	pin, _ = ioctl.Pin(b)
+	if pin, err = ioctl.Pin(b); err != nil {
+		// Where io_uring is forbidden the file holds them, and a process that is killed lets go of its
+		// files in the order of their numbers: of the device first, which then stops, of this one last.
+		if pin, err = unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, lastFile); err != nil {
+			free()
+			return nil, nil, fmt.Errorf("holding on to %d huge pages: %w", len(pages), err)
+		}
+	}
 	return b, free, nil
 }
