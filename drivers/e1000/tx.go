@@ -148,15 +148,20 @@ func (q *txQueue) Burst(bufs []*dma.Buf) int {
 // group writes descriptors for bufs, the last of which reports for all, up to the first that
 // wants something of the device, and returns how many it took. There is room for them.
 func (q *txQueue) group(bufs []*dma.Buf) int {
-	first := q.c.tail
-	took := q.plain(bufs)
-	for took < len(bufs) && bufs[took].Meta.Flags == 0 {
-		// One that is too short, or no frame.
-		if b := bufs[took]; q.pad(b) {
+	first, took := q.c.tail, 0
+	for took < len(bufs) {
+		if n := q.plain(bufs[took:]); n > 0 {
+			took += n
+			continue
+		}
+		b := bufs[took]
+		if b.Meta.Flags != 0 {
+			break
+		}
+		if q.pad(b) { // too short, or no frame
 			q.putShort(b)
 		}
 		took++
-		took += q.plain(bufs[took:])
 	}
 	if tail := q.c.tail; tail != first {
 		reportTx(q.ring, q.c.at(tail-1), q.report)
@@ -166,34 +171,55 @@ func (q *txQueue) group(bufs []*dma.Buf) int {
 }
 
 // plain writes descriptors for bufs, up to the first that is not just a frame to be sent, and returns
-// how many. It calls nothing, so that all it needs stays in registers.
+// how many. It calls nothing, so that what it needs stays in registers.
 func (q *txQueue) plain(bufs []*dma.Buf) int {
-	ring, slots, tail := q.ring, q.slots, q.c.tail
-	octets := 0
-	for j := 0; j < len(bufs); {
-		b := bufs[j]
+	if len(bufs) > 1 && bufs[0] == bufs[1] {
+		return q.copies(bufs)
+	}
+	ring, slots, tail, limit := q.ring, q.slots, q.c.tail, q.limit
+	var sum txCmd
+	for _, b := range bufs {
 		// Data is a slice of Mem, so the capacities tell where in it.
 		n, off := len(b.Data), cap(b.Mem)-cap(b.Data)
-		if b.Meta.Flags != 0 || n < minWire || n > q.limit || off < 0 || off+n > len(b.Mem) {
+		if b.Meta.Flags != 0 || n < minWire || n > limit || off < 0 || off+n > len(b.Mem) {
 			break
 		}
-		addr, cmd := b.Addr+bus.IOVA(off), txEOP|txIFCS|txCmd(n)
-		for { // the same buffer may come many times
-			i := tail & uint64(len(slots)-1)
-			putTx(ring, uint32(i), addr, cmd)
-			if slots[i] != b {
-				slots[i] = b
-			}
-			octets += n
-			tail++
-			if j++; j == len(bufs) || bufs[j] != b {
-				break
-			}
+		i, cmd := tail&uint64(len(slots)-1), txEOP|txIFCS|txCmd(n)
+		putTx(ring, uint32(i), b.Addr+bus.IOVA(off), cmd)
+		if slots[i] != b {
+			slots[i] = b
 		}
+		sum += cmd
+		tail++
+	}
+	took := tail - q.c.tail
+	q.c.tail = tail
+	q.octets += uint64(sum) - took*uint64(txEOP|txIFCS)
+	return int(took)
+}
+
+// copies is plain for a buffer that comes many times. It takes no others.
+func (q *txQueue) copies(bufs []*dma.Buf) int {
+	b, ring, slots, tail := bufs[0], q.ring, q.slots, q.c.tail
+	n, off := len(b.Data), cap(b.Mem)-cap(b.Data)
+	if b.Meta.Flags != 0 || n < minWire || n > q.limit || off < 0 || off+n > len(b.Mem) {
+		return 0
+	}
+	addr, cmd := b.Addr+bus.IOVA(off), txEOP|txIFCS|txCmd(n)
+	for _, next := range bufs {
+		if next != b {
+			break
+		}
+		i := tail & uint64(len(slots)-1)
+		putTx(ring, uint32(i), addr, cmd)
+		if slots[i] != b {
+			slots[i] = b
+		}
+		tail++
 	}
 	took := int(tail - q.c.tail)
 	q.c.tail = tail
-	q.octets += uint64(octets)
+	q.octets += uint64(took * n)
 	return took
 }
 
