@@ -1,11 +1,13 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 )
 
 // guestlessPktgen runs pktgen's cases for a test in the VM (guest.TestRootPktgen) on QEMU's e1000e without a
@@ -27,7 +29,9 @@ func guestlessPktgen(args json.RawMessage) (any, error) {
 			return nil, err
 		}
 	}
-	cmd := exec.Command(ring3, "run", "eth0=qemu:e1000e,mac="+a.MAC, "--profile", "6.1", "--pcap", "eth0="+pcap,
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, ring3, "run", "eth0=qemu:e1000e,mac="+a.MAC, "--profile", "6.1", "--pcap", "eth0="+pcap,
 		"--", "bash", script, "/proc/net/pktgen", cases)
 	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+dir)
 	text, err := cmd.Output()
@@ -43,15 +47,4 @@ func guestlessPktgen(args json.RawMessage) (any, error) {
 		return nil, err
 	}
 	return map[string][]byte{"text": text, "pcap": frames}, nil
-}
-
-func init() { // DEBUG
-	host["keep"] = func(args json.RawMessage) (any, error) {
-		var m map[string][]byte
-		_ = json.Unmarshal(args, &m)
-		for k, v := range m {
-			_ = os.WriteFile("/tmp/pgc/"+k, v, 0o644)
-		}
-		return nil, nil
-	}
 }

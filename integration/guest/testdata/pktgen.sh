@@ -3,8 +3,8 @@
 #
 #	pktgen.sh DIR CASES    DIR is /proc/net/pktgen, CASES a file; pktgen.txt tells what it has
 set -u
-dir=$1 cases=$2
-thread=$dir/kpktgend_0 control=$dir/pgctrl device=
+cd "$1" || exit
+thread=kpktgend_0 control=pgctrl device=
 
 said=$(mktemp)
 trap 'rm -f "$said"' EXIT
@@ -67,7 +67,7 @@ until_ended() {
 until_gone() {
 	local files
 	for _ in {1..200}; do
-		files=("$dir"/eth0*)
+		files=(eth0*)
 		[ -e "${files[0]}" ] || return
 		sleep 0.02
 	done
@@ -76,7 +76,7 @@ until_gone() {
 
 # begin makes a new device for a case.
 begin() {
-	device=$dir/eth0
+	device=eth0
 	echo rem_device_all >"$thread"
 	until_gone
 	echo 'add_device eth0' >"$thread"
@@ -92,17 +92,17 @@ start() {
 	{ echo start >"$control"; } 2>"$said"
 	until_ended "$before"
 	told start
-	show "$dir"/eth0*
+	show eth0*
 }
 
 while IFS= read -r line; do
 	text=${line#* }
 	case $line in
 	'' | '#'*) ;;
-	'== '*) [ -w /dev/kmsg ] && echo "$line" >/dev/kmsg; printf '%s\n' "$line" && begin ;;
-	'show '*) told "$line" && show "$dir/$text" ;;
-	'device '*) device=$dir/$text ;;
-	list) told "$line" && (cd "$dir" && stat -c '%A %n' ./* | grep -v 'kpktgend_[1-9]') ;;
+	==*) printf '%s\n' "$line" && begin ;;
+	'show '*) told "$line" && show "$text" ;;
+	'device '*) device=$text ;;
+	list) told "$line" && stat -c '%A %n' -- * | grep -v 'kpktgend_[1-9]' ;;
 	start) start ;;
 	'control '*) { echo "$text" >"$control"; } 2>"$said"; told "$line" ;;
 	'control-raw '*) { printf %b "$text" >"$control"; } 2>"$said"; told "$line" ;;
@@ -111,5 +111,5 @@ while IFS= read -r line; do
 	*) { echo "$line" >"$device"; } 2>"$said"; told "$line" && result "$device" ;;
 	esac
 	case $line in 'control reset' | 'thread rem_device_all'*) until_gone ;; esac
-done <"$cases"
+done <"$2"
 echo rem_device_all >"$thread"
