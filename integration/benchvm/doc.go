@@ -27,8 +27,8 @@
 // size: the same at burst 32 over the size of frames, in Mb/s of frame bytes. 9000 has the MTU that it takes.
 //
 // load: UDP frames of 1024 bytes at rising rates from a second NIC, wired to the first, which the kernel's pktgen
-// has (past the IOMMU, served by the first CPU): what is delivered to a program that counts datagrams,
-// and how busy the second CPU is, which has everything that receives. kernel is e1000e, the
+// has (past the IOMMU, served by the first CPU): what is delivered to a program that counts datagrams, of
+// what was sent (less than was offered, where the generator could not), and how busy the second CPU is, which has everything that receives. kernel is e1000e, the
 // kernel's stack and a socket; ring3 is the driver and a sink in the same process; ring3+tap is the driver, a
 // TAP, the kernel's stack and a socket. These are the three curves of "User Mode Drivers" (UNSW, 2004).
 //

@@ -115,7 +115,7 @@ func hogMain(_ nothing, serve func(func() uint64) error) (nothing, error) {
 // ordinary program runs on each.
 func interrupts(s *session, emit func(...row.Row) error) error {
 	set := s.set("irq")
-	const times = 1000
+	const times = 500
 	for range min(s.Reps, 3) {
 		for _, load := range []string{"idle", "busy"} {
 			if err := s.underLoad(set, load, times); err != nil {

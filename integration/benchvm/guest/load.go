@@ -79,11 +79,21 @@ func load(s *session, emit func(...row.Row) error) (err error) {
 			for i, m := range measured {
 				name := label(r, wanted[r.name][i])
 				set.Add(name, "pps", m.delivered)
+				set.Add(name+" sent", "pps", m.sent)
 				set.Add(name+" cpu", "%", m.cpu)
 			}
 		}
 	}
-	return emit(set.Rows()...)
+	var rows []row.Row
+	for _, r := range set.Rows() {
+		if both, ok := set.Compare(r.Case, r.Case+" sent", r.Unit); ok {
+			both.Of = "sent"
+			rows = append(rows, both)
+		} else if !strings.HasSuffix(r.Case, " sent") {
+			rows = append(rows, r)
+		}
+	}
+	return emit(rows...)
 }
 
 // feeder sends, with the kernel's pktgen, past the IOMMU.
@@ -93,7 +103,7 @@ type feeder struct {
 }
 
 // measured is one point of a curve.
-type measured struct{ delivered, cpu float64 }
+type measured struct{ delivered, sent, cpu float64 }
 
 // curve measures one receiver.
 func (f *feeder) curve(r receiver, offers []int) (out []measured, err error) {
@@ -161,6 +171,7 @@ func (f *feeder) point(count *process, offer int) (m measured, err error) {
 		return m, errors.New("nothing was sent")
 	}
 	after, err := settled(count, before)
+	m.sent = pps
 	m.delivered = pps * float64(after-before) / float64(sent)
 	return m, err
 }
