@@ -93,7 +93,7 @@ func (f *serveFlags) plan(args []string) (Plan, error) {
 		return p, err
 	}
 	if len(f.sockets) != len(p.Devices) {
-		return p, usagef("serve: %d devices and %d sockets: want --socket PATH for each device", len(p.Devices), len(f.sockets))
+		return p, usagef("serve: --socket is given %d times, want one PATH for each of the devices (%d)", len(f.sockets), len(p.Devices))
 	}
 	for i := range p.Devices {
 		d := &p.Devices[i]

@@ -73,15 +73,15 @@ func Dial(ctx context.Context, path string, o Options) (*Device, error) {
 
 // dialError says what to do about a socket that nobody serves.
 func dialError(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		err = op.Err
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		err = errno
 	}
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("connecting: %w: start the server first, for instance 'ring3 serve sim:edu --socket PATH' (%w)", err, bus.ErrGone)
+		return fmt.Errorf("connecting: %w (%w): start the server first, for instance 'ring3 serve sim:edu --socket PATH'", err, bus.ErrGone)
 	case errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("connecting: %w: the server that made the socket has ended (%w)", err, bus.ErrGone)
+		return fmt.Errorf("connecting: %w (%w): the server that made the socket has ended: start it again", err, bus.ErrGone)
 	}
 	return fmt.Errorf("connecting: %w", err)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -33,9 +32,10 @@ type session struct {
 	irqs  vectors
 	dma   windows
 
-	words   atomic.Bool // last words were said to be welcome
-	ended   chan struct{}
-	helpers sync.WaitGroup
+	words    bool // last words are welcome
+	mourning sync.Once
+	ended    chan struct{}
+	helpers  sync.WaitGroup
 }
 
 func newSession(s *Server, k *sock) *session {
@@ -59,6 +59,9 @@ func (x *session) run(ctx context.Context) error {
 		x.srv.o.Group.join(&x.bells)
 		err = x.loop()
 		x.srv.o.Group.leave(&x.bells)
+		if x.dead() {
+			x.mourn()
+		}
 	}
 	x.close()
 	if x.bells.failed != nil {
@@ -102,16 +105,32 @@ func (x *session) guard(ctx context.Context) {
 		return
 	case <-ctx.Done():
 	case <-x.dev.Done():
+		x.mourn()
+	}
+	x.shutdown()
+}
+
+// dead says whether the device died.
+func (x *session) dead() bool {
+	select {
+	case <-x.dev.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// mourn tells the client that the device died, and why, once.
+func (x *session) mourn() {
+	x.mourning.Do(func() {
 		x.irqs.died()
-		if x.words.Load() {
-			m := message{header: header{cmd: cmdLastWords}}
+		if x.words {
 			w := append(make(writer, headerSize), wordsOf(x.dev.Err())...)
-			h := header{cmd: m.cmd, size: uint32(len(w)), flags: typeCommand | flagNoReply}
+			h := header{cmd: cmdLastWords, size: uint32(len(w)), flags: typeCommand | flagNoReply}
 			h.put(w)
 			_ = x.twin.send(w)
 		}
-	}
-	x.shutdown()
+	})
 }
 
 // attend waits for the client's end, whatever the other goroutines are held up by, and then sees
@@ -213,7 +232,7 @@ func (x *session) agree(v version) error {
 	}
 	if r := v.caps.Ring3; r != nil {
 		own.caps.Ring3 = &ring3Caps{LastWords: r.LastWords && x.twin != nil}
-		x.words.Store(own.caps.Ring3.LastWords)
+		x.words = own.caps.Ring3.LastWords
 		if r.Queue != nil && x.client.fds() >= len(fds)+2 {
 			q, err := newConsumer()
 			if err != nil {
@@ -247,6 +266,9 @@ func (x *session) loop() error {
 		}
 		w, fds, err := x.handle(m)
 		m.closeFDs()
+		if x.dead() {
+			return bus.ErrGone // whatever was read is all-ones, and the reason comes first
+		}
 		if m.flags&flagNoReply != 0 {
 			if err != nil {
 				x.srv.o.Log.Debug(x.srv.errorf("%s: %w", m.cmd, err).Error())
