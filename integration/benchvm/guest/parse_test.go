@@ -11,7 +11,7 @@ func TestResultRate(t *testing.T) {
 	for text, want := range map[string][]string{
 		// Linux 6.1's, and ring3's.
 		"Result: OK: 4025(c3977+d48) usec, 1000 (60byte,0frags)\n  248426pps 119Mb/sec (119244480bps) errors: 0\n": {"1000", "248426"},
-		"Result: OK: 10(c10+d0) nsec, 5 (60byte,0frags)\n     7pps 0Mb/sec (0bps) errors: 0\n":                       {"5", "7"},
+		"Result: OK: 10(c10+d0) nsec, 5 (60byte,0frags)\n     7pps 0Mb/sec (0bps) errors: 0\n":                     {"5", "7"},
 		"Result: ERROR: no link\n": nil,
 	} {
 		m := resultRate.FindStringSubmatch(text)
