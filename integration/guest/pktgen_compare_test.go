@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ring3dev/ring3/internal/frame"
 )
@@ -42,7 +43,7 @@ var figures = []struct {
 }{
 	{regexp.MustCompile(`^     started: \d+us  stopped: \d+us idle: \d+us$`), "     started: Nus  stopped: Nus idle: Nus"},
 	{regexp.MustCompile(`Result: OK: \d+\(c\d+\+d\d+\) usec, `), "Result: OK: N(cN+dN) usec, "},
-	{regexp.MustCompile(`^ +\d+pps \d+Mb/sec \(\d+bps\) errors: `), "  Npps NMb/sec (Nbps) errors: "},
+	{regexp.MustCompile(`^( +)\d+pps \d+Mb/sec \(\d+bps\) errors: `), "${1}Npps NMb/sec (Nbps) errors: "},
 }
 
 var sofar = regexp.MustCompile(`^     pkts-sofar: (\d+)  errors: \d+$`)
@@ -124,39 +125,47 @@ func (tr *transcript) named(other *transcript) (cases []pktgenCase) {
 	return cases
 }
 
-// compare tells, case by case, where a transcript differs from the one that is right.
+// compare tells, case by case, where a transcript differs from what is right.
 func (tr *transcript) compare(t *testing.T, want []pktgenCase) {
 	t.Helper()
 	if len(tr.cases) != len(want) {
 		t.Errorf("%d cases, want %d", len(tr.cases), len(want))
 	}
 	for i, w := range want[:min(len(want), len(tr.cases))] {
-		t.Run(w.name, func(t *testing.T) { tr.cases[i].compare(t, w) })
+		t.Run(w.name, func(t *testing.T) {
+			for _, text := range tr.cases[i].differences(w) {
+				t.Error(text)
+			}
+		})
 	}
 }
 
-func (c pktgenCase) compare(t *testing.T, want pktgenCase) {
+// differences tells where a case differs from what is right.
+func (c pktgenCase) differences(want pktgenCase) (texts []string) {
+	say := func(format string, args ...any) { texts = append(texts, fmt.Sprintf(format, args...)) }
 	if c.name != want.name || len(c.steps) != len(want.steps) {
-		t.Fatalf("%s of %d commands, want %s of %d", c.name, len(c.steps), want.name, len(want.steps))
+		say("%s of %d commands, want %s of %d", c.name, len(c.steps), want.name, len(want.steps))
+		return texts
 	}
 	for i, w := range want.steps {
 		g := c.steps[i]
 		if g.command != w.command {
-			t.Errorf("%q, want %q", g.command, w.command)
+			say("%q, want %q", g.command, w.command)
 		}
 		if got, want := difference(g.reply, w.reply); len(got) > 0 || len(want) > 0 {
-			t.Errorf("%s: it says\n%s\nwant\n%s", w.command, strings.Join(got, "\n"), strings.Join(want, "\n"))
+			say("%s: it says\n%s\nwant\n%s", w.command, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 		if len(g.frames) != len(w.frames) {
-			t.Errorf("%s: %d frames, want %d", w.command, len(g.frames), len(w.frames))
+			say("%s: %d frames, want %d", w.command, len(g.frames), len(w.frames))
 		}
 		for j := range min(len(g.frames), len(w.frames)) {
 			if !bytes.Equal(g.frames[j], w.frames[j]) {
-				t.Errorf("%s: frame %d is\n%s\nwant\n%s", w.command, j+1, show(g.frames[j]), show(w.frames[j]))
+				say("%s: frame %d is\n%s\nwant\n%s", w.command, j+1, show(g.frames[j]), show(w.frames[j]))
 				break
 			}
 		}
 	}
+	return texts
 }
 
 // difference is what of the lines differs: those between the first and the last that do.
@@ -177,4 +186,66 @@ func show(b []byte) string {
 		return fmt.Sprintf("%v: %d bytes %x", err, len(b), b)
 	}
 	return fmt.Sprintf("%v: %d bytes %x", p, len(b), b)
+}
+
+// TestPktgenDifferences checks that a difference is noticed, and times and rates are none.
+func TestPktgenDifferences(t *testing.T) {
+	const text = `== a case
+> count 5
+  Result: OK: count=5
+> burst 2 = Unknown error 524
+  Result: OK: count=5
+> start
+Params: count 5  min_pkt_size: 0  max_pkt_size: 0
+     pkts-sofar: 1  errors: 0
+     started: 10us  stopped: 20us idle: 3us
+Result: OK: 10(c7+d3) usec, 1 (58byte,0frags)
+  100000pps 46Mb/sec (46400000bps) errors: 0
+`
+	sent := bytes.Repeat([]byte{1}, 58)
+	parse := func(text string, sent []byte) pktgenCase {
+		var pcap bytes.Buffer
+		p, err := frame.NewPcapWriter(&pcap)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Write(sent, time.Unix(0, 0)); err != nil {
+			t.Fatal(err)
+		}
+		return parsePktgen(t, text, pcap.Bytes()).cases[0]
+	}
+	want := parse(text, sent)
+	if n := len(want.steps[2].frames); n != 1 {
+		t.Fatalf("start has %d frames, want 1", n)
+	}
+	for _, c := range []struct {
+		old, new string
+		n        int
+	}{
+		{"", "", 0},
+		{"started: 10us  stopped: 20us idle: 3us", "started: 11us  stopped: 12us idle: 0us", 0},
+		{"10(c7+d3) usec, ", "1(c0+d1) usec, ", 0},
+		{"  100000pps 46Mb/sec (46400000bps)", "  1pps 2Mb/sec (3bps)", 0},
+		{"Unknown error 524", "Operation not supported", 0},
+		{"Unknown error 524", "Invalid argument", 1},
+		{"== a case", "== another", 1},
+		{"count=5", "count=6", 1},
+		{"(58byte", "(59byte", 1},
+		{"(46400000bps) errors: 0", "(46400000bps) errors: 1", 1},
+		{"  100000pps", " 100000pps", 1},
+		{"Params: count 5 ", "Params: count 5", 1},
+		{"max_pkt_size: 0\n", "max_pkt_size: 0\n\n", 1},
+	} {
+		if got := parse(strings.Replace(text, c.old, c.new, 1), sent).differences(want); len(got) != c.n {
+			t.Errorf("%q for %q: %q, want %d differences", c.new, c.old, got, c.n)
+		}
+	}
+	padded := append(bytes.Clone(sent), 0, 0)
+	if got := parse(text, padded).differences(want); len(got) != 0 {
+		t.Errorf("a padded frame: %q, want no difference", got)
+	}
+	padded[59] = 1
+	if got := parse(text, padded).differences(want); len(got) != 1 {
+		t.Errorf("another frame: %q, want a difference", got)
+	}
 }
