@@ -3,7 +3,6 @@ package integration
 import (
 	"encoding/json"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -31,30 +30,29 @@ var nics = []string{
 // host is what tests may ask of this machine.
 var host = map[string]func(json.RawMessage) (any, error){"pktgen": guestlessPktgen}
 
-// programs of this machine that the VM has.
-var programs = []string{"sh", "bash", "cat", "ls", "sleep", "grep", "sed", "awk", "head", "tail", "id", "env", "mkdir", "mktemp", "stat", "rm", "chmod", "chown", "dmesg", "ip", "mount", "umount", "kill"}
+// programs that the VM has.
+var programs = []string{"fusermount3", "sh", "bash", "cat", "ls", "sleep", "grep", "sed", "awk", "head", "tail", "id", "env", "mkdir", "mktemp", "stat", "rm", "chmod", "chown", "dmesg", "ip", "mount", "umount", "kill"}
 
-// image is what VMs have beside init and the tests. Where this machine's programs cannot run
-// there u-root's serve.
+// image is what VMs have beside init and the tests: ring3 and programs.
 func image(t *testing.T) *vm.Image {
 	t.Helper()
-	i := &vm.Image{}
-	if vmArch == "" || vmArch == runtime.GOARCH {
-		for _, p := range append([]string{"fusermount3"}, programs...) {
-			if err := i.AddProgram(p); err != nil {
-				t.Fatal(err)
-			}
+	root, err := vm.Programs(vmArch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe := ring3
+	if root != "" { // this machine's does not run there
+		exe += "-" + vmArch
+		if err := vm.Build(vmArch, "cmd/ring3", exe); err != nil {
+			t.Fatal(err)
 		}
-		i.AddFile("/usr/bin/ring3", ring3, 0o755)
-		return i
 	}
-	exe := ring3 + "-" + vmArch
-	if err := vm.Build(vmArch, "cmd/ring3", exe); err != nil {
-		t.Fatal(err)
-	}
+	i := &vm.Image{Root: root}
 	i.AddFile("/usr/bin/ring3", exe, 0o755)
-	if err := i.AddURoot(vmArch); err != nil {
-		t.Fatal(err)
+	for _, p := range programs {
+		if err := i.AddProgram(p); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return i
 }

@@ -55,9 +55,9 @@
 //
 // The program under test is /usr/bin/ring3. What else the VM has is in integration/vm_test.go:
 // its devices, with their ids, and the programs of this machine that are put into it, with
-// their shared libraries (Image.AddProgram); u-root's commands take their place in a VM of
-// another architecture (Image.AddURoot). Modules that can be loaded are those in
-// Config.Modules and in config.go's lists, with what they need.
+// their shared libraries (Image.AddProgram); Debian's take their place in a VM of another
+// architecture ([Programs]). Modules that can be loaded are those in Config.Modules and in
+// config.go's lists, with what they need.
 //
 // # What fails a test
 //

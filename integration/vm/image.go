@@ -20,6 +20,10 @@ import (
 
 // Image is the contents of a VM's root file system, beside what every VM has.
 type Image struct {
+	// Root is where AddProgram takes programs and libraries from: "" is this machine, see
+	// Programs for another architecture.
+	Root string
+
 	files map[string]entry // by path in the VM
 }
 
@@ -39,7 +43,7 @@ func (i *Image) put(path string, e entry) {
 }
 
 // clone is a copy that can be changed.
-func (i *Image) clone() *Image { return &Image{files: maps.Clone(i.files)} }
+func (i *Image) clone() *Image { return &Image{Root: i.Root, files: maps.Clone(i.files)} }
 
 // AddFile puts a file of this machine at path.
 func (i *Image) AddFile(path, from string, mode uint64) { i.put(path, entry{from: from, mode: mode}) }
@@ -85,17 +89,30 @@ func inUsr(path string) string {
 	return path
 }
 
-// AddProgram puts a program of this machine into the VM, at the same path, with the shared
-// libraries that it needs. A name without a slash is looked for in PATH.
+// AddProgram puts a program of this machine, or below Root, into the VM, at the same path,
+// with the shared libraries that it needs. A name without a slash is looked for in PATH.
 func (i *Image) AddProgram(name string) error {
-	path, err := exec.LookPath(name)
+	path, err := i.lookPath(name)
 	if err != nil {
 		return fmt.Errorf("program for the VM: %w", err)
 	}
-	return i.AddProgramAs(path, path)
+	return i.AddProgramAs(strings.TrimPrefix(path, i.Root), path)
 }
 
-// AddProgramAs is AddProgram with another path in the VM.
+func (i *Image) lookPath(name string) (string, error) {
+	if i.Root == "" {
+		return exec.LookPath(name)
+	}
+	for _, dir := range []string{"/usr/bin", "/bin", "/usr/sbin", "/sbin"} {
+		path := filepath.Join(i.Root, dir, name)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", &exec.Error{Name: name, Err: exec.ErrNotFound}
+}
+
+// AddProgramAs is AddProgram with another path in the VM, of a file anywhere.
 func (i *Image) AddProgramAs(path, from string) error {
 	fi, err := os.Stat(from)
 	if err != nil {
@@ -139,7 +156,7 @@ func (i *Image) addLibraries(file string, dirs []string) error {
 			return fmt.Errorf("reading the name of its loader: %w", err)
 		}
 		loader := strings.TrimRight(string(b), "\x00")
-		i.AddFile(loader, loader, 0o755)
+		i.AddFile(loader, filepath.Join(i.Root, loader), 0o755)
 	}
 	for _, tag := range []elf.DynTag{elf.DT_RPATH, elf.DT_RUNPATH} {
 		paths, _ := f.DynString(tag)
@@ -161,8 +178,11 @@ func (i *Image) addLibraries(file string, dirs []string) error {
 }
 
 func (i *Image) addLibrary(name string, machine elf.Machine, dirs []string) error {
-	for _, dir := range slices.Concat(dirs, libraryDirs) {
+	for n, dir := range slices.Concat(dirs, libraryDirs) {
 		path := filepath.Join(dir, name)
+		if n >= len(dirs) {
+			path = filepath.Join(i.Root, path)
+		}
 		f, err := elf.Open(path)
 		if err != nil {
 			continue
@@ -172,10 +192,11 @@ func (i *Image) addLibrary(name string, machine elf.Machine, dirs []string) erro
 		if !same {
 			continue
 		}
-		if _, there := i.files[inUsr(path)]; there {
+		inside := strings.TrimPrefix(path, i.Root)
+		if _, there := i.files[inUsr(inside)]; there {
 			return nil
 		}
-		i.AddFile(path, path, 0o755)
+		i.AddFile(inside, path, 0o755)
 		return i.addLibraries(path, dirs)
 	}
 	return fmt.Errorf("no %s in %v", name, slices.Concat(dirs, libraryDirs))

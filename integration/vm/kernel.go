@@ -21,21 +21,46 @@ type kernel struct {
 	modules map[string]string // by name: file, from dir
 }
 
-// findKernel finds the kernel for an architecture, and fetches it the first time.
+// kernelDir is the folder of the kernel for an architecture, which is fetched the first time.
+func kernelDir(arch string) (string, error) {
+	top, err := top()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command(filepath.Join(top, "hack/kernel"), arch)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("hack/kernel %s: %w\n%s", arch, err, stderr.String())
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// Programs is where an Image takes the programs for a VM of an architecture from (Image.Root):
+// "" where it is this machine's.
+func Programs(arch string) (string, error) {
+	if orHost(arch) == hostArch {
+		return "", nil
+	}
+	dir, err := kernelDir(arch)
+	if err != nil {
+		return "", err
+	}
+	root := filepath.Join(dir, "root")
+	if _, err := os.Stat(root); err != nil {
+		return "", fmt.Errorf("programs for %s: %w", arch, err)
+	}
+	return root, nil
+}
+
+// findKernel looks at the kernel in dir, or hack/kernel's for an architecture.
 func findKernel(dir, arch string) (*kernel, error) {
 	if dir == "" {
-		top, err := top()
-		if err != nil {
+		var err error
+		if dir, err = kernelDir(arch); err != nil {
 			return nil, err
 		}
-		cmd := exec.Command(filepath.Join(top, "hack/kernel"), arch)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			return nil, fmt.Errorf("hack/kernel %s: %w\n%s", arch, err, stderr.String())
-		}
-		dir = strings.TrimSpace(string(out))
 	}
 	releases, err := os.ReadDir(filepath.Join(dir, "lib/modules"))
 	if err != nil {

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -60,7 +61,13 @@ The shell's end ends the VM; so does Ctrl-A x. Ctrl-A c leads to QEMU's monitor 
 END
 PS1='vm# '
 export PS1
-exec `
+exec bash
+`
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
 
 func run(ctx context.Context, arch string, noIOMMU bool) error {
 	dir, err := os.MkdirTemp("", "ring3-shell-")
@@ -72,30 +79,24 @@ func run(ctx context.Context, arch string, noIOMMU bool) error {
 	if err := vm.Build(arch, "cmd/ring3", ring3); err != nil {
 		return err
 	}
-	image := &vm.Image{}
+	root, err := vm.Programs(arch)
+	if err != nil {
+		return err
+	}
+	image := &vm.Image{Root: root}
 	image.AddFile("/usr/bin/ring3", ring3, 0o755)
-	shell := "bash"
-	if arch == runtime.GOARCH {
-		for _, name := range wanted {
-			if _, err := exec.LookPath(name); err != nil {
-				continue
-			}
-			if err := image.AddProgram(name); err != nil {
-				fmt.Fprintf(os.Stderr, "vm: going on without: %v\n", err)
-			}
-		}
-		for _, file := range []string{"/usr/share/misc/pci.ids", "/lib/terminfo/l/linux", "/lib/terminfo/v/vt100"} {
-			if _, err := os.Stat(file); err == nil {
-				image.AddFile(file, file, 0o644)
-			}
-		}
-	} else {
-		shell = "gosh"
-		if err := image.AddURoot(arch); err != nil {
-			return err
+	for _, name := range wanted {
+		err := image.AddProgram(name)
+		if err != nil && !errors.Is(err, exec.ErrNotFound) {
+			fmt.Fprintf(os.Stderr, "vm: going on without: %v\n", err)
 		}
 	}
-	image.AddData("/bin/start", []byte(start+shell+"\n"), 0o755)
+	for _, file := range []string{"/usr/share/misc/pci.ids", "/lib/terminfo/l/linux", "/lib/terminfo/v/vt100"} {
+		if from := filepath.Join(image.Root, file); exists(from) {
+			image.AddFile(file, from, 0o644)
+		}
+	}
+	image.AddData("/bin/start", []byte(start), 0o755)
 	return vm.Shell(ctx, vm.Config{
 		Arch:    arch,
 		NoIOMMU: noIOMMU,
