@@ -5,7 +5,6 @@ package guest
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -13,17 +12,28 @@ import (
 	"time"
 )
 
-// send is pktgen by echo: frames from eth0 to eth1, until all of them were received.
-const send = `
+// prepare is pktgen by echo: frames from eth0 to eth1.
+const prepare = `
 echo add_device eth0 > $TREE/proc/net/pktgen/kpktgend_0
 echo count $COUNT > $TREE/proc/net/pktgen/eth0
 echo dst_mac $(cat $TREE/sys/class/net/eth1/address) > $TREE/proc/net/pktgen/eth0
+`
+
+// send sends them, and waits until all of them were received.
+const send = prepare + `
 echo start > $TREE/proc/net/pktgen/pgctrl
 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
 	[ $(cat $TREE/sys/class/net/eth1/statistics/rx_packets) -ge $COUNT ] && break
 	sleep 0.1
 done
 cat $TREE/sys/class/net/eth1/statistics/rx_packets
+`
+
+// sendForEver leaves when the first have arrived.
+const sendForEver = "COUNT=0" + prepare + `
+echo start > $TREE/proc/net/pktgen/pgctrl 2>/dev/null &
+n=0
+until [ $(cat $TREE/sys/class/net/eth1/statistics/rx_packets) -gt 0 ]; do n=$((n+1)); [ $n -lt 400 ]; sleep 0.05; done
 `
 
 // TestRootUp binds two NICs for nobody, who brings them up and sends frames from one to the
@@ -82,22 +92,12 @@ func TestRootUpKilled(t *testing.T) {
 	defer must(t, "unbind", a, b)
 	for i := range 10 {
 		in := up(t, "eth0=vfio:"+a, "eth1=vfio:"+b)
-		run := AsNobody(exec.Command("sh", "-c", strings.Replace(send, "$COUNT", "0", 1))) // for ever
-		run.Env = append(run.Env, "TREE="+in.tree)
-		if err := run.Start(); err != nil {
-			t.Fatal(err)
-		}
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			out, code := command(t, false, "get", "/sys/class/net/eth1/statistics/rx_packets")
-			if code == 0 && out != "0\n" {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatalf("run %d: nothing arrives: %q (%d), %s", i, out, code, in.stderr())
-			}
+		// What still writes ends with the files; so there is no pipe whose end would be waited for.
+		cmd := in.shell(sendForEver)
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("run %d: nothing arrives: %v, %s", i, err, in.stderr())
 		}
 		in.end(syscall.SIGKILL)
-		_ = run.Wait() // its files are gone
 	}
 }
 
