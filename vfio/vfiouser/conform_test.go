@@ -81,8 +81,12 @@ func qemuConfig(name string) qemu.Config {
 
 func TestQEMU(t *testing.T) {
 	bustest.NeedQEMU(t)
-	for _, name := range []string{"edu", "e1000e"} {
-		for _, w := range ways[:2] {
+	for _, c := range []struct{ name, way string }{{"edu", "queue"}, {"edu", "messages"}, {"e1000e", "queue"}} {
+		name := c.name
+		for _, w := range ways {
+			if w.name != c.way || testing.Short() && name != "edu" {
+				continue
+			}
 			t.Run(name+" "+w.name, func(t *testing.T) {
 				bustest.All(t, func(t *testing.T) bustest.Subject {
 					m, d := virtual(t, name)
@@ -98,9 +102,15 @@ func TestQEMU(t *testing.T) {
 
 // Across two processes. The other one is killed to make the link die.
 func TestProcesses(t *testing.T) {
-	for _, what := range []string{"sim:edu", "sim:e1000e", "qemu:edu", "qemu:e1000e"} {
+	for _, c := range []struct{ what, way string }{
+		{"sim:edu", "queue"}, {"sim:edu", "messages"}, {"sim:e1000e", "queue"}, {"qemu:edu", "queue"}, {"qemu:e1000e", "messages"},
+	} {
+		what := c.what
 		backend, name, _ := strings.Cut(what, ":")
-		for _, w := range ways[:2] {
+		for _, w := range ways {
+			if w.name != c.way || testing.Short() && backend == "qemu" {
+				continue
+			}
 			t.Run(what+" "+w.name, func(t *testing.T) {
 				if backend == "qemu" {
 					bustest.NeedQEMU(t)
