@@ -72,6 +72,9 @@ func Open(ctx context.Context, addr string, o Options) (*Device, error) {
 }
 
 func open(ctx context.Context, fn *syspci.Function, o Options) (*Device, error) {
+	if o.API == Auto && o.Space != nil {
+		o.API = o.Space.Info().API // as the others
+	}
 	access := o.look(fn)
 	if access.Err != nil {
 		return nil, access.Err

@@ -129,6 +129,12 @@
 // ordinary user. Untested on any kernel, since Debian's have neither, and held to a model of the kernel in unit tests: the
 // device's own file with iommufd, and the mode without an IOMMU. No physical device so far.
 //
+// # Concurrency
+//
+// All methods are safe for concurrent use. Locks are taken in this order: a Device's, the one of its
+// config space, its Space's, that of the Space's memory. Unmask waits while the device is being
+// reset.
+//
 // # Limits
 //
 // PCI only. Not there: SR-IOV tokens, PASIDs, dirty tracking, migration, the expansion ROM, VGA

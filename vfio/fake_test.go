@@ -377,6 +377,9 @@ func (f *fake) mapAt(fd int, at uint64, mem []byte, p perm) error {
 	if len(s.maps) >= f.avail {
 		return unix.ENOSPC
 	}
+	if p&permWrite != 0 && unix.Madvise(mem, unix.MADV_POPULATE_WRITE) != nil {
+		return unix.EFAULT // it cannot be written
+	}
 	if f.memlock != 0 && locked > f.memlock {
 		return unix.ENOMEM
 	}

@@ -113,16 +113,21 @@ func (a dmaOf) Map(b []byte, q bus.DMARequest) (*bus.Memory, error) {
 }
 
 func (a dmaOf) place(step string, q bus.DMARequest, mem []byte, better uint64) (*mapping, error) {
+	perms := []perm{permission(q.Dir)}
 	if q.Dir == bus.ToDevice {
 		// The kernel pins what it finds for reading: of pages that nobody wrote to yet, a page
 		// of zeros that is everybody's, which the first store then replaces for this process
-		// alone (fixed in 6.2). Those that cannot be written stay as they are.
+		// alone (fixed in 6.2).
 		if err := lockable(uint64(len(mem))); err != nil {
 			return nil, fmt.Errorf("%s DMA memory: %w", step, err)
 		}
-		_ = unix.Madvise(mem, unix.MADV_POPULATE_WRITE)
+		if unix.Madvise(mem, unix.MADV_POPULATE_WRITE) != nil {
+			// A kernel before 5.14, which has them for writing too; or the caller's memory is not
+			// to be written.
+			perms = []perm{permRead | permWrite, permRead}
+		}
 	}
-	return a.space.place(step, a.owner, q, mem, better)
+	return a.space.place(step, a.owner, q, mem, better, perms)
 }
 
 // physical is memory of a device that no IOMMU confines; bus.DMA.

@@ -142,6 +142,17 @@ func TestMapOwn(t *testing.T) {
 		t.Errorf("Map of a part = %v, want 50 bytes at an aligned address", err)
 	}
 	m.Free()
+	// What cannot be written, the device may read.
+	ro, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(ro) }()
+	m, err = d.DMA().Map(ro, bus.DMARequest{Dir: bus.ToDevice})
+	if err != nil || f.reach(fn, m.IOVA, 4096, permWrite) != nil || f.reach(fn, m.IOVA, 4096, permRead) == nil {
+		t.Errorf("Map of memory that cannot be written = %v, want it mapped for reading", err)
+	}
+	m.Free()
 	for what, c := range map[string]struct {
 		b []byte
 		q bus.DMARequest

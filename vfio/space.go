@@ -195,8 +195,9 @@ type mapping struct {
 	live  bool      // the IOMMU has it; guarded by Space.mu
 }
 
-// place finds addresses and maps memory there. better is the alignment that would be best.
-func (s *Space) place(step string, owner *Device, q bus.DMARequest, mem []byte, better uint64) (*mapping, error) {
+// place finds addresses and maps memory there, with the first of perms that the memory allows.
+// better is the alignment that would be best.
+func (s *Space) place(step string, owner *Device, q bus.DMARequest, mem []byte, better uint64, perms []perm) (*mapping, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.refuse(owner); err != nil {
@@ -206,16 +207,18 @@ func (s *Space) place(step string, owner *Device, q bus.DMARequest, mem []byte, 
 	if !ok {
 		return nil, iova.NoRoom(step, q, "the device's addresses")
 	}
-	m := &mapping{at: at, mem: mem, owner: owner, live: true}
-	p := permission(q.Dir)
-	err := s.t.add(at.Base, mem, p)
-	if errors.Is(err, unix.ENOMEM) && raiseMemlock() {
-		err = s.t.add(at.Base, mem, p)
+	err := error(unix.EFAULT)
+	for i := 0; i < len(perms) && errors.Is(err, unix.EFAULT); i++ {
+		err = s.t.add(at.Base, mem, perms[i])
+		if errors.Is(err, unix.ENOMEM) && raiseMemlock() {
+			err = s.t.add(at.Base, mem, perms[i])
+		}
 	}
 	if err != nil {
 		s.pool.Put(at)
 		return nil, fmt.Errorf("%s DMA memory: mapping %d bytes at %#x: %w", step, len(mem), at.Base, whyNotMapped(err, uint64(len(mem)), s.api == Cdev))
 	}
+	m := &mapping{at: at, mem: mem, owner: owner, live: true}
 	s.live[m] = struct{}{}
 	return m, nil
 }
