@@ -139,11 +139,13 @@ func (a *app) root() *cobra.Command {
 		Use:   "ring3",
 		Short: "Device drivers as ordinary, unprivileged processes",
 		Long: `ring3 runs device drivers as ordinary processes: on QEMU's device models without a
-guest, controlled through the files that the kernel's own drivers would have.
+guest, or on devices of this machine, controlled through the files that the kernel's own drivers
+would have.
 
   ring3 up                                 two e1000e NICs wired to each other
   ring3 shell                              a shell that sees them as the kernel's own
-  $ echo add_device eth0 > /proc/net/pktgen/kpktgend_0`,
+  $ echo add_device eth0 > /proc/net/pktgen/kpktgend_0
+  ring3 ls --hw                            what this machine has, and who may use it`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          usageArgs(cobra.NoArgs),

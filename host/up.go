@@ -82,7 +82,10 @@ any of QEMU's PCI device models; sim has models of its own, in the process, for 
 need be installed: edu, pci-testdev, null, e1000, e1000-82545em, e1000e. Options go to the driver
 (e1000: mac=, ring=, mtu=, itr=, queues=, bus=, weight=, flow=); qemu.KEY=VALUE and sim.KEY=VALUE
 go to the model; iommu=on, with qemu, lets a device reach its own memory only. Without devices:
-eth0 and eth1, both qemu:e1000e, wired.`
+eth0 and eth1, both qemu:e1000e, wired.
+
+vfio:0000:03:00.0 and uio:0000:00:05.0 (or uio:uio0) are devices of this machine, which ring3 bind
+made ready; their own options are api=group or api=cdev and noiommu=unsafe, and dma=unsafe.`
 
 func (a *app) upCmd() *cobra.Command {
 	var f upFlags
@@ -91,6 +94,8 @@ func (a *app) upCmd() *cobra.Command {
 		Short: "Bring devices up and serve their files until interrupted",
 		Long:  "Bring devices up and serve their files until SIGINT or SIGTERM; then leave nothing behind.\n\n" + devicesHelp,
 		Example: `  ring3 up
+  ring3 up eth0=vfio:0000:03:00.0
+  sudo ring3 up --as $USER rp0=uio:0000:00:05.0
   ring3 up eth0=qemu:e1000e eth1=qemu:e1000e --wire eth0-eth1 --pcap eth0=out.pcap
   ring3 up eth0=qemu:e1000,mac=02:00:00:00:00:01,ring=4096
   ring3 up eth0=sim:e1000e,queues=2,mtu=9000 eth1=sim:e1000e --wire eth0-eth1 --trace eth0=eth0.txt`,
