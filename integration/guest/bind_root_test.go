@@ -158,6 +158,7 @@ func TestRootBindRefused(t *testing.T) {
 	refused(t, true, 1, []string{`user "no.one"`}, "bind", port, "--driver", "uio_pci_generic", "--owner", "no.one")
 
 	// Two of one group: one alone is refused, with the command for both.
+	NeedSharedGroup(t)
 	a, b := Address(t, "shared0"), Address(t, "shared1")
 	Bind(t, a, "e1000")
 	Bind(t, b, "e1000")

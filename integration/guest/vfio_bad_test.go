@@ -62,6 +62,7 @@ func TestVFIOBad(t *testing.T) {
 	wantLine(t, "no permission", open(nic), fs.ErrPermission, "no permission on "+b.Path, remedy)
 	RunRoot(t, "chown", strconv.Itoa(Nobody), b.Path)
 
+	NeedSharedGroup(t)
 	Bind(t, shared0, "vfio-pci")
 	Bind(t, shared1, "e1000")
 	wantLine(t, "a group with a member at a kernel driver", open(shared0), bus.ErrBusy, shared1+" (driver e1000)")
@@ -82,6 +83,7 @@ func TestVFIOBad(t *testing.T) {
 
 // TestVFIOGroup uses both members of a group in one process: one space, memory of both.
 func TestVFIOGroup(t *testing.T) {
+	NeedSharedGroup(t)
 	Memlock(t, enough)
 	space := vfio.NewSpace()
 	Bind(t, Address(t, "shared1"), "vfio-pci")

@@ -185,6 +185,7 @@ func TestVFIOReset(t *testing.T) {
 	}
 	space := vfio.NewSpace()
 	defer space.Close()
+	NeedSharedGroup(t)
 	Bind(t, Address(t, "shared1"), "vfio-pci") // of the same group
 	shared := openVFIO(t, "shared0", vfio.Options{Space: space})
 	r, err := shared.Region(0)
