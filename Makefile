@@ -42,11 +42,11 @@ vm: setup ## a shell in a VM, with ring3 and two NICs behind an IOMMU
 	go run ./integration/vm/shell
 
 vm-test: setup ## only the tests in a VM; RUN=NAME for one of them
-	RING3_NEED_VM=1 go test -count=1 -timeout 20m -v -run '^TestVM$(if $(RUN),(NoIOMMU)?$$/$(RUN))' ./integration
+	RING3_NEED_VM=1 go test -count=1 -timeout 40m -v -run '^TestVM$(if $(RUN),(NoIOMMU)?$$/$(RUN))' ./integration
 
 vm-test-arm64: ## the same on an emulated arm64 machine (an SMMUv3 is its IOMMU)
 	hack/setup arm64
-	RING3_NEED_VM=1 RING3_VM_ARCH=arm64 go test -count=1 -timeout 30m -v -run '^TestVM$(if $(RUN),(NoIOMMU)?$$/$(RUN))' ./integration
+	RING3_NEED_VM=1 RING3_VM_ARCH=arm64 go test -count=1 -timeout 120m -v -run '^TestVM$(if $(RUN),(NoIOMMU)?$$/$(RUN))' ./integration
 
 bench: setup build ## measure everything that ring3 bench measures; BENCH='pktgen-tx -json' for less
 	bin/ring3 bench $(BENCH)
