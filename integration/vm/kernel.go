@@ -145,6 +145,9 @@ func (k *kernel) addModules(i *Image, names []string) error {
 		dep.WriteByte('\n')
 	}
 	i.AddData(filepath.Join("/lib/modules", k.release, "modules.dep"), dep.Bytes(), 0o644)
+	if len(builtin) > 0 {
+		i.AddFile(filepath.Join("/lib/modules", k.release, "modules.builtin"), filepath.Join(k.dir, "modules.builtin"), 0o644)
+	}
 	return nil
 }
 

@@ -51,8 +51,15 @@ func modprobe(name string, params []string) error {
 		}
 		return insert(filepath.Join(dir, file), strings.Join(params, " "))
 	}
+	// Part of the kernel. Not all of those are below /sys/module.
 	if _, err := os.Stat("/sys/module/" + moduleName(name)); err == nil {
-		return nil // part of the kernel
+		return nil
+	}
+	builtin, _ := os.ReadFile(filepath.Join(dir, "modules.builtin"))
+	for _, file := range strings.Fields(string(builtin)) {
+		if moduleName(file) == moduleName(name) {
+			return nil
+		}
 	}
 	return fmt.Errorf("modprobe %s: not in this VM; name it in Config.Modules", name)
 }
