@@ -36,8 +36,10 @@
 //	sudo ring3 bind 0000:03:00.0 --driver vfio-pci --owner $USER
 //
 // or by hand: modprobe vfio-pci; write vfio-pci to the function's driver_override in sysfs, its
-// address to its driver's unbind and to bus/pci/drivers_probe; chown /dev/vfio/N. No
-// capability is needed then.
+// address to its driver's unbind and to bus/pci/drivers_probe; chown /dev/vfio/N, and
+// /dev/vfio/devices/vfioN where there is one. No capability is needed then. /dev/vfio/vfio is
+// everybody's as a rule; /dev/iommu is root's, and must be given to the user as well for the second
+// way. Neither gives any device away.
 //
 // Memory for DMA is locked, and counts against RLIMIT_MEMLOCK, which is 8 MiB by default on many
 // systems: raise it with memlock in /etc/security/limits.conf, or LimitMEMLOCK= in a systemd
