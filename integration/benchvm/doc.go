@@ -18,7 +18,7 @@
 //     VM. clone_skb=100000 sends one packet again and again, clone_skb=0 builds each burst anew. Rings
 //     are the driver's own size, 256; interrupts are served where the kernel has them served.
 //   - testpmd: DPDK's, forward mode txonly, on vfio-pci, which builds each packet from a template. Huge
-//     pages, and rings of its own size, 1024. Skipped, with the reason, where Debian's packages cannot be had.
+//     pages, and a ring of its own choice. Skipped, with the reason, where Debian's packages cannot be had.
 //   - ring3: pktgen and drivers/e1000 over package vfio, as uid 65534 without capabilities, with the commands
 //     that the kernel's got. With clone_skb=0 each packet, not each burst, is built anew, with its
 //     own sequence number; one reading of the clock serves a burst. A ring of its own size, 1024; small pages.

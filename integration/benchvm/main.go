@@ -107,7 +107,7 @@ func (p *program) measure(ctx context.Context, dir string) error {
 	} else {
 		p.plan.Testpmd = testpmdPath
 	}
-	config := vm.Config{Arch: "amd64", Devices: devices, Image: image, Load: []string{"pktgen", "tun"},
+	config := vm.Config{Arch: "amd64", Devices: devices, Image: image, MemoryMB: 2048, Load: []string{"pktgen", "tun"},
 		Args: []string{"no_timer_check"}} // on a busy machine the check fails, and the kernel gives up
 	if err := p.boot(ctx, p.plan, config); err != nil {
 		return err

@@ -14,8 +14,9 @@ import (
 
 // The feeder's end of the wire is the first CPU's, the receiver's the second's.
 const (
-	feederCPU   = 0
-	receiverCPU = 1
+	feederCPU    = 0
+	feederThread = "kpktgend_0"
+	receiverCPU  = 1
 )
 
 const (
@@ -119,7 +120,7 @@ func (f *feeder) curve(r receiver, offers []int) (out []measured, err error) {
 		if err := pinIRQs(row.Feeder, feederCPU); err != nil {
 			return nil, err
 		}
-		if err := (kernelPktgen{}).write(fmt.Sprintf("kpktgend_%d", feederCPU), "add_device "+f.name); err != nil {
+		if err := (kernelPktgen{}).write(feederThread, "add_device "+f.name); err != nil {
 			return nil, err
 		}
 	} else if err := up(f.name); err != nil {
@@ -163,7 +164,7 @@ func (f *feeder) point(count *process, offer int) (m measured, err error) {
 	if err := g.write(f.name, "src_min "+feederIP); err != nil {
 		return m, err
 	}
-	sent, pps, err := generate(g, f.name, sendCase{Size: loadSize, Burst: 1, Clone: manyClones, Rate: offer, MAC: receiverMAC, IP: receiverIP}, f.s.Time+2*settle)
+	sent, pps, err := generate(g, feederThread, f.name, sendCase{Size: loadSize, Burst: 1, Clone: manyClones, Rate: offer, MAC: receiverMAC, IP: receiverIP}, f.s.Time+2*settle)
 	if err = errors.Join(err, <-busy); err != nil {
 		return m, err
 	}
@@ -192,7 +193,7 @@ func settled(count *process, n uint64) (uint64, error) {
 func (f *feeder) close() error {
 	var errs []error
 	if f.name != "" {
-		errs = append(errs, (kernelPktgen{}).write(fmt.Sprintf("kpktgend_%d", feederCPU), "rem_device_all"))
+		errs = append(errs, (kernelPktgen{}).write(feederThread, "rem_device_all"))
 	}
 	errs = append(errs, f.s.bind(row.Feeder, ""), domain(row.Feeder, "auto"))
 	return errors.Join(errs...)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -113,27 +114,30 @@ const (
 
 var resultRate = regexp.MustCompile(`Result: OK: [0-9]+\(c[0-9]+\+d[0-9]+\) [a-z]+, ([0-9]+) \([^)]*\)\s+([0-9]+)pps`)
 
-// generate sends for so long, and returns how many packets and at what rate, as pktgen says.
-func generate(g generator, dev string, c sendCase, d time.Duration) (sent uint64, pps float64, err error) {
+// generate sends for so long on a thread, and returns how many packets and at what rate, as pktgen says.
+func generate(g generator, thread, dev string, c sendCase, d time.Duration) (sent uint64, pps float64, err error) {
 	for _, cmd := range c.commands() {
 		if err := g.write(dev, cmd); err != nil {
 			return 0, 0, err
 		}
 	}
+	// The kernel's start returns when nothing runs, also where the thread has not come to it yet.
 	ended := make(chan error, 1)
 	go func() { ended <- g.write("pgctrl", "start") }()
-	stop := time.NewTimer(d)
-	defer stop.Stop()
-	select {
-	case err = <-ended:
-		if err == nil {
-			err = errors.New("it ended by itself")
-		}
-	case <-stop.C:
-		err = errors.Join(g.write("pgctrl", "stop"), <-ended)
+	running := func() bool {
+		text, err := g.read(thread)
+		list, _, _ := strings.Cut(strings.TrimPrefix(text, "Running:"), "\n")
+		return err == nil && slices.Contains(strings.Fields(list), dev)
 	}
-	if err != nil {
+	if err := waitFor("pktgen's beginning", running); err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(d)
+	if err := errors.Join(g.write("pgctrl", "stop"), <-ended); err != nil {
 		return 0, 0, fmt.Errorf("pktgen: %w", err)
+	}
+	if err := waitFor("pktgen's end", func() bool { return !running() }); err != nil {
+		return 0, 0, err
 	}
 	text, err := g.read(dev)
 	if err != nil {

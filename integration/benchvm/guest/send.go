@@ -87,7 +87,7 @@ func sendMain(a sendArg, _ func(func() uint64) error) (r sent, err error) {
 		return r, err
 	}
 	for _, c := range a.Cases {
-		_, pps, err := generate(g, "eth0", c, a.Time)
+		_, pps, err := generate(g, kernelThread, "eth0", c, a.Time)
 		if err != nil {
 			return r, fmt.Errorf("%s: %w", c, err)
 		}

@@ -31,7 +31,24 @@ type testpmd struct {
 // unless it asks for some itself.
 const hugePages = 48
 
-func setHugePages(n int) error { return write("/proc/sys/vm/nr_hugepages", strconv.Itoa(n)) }
+// setHugePages reserves so many, in memory that is put together first.
+func setHugePages(n int) error {
+	const file = "/proc/sys/vm/nr_hugepages"
+	if n > 0 {
+		_ = write("/proc/sys/vm/compact_memory", "1")
+	}
+	if err := write(file, strconv.Itoa(n)); err != nil {
+		return err
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if got := strings.TrimSpace(string(b)); n > 0 && got != strconv.Itoa(n) {
+		return fmt.Errorf("huge pages: reserved %s of 2 MiB, want %d", got, n)
+	}
+	return nil
+}
 
 // startTestpmd starts it on a device, with frames to the same addresses as the generators'. Frames of
 // up to size bytes can be sent.
@@ -56,7 +73,7 @@ func startTestpmd(dir, addr string, size int) (*testpmd, error) {
 	}
 	args := []string{"--library-path", lib, filepath.Join(dir, "bin/dpdk-testpmd"),
 		"-l", "0-1", "-n", "1", "-d", filepath.Join(dir, "pmds"), "-a", addr, "--no-telemetry", "--",
-		"--interactive", "--forward-mode=txonly", "--no-lsc-interrupt", "--total-num-mbufs=4096",
+		"--interactive", "--forward-mode=txonly", "--no-lsc-interrupt", "--total-num-mbufs=3072",
 		"--eth-peer=0," + nobodyMAC, "--tx-ip=0.0.0.0," + nobodyIP, "--tx-udp=9,9"}
 	if size > 1518 {
 		args = append(args, "--mbuf-size="+strconv.Itoa(size+256), "--max-pkt-len="+strconv.Itoa(size+4))
