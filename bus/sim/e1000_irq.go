@@ -178,15 +178,16 @@ func (c *e1000) eitrOver(v int) {
 }
 
 // readICR is the cause register's read, which clears it; but not the 82574L's with MSI-X, unless
-// nothing is enabled, or an interrupt is asserted and IAME is set, which also masks what IAM says
-// (82574L 7.4).
+// nothing is enabled, or an interrupt is asserted and causes mask themselves: by EIAME, or by IAME,
+// with which the read masks what IAM says (82574L 7.4 and 10.2.4). QEMU's does not clear with EIAME;
+// Linux's driver, which sets it, wants that.
 func (c *e1000) readICR() uint32 {
 	v := c.r(e1ICR)
-	auto := v&e1INTA != 0 && c.on(e1CTRLEXT, e1ExtIAME)
-	if !c.m.pcie || c.r(e1IMS) == 0 || auto || c.s.mode() != bus.MSIX {
+	asserted := v&e1INTA != 0
+	if !c.m.pcie || c.r(e1IMS) == 0 || asserted && c.on(e1CTRLEXT, e1ExtIAME|e1ExtEIAME) || c.s.mode() != bus.MSIX {
 		c.setR(e1ICR, 0)
 	}
-	if c.m.pcie && auto {
+	if c.m.pcie && asserted && c.on(e1CTRLEXT, e1ExtIAME) {
 		c.setR(e1IMS, c.r(e1IMS)&^c.r(e1IAM))
 	}
 	c.interrupt()

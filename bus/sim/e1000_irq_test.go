@@ -161,6 +161,44 @@ func TestE1000Messages(t *testing.T) {
 	})
 }
 
+// The interrupt of the link as Linux's driver has it: all causes mask themselves, the handler reads ICR
+// and enables them again. That is one message for each change, and the causes of the queues live through
+// it where the handler sets anew what it read of them.
+func TestE1000LinkMessage(t *testing.T) {
+	on(t, newChip, false, func(t *testing.T, a, b *nic) {
+		const lsc, rxq0, txq0, other = 1 << 2, 1 << 20, 1 << 22, 1 << 24
+		v := a.irqs(bus.MSIX, 3)
+		a.up(fSECRC)
+		b.up(0)
+		a.r.Write32(rIAM, 0xffffffff)
+		a.r.Write32(rEITR, 1000)
+		a.r.Write32(rIVAR, 8|(8|1)<<8|(8|2)<<16|1<<31)
+		a.r.Write32(rEXT, 1<<31|1<<24)
+		a.r.Write32(rEIAC, rxq0|txq0)
+		a.r.Write32(rIMS, lsc|rxq0|txq0|other)
+		b.send(raw(b, a, 60))
+		wantFired(t, "receive", v[0], 1)
+		a.r.Write32(rIMS, rxq0)
+		b.send(raw(b, a, 60))
+		wantFired(t, "receive, throttled", v[0], 0)
+		for range 3 {
+			a.r.Write32(rICS, lsc|other)
+			wantFired(t, "link", v[2], 1)
+			icr := a.r.Read32(rICR)
+			if icr&lsc == 0 {
+				t.Errorf("ICR = %#x, want LSC", icr)
+			}
+			if queues := icr & (rxq0 | txq0); queues != 0 {
+				a.r.Write32(rICS, queues)
+			}
+			a.r.Write32(rIMS, lsc|other)
+			wantFired(t, "link, once served", v[2], 0)
+		}
+		a.machine.Advance(300 * time.Microsecond)
+		wantFired(t, "receive, after the throttle", v[0], 1)
+	})
+}
+
 // ITR and EITR keep interrupts apart, on the virtual clock.
 func TestE1000Throttle(t *testing.T) {
 	on(t, allChips, false, func(t *testing.T, a, b *nic) {

@@ -12,6 +12,7 @@ import (
 // Config says what VM is wanted. The zero value is one of this machine's architecture with an
 // IOMMU and no devices.
 type Config struct {
+	QEMU        string        // the program; "": what the architecture's is called
 	Arch        string        // "amd64" or "arm64"; "": that of this machine
 	Kernel      string        // folder with vmlinuz and lib/modules; "": what hack/kernel prints
 	CPUs        int           // 0: 2

@@ -87,6 +87,9 @@ func prepare(c *Config, accel, dir string) ([]string, error) {
 		return nil, fmt.Errorf("vm: making the initramfs: %w", err)
 	}
 	mach := c.machine()
+	if c.QEMU != "" {
+		mach.program = c.QEMU
+	}
 	path, err := exec.LookPath(mach.program)
 	if err != nil {
 		return nil, fmt.Errorf("vm: %w; hack/setup installs it", err)
