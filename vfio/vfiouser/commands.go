@@ -107,9 +107,7 @@ func quietCopy(to, from []byte) {
 		binary.LittleEndian.PutUint64(to, binary.LittleEndian.Uint64(from))
 		to, from = to[8:], from[8:]
 	}
-	for i := range from {
-		to[i] = from[i]
-	}
+	copy(to, from)
 }
 
 // Reasons of last words.

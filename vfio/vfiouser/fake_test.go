@@ -61,8 +61,8 @@ func newFake(t testing.TB, shared bool) *fake {
 	f.cfg[pci.CfgCapPtr], f.cfg[pci.CfgIRQPin] = 0x40, 1
 	copy(f.cfg[0x40:], []byte{pci.CapMSI, 0x60, 2<<1 | 1<<7, 1}) // 4 vectors, 64 bits, masks
 	copy(f.cfg[0x60:], []byte{pci.CapMSIX, 0x70, 99, 0})
-	le.PutUint32(f.cfg[0x64:], 0x400|0) // table in region 0
-	le.PutUint32(f.cfg[0x68:], 0xc00|0)
+	le.PutUint32(f.cfg[0x64:], 0x400) // table in region 0
+	le.PutUint32(f.cfg[0x68:], 0xc00)
 	copy(f.cfg[0x70:], []byte{pci.CapPCIe, 0, 2, 0})
 	le.PutUint32(f.cfg[0x74:], 1<<28) // function-level reset
 	if shared {

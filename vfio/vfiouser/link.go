@@ -21,7 +21,6 @@ type link struct {
 	s        *sock
 	timeout  time.Duration
 	commands func(m *message) []byte // handles a command of the server's; nil: no reply
-	onEnd    func()                  // called once, when the link is dead
 
 	twin *twin
 

@@ -29,8 +29,7 @@ type asks struct {
 
 // ask is a command whose reply is to come.
 type ask struct {
-	m    *message // nil: not yet
-	body []byte
+	m *message // nil: not yet
 }
 
 // maxQueued bounds the commands that are kept while the server waits for its client.

@@ -275,7 +275,7 @@ func (v *vectors) unassign(q irqSet) error {
 // trigger fires vectors as if the device had.
 func (v *vectors) trigger(q irqSet, which []byte) {
 	for i := int(q.start); i < int(q.start+q.count); i++ {
-		if v.index != int(q.index) || i >= len(v.irqs) || which != nil && len(which) > 0 && which[i-int(q.start)] == 0 {
+		if v.index != int(q.index) || i >= len(v.irqs) || len(which) > 0 && which[i-int(q.start)] == 0 {
 			continue
 		}
 		o := v.outs[i]

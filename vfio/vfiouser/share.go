@@ -65,17 +65,6 @@ func steady(fd int) bool {
 	return unix.Fstatfs(fd, &fs) == nil && uint32(fs.Type) == tmpfsMagic
 }
 
-// fileID tells files apart.
-type fileID struct{ dev, ino uint64 }
-
-func idOf(f *os.File) (fileID, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return fileID{}, fmt.Errorf("looking at a passed descriptor: %w", err)
-	}
-	return fileID{st.Dev, st.Ino}, nil
-}
-
 // isEventfd says whether a descriptor is one: of anything else a write may block, or do harm.
 func isEventfd(fd int) bool {
 	to, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
