@@ -43,8 +43,8 @@ func edu(ctx context.Context, o *Options) (*qemu.Machine, bus.Device, bus.Region
 	return nil, nil, nil, errors.Join(err, m.Close())
 }
 
-// mmio measures a register read, and a posted write among many.
-func mmio(ctx context.Context, o *Options, emit func(Row) error) error {
+// access measures a register read, and a posted write among many.
+func access(ctx context.Context, o *Options, emit func(Row) error) error {
 	if !o.wantsAny("mmio", []string{"read", "posted write"}) {
 		return nil
 	}
@@ -81,7 +81,7 @@ func irq(ctx context.Context, o *Options, emit func(Row) error) error {
 		if !o.wants("irq", name) {
 			continue
 		}
-		lat, err := irqCase(ctx, o, mode)
+		lat, err := irqQEMU(ctx, o, mode)
 		if err != nil {
 			return err
 		}
@@ -97,12 +97,17 @@ func irq(ctx context.Context, o *Options, emit func(Row) error) error {
 	return nil
 }
 
-func irqCase(ctx context.Context, o *Options, mode bus.IRQMode) ([]time.Duration, error) {
+func irqQEMU(ctx context.Context, o *Options, mode bus.IRQMode) ([]time.Duration, error) {
 	m, d, r, err := edu(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	defer m.Close()
+	return irqCase(ctx, d, r, mode)
+}
+
+// irqCase makes an edu device interrupt again and again, and returns the sorted latencies.
+func irqCase(ctx context.Context, d bus.Device, r bus.Region, mode bus.IRQMode) ([]time.Duration, error) {
 	q, err := d.EnableIRQs(mode, 1)
 	if err != nil {
 		return nil, err

@@ -35,11 +35,11 @@ func iommu(ctx context.Context, o *Options, emit func(Row) error) error {
 				if !o.wants("iommu", name) {
 					continue
 				}
-				row, err := iommuTx(ctx, o, rigs, burst)
+				row, err := pairTx(ctx, o, rigs, burst, 500_000)
 				if err != nil {
 					return fmt.Errorf("iommu %s: %w", name, err)
 				}
-				row.Case = name
+				row.Bench, row.Case = "iommu", name
 				if err := emit(row); err != nil {
 					return err
 				}
@@ -66,28 +66,29 @@ func iommu(ctx context.Context, o *Options, emit func(Row) error) error {
 	return nil
 }
 
-// iommuTx is pktgen's rate without (the limit) and with the IOMMU.
-func iommuTx(ctx context.Context, o *Options, rigs [2]*rig, burst int) (Row, error) {
+// pairTx is pktgen's rate on the first rig (the limit) and on the second, in turn; about pps of frames
+// are expected.
+func pairTx(ctx context.Context, o *Options, rigs [2]*rig, burst int, pps float64) (Row, error) {
 	var limits, values, ratios []float64
-	count := uint64(500_000 * o.Time.Seconds())
+	count := uint64(pps * o.Time.Seconds())
 	for i := range o.Pairs + 1 {
-		var pps [2]float64
+		var rate [2]float64
 		for j, r := range rigs {
 			if err := r.write("eth0", fmt.Sprintf("count %d", max(count, 1000)), "clone_skb 0", "delay 0", fmt.Sprintf("pkt_size %d", frameSize),
 				fmt.Sprintf("burst %d", burst), "dst 10.0.0.2", "dst_mac 02:00:00:00:00:02"); err != nil {
 				return Row{}, err
 			}
 			var err error
-			if pps[j], _, err = r.run(ctx); err != nil {
+			if rate[j], _, err = r.run(ctx); err != nil {
 				return Row{}, err
 			}
 		}
 		if i == 0 {
 			continue // warm-up
 		}
-		limits, values, ratios = append(limits, pps[0]), append(values, pps[1]), append(ratios, pps[1]/pps[0])
+		limits, values, ratios = append(limits, rate[0]), append(values, rate[1]), append(ratios, rate[1]/rate[0])
 	}
-	return Row{Bench: "iommu", Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios)}, nil
+	return Row{Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios)}, nil
 }
 
 // iommuMemory is how long it takes to get 64 KiB and give it back: with an IOMMU it waits

@@ -16,6 +16,7 @@ import (
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/pktgen"
+	"github.com/ring3dev/ring3/vfio/vfiouser"
 )
 
 // rig is a machine with network devices in service and a generator on the first of them.
@@ -36,7 +37,8 @@ type machine interface {
 
 // rigSpec says what a rig is made of.
 type rigSpec struct {
-	sim     bool // models in this process instead of QEMU's
+	sim     bool              // models in this process instead of QEMU's
+	served  *vfiouser.Options // models of another process, reached in this way
 	model   string
 	props   []string
 	iommu   bool
@@ -59,6 +61,9 @@ func (s *rigSpec) start(ctx context.Context, log *slog.Logger) (machine, error) 
 	var wires [][2]string
 	if s.n == 2 {
 		wires = [][2]string{{"eth0", "eth1"}}
+	}
+	if s.served != nil {
+		return serve(ctx, log, s.model, *s.served)
 	}
 	if s.sim {
 		c := sim.Config{Log: log, Wires: wires}
