@@ -50,10 +50,19 @@ func setHugePages(n int) error {
 	return nil
 }
 
+// dropHugeFiles removes what testpmd leaves behind, which keeps its huge pages.
+func dropHugeFiles() error {
+	files, err := filepath.Glob("/dev/hugepages/rtemap_*")
+	for _, f := range files {
+		err = errors.Join(err, os.Remove(f))
+	}
+	return err
+}
+
 // startTestpmd starts it on a device, with frames to the same addresses as the generators'. Frames of
 // up to size bytes can be sent.
 func startTestpmd(dir, addr string, size int) (*testpmd, error) {
-	if err := setHugePages(hugePages); err != nil {
+	if err := errors.Join(dropHugeFiles(), setHugePages(hugePages)); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll("/dev/hugepages", 0o755); err != nil {
@@ -153,11 +162,11 @@ func (t *testpmd) expect(what *regexp.Regexp) (string, error) {
 		select {
 		case b, ok := <-t.out:
 			if !ok {
-				return "", fmt.Errorf("testpmd ended: %s", lastLines(t.all.String(), 12))
+				return "", fmt.Errorf("testpmd ended: %s", lastLines(t.all.String(), 3))
 			}
 			t.all.Write(b)
 		case <-late.C:
-			return "", fmt.Errorf("testpmd does not say %q within %s: %s", what, patience, lastLines(t.all.String(), 12))
+			return "", fmt.Errorf("testpmd does not say %q within %s: %s", what, patience, lastLines(t.all.String(), 3))
 		}
 	}
 }
@@ -206,7 +215,7 @@ func (t *testpmd) close() error {
 	defer late.Stop()
 	for range t.out {
 	}
-	return errors.Join(t.cmd.Wait(), t.term.Close(), setHugePages(0))
+	return errors.Join(t.cmd.Wait(), t.term.Close(), dropHugeFiles(), setHugePages(0))
 }
 
 // lastLines are the last n lines that are not empty, in one.

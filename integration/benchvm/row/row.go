@@ -94,14 +94,19 @@ func (s *Set) Skip(name, why string) {
 	}
 }
 
-// Rows are the medians, in the order in which cases came, and then what was skipped.
+// Rows are the medians, in the order in which cases came, and then what was skipped each time.
 func (s *Set) Rows() []Row {
 	var out []Row
 	for _, k := range s.keys {
 		v := slices.Clone(s.rows[k])
 		out = append(out, Row{Bench: s.Bench, Case: k.name, Unit: k.unit, Value: Median(v), Low: slices.Min(v), High: slices.Max(v)})
 	}
-	return append(out, s.skips...)
+	for _, skip := range s.skips {
+		if !slices.ContainsFunc(out, func(r Row) bool { return r.Case == skip.Case }) {
+			out = append(out, skip)
+		}
+	}
+	return out
 }
 
 // Best is the case with the highest median among those with this unit that match; "" where there is
