@@ -1,7 +1,7 @@
 // Benchvm measures ring3 over VFIO beside the kernel's own driver and DPDK's testpmd, in a VM:
 //
 //	make bench-vm
-//	go run ./integration/benchvm [-json] [-only REGEXP] [-time 500ms] [-reps 7]
+//	go run ./integration/benchvm [-json] [-only REGEXP] [-time 500ms] [-reps 5]
 //
 // # What is measured
 //

@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	f.BoolVar(&p.asJSON, "json", false, "one JSON object a line")
 	f.StringVar(&p.plan.Only, "only", "", "only rows whose \"BENCH CASE\" matches this `REGEXP`")
 	f.DurationVar(&p.plan.Time, "time", 500*time.Millisecond, "length of one measurement")
-	f.IntVar(&p.plan.Reps, "reps", 7, "measurements of each row")
+	f.IntVar(&p.plan.Reps, "reps", 5, "measurements of each row")
 	if err := f.Parse(args); err != nil {
 		return flag.ErrHelp
 	}
