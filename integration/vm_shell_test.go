@@ -60,7 +60,7 @@ func TestVMShell(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("the shell: %v", err)
 	}
-	for _, want := range []string{"0000:00:04.0: from no driver to vfio-pci", "uid=65534(nobody)", "/dev/vfio/"} {
+	for _, want := range []string{"0000:00:04.0: from e1000e to vfio-pci", "uid=65534(nobody)", "/dev/vfio/"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is missing", want)
 		}

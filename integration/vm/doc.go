@@ -7,7 +7,10 @@
 //	make vm-test RUN=TestBind                        # one test
 //	make vm-test-arm64                               # on an emulated arm64 machine with an SMMUv3
 //	make vm                                          # a shell in such a VM
-//	go test ./integration -run 'TestVM$/TestBind/nic0' -v
+//	go test -count=1 ./integration -run 'TestVM$/TestBind/nic0' -v
+//
+// With -count=1, since go test does not see what is built for the VM and would take an old
+// result for good.
 //
 // QEMU must be installed, and the kernel is fetched the first time (hack/kernel, no root). Where
 // that is not possible the tests are skipped, or fail where RING3_NEED_VM is set, as make test

@@ -46,6 +46,7 @@ var wanted = []string{
 
 // start is the script that init runs: it gets things ready, says so, and becomes the shell.
 const start = `#!/bin/sh
+modprobe e1000e # as on any machine, the kernel's driver has them first
 for nic in 0000:00:04.0 0000:00:05.0; do
 	ring3 bind $nic --driver vfio-pci --owner nobody
 done
@@ -55,7 +56,7 @@ Two NICs, wired to each other, and 'nobody CMD', which runs CMD as a user withou
   nobody ring3 up eth0=vfio:0000:00:04.0 eth1=vfio:0000:00:05.0 &
   nobody ring3 shell -- cat /proc/net/dev
   ring3 ls --hw
-Back to the kernel's own driver: ring3 unbind 0000:00:04.0; modprobe e1000e
+  ring3 unbind 0000:00:04.0    # back to the kernel's own driver
 The shell's end ends the VM; so does Ctrl-A x. Ctrl-A c leads to QEMU's monitor and back.
 
 END
