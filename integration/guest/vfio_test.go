@@ -85,7 +85,7 @@ func slowE1000e(t *testing.T, d bus.Device) bustest.Subject {
 	lower := s.Lower
 	s.Lower = func() {
 		lower()
-		time.Sleep(30 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond)
 	}
 	return s
 }
