@@ -32,11 +32,12 @@
 // kernel's stack and a socket; ring3 is the driver and a sink in the same process; ring3+tap is the driver, a
 // TAP, the kernel's stack and a socket. These are the three curves of "User Mode Drivers" (UNSW, 2004).
 //
-// irq: from the register write that makes a device (edu) interrupt to the first instruction of the handler: ring3's
-// over VFIO, on an ordinary thread and with --rt 50, and the kernel's own handler of the same
-// interrupt, as the tracepoint irq:irq_handler_entry has it; with nothing else to do (idle), and with
-// an ordinary program running on each CPU (busy). CLOCK_MONOTONIC, whose reading takes some
-// microseconds where it is the HPET's, as in a VM without KVM.
+// irq: from the register write that makes a device (edu) interrupt to the first instruction of the handler:
+// ring3's over VFIO, on an ordinary thread, wherever that runs, and with --rt 50 on the first CPU, and the
+// kernel's own handler of the same interrupt, as the tracepoint irq:irq_handler_entry has it. The
+// kernel is interrupted on the first CPU. With nothing else to do (idle), and with an ordinary program
+// running on each CPU (busy). By CLOCK_MONOTONIC, whose reading takes some microseconds where it is the
+// HPET's, as in a VM without KVM.
 //
 // map: mapping memory for the device and unmapping it again, against a buffer from a pool; sending from 64
 // buffers and from 4096 of 2 KiB, which are more pages of 4 KiB than QEMU's IOTLB has entries (1024), and the same
