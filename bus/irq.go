@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,7 +47,7 @@ type IRQ struct {
 	line   int // of INTx
 	unmask func()
 	seen   func(n uint64) // of a wrapper: Observe
-	others bool           // something else signals the eventfd: WrapIRQ
+	others atomic.Bool    // something else signals the eventfd, or may: WrapIRQ, FD
 	once   sync.Once
 	err    error
 
@@ -83,7 +84,7 @@ func WrapIRQ(mode IRQMode, vector, fd int, unmask func()) (*IRQ, error) {
 	var b [8]byte
 	_, _ = unix.Read(fd, b[:])
 	q := newIRQ(mode, vector, fd, unmask)
-	q.others = true
+	q.others.Store(true)
 	return q, nil
 }
 
@@ -96,7 +97,10 @@ func newIRQ(mode IRQMode, vector, fd int, unmask func()) *IRQ {
 
 // FD is the eventfd, for passing to the kernel or another process while the IRQ is
 // open. It stays the IRQ's own.
-func (q *IRQ) FD() int { return q.fd }
+func (q *IRQ) FD() int {
+	q.others.Store(true)
+	return q.fd
+}
 
 // Mode is the vector's mode.
 func (q *IRQ) Mode() IRQMode { return q.mode }
@@ -184,10 +188,10 @@ func (q *IRQ) SignalN(n uint64) {
 
 // Divert is for servers of devices, before anybody waits: from now on what fires the vector
 // signals the eventfd fd, and nobody need carry it there. It says false, and changes nothing,
-// where something else signals the vector's own eventfd, or a wrapper observes it: then somebody
+// where something else signals the vector's own eventfd, or could since it took FD, or a wrapper observes it: then somebody
 // must wait, and pass on. It duplicates fd, which should not block.
 func (q *IRQ) Divert(fd int) bool {
-	if q.others || q.seen != nil {
+	if q.others.Load() || q.seen != nil {
 		return false
 	}
 	to, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)

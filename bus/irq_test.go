@@ -109,6 +109,11 @@ func TestIRQDivert(t *testing.T) {
 	if w.Divert(second) || o.Divert(second) {
 		t.Error("Divert of a vector that others signal, or that is observed, = true")
 	}
+	passed := newIRQ(t)
+	defer passed.Close()
+	if passed.FD(); passed.Divert(second) {
+		t.Error("Divert of a vector whose eventfd somebody took = true")
+	}
 }
 
 func TestIRQUnmask(t *testing.T) {

@@ -84,6 +84,9 @@
 // Behind each piece a page is left out. What a device may do follows the request's direction:
 // memory that it only reads is mapped for reading.
 //
+// DMA is a bus.Placer too: memory of another process, at addresses of that process's choice, so that a device
+// can be served over vfio-user (package vfiouser).
+//
 // Memory lives until Free, also when the device is closed or gone: the device does not reach it
 // any more, and the bytes stay.
 //

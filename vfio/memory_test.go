@@ -170,6 +170,72 @@ func TestMapOwn(t *testing.T) {
 	}
 }
 
+// Memory of other processes comes at addresses of their choice (bus.Placer).
+func TestPlace(t *testing.T) {
+	f := newFake(t)
+	fn := f.add(addr, 7, "vfio-pci")
+	d := f.mustOpen(t, addr, f.options())
+	p, ok := d.DMA().(bus.Placer)
+	if !ok {
+		t.Fatal("DMA is no bus.Placer")
+	}
+	all, err := unix.Mmap(-1, 0, 8*4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(all) }()
+	window := func(at bus.IOVA, pages uint64, dir bus.Direction) bus.Window {
+		return bus.Window{IOVA: at, Size: pages * 4096, Dir: dir, Bytes: all[: pages*4096 : pages*4096]}
+	}
+	first, err := p.Place(window(1<<33, 2, bus.ToDevice))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all[5] = 7
+	if got := f.reach(fn, 1<<33, 8192, permRead); got == nil || got[5] != 7 || f.reach(fn, 1<<33, 1, permWrite) != nil {
+		t.Error("the device does not find the memory, or may write to what it is to read")
+	}
+	// The next page is another window's.
+	second, err := p.Place(window(1<<33+8192, 1, bus.Bidirectional))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := map[string]bus.Window{
+		"where something is":         window(1<<33+4096, 1, bus.Bidirectional),
+		"of interrupt messages":      window(0xfee00000, 1, bus.Bidirectional),
+		"that the IOMMU has not":     window(1<<50, 1, bus.Bidirectional),
+		"off a page":                 window(1<<34+8, 1, bus.Bidirectional),
+		"beyond all there are":       window(^bus.IOVA(4095), 2, bus.Bidirectional),
+		"without memory":             {IOVA: 1 << 34, Size: 4096},
+		"with less memory":           {IOVA: 1 << 34, Size: 8192, Bytes: all[:4096]},
+		"of nothing":                 {IOVA: 1 << 34, Bytes: all[:0]},
+		"with half a page of memory": {IOVA: 1 << 34, Size: 2048, Bytes: all[:2048]},
+	}
+	for what, w := range bad {
+		if _, err := p.Place(w); !errors.Is(err, bus.ErrBusy) && !errors.Is(err, bus.ErrNotSupported) {
+			t.Errorf("Place at addresses %s = %v, want ErrBusy or ErrNotSupported", what, err)
+		}
+	}
+	m, err := d.DMA().Alloc(bus.DMARequest{Size: 4096})
+	if err != nil || m.IOVA >= 1<<33 && m.IOVA < 1<<33+3*4096 {
+		t.Errorf("Alloc = %v at %#x, want other addresses", err, m.IOVA)
+	}
+	first()
+	first()
+	if f.reach(fn, 1<<33, 1, permRead) != nil || f.reach(fn, 1<<33+8192, 1, permRead) == nil {
+		t.Error("the device reaches what was released, or not what was not")
+	}
+	if first, err = p.Place(window(1<<33, 2, bus.Bidirectional)); err != nil {
+		t.Errorf("Place where something was = %v", err)
+	}
+	d.Close()
+	first() // the device took it along
+	second()
+	if _, err := p.Place(window(1<<34, 1, bus.Bidirectional)); !errors.Is(err, bus.ErrClosed) {
+		t.Errorf("Place for a closed device = %v, want ErrClosed", err)
+	}
+}
+
 // The kernel's refusals are told with their causes.
 func TestRefusedMemory(t *testing.T) {
 	f := newFake(t)

@@ -189,7 +189,7 @@ func usable(r iova.Spans) iova.Spans {
 
 // mapping is memory that the devices of a space reach.
 type mapping struct {
-	at    iova.Span // its addresses, and a page behind them
+	at    iova.Span // its addresses, and a page behind them where they were not chosen by somebody else
 	mem   []byte    // whole pages
 	owner *Device   // with which it ends; nil: with the space
 	live  bool      // the IOMMU has it; guarded by Space.mu
@@ -207,18 +207,36 @@ func (s *Space) place(step string, owner *Device, q bus.DMARequest, mem []byte, 
 	if !ok {
 		return nil, iova.NoRoom(step, q, "the device's addresses")
 	}
+	return s.enter(step, &mapping{at: at, mem: mem, owner: owner}, perms)
+}
+
+// placeAt maps memory at addresses that somebody else chose.
+func (s *Space) placeAt(step string, owner *Device, at iova.Span, mem []byte, p perm) (*mapping, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.refuse(owner); err != nil {
+		return nil, fmt.Errorf("%s DMA memory: %w", step, err)
+	}
+	if !s.pool.TakeAt(at) {
+		return nil, fmt.Errorf("%s DMA memory: the IOMMU does not take %#x to %#x, or something is there: %w", step, at.Base, at.End-1, bus.ErrBusy)
+	}
+	return s.enter(step, &mapping{at: at, mem: mem, owner: owner}, []perm{p})
+}
+
+// enter maps memory at addresses that were taken, and gives these back where that fails. mu is held.
+func (s *Space) enter(step string, m *mapping, perms []perm) (*mapping, error) {
 	err := error(unix.EFAULT)
 	for i := 0; i < len(perms) && errors.Is(err, unix.EFAULT); i++ {
-		err = s.t.add(at.Base, mem, perms[i])
+		err = s.t.add(m.at.Base, m.mem, perms[i])
 		if errors.Is(err, unix.ENOMEM) && raiseMemlock() {
-			err = s.t.add(at.Base, mem, perms[i])
+			err = s.t.add(m.at.Base, m.mem, perms[i])
 		}
 	}
 	if err != nil {
-		s.pool.Put(at)
-		return nil, fmt.Errorf("%s DMA memory: mapping %d bytes at %#x: %w", step, len(mem), at.Base, whyNotMapped(err, uint64(len(mem)), s.api == Cdev))
+		s.pool.Put(m.at)
+		return nil, fmt.Errorf("%s DMA memory: mapping %d bytes at %#x: %w", step, len(m.mem), m.at.Base, whyNotMapped(err, uint64(len(m.mem)), s.api == Cdev))
 	}
-	m := &mapping{at: at, mem: mem, owner: owner, live: true}
+	m.live = true
 	s.live[m] = struct{}{}
 	return m, nil
 }

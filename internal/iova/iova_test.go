@@ -71,6 +71,25 @@ func TestPool(t *testing.T) {
 	}
 }
 
+// Addresses that somebody else chose are taken as they are, or not at all.
+func TestTakeAt(t *testing.T) {
+	p := NewPool(page, some)
+	v := Span{some[0].Base, some[0].Base + 3*page}
+	if !p.TakeAt(v) || p.TakeAt(v) || p.TakeAt(Span{v.End - page, v.End + page}) || !p.TakeAt(Span{v.End, v.End + page}) {
+		t.Error("TakeAt takes what is taken, or not what is next to it")
+	}
+	for _, bad := range []Span{{v.Base - page, v.Base}, {v.Base, v.Base}, {None - page, None}, {some[0].End - page, some[0].End + page}, {v.End + 3*page, v.End + page}} {
+		if p.TakeAt(bad) {
+			t.Errorf("TakeAt(%#x to %#x) takes what is not there", bad.Base, bad.End)
+		}
+	}
+	p.Put(v)
+	p.Put(Span{v.End, v.End + page})
+	if !slices.Equal(p.Free(), some) {
+		t.Errorf("free after all was given back = %x, want %x", p.Free(), some)
+	}
+}
+
 func within(f Spans, v Span) bool {
 	return slices.ContainsFunc(f, func(s Span) bool { return v.Base >= s.Base && v.End <= s.End })
 }

@@ -68,7 +68,20 @@ func (p *part) take(q bus.DMARequest, page, better, not uint64) (Span, bool) {
 	return Span{}, false
 }
 
-// Put gives back what Take gave.
+// TakeAt takes addresses that somebody else chose, all of them or none.
+func (p *Pool) TakeAt(v Span) bool {
+	for i := range p.parts {
+		for k, s := range p.parts[i].free {
+			if s.Base <= v.Base && v.Base < v.End && v.End <= s.End {
+				p.parts[i].free.Cut(k, v)
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Put gives back what Take and TakeAt gave.
 func (p *Pool) Put(v Span) {
 	for i := range p.parts {
 		for _, s := range p.parts[i].all {
