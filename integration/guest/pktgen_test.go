@@ -120,6 +120,10 @@ func kernelPktgen(t *testing.T, addr string) *transcript {
 		}
 	}
 	if name := iface(t, addr); name != "eth0" {
+		if _, err := os.Stat("/sys/class/net/eth0"); err == nil { // another NIC's, that a test before left with its driver
+			ip("eth0", "down")
+			ip("eth0", "name", "other0")
+		}
 		ip(name, "name", "eth0")
 	}
 	ip("eth0", "up")
