@@ -50,6 +50,7 @@ type queueOffer struct {
 	Memory  *int `json:"fd_index,omitempty"`
 	Kick    *int `json:"kick_index,omitempty"`
 	Entries int  `json:"entries,omitempty"`
+	Timed   bool `json:"timed,omitempty"`
 }
 
 // version is the body of a VERSION message.

@@ -241,11 +241,12 @@ func (d *Device) takeQueue(m *message, q *queueOffer, fd func(string, *int) (int
 	if err != nil {
 		return err
 	}
-	d.queue, err = newProducer(f, kick, q.Entries, d.o.Timeout, d.l.dead.Load)
-	if err != nil {
+	if d.queue, err = newProducer(f, kick, q.Entries, d.o.Timeout, d.l.dead.Load); err != nil {
 		_ = unix.Close(kick)
+		return err
 	}
-	return err
+	d.queue.timed = q.Timed
+	return nil
 }
 
 // Address is bus.Device's.

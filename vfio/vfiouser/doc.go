@@ -39,13 +39,17 @@
 //	0x0000  tail, 64 bits: how many writes the client put in, ever
 //	0x0040  head, 64 bits: how many of them the device has
 //	0x0080  32 bits: 1 while the server sleeps, and must be kicked
-//	0x1000  n entries of 16 bytes: offset in 47:0, region in 55:48, log2 of the width in 57:56; the value
+//	0x1000  n entries of 32 bytes: offset in 47:0, region in 55:48, log2 of the width in 57:56; the value;
+//	        CLOCK_MONOTONIC in ns, or 0; 0
 //
 // Write number i stands in entry i mod n. The client stores entry, then tail, then looks whether
 // the server sleeps, and if so adds to the eventfd; the server says that it sleeps, then looks at tail
 // once more. Nothing is merged or dropped: each write reaches the device, in order, in its width.
-// A full queue makes the client wait. While a driver is busy the server is awake (it looks for 20 us
-// before it sleeps), so a doorbell is three stores.
+// A full queue makes the client wait. While a driver is busy the server is awake: it looks for 20 us before
+// it sleeps, and up to 200 us where it was woken soon the last times. So a doorbell is three stores.
+//
+// Devices that are wired to each other ([Group]) are in one order: each entry says when it was written, where the
+// reply has "timed": true, and the server makes the earliest first, whichever device's it is.
 //
 // # What else the two sides of this package say to each other
 //

@@ -21,15 +21,15 @@ const (
 	queueHead  = 0x40 // 64 bits, server: how many of them the device has
 	queueSleep = 0x80 // 32 bits, server: 1 while it must be kicked
 	queueRing  = 0x1000
-	entrySize  = 16
+	entrySize  = 32
 
 	queueEntries = 1024 // a power of two
 )
 
 func queueBytes(entries int) int64 { return queueRing + int64(entries)*entrySize }
 
-// post is one write. Entry words: offset in 47:0, region in 55:48, log2 of the width in 57:56; and
-// the value.
+// post is one write. Entry words: offset in 47:0, region in 55:48, log2 of the width in 57:56; the
+// value; when it was written, where the server wants to know.
 type post struct {
 	region uint8
 	width  uint8
@@ -55,6 +55,7 @@ func postOf(word, value uint64) post {
 type producer struct {
 	limit time.Duration
 	dead  func() bool
+	timed bool // entries say when
 
 	mu   sync.Mutex
 	mem  []byte // nil: closed
@@ -99,6 +100,9 @@ func (q *producer) put(p post) error {
 	at := queueRing + int(q.tail&q.mask)*entrySize
 	binary.LittleEndian.PutUint64(q.mem[at:], p.word())
 	binary.LittleEndian.PutUint64(q.mem[at+8:], p.value)
+	if q.timed {
+		binary.LittleEndian.PutUint64(q.mem[at+16:], uint64(monotonic()))
+	}
 	q.tail++
 	dma.Store64(q.mem, queueTail, q.tail)
 	// The store comes before this load, here and in the server the other way round: one of the two
@@ -108,6 +112,19 @@ func (q *producer) put(p post) error {
 	}
 	return nil
 }
+
+// started ties Go's clock, which costs no system call, to CLOCK_MONOTONIC, which all processes have.
+var started, startedAt = func() (int64, time.Time) {
+	var ts unix.Timespec
+	at := time.Now()
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0, at
+	}
+	return ts.Nano(), at
+}()
+
+// monotonic is CLOCK_MONOTONIC in nanoseconds.
+func monotonic() int64 { return started + int64(time.Since(startedAt)) }
 
 func (q *producer) ring() {
 	var one [8]byte
@@ -159,8 +176,8 @@ func (q *producer) close() {
 	}
 }
 
-// consumer is the server's end. Its methods are called with the session's bell lock held, but for
-// empty, sleep and wake, which one goroutine calls.
+// consumer is the server's end. Its methods are called with the group's lock held, but for empty, sleep and
+// wake, which one goroutine calls.
 type consumer struct {
 	memory *os.File
 	kick   int
@@ -193,22 +210,29 @@ func (q *consumer) sleep() { dma.Store32(q.mem, queueSleep, 1) }
 
 func (q *consumer) wake() { dma.Store32(q.mem, queueSleep, 0) }
 
-// each takes out what is there. A client whose tail cannot be is an error.
-func (q *consumer) each(do func(p post) error) (n int, err error) {
+// count is how many writes there are to take. A client whose tail cannot be is an error.
+func (q *consumer) count() (uint64, error) {
 	tail := dma.Load64(q.mem, queueTail)
 	if tail-q.head > q.mask+1 {
 		return 0, fmt.Errorf("the write queue's tail is %d, its head %d, of %d entries: %w", tail, q.head, q.mask+1, bus.ErrProtocol)
 	}
-	for ; q.head != tail; n++ {
-		at := queueRing + int(q.head&q.mask)*entrySize
-		p := postOf(dma.Load64(q.mem, at), dma.Load64(q.mem, at+8))
-		if err := do(p); err != nil {
-			return n, err
-		}
-		q.head++
-		dma.Store64(q.mem, queueHead, q.head)
+	return tail - q.head, nil
+}
+
+// when is the time of the first write, of at least one.
+func (q *consumer) when() uint64 {
+	return dma.Load64(q.mem, queueRing+int(q.head&q.mask)*entrySize+16)
+}
+
+// take takes the first write out, of at least one, once it is made.
+func (q *consumer) take(do func(p post) error) error {
+	at := queueRing + int(q.head&q.mask)*entrySize
+	if err := do(postOf(dma.Load64(q.mem, at), dma.Load64(q.mem, at+8))); err != nil {
+		return err
 	}
-	return n, nil
+	q.head++
+	dma.Store64(q.mem, queueHead, q.head)
+	return nil
 }
 
 func (q *consumer) close() {

@@ -334,3 +334,21 @@ func TestDeafClient(t *testing.T) {
 		t.Errorf("the session ended with %v", err)
 	}
 }
+
+// A server that is woken again and again looks longer before it sleeps, up to a limit; one that is left
+// alone looks for a short time.
+func TestSpin(t *testing.T) {
+	spin := leastSpin
+	for range 10 {
+		spin = nextSpin(spin, 50*time.Microsecond)
+	}
+	if spin != mostSpin {
+		t.Errorf("after short sleeps it looks for %v, want %v", spin, mostSpin)
+	}
+	for range 10 {
+		spin = nextSpin(spin, time.Millisecond)
+	}
+	if spin != leastSpin {
+		t.Errorf("after long sleeps it looks for %v, want %v", spin, leastSpin)
+	}
+}

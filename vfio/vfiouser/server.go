@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -28,8 +27,8 @@ type ServerOptions struct {
 	// Reset resets the device where its own Reset says ErrNotSupported; nil: then a client finds
 	// registers as the one before left them.
 	Reset func(ctx context.Context) error
-	// Group is for devices that reach each other, over a wire: what clients wrote to any of them, through
-	// shared memory, is done before what a client asks of another. It may be nil.
+	// Group is for devices that reach each other, over a wire: what their clients write through shared memory
+	// is done in the order in which they wrote it, whichever device it is for. It may be nil.
 	Group   *Group
 	Timeout time.Duration // of a message that began, and of a client's answer; 0 means DefaultTimeout
 	Log     *slog.Logger  // nil discards
@@ -44,42 +43,6 @@ type Server struct {
 
 	mu     sync.Mutex
 	client bool // there is one
-}
-
-// Group is servers whose devices reach each other. The zero value is ready.
-type Group struct {
-	mu  sync.Mutex
-	all []*bells
-}
-
-func (g *Group) join(b *bells) {
-	if g != nil {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.all = append(g.all, b)
-	}
-}
-
-func (g *Group) leave(b *bells) {
-	if g != nil {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.all = slices.DeleteFunc(g.all, func(x *bells) bool { return x == b })
-	}
-}
-
-// drain makes what was written to the other devices of a group. What is wrong with it is their clients'.
-func (g *Group) drain(own *bells) {
-	if g == nil {
-		return
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, b := range g.all {
-		if b != own {
-			_ = b.drain()
-		}
-	}
 }
 
 // NewServer makes a server of a device, and resets that where it can be reset. It fails with

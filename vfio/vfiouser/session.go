@@ -43,6 +43,9 @@ func newSession(s *Server, k *sock) *session {
 	x.asks.init()
 	x.irqs.init(x)
 	x.bells.x, x.bells.wake, x.dma.x = x, -1, x
+	if x.bells.group = s.o.Group; s.o.Group == nil {
+		x.bells.group = new(Group) // of its own
+	}
 	return x
 }
 
@@ -55,10 +58,10 @@ func (x *session) run(ctx context.Context) error {
 	if err == nil {
 		x.helpers.Go(func() { x.guard(ctx) })
 		x.helpers.Go(x.attend)
+		x.bells.group.join(&x.bells)
 		x.bells.start()
-		x.srv.o.Group.join(&x.bells)
 		err = x.loop()
-		x.srv.o.Group.leave(&x.bells)
+		x.bells.group.leave(&x.bells)
 		if x.dead() {
 			x.mourn()
 		}
@@ -239,7 +242,7 @@ func (x *session) agree(v version) error {
 				return err
 			}
 			x.bells.queue = q
-			own.caps.Ring3.Queue = &queueOffer{Memory: index(int(q.memory.Fd())), Kick: index(q.kick), Entries: queueEntries}
+			own.caps.Ring3.Queue = &queueOffer{Memory: index(int(q.memory.Fd())), Kick: index(q.kick), Entries: queueEntries, Timed: x.srv.o.Group != nil}
 		}
 	}
 	body, err := own.body()
@@ -260,7 +263,6 @@ func (x *session) loop() error {
 			return fmt.Errorf("a reply to message %d, which asked for none: %w", m.id, bus.ErrProtocol)
 		}
 		// What the client wrote before it asked.
-		x.srv.o.Group.drain(&x.bells)
 		if err := x.bells.drain(); err != nil {
 			return err
 		}

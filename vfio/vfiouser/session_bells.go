@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ring3dev/ring3/bus/dma"
+	"github.com/ring3dev/ring3/internal/rt"
 )
 
 // bells are the ways by which the client writes registers without a message: the write queue of
@@ -17,14 +17,15 @@ import (
 // drains them before each message, so that what was written before is done before.
 type bells struct {
 	x     *session
+	group *Group    // whose mu guards what follows
 	queue *consumer // nil: there is none
 
-	mu      sync.Mutex // held while writes are made
-	failed  error      // what the client did wrong
+	failed  error // what the client did wrong
 	rings   []ring
 	memory  *os.File // where the rings' values are
 	values  []byte
-	offered bool // rings are made
+	offered bool   // rings are made
+	rungs   uint64 // doorbells that were made, ever
 
 	wake    int // eventfd: there is something new to look at, or the end; -1: not started
 	ending  bool
@@ -39,12 +40,13 @@ type ring struct {
 	width  int
 	kick   int // eventfd
 	at     int // of its value
+	rung   bool
 }
 
 // start begins to look, where there is anything.
 func (b *bells) start() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.group.mu.Lock()
+	defer b.group.mu.Unlock()
 	b.startLocked()
 }
 
@@ -67,10 +69,10 @@ func (b *bells) startLocked() {
 
 // stop waits until nobody looks, and gives everything back.
 func (b *bells) stop() {
-	b.mu.Lock()
+	b.group.mu.Lock()
 	b.ending = true
 	notify(b.wake, 1)
-	b.mu.Unlock()
+	b.group.mu.Unlock()
 	b.running.Wait()
 	if b.queue != nil {
 		b.queue.close()
@@ -87,80 +89,83 @@ func (b *bells) stop() {
 	closeFD(&b.wake)
 }
 
-// drain makes the writes that are there. An error is the client's.
+// drain makes the writes that are there, of the whole group. An error is this client's.
 func (b *bells) drain() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	_, err := b.drainLocked()
-	return err
+	b.group.mu.Lock()
+	defer b.group.mu.Unlock()
+	b.group.drain()
+	return b.failed
 }
 
-func (b *bells) drainLocked() (n int, err error) {
-	if b.failed != nil || b.ending {
-		return 0, b.failed
-	}
+// made counts what was made for this client, by whichever goroutine. Called with the group's mu held.
+func (b *bells) made() uint64 {
+	n := b.rungs
 	if b.queue != nil {
-		if n, b.failed = b.queue.each(b.x.apply); b.failed != nil {
-			return n, b.failed
-		}
+		n += b.queue.head
 	}
-	for i := range b.rings {
-		if r := &b.rings[i]; drainEventfd(r.kick) {
-			n++
-			v := uint64(dma.Load32(b.values, r.at))
-			if r.width == 8 {
-				v = dma.Load64(b.values, r.at)
-			}
-			b.x.writeOne(r.region, r.off, r.width, v)
-		}
-	}
-	return n, nil
+	return n
 }
 
-// spinTime is how long look waits for the next write before it sleeps: a driver that is busy writes
-// again before that, and need not kick.
-const spinTime = 20 * time.Microsecond
+// How long look waits for the next write before it sleeps: a driver that is busy writes again before
+// that, and need not kick. It is longer where it was woken soon the last time, so that a driver's naps
+// do not put it to sleep, each time to be woken in tens of microseconds.
+const (
+	leastSpin = 20 * time.Microsecond
+	mostSpin  = 200 * time.Microsecond
+)
+
+// nextSpin is how long to wait after a sleep of some time.
+func nextSpin(spin, slept time.Duration) time.Duration {
+	if slept < mostSpin {
+		return min(2*spin, mostSpin)
+	}
+	return max(spin/2, leastSpin)
+}
 
 // look makes writes as they come.
 func (b *bells) look() {
-	spin := spinTime
-	if runtime.NumCPU() == 1 || b.queue == nil {
-		spin = 0
+	spin := time.Duration(0)
+	if runtime.GOMAXPROCS(0) > 1 && b.queue != nil {
+		spin = leastSpin
+		runtime.LockOSThread() // it is woken where its caches are
 	}
-	idle := time.Now()
+	idle, before := time.Now(), uint64(0)
 	for {
-		b.mu.Lock()
-		n, err := b.drainLocked()
-		ending := b.ending
-		b.mu.Unlock()
+		b.group.mu.Lock()
+		b.group.drain()
+		made, err, ending := b.made(), b.failed, b.ending
+		b.group.mu.Unlock()
 		switch {
 		case ending:
 			return
 		case err != nil:
 			b.x.shutdown() // the message loop says why
 			return
-		case n > 0:
-			idle = time.Now()
+		case made != before:
+			idle, before = time.Now(), made
 			continue
-		case b.queue != nil && b.spin(idle, spin):
+		case spin > 0 && b.spin(idle, spin):
 			continue
 		}
+		begun := time.Now()
 		if !b.sleep() {
 			return
 		}
-		idle = time.Now()
+		if idle = time.Now(); spin > 0 {
+			spin = nextSpin(spin, idle.Sub(begun))
+		}
 	}
 }
 
 // spin waits for a write, until spin has passed since idle. It says whether there may be one.
 func (b *bells) spin(idle time.Time, spin time.Duration) bool {
 	for time.Since(idle) < spin {
-		for range 16 {
+		for range 64 {
 			if !b.queue.empty() {
 				return true
 			}
 		}
-		runtime.Gosched()
+		rt.Yield() // the client may wait for this very CPU
 	}
 	return false
 }
@@ -174,7 +179,7 @@ func (b *bells) sleep() bool {
 			return true
 		}
 	}
-	b.mu.Lock()
+	b.group.mu.Lock()
 	fds := append(b.poll[:0], unix.PollFd{Fd: int32(b.wake), Events: unix.POLLIN})
 	if b.queue != nil {
 		fds = append(fds, unix.PollFd{Fd: int32(b.queue.kick), Events: unix.POLLIN})
@@ -183,7 +188,7 @@ func (b *bells) sleep() bool {
 		fds = append(fds, unix.PollFd{Fd: int32(r.kick), Events: unix.POLLIN})
 	}
 	b.poll = fds
-	b.mu.Unlock()
+	b.group.mu.Unlock()
 	if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 		return false
 	}
@@ -203,8 +208,8 @@ func (b *bells) offer(r *reader) (writer, []int, error) {
 	case q.flags != 0 || q.count != 0 || q.index >= numRegions:
 		return nil, nil, fmt.Errorf("flags %#x, count %d, region %d: %w", q.flags, q.count, q.index, unix.EINVAL)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.group.mu.Lock()
+	defer b.group.mu.Unlock()
 	if err := b.makeRings(); err != nil {
 		return nil, nil, err
 	}
