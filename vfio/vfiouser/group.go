@@ -29,17 +29,23 @@ func (g *Group) leave(b *bells) {
 	g.all = slices.DeleteFunc(g.all, func(x *bells) bool { return x == b })
 }
 
-// drain makes the writes that there are. What is wrong with one ends its own session. Called with mu held.
-func (g *Group) drain() {
-	// A client that writes on and on is not waited for.
+// drain makes the writes that there are, those of own in any case. What is wrong with one ends its own session.
+// Called with mu held.
+func (g *Group) drain(own *bells) {
+	due := own.pending()
+	if own.queue != nil {
+		due += own.queue.head
+	}
+	// A client that writes on and on, or says that it was always the first, is not waited for.
 	for left := len(g.all) * queueEntries; left > 0; left-- {
 		b := g.first()
 		if b == nil {
 			break
 		}
-		if err := b.queue.take(b.x.apply); err != nil {
-			b.failed = err
-		}
+		b.take()
+	}
+	for own.pending() > 0 && int64(due-own.queue.head) > 0 {
+		own.take()
 	}
 	g.drainRings()
 }
@@ -49,13 +55,7 @@ func (g *Group) first() (best *bells) {
 	for range len(g.all) + 1 { // not for ever: the times are the clients' to change
 		last := best
 		for _, b := range g.all {
-			if b == best || b.queue == nil || b.failed != nil || b.ending {
-				continue
-			}
-			n, err := b.queue.count()
-			if err != nil {
-				b.failed = err
-			} else if n > 0 && (best == nil || b.queue.when() < best.queue.when()) {
+			if b != best && b.pending() > 0 && (best == nil || b.queue.when() < best.queue.when()) {
 				best = b
 			}
 		}
@@ -66,6 +66,21 @@ func (g *Group) first() (best *bells) {
 		}
 	}
 	return best
+}
+
+// pending is how many writes of a session are in its queue, 0 where no more of it are made.
+func (b *bells) pending() uint64 {
+	if b.queue == nil || b.failed != nil || b.ending {
+		return 0
+	}
+	n, err := b.queue.count()
+	b.failed = err
+	return n
+}
+
+// take makes the first write, of at least one.
+func (b *bells) take() {
+	b.failed = b.queue.take(b.x.apply)
 }
 
 // drainRings makes what was rung. Doorbells do not say when they were. So all are looked at again until none

@@ -93,7 +93,7 @@ func (b *bells) stop() {
 func (b *bells) drain() error {
 	b.group.mu.Lock()
 	defer b.group.mu.Unlock()
-	b.group.drain()
+	b.group.drain(b)
 	return b.failed
 }
 
@@ -132,7 +132,7 @@ func (b *bells) look() {
 	idle, before := time.Now(), uint64(0)
 	for {
 		b.group.mu.Lock()
-		b.group.drain()
+		b.group.drain(b)
 		made, err, ending := b.made(), b.failed, b.ending
 		b.group.mu.Unlock()
 		switch {
