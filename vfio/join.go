@@ -97,18 +97,28 @@ func (o Options) open(a *Access, path string) (int, error) {
 	fd, err := o.kernel.open(path)
 	switch {
 	case errors.Is(err, unix.EBUSY):
-		return -1, fmt.Errorf("opening %s: IOMMU group %d is in use%s: %w", path, a.Group, holder(path), bus.ErrBusy)
+		return -1, fmt.Errorf("opening %s: IOMMU group %d is in use%s: %w", path, a.Group, o.holder(a), bus.ErrBusy)
 	case err != nil:
 		return -1, whyNotOpen(a.Addr, path, err)
 	}
 	return fd, nil
 }
 
-// holder names who has a file open, as far as this process may see it.
-func holder(path string) string {
+// holder names who has the device or its group open, as far as this process may see it.
+func (o Options) holder(a *Access) string {
+	paths := []string{a.Paths[1], filepath.Join("/dev/vfio", strconv.Itoa(a.Group))}
+	for _, m := range a.Members {
+		paths = append(paths, o.cdev(m.Addr)...)
+	}
+	paths = slices.DeleteFunc(paths, func(p string) bool { return p == iommufdPath })
+	return holderOf(paths)
+}
+
+// holderOf names who has one of the files open.
+func holderOf(paths []string) string {
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, l := range links {
-		if to, err := os.Readlink(l); err != nil || to != path {
+		if to, err := os.Readlink(l); err != nil || !slices.Contains(paths, to) {
 			continue
 		}
 		pid := strings.Split(l, "/")[2]
@@ -234,7 +244,7 @@ func (s *Space) joinIOAS(d *Device, a *Access, o Options) (err error) {
 		}
 	}()
 	if err := s.k.bind(d.fd, s.fd); err != nil {
-		return whyNotBound(a, err)
+		return o.whyNotBound(a, err)
 	}
 	t, started := s.t.(ioas)
 	if !started {
@@ -253,7 +263,7 @@ func (s *Space) joinIOAS(d *Device, a *Access, o Options) (err error) {
 }
 
 // whyNotBound adds cause and remedy to the refusal of BIND_IOMMUFD.
-func whyNotBound(a *Access, err error) error {
+func (o Options) whyNotBound(a *Access, err error) error {
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("vfio-pci let go of the device: %w", bus.ErrGone)
@@ -263,7 +273,7 @@ func whyNotBound(a *Access, err error) error {
 		if err := a.blocked(); err != nil {
 			return err
 		}
-		return fmt.Errorf("binding %s to iommufd: the device or its IOMMU group %d is in use%s: %w", a.Paths[1], a.Group, holder(a.Paths[1]), bus.ErrBusy)
+		return fmt.Errorf("binding %s to iommufd: the device or its IOMMU group %d is in use%s: %w", a.Paths[1], a.Group, o.holder(a), bus.ErrBusy)
 	}
 	return fmt.Errorf("binding %s to iommufd: %w", a.Paths[1], err)
 }

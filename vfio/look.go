@@ -150,11 +150,15 @@ func (o Options) choose(a *Access) (API, []string, error) {
 	if cdev == nil || a.Unsafe {
 		return Group, group, o.usable(a.Addr, group)
 	}
-	first := o.usable(a.Addr, cdev)
-	if first == nil || o.usable(a.Addr, group) != nil {
-		return Cdev, cdev, first
+	byCdev := o.usable(a.Addr, cdev)
+	if byCdev == nil {
+		return Cdev, cdev, nil
 	}
-	return Group, group, nil
+	byGroup := o.usable(a.Addr, group)
+	if errors.Is(byGroup, fs.ErrNotExist) || errors.Is(byGroup, bus.ErrGone) {
+		return Cdev, cdev, byCdev // a kernel without the other way
+	}
+	return Group, group, byGroup
 }
 
 // cdev is the files for a function where the kernel has one for it alone: nil otherwise.
@@ -191,6 +195,8 @@ func whyNotOpen(a pci.Addr, path string, err error) error {
 		return fmt.Errorf("%s is not there: vfio-pci let go of the device: %s: %w", path, bindFirst(a), bus.ErrGone)
 	case errors.Is(err, fs.ErrPermission) && strings.Contains(path, "noiommu-"):
 		return fmt.Errorf("no permission on %s: the no-IOMMU mode is root's (CAP_SYS_RAWIO): %w", path, err)
+	case errors.Is(err, fs.ErrPermission) && path == iommufdPath:
+		return fmt.Errorf("no permission on %s: sudo chown $USER %s: %w", path, path, err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no permission on %s: %s: %w", path, bindFirst(a), err)
 	}

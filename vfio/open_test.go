@@ -100,6 +100,22 @@ func TestOpenErrors(t *testing.T) {
 			},
 		},
 		{
+			name: "no permission on iommufd", want: fs.ErrPermission, says: []string{"sudo chown $USER /dev/iommu"},
+			make: func(f *fake, o *Options) {
+				f.withCdev(addr, 7)
+				o.API = Cdev
+				f.denied["/dev/iommu"] = unix.EACCES
+			},
+		},
+		{
+			name: "cdev, no other way", want: fs.ErrPermission, says: []string{"no permission on /dev/vfio/devices/vfio7"},
+			make: func(f *fake, _ *Options) {
+				f.withCdev(addr, 7)
+				f.denied["/dev/vfio/devices/vfio7"] = unix.EACCES
+				f.denied["/dev/vfio/7"] = unix.ENOENT
+			},
+		},
+		{
 			name: "cdev, group in use", want: bus.ErrBusy, says: []string{"IOMMU group 7 is in use"}, unseen: true,
 			make: func(f *fake, o *Options) {
 				f.withCdev(addr, 7)
@@ -191,10 +207,10 @@ func TestHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	if got := holder(file.Name()); !strings.HasPrefix(got, ", by this process") {
+	if got := holderOf([]string{"/dev/x", file.Name()}); !strings.HasPrefix(got, ", by this process") {
 		t.Errorf("holder of a file that is open here = %q", got)
 	}
-	if got := holder("/dev/vfio/nobody"); got != ", by another process" {
+	if got := holderOf([]string{"/dev/vfio/nobody"}); got != ", by another process" {
 		t.Errorf("holder of nobody's file = %q", got)
 	}
 }
@@ -214,7 +230,7 @@ func TestChoose(t *testing.T) {
 		{"cdev, told", true, nil, Group, Group, "/dev/vfio/7"},
 		{"no iommufd for this user", true, []string{"/dev/iommu"}, Auto, Group, "/dev/vfio/7"},
 		{"no cdev for this user", true, []string{"/dev/vfio/devices/vfio7"}, Auto, Group, "/dev/vfio/7"},
-		{"nothing for this user", true, []string{"/dev/vfio/devices/vfio7", "/dev/vfio/7"}, Auto, Cdev, "/dev/vfio/devices/vfio7"},
+		{"nothing for this user", true, []string{"/dev/vfio/devices/vfio7", "/dev/vfio/7"}, Auto, Group, "/dev/vfio/7"},
 	} {
 		f := newFake(t)
 		f.add(addr, 7, "mlx5_vfio_pci")
