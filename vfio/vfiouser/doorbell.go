@@ -1,7 +1,6 @@
 package vfiouser
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -37,9 +36,7 @@ func (b *bell) ring(d *Device, v uint64) {
 	default:
 		b.mem.Write64(b.at, v)
 	}
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	_, _ = unix.Write(b.kick, one[:])
+	_, _ = unix.Write(b.kick, oneEvent[:])
 }
 
 // bellAt is the bell of exactly this access.

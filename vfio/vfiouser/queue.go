@@ -126,10 +126,14 @@ var started, startedAt = func() (int64, time.Time) {
 // monotonic is CLOCK_MONOTONIC in nanoseconds.
 func monotonic() int64 { return started + int64(time.Since(startedAt)) }
 
+// oneEvent is what is written to an eventfd.
+var oneEvent = func() (b [8]byte) {
+	binary.NativeEndian.PutUint64(b[:], 1)
+	return b
+}()
+
 func (q *producer) ring() {
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	_, _ = unix.Write(q.kick, one[:]) // full: it is kicked already
+	_, _ = unix.Write(q.kick, oneEvent[:]) // full: it is kicked already
 }
 
 // await waits until at most left writes are in the queue. Called with mu held.
