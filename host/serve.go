@@ -149,7 +149,10 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 		listeners = append(listeners, l)
 	}
 	var servers []*vfiouser.Server
-	group := new(vfiouser.Group)
+	var group *vfiouser.Group
+	if len(plan.Wires) > 0 {
+		group = new(vfiouser.Group)
+	}
 	for i, b := range s.bound {
 		srv, err := s.serverOf(b, a.Drivers, s.machineOf(i), group)
 		if err != nil {
@@ -179,6 +182,9 @@ func newServed(ctx context.Context, c Config) (*System, error) {
 			break
 		}
 		b.trace, err = s.tracing.wrap(b.spec.Name, b.dev, driver, regs)
+		if s.plan.Trace.Crash == 0 && s.plan.Trace.Files[b.spec.Name] == "" {
+			b.trace.SetEnabled(false) // nobody would see it
+		}
 		b.dev = b.trace
 	}
 	for _, c := range s.captures {

@@ -45,7 +45,7 @@ func serve(ctx context.Context, log *slog.Logger, model string, o vfiouser.Optio
 	}()
 	socket := filepath.Join(s.dir, "socket")
 	var said strings.Builder
-	s.cmd = exec.Command(self, "serve", "sim:"+model, "--socket", socket)
+	s.cmd = exec.Command(self, "serve", "sim:"+model, "--socket", socket, "--crash-records", "0")
 	s.cmd.Stderr = &said
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {

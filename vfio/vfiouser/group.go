@@ -32,19 +32,20 @@ func (g *Group) leave(b *bells) {
 // drain makes the writes that there are, those of own in any case. What is wrong with one ends its own session.
 // Called with mu held.
 func (g *Group) drain(own *bells) {
-	due := own.pending()
-	if own.queue != nil {
-		due += own.queue.head
-	}
-	// A client that writes on and on, or says that it was always the first, is not waited for.
-	for left := len(g.all) * queueEntries; left > 0; left-- {
-		b := g.first()
-		if b == nil {
-			break
+	due := own.fresh()
+	if len(g.all) > 1 {
+		// A client that writes on and on, or says that it was always the first, is not waited for.
+		for left := len(g.all) * queueEntries; left > 0; left-- {
+			b := g.first()
+			if b == nil {
+				break
+			}
+			if b.take(); b == own {
+				due--
+			}
 		}
-		b.take()
 	}
-	for own.pending() > 0 && int64(due-own.queue.head) > 0 {
+	for ; due > 0 && own.pending() > 0; due-- {
 		own.take()
 	}
 	g.drainRings()
@@ -55,27 +56,34 @@ func (g *Group) first() (best *bells) {
 	for range len(g.all) + 1 { // not for ever: the times are the clients' to change
 		last := best
 		for _, b := range g.all {
-			if b != best && b.pending() > 0 && (best == nil || b.queue.when() < best.queue.when()) {
+			if b != best && (b.pending() > 0 || b.fresh() > 0) && (best == nil || b.queue.when() < best.queue.when()) {
 				best = b
 			}
 		}
 		// What came before the best is there once that is: then it was seen, if not in this turn in the
 		// next one.
-		if best == last || len(g.all) == 1 {
+		if best == last {
 			break
 		}
 	}
 	return best
 }
 
-// pending is how many writes of a session are in its queue, 0 where no more of it are made.
-func (b *bells) pending() uint64 {
+// fresh sees what a session's client put in, and returns how many writes there are: 0 where no more of it
+// are made.
+func (b *bells) fresh() int {
+	if b.queue != nil && b.failed == nil && !b.ending {
+		b.failed = b.queue.look()
+	}
+	return b.pending()
+}
+
+// pending is how many of those that were seen there are.
+func (b *bells) pending() int {
 	if b.queue == nil || b.failed != nil || b.ending {
 		return 0
 	}
-	n, err := b.queue.count()
-	b.failed = err
-	return n
+	return b.queue.count()
 }
 
 // take makes the first write, of at least one.

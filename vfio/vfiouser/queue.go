@@ -188,6 +188,7 @@ type consumer struct {
 	mem    []byte
 	mask   uint64
 	head   uint64
+	tail   uint64 // as it was seen last
 }
 
 func newConsumer() (*consumer, error) {
@@ -214,14 +215,18 @@ func (q *consumer) sleep() { dma.Store32(q.mem, queueSleep, 1) }
 
 func (q *consumer) wake() { dma.Store32(q.mem, queueSleep, 0) }
 
-// count is how many writes there are to take. A client whose tail cannot be is an error.
-func (q *consumer) count() (uint64, error) {
+// look sees what was put in. A client whose tail cannot be is an error.
+func (q *consumer) look() error {
 	tail := dma.Load64(q.mem, queueTail)
 	if tail-q.head > q.mask+1 {
-		return 0, fmt.Errorf("the write queue's tail is %d, its head %d, of %d entries: %w", tail, q.head, q.mask+1, bus.ErrProtocol)
+		return fmt.Errorf("the write queue's tail is %d, its head %d, of %d entries: %w", tail, q.head, q.mask+1, bus.ErrProtocol)
 	}
-	return tail - q.head, nil
+	q.tail = tail
+	return nil
 }
+
+// count is how many of the writes that were seen there are to take.
+func (q *consumer) count() int { return int(q.tail - q.head) }
 
 // when is the time of the first write, of at least one.
 func (q *consumer) when() uint64 {
