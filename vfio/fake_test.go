@@ -25,7 +25,7 @@ type fake struct {
 	root string // its sysfs
 
 	mu     sync.Mutex
-	files  map[uint64]any // what a descriptor is, by its file's number
+	files  map[inode]any // what a descriptor is
 	keep   []*os.File     // its own view of devices
 	groups map[int]*fakeGroup
 	funcs  map[string]*fakeFunc
@@ -63,7 +63,7 @@ type fakeFunc struct {
 	addr     pci.Addr
 	group    int
 	file     *os.File
-	ino      uint64
+	ino      inode
 	sparse   bool
 	io       bool // region 1 is in I/O space
 	canReset bool
@@ -89,7 +89,7 @@ func offsetOf(region uint32) int64 { return int64(region) << 40 }
 
 func newFake(t *testing.T) *fake {
 	f := &fake{
-		t: t, root: t.TempDir(), files: map[uint64]any{}, groups: map[int]*fakeGroup{}, funcs: map[string]*fakeFunc{}, denied: map[string]error{},
+		t: t, root: t.TempDir(), files: map[inode]any{}, groups: map[int]*fakeGroup{}, funcs: map[string]*fakeFunc{}, denied: map[string]error{},
 		ranges: []iova.Span{{Base: 0, End: 0xfee00000}, {Base: 0xfef00000, End: 1 << 39}}, pages: 4096 | 2<<20, avail: 65535,
 	}
 	f.write("bus/pci/drivers/vfio-pci/x", "")
@@ -162,8 +162,8 @@ func (fn *fakeFunc) config(at uint64, b ...byte) {
 	}
 }
 
-// memory is a file in memory, and its number.
-func (f *fake) memory(name string) (*os.File, uint64) {
+// memory is a file in memory, and which one it is.
+func (f *fake) memory(name string) (*os.File, inode) {
 	f.t.Helper()
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {
@@ -172,16 +172,19 @@ func (f *fake) memory(name string) (*os.File, uint64) {
 	return os.NewFile(uintptr(fd), name), ino(fd)
 }
 
-func ino(fd int) uint64 {
+// inode is a file. Its number alone is not: file systems count for themselves.
+type inode struct{ dev, ino uint64 }
+
+func ino(fd int) inode {
 	var st unix.Stat_t
 	if unix.Fstat(fd, &st) != nil {
-		return 0
+		return inode{}
 	}
-	return st.Ino
+	return inode{uint64(st.Dev), st.Ino}
 }
 
 // users is how many descriptors of a file this process has.
-func users(n uint64) int {
+func users(n inode) int {
 	c := 0
 	ent, _ := os.ReadDir("/proc/self/fd")
 	for _, e := range ent {

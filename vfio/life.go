@@ -72,7 +72,6 @@ func (d *Device) die(why error) {
 func (d *Device) finish(why error) error {
 	d.endOnce.Do(func() {
 		d.end.Store(&why)
-		close(d.done)
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		var errs []error
@@ -86,6 +85,7 @@ func (d *Device) finish(why error) error {
 		for _, w := range d.open {
 			errs = append(errs, w.Close())
 		}
+		close(d.done) // who saw this reads all-ones
 		// The kernel resets the function here, where it can.
 		errs = append(errs, os.NewSyscallError("close", unix.Close(d.fd)))
 		d.fd = -1

@@ -107,7 +107,9 @@ func quietCopy(to, from []byte) {
 		binary.LittleEndian.PutUint64(to, binary.LittleEndian.Uint64(from))
 		to, from = to[8:], from[8:]
 	}
-	copy(to, from)
+	for i, b := range from {
+		to[i] = b // the detector hears of copy even here
+	}
 }
 
 // Reasons of last words.
