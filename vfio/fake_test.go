@@ -26,7 +26,7 @@ type fake struct {
 
 	mu     sync.Mutex
 	files  map[inode]any // what a descriptor is
-	keep   []*os.File     // its own view of devices
+	keep   []*os.File    // its own view of devices
 	groups map[int]*fakeGroup
 	funcs  map[string]*fakeFunc
 	denied map[string]error // opening a path fails

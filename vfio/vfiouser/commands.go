@@ -107,8 +107,9 @@ func quietCopy(to, from []byte) {
 		binary.LittleEndian.PutUint64(to, binary.LittleEndian.Uint64(from))
 		to, from = to[8:], from[8:]
 	}
-	for i, b := range from {
-		to[i] = b // the detector hears of copy even here
+	for len(from) > 0 { // of copy the detector hears even here
+		to[0] = from[0]
+		to, from = to[1:], from[1:]
 	}
 }
 
