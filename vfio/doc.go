@@ -128,12 +128,6 @@
 //   - fs.ErrPermission: the device file is not this user's;
 //   - unix.ENOMEM: the limit of locked memory, with what is locked and wanted.
 //
-// # What was tested on a kernel
-//
-// Group and container with type1v2, on Debian's 6.1 under QEMU's intel-iommu (the VM of integration/vm), as an
-// ordinary user. Untested on any kernel, since Debian's have neither, and held to a model of the kernel in unit tests: the
-// device's own file with iommufd, and the mode without an IOMMU. No physical device so far.
-//
 // # Concurrency
 //
 // All methods are safe for concurrent use. Locks are taken in this order: a Device's, the one of its
@@ -153,7 +147,7 @@
 // reset, bad input; on Debian's 6.1. By hand, with the same tests: Debian's 7.2 by group, and 6.12 of
 // Debian's sources, built with what Debian leaves out: by device file and iommufd all of it, and the
 // no-IOMMU mode with traffic between two NICs. On a model of the kernel only: errors that the bus
-// reports, and areas of a BAR that are mapped.
+// reports, and areas of a BAR that are mapped. No physical device so far.
 //
 // # Sources
 //

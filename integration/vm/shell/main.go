@@ -2,6 +2,7 @@
 // other, and ring3. It is what make vm runs.
 //
 //	go run ./integration/vm/shell [-arch amd64|arm64] [-no-iommu]
+//	go run ./integration/vm/shell -vfio-user a.sock -vfio-user b.sock    # devices that ring3 serve serves, instead
 package main
 
 import (
@@ -22,13 +23,19 @@ import (
 func main() {
 	arch := flag.String("arch", runtime.GOARCH, "amd64 or arm64")
 	noIOMMU := flag.Bool("no-iommu", false, "a VM without an IOMMU")
+	var sockets []string
+	flag.Func("vfio-user", "a VM with the device that is served at the Unix socket `PATH`, instead of two NICs; may be given again", func(path string) error {
+		abs, err := filepath.Abs(path)
+		sockets = append(sockets, abs)
+		return err
+	})
 	flag.Parse()
 	if flag.NArg() > 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGHUP)
-	err := run(ctx, *arch, *noIOMMU)
+	err := run(ctx, *arch, *noIOMMU, sockets)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -43,6 +50,19 @@ var wanted = []string{
 	"od", "ping", "printf", "ps", "pwd", "readlink", "rm", "rmdir", "rmmod", "sed", "seq", "setpriv", "sleep", "sort", "ss", "stat", "strace", "stty", "sync", "tail",
 	"taskset", "tee", "test", "timeout", "top", "touch", "tr", "true", "tty", "umount", "uname", "uniq", "vi", "wc", "which", "xargs",
 }
+
+// startServed is start for devices that another process serves.
+const startServed = `#!/bin/sh
+cat <<'END'
+
+Devices from another process: lspci shows them, and modprobe e1000e, for instance, gives them a driver of the kernel's.
+The shell's end ends the VM; so does Ctrl-A x. Ctrl-A c leads to QEMU's monitor and back.
+
+END
+PS1='vm# '
+export PS1
+exec bash
+`
 
 // start is the script that init runs: it gets things ready, says so, and becomes the shell.
 const start = `#!/bin/sh
@@ -70,7 +90,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func run(ctx context.Context, arch string, noIOMMU bool) error {
+func run(ctx context.Context, arch string, noIOMMU bool, sockets []string) error {
 	dir, err := os.MkdirTemp("", "ring3-shell-")
 	if err != nil {
 		return err
@@ -97,15 +117,23 @@ func run(ctx context.Context, arch string, noIOMMU bool) error {
 			image.AddFile(file, from, 0o644)
 		}
 	}
-	image.AddData("/bin/start", []byte(start), 0o755)
-	return vm.Shell(ctx, vm.Config{
-		Arch:    arch,
-		NoIOMMU: noIOMMU,
-		Image:   image,
-		Shell:   "/bin/start",
-		Devices: []string{
+	c := vm.Config{Arch: arch, NoIOMMU: noIOMMU, Image: image, Shell: "/bin/start"}
+	script := start
+	if len(sockets) > 0 {
+		var served []vm.Served
+		for i, path := range sockets {
+			served = append(served, vm.Served{ID: fmt.Sprintf("dev%d", i), Socket: path})
+		}
+		if err := c.VFIOUser(served...); err != nil {
+			return err
+		}
+		script = startServed
+	} else {
+		c.Devices = []string{
 			"-netdev", "hubport,id=net0,hubid=0", "-device", "e1000e,id=nic0,netdev=net0,mac=52:54:00:12:34:56,addr=4,romfile=",
 			"-netdev", "hubport,id=net1,hubid=0", "-device", "e1000e,id=nic1,netdev=net1,mac=52:54:00:12:34:57,addr=5,romfile=",
-		},
-	})
+		}
+	}
+	image.AddData("/bin/start", []byte(script), 0o755)
+	return vm.Shell(ctx, c)
 }
