@@ -133,7 +133,7 @@ func (h *hugePages) Close() { _ = unix.Close(h.fd) }
 func (h *hugePages) Grow() (uint64, error) {
 	at := int64(h.n) * HugeSize
 	// Here a page is taken, or there is none: without it the first touch would be a SIGBUS.
-	if err := unix.Fallocate(h.fd, 0, at, HugeSize); err != nil {
+	if err := h.fallocate(0, at); err != nil {
 		return 0, fmt.Errorf("taking a huge page: %w", err)
 	}
 	h.n++
@@ -147,6 +147,15 @@ func (h *hugePages) Grow() (uint64, error) {
 		return 0, err
 	}
 	return phys[0], nil
+}
+
+// fallocate takes a page, or gives it back. Any signal interrupts it, those of Go's scheduler too.
+func (h *hugePages) fallocate(mode uint32, at int64) error {
+	for {
+		if err := unix.Fallocate(h.fd, mode, at, HugeSize); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // lastFile is a descriptor above those of devices, and below the usual limit of 1024.
@@ -179,7 +188,7 @@ func (h *hugePages) MapPages(pages []int) (_ []byte, free func(), err error) {
 		if keep[n] {
 			continue
 		}
-		if err := unix.Fallocate(h.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(n)*HugeSize, HugeSize); err != nil {
+		if err := h.fallocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(n)*HugeSize); err != nil {
 			free()
 			return nil, nil, fmt.Errorf("giving back huge page %d: %w", n, err)
 		}
