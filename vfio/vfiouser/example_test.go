@@ -42,6 +42,7 @@ func Example() {
 
 func example() error {
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	m, err := sim.Start(ctx, sim.Config{Devices: []sim.DeviceSpec{{Name: "edu0", Model: "edu"}}})
 	if err != nil {
 		return err
