@@ -170,7 +170,9 @@ func (d *device) send(p *port) progress {
 	depth := min(p.ring, max(minDepth, 2*d.chunk))
 	for left := turn; ; {
 		if need := d.worthwhile(depth); depth-p.flight < need {
-			if p.flight = p.q.Reap(); depth-p.flight < need {
+			p.flight = p.q.Reap()
+			d.thr.reaped(p.flight)
+			if depth-p.flight < need {
 				return full
 			}
 		}
@@ -197,6 +199,7 @@ func (d *device) send(p *port) progress {
 		case d.count != 0 && d.sofar >= d.count && (!d.prof().Strict || len(d.pending) == 0):
 			return finished
 		case n == 0:
+			d.thr.wait.napped = false // it waits for the far end, not for the ring
 			return full
 		case n < want || left <= 0 || d.delay != 0 || d.tmpl.varies&varyQueue != 0:
 			return sent

@@ -43,6 +43,7 @@ type thread struct {
 
 	run   []*device // the devices that run; the goroutine's own, as is the rest
 	stall int       // turns in a row that found every queue full
+	wait  waiter
 	timer *time.Timer
 }
 
@@ -210,24 +211,6 @@ func (t *thread) first() (best *device) {
 		}
 	}
 	return best
-}
-
-// How a thread waits for room: a few turns at once, then naps. It does not spin: the device
-// may be a model that needs the CPU, or the other half of this one, itself.
-const (
-	spinTurns = 4
-	minNap    = 20_000 // ns
-	maxNap    = 200_000
-)
-
-// backOff waits because every queue is full.
-func (t *thread) backOff() {
-	if t.stall++; t.stall <= spinTurns {
-		return
-	}
-	now := mono()
-	nap(min(minNap*int64(t.stall-spinTurns), maxNap))
-	t.idle(now)
 }
 
 const (
