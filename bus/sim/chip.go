@@ -60,6 +60,9 @@ type slot interface {
 	// copy all the same: a chip that writes to it says so with wrote.
 	mem(a bus.IOVA, n int) []byte
 	wrote(a bus.IOVA, b []byte)
+	// ahead is told descriptors that will be used next, each 16 bytes that begin with the address of memory
+	// to be read. It changes nothing but how long that takes.
+	ahead(descriptors []byte)
 	// store64 and store32 write one aligned little-endian word at once, after all writes before it:
 	// what a driver polls.
 	store64(a bus.IOVA, v uint64) bool

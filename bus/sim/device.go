@@ -315,6 +315,19 @@ func (d *device) mem(a bus.IOVA, n int) []byte {
 	return b
 }
 
+// ahead has what they point to on its way from the CPU where another process wrote it.
+func (d *device) ahead(descriptors []byte) {
+	if !d.memory.placed {
+		return
+	}
+	for ; len(descriptors) >= 16; descriptors = descriptors[16:] {
+		a := binary.LittleEndian.Uint64(descriptors)
+		if x := d.memory.find(bus.IOVA(a), 1); x != nil && x.b != nil {
+			dma.Prefetch(&x.b[a-x.base])
+		}
+	}
+}
+
 func (d *device) wrote(a bus.IOVA, b []byte) {
 	if x := d.memory.find(a, len(b)); x == nil || x.b != nil {
 		return // it was the memory itself

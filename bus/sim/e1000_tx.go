@@ -37,6 +37,9 @@ const (
 	e1Next = time.Millisecond
 )
 
+// e1Ahead is how many descriptors are looked at ahead of their turn.
+const e1Ahead = 32
+
 // e1MinMSS is the shortest segment that is made: no TCP sends shorter ones, and it keeps a
 // descriptor from becoming a million frames.
 const e1MinMSS = 16
@@ -107,7 +110,12 @@ func (c *e1000) transmitQueue(q int) {
 	}
 	c.own(q)
 	reports, ide := false, true
-	for ; n > 0 && !c.fc.off && c.tx.turn > 0; n-- {
+	for told := uint32(0); n > 0 && !c.fc.off && c.tx.turn > 0; n-- {
+		if told == 0 {
+			told = min(n, r.size-r.head, e1Ahead)
+			c.s.ahead(ring[r.head*16:][:told*16])
+		}
+		told--
 		d := ring[r.head*16:][:16]
 		addr, cmd := binary.LittleEndian.Uint64(d), binary.LittleEndian.Uint64(d[8:])
 		c.descriptor(&c.tx.q[q], bus.IOVA(addr), cmd)

@@ -47,8 +47,9 @@ type piece struct {
 // pieces are a device's, sorted. It looks first where it found something last: a device goes
 // back and forth between a ring and buffers.
 type pieces struct {
-	all []piece
-	hit [2]int
+	all    []piece
+	hit    [2]int
+	placed bool // some are of another process, or were
 }
 
 // find is the piece that the n bytes at a are of, nil where they are not all of one.
@@ -239,6 +240,7 @@ func (a dmaOf) Place(w bus.Window) (release func(), err error) {
 	if d.memory.overlaps(base, end) {
 		return nil, d.errorf("placing DMA memory: %d bytes at %#x: the device has memory there: %w", w.Size, base, bus.ErrBusy)
 	}
+	d.memory.placed = true
 	d.memory.add(piece{base, end, w.Dir, w.Bytes, w.Mem})
 	return sync.OnceFunc(func() {
 		m.lock()
