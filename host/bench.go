@@ -56,7 +56,26 @@ rows of one run.`,
 	c.Flags().StringVar(&only, "only", "", "only rows whose \"BENCH CASE\" matches this `REGEXP`")
 	c.Flags().DurationVar(&o.Time, "time", 0, "length of one measurement (default 300ms)")
 	c.Flags().IntVar(&o.Pairs, "pairs", 0, "measurements of each row (default 3)")
+	if a.BenchCompare != nil {
+		c.AddCommand(a.benchCompareCmd())
+	}
 	return c
+}
+
+func (a *app) benchCompareCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "compare OLD NEW",
+		Short: "Compare what two runs of 'ring3 bench -json' measured",
+		Long: `Compare two files of what 'ring3 bench -json' printed, each of one run or of several, one after the other.
+Rows with a ratio are compared by it, the others by their value. A difference that chance makes
+in more than one of twenty cases is shown as ~ (Mann-Whitney U-test).`,
+		Example: `  ring3 bench -json --pairs 10 --only pktgen-tx >old.json
+  ring3 bench compare old.json new.json`,
+		Args: usageArgs(cobra.ExactArgs(2)),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.BenchCompare(args[0], args[1], a.json, a.stdout)
+		},
+	}
 }
 
 // firstFrame brings up what `ring3 up` without arguments does, sends one frame from eth0,

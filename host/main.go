@@ -31,6 +31,8 @@ type Program struct {
 	Drivers []*pci.Driver
 	// Bench runs `ring3 bench`; nil: there is no such command.
 	Bench func(ctx context.Context, o BenchOptions) error
+	// BenchCompare runs `ring3 bench compare`; nil: there is no such command.
+	BenchCompare func(before, after string, asJSON bool, w io.Writer) error
 
 	passed *passed // what root opened for this process
 }

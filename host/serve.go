@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 
@@ -106,6 +107,15 @@ func (f *serveFlags) plan(args []string) (Plan, error) {
 	return p, nil
 }
 
+// socketsOf are the sockets of devices, which machines may have in another order than they were named in.
+func (f *serveFlags) socketsOf(p Plan, bound []*boundDevice) (sockets []string) {
+	for _, b := range bound {
+		i := slices.IndexFunc(p.Devices, func(d DeviceSpec) bool { return d.Name == b.spec.Name })
+		sockets = append(sockets, f.sockets[i])
+	}
+	return sockets
+}
+
 // servedDevice is what 'ring3 serve -json' prints of each device.
 type servedDevice struct {
 	Name    string `json:"name"`
@@ -141,7 +151,8 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 			l.Close()
 		}
 	}()
-	for _, path := range f.sockets {
+	sockets := f.socketsOf(plan, s.bound)
+	for _, path := range sockets {
 		l, err := vfiouser.Listen(path)
 		if err != nil {
 			return err
@@ -160,7 +171,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 		}
 		servers = append(servers, srv)
 	}
-	if err := a.tellServed(s, f.sockets); err != nil {
+	if err := a.tellServed(s, sockets); err != nil {
 		return err
 	}
 	return s.serveAll(ctx, servers, listeners)

@@ -9,7 +9,7 @@ import (
 )
 
 // A command takes its value from s, changes d, and says what Result shows; "" leaves
-// Result as it is. With an error nothing has changed.
+// Result as it is. With an error nothing else has changed.
 type command func(d *device, s *scanner) (result string, err error)
 
 // digits is how many of them a number has at most.
@@ -113,6 +113,9 @@ var commands = map[string]command{
 	"dst6_min":     (*device).cmdDst6Min,
 	"dst6_max":     (*device).cmdDst6Max,
 	"src6":         (*device).cmdSrc6,
+
+	"pcap":       (*device).cmdPcap,
+	"pcap_speed": (*device).cmdPcapSpeed,
 }
 
 // nameLen is how much of a command's name is looked at.
@@ -123,12 +126,15 @@ func (d *device) store(_ context.Context, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, unix.EINVAL
 	}
-	s := scanner{p, d.prof()}
+	s := scanner{p: p, prof: d.prof()}
 	s.skip()
 	name := s.word(nameLen)
 	s.skip()
 	if d.thr.eng.debug.Load() {
 		d.thr.eng.log.Debug("pktgen command", "device", d.name, "command", name, "write", string(p[:min(len(p), 1024)]))
+	}
+	if name == "pcap" {
+		s.loaded = d.load(s)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -142,11 +148,11 @@ func (d *device) store(_ context.Context, p []byte) (int, error) {
 	if errors.As(err, &short) {
 		return int(short), nil
 	}
-	if err != nil {
-		return 0, err
-	}
 	if result != "" {
 		d.result = result
+	}
+	if err != nil {
+		return 0, err
 	}
 	d.dirty = true
 	return len(p), nil
@@ -240,7 +246,7 @@ func (d *device) setClone(v uint64) (string, error) {
 	if v > 0 && d.mode == netifReceive {
 		return "", unix.EOPNOTSUPP
 	}
-	if v > 0 && (len(d.imix) > 0 || d.flags&flagSHARED == 0) {
+	if v > 0 && (len(d.imix) > 0 || d.flags&flagSHARED == 0 || d.capture != nil) {
 		return "", unix.EINVAL
 	}
 	d.cloneSkb = int32(v)

@@ -47,6 +47,14 @@ var deviceCommands = []struct {
 	{"pkt_size 9999999999", 0, "OK: pkt_size=1410065407"},
 	{"pkt_size 1000", 0, "OK: pkt_size=1000"},
 
+	{"pcap", 0, "OK: pcap="},
+	{"pcap none", unix.EINVAL, `ERROR: pcap: "none": want an absolute path`},
+	{"pcap_speed 2", 0, "OK: pcap_speed=2"},
+	{"pcap_speed = 0.25", 0, "OK: pcap_speed=0.25"},
+	{"pcap_speed original", 0, "OK: pcap_speed=original"},
+	{"pcap_speed", unix.EINVAL, "ERROR: pcap_speed must be original, or a number up to 1000000"},
+	{"pcap_speed 0", 0, "OK: pcap_speed=0"},
+
 	{"delay 100", 0, "OK: delay=100"},
 	{"delay 2147483647", 0, "OK: delay=18446744073709551615"},
 	{"delay 9999999999", 0, "OK: delay=9999999999"},
@@ -196,7 +204,7 @@ func TestDeviceCommands(t *testing.T) {
 func TestEveryCommandIsTried(t *testing.T) {
 	tried := map[string]bool{}
 	for _, c := range deviceCommands {
-		s := scanner{[]byte(c.text), &profile.Pktgen{Assign: true}}
+		s := scanner{p: []byte(c.text), prof: &profile.Pktgen{Assign: true}}
 		s.skip()
 		tried[s.word(nameLen)] = true
 	}

@@ -77,6 +77,9 @@ type params struct {
 	node                      int32
 	mode                      xmitMode
 	flags                     flags
+
+	capture   *capture // is sent instead; nil: none
+	pcapSpeed float64
 }
 
 // state is where a run stands: counters, and the values of the fields that vary.
@@ -100,6 +103,7 @@ type state struct {
 	imixSlot           [imixSlots]uint8
 	imixEntries        [maxImix]imixEntry
 	flows              []flow // nil until flows are asked for
+	replay             replay
 }
 
 // device is one added device: "eth0@3".
@@ -159,6 +163,7 @@ func (d *device) prof() *profile.Pktgen { return d.thr.eng.prof }
 // clearCounters is what starts a run's numbers, and a command.
 func (d *device) clearCounters() {
 	d.seq, d.idle, d.sofar, d.errors = 1, 0, 0, 0
+	d.replay.bytes = 0
 }
 
 // mac is the device's own address.

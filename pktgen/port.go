@@ -155,6 +155,9 @@ func (d *device) port(queue int) (*port, error) {
 // buffers is a port's pool for the device's packets. Called with the port's mu held.
 func (d *device) buffers(p *port) (*dma.Pool, error) {
 	n := len(d.tmpl.bytes)
+	if d.capture != nil {
+		n = d.capture.most
+	}
 	pool, err := p.pool(n)
 	if err == nil && n > pool.BufSize() {
 		err = fmt.Errorf("packets of %d bytes do not fit %s: its buffers have %d", n, d.base, pool.BufSize())

@@ -36,6 +36,7 @@ func (d *device) begin() {
 	d.saddr, d.daddr = d.saddrMin, d.daddrMin
 	d.udpDst, d.udpSrc = d.udpDstMin, d.udpSrcMin
 	d.nflows = 0
+	d.replay = replay{}
 	d.clearCounters()
 	d.started = mono()
 	d.wall, d.wallAt = wallOffset(), d.started
@@ -134,7 +135,13 @@ func (d *device) turn() (_ progress, due int64) {
 	if d.delay == neverDelay {
 		return waiting, never
 	}
-	if d.delay != 0 && len(d.pending) == 0 && (d.sentOnce || !d.prof().Strict) {
+	switch {
+	case len(d.pending) > 0:
+	case d.timed():
+		if due := d.due(); mono() < due {
+			return waiting, due
+		}
+	case d.delay != 0 && (d.sentOnce || !d.prof().Strict):
 		if mono() < d.nextTx {
 			return waiting, d.nextTx
 		}
@@ -189,6 +196,7 @@ func (d *device) send(p *port) progress {
 		d.pending = d.pending[n:]
 		d.sofar += uint64(n)
 		d.seq += uint32(n)
+		d.replayed(n)
 		d.sentOnce = d.sentOnce || n > 0
 		if len(d.pending) == 0 && d.master != nil && d.clones <= 0 {
 			d.master.Free()
@@ -201,7 +209,7 @@ func (d *device) send(p *port) progress {
 		case n == 0:
 			d.thr.wait.napped = false // it waits for the far end, not for the ring
 			return full
-		case n < want || left <= 0 || d.delay != 0 || d.tmpl.varies&varyQueue != 0:
+		case n < want || left <= 0 || d.delay != 0 || d.timed() || d.tmpl.varies&varyQueue != 0:
 			return sent
 		}
 	}
@@ -242,7 +250,7 @@ func (d *device) refill() {
 		}
 		return
 	}
-	if have > 0 && (d.delay != 0 || have >= d.chunk || d.master != nil || d.tmpl.varies&varyQueue != 0) {
+	if have > 0 && (d.delay != 0 || d.timed() || have >= d.chunk || d.master != nil || d.tmpl.varies&varyQueue != 0) {
 		return
 	}
 	if d.master != nil {
@@ -252,13 +260,19 @@ func (d *device) refill() {
 	want := min(uint64(d.chunk), uint64(have)+d.left())
 	copy(d.out, d.pending)
 	k := have + d.pool.GetAll(d.out[have:want])
-	d.fill(d.out[have:k], d.seq+uint32(have))
+	if d.capture != nil {
+		got := k
+		k = have + d.fillCapture(d.out[have:got])
+		dma.FreeAll(d.out[k:got]) // not due yet
+	} else {
+		d.fill(d.out[have:k], d.seq+uint32(have))
+	}
 	d.pending = d.out[:k]
 }
 
 // copies tells whether a burst is copies of one packet.
 func (d *device) copies() bool {
-	return d.flags&flagSHARED != 0 && (d.cloneSkb >= 1 || d.prof().Strict && d.chunk > 1)
+	return d.capture == nil && d.flags&flagSHARED != 0 && (d.cloneSkb >= 1 || d.prof().Strict && d.chunk > 1)
 }
 
 // refillClones makes pending a burst of one packet, a new one after clone_skb bursts.

@@ -9,8 +9,9 @@ import (
 // scanner walks over what was written to a file, with the kernel's habits: no tokens,
 // no errors. A reader takes what it can use and leaves the rest.
 type scanner struct {
-	p    []byte
-	prof *profile.Pktgen
+	p      []byte
+	prof   *profile.Pktgen
+	loaded loaded // for pcap
 }
 
 // separator tells what stands between a command and its value, in any number.

@@ -84,6 +84,9 @@ func (d *device) showTags(w *bytes.Buffer) {
 	case queueXmit:
 		w.WriteString("     xmit_mode: xmit_queue\n")
 	}
+	if c := d.capture; c != nil {
+		fmt.Fprintf(w, "     pcap: %s  frames: %d  pcap_speed: %s\n", c.path, len(c.frames), d.speedText())
+	}
 }
 
 func (d *device) showFlags(w *bytes.Buffer) {
@@ -144,7 +147,9 @@ func (d *device) summary() string {
 	}
 	pps := perSecond(d.sofar)
 	bps := pps * 8 * uint64(d.size)
-	if len(d.imix) > 0 {
+	if d.capture != nil {
+		bps = perSecond(d.replay.bytes * 8)
+	} else if len(d.imix) > 0 {
 		var n uint64
 		for _, e := range d.imix {
 			n += e.size * e.count
@@ -161,6 +166,8 @@ func (d *device) heldFrags() int {
 	switch {
 	case !d.built || d.flags&flagSHARED == 0:
 		return -1
+	case d.capture != nil:
+		return 0
 	case d.frags <= 0 || d.tmpl.frameLen(d.size)-d.tmpl.payload <= headerLen:
 		return 0
 	}

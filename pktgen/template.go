@@ -122,7 +122,12 @@ func (d *device) compile() error {
 		d.flows = make([]flow, maxFlows)
 	}
 	n := t.frameLen(d.largest())
-	if limit := d.sizeLimit(); n > limit {
+	if c := d.capture; c != nil {
+		if mtu := d.nd.MTU(); c.wants > mtu {
+			return fmt.Errorf("%s has frames for an MTU of %d, and %s one of %d", c.path, c.wants, d.base, mtu)
+		}
+		n = t.payload + headerLen // for a template that is not used
+	} else if limit := d.sizeLimit(); n > limit {
 		return fmt.Errorf("packets of %d bytes do not fit %s: at most %d", n, d.base, limit)
 	}
 	f, err := frame.Build(d.spec(make([]byte, n-t.payload)))

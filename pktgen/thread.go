@@ -285,7 +285,7 @@ func (t *thread) store(ctx context.Context, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, unix.EINVAL
 	}
-	s := scanner{p, t.eng.prof}
+	s := scanner{p: p, prof: t.eng.prof}
 	s.skip()
 	name := s.word(threadNameLen)
 	s.skip()

@@ -54,4 +54,3 @@ func (t *thread) reaped(flight int) {
 		w.looks = flight == 0 && t.eng.rt == nil // a real-time thread would keep others from the CPU
 	}
 }
-

@@ -12,8 +12,9 @@ import (
 
 func main() {
 	p := host.Program{
-		Drivers: []*pci.Driver{e1000.Driver, edu.Driver},
-		Bench:   bench.Command,
+		Drivers:      []*pci.Driver{e1000.Driver, edu.Driver},
+		Bench:        bench.Command,
+		BenchCompare: bench.CompareCommand,
 	}
 	p.Main()
 }

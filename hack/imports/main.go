@@ -65,6 +65,7 @@ var foreign = []struct {
 	{"github.com/expr-lang/expr", []string{"bus/trace/tracefile"}, false},
 	{"github.com/spf13/cobra", []string{"host", "cmd"}, false},
 	{"github.com/vishvananda", []string{"netdev/tap", "internal/bench"}, true},
+	{"golang.org/x/perf", []string{"internal/bench"}, false},
 	{"github.com/u-root", []string{"integration/vm", "internal/hwbind"}, false},
 }
 

@@ -26,6 +26,8 @@ type Row struct {
 	Unit  string  `json:"unit"`            // "pps", "ns", "us", "ms", "MiB"
 	Limit float64 `json:"limit,omitempty"` // what the model alone does, in Unit
 	Ratio float64 `json:"ratio,omitempty"` // Value to Limit
+	// Samples are what Ratio, or Value where there is no limit, is the median of, where that is known.
+	Samples []float64 `json:"samples,omitempty"`
 }
 
 // String is a row for people.

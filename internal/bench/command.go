@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 
 	"github.com/ring3dev/ring3/host"
 )
@@ -32,4 +33,22 @@ func Command(ctx context.Context, o host.BenchOptions) error {
 		return fmt.Errorf("bench: no row was measured of --only %q", o.Only)
 	}
 	return err
+}
+
+// CompareCommand is `ring3 bench compare`.
+func CompareCommand(before, after string, asJSON bool, w io.Writer) error {
+	rows, missing, err := Compare(before, after)
+	if err != nil {
+		return err
+	}
+	if !asJSON {
+		return printCompared(w, rows, missing)
+	}
+	enc := json.NewEncoder(w)
+	for _, c := range rows {
+		if err := enc.Encode(c); err != nil {
+			return err
+		}
+	}
+	return nil
 }

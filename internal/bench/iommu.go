@@ -88,7 +88,7 @@ func pairTx(ctx context.Context, o *Options, rigs [2]*rig, burst int, pps float6
 		}
 		limits, values, ratios = append(limits, rate[0]), append(values, rate[1]), append(ratios, rate[1]/rate[0])
 	}
-	return Row{Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios)}, nil
+	return Row{Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios), Samples: ratios}, nil
 }
 
 // iommuMemory is how long it takes to get 64 KiB and give it back: with an IOMMU it waits

@@ -78,7 +78,7 @@ func txCase(ctx context.Context, o *Options, r *rig, burst int) (Row, error) {
 		}
 		limits, values, ratios = append(limits, limit), append(values, pps), append(ratios, pps/limit)
 	}
-	return Row{Bench: "pktgen-tx", Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios)}, nil
+	return Row{Bench: "pktgen-tx", Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios), Samples: ratios}, nil
 }
 
 // wire measures the rate that two wired devices send and receive at once, with nothing

@@ -117,7 +117,7 @@ func weightCase(ctx context.Context, o *Options, w int) (_ Row, err error) {
 			limits, values, ratios = append(limits, pps), append(values, part*pps), append(ratios, part)
 		}
 	}
-	return Row{Bench: "weight", Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios)}, nil
+	return Row{Bench: "weight", Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios), Samples: ratios}, nil
 }
 
 // interrupts is how often the receive queue of a device interrupted.

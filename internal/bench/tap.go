@@ -138,7 +138,7 @@ func tapRow(ctx context.Context, o *Options, e *ends, c tapCase) (row Row, err e
 			limits, values, ratios = append(limits, limit), append(values, value), append(ratios, value/limit)
 		}
 	}
-	return Row{Bench: "tap", Case: c.name, Value: median(values), Unit: "Mb/s", Limit: median(limits), Ratio: median(ratios)}, nil
+	return Row{Bench: "tap", Case: c.name, Value: median(values), Unit: "Mb/s", Limit: median(limits), Ratio: median(ratios), Samples: ratios}, nil
 }
 
 // ends are the two namespaces.

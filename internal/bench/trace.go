@@ -113,7 +113,7 @@ func traceTx(ctx context.Context, o *Options, rigs [2]*rig, traced *trace.Device
 		}
 		limits, values, ratios = append(limits, pps[0]), append(values, pps[1]), append(ratios, pps[1]/pps[0])
 	}
-	return Row{Bench: "trace", Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios)}, nil
+	return Row{Bench: "trace", Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios), Samples: ratios}, nil
 }
 
 // readTrace makes pcapng of all that is recorded until stop.

@@ -201,7 +201,7 @@ func pairNs(o *Options, name string, here, there bus.Region, f func(bus.Region))
 		}
 		v[0], v[1], v[2] = append(v[0], ns[0]), append(v[1], ns[1]), append(v[2], ns[1]/ns[0])
 	}
-	return Row{Bench: "vfio-user", Case: name, Value: median(v[1]), Unit: "ns", Limit: median(v[0]), Ratio: median(v[2])}
+	return Row{Bench: "vfio-user", Case: name, Value: median(v[1]), Unit: "ns", Limit: median(v[0]), Ratio: median(v[2]), Samples: v[2]}
 }
 
 // vfioUserIRQ is the time from the write that makes the device interrupt to the handler.

@@ -10,6 +10,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/google/gopacket/pcapgo"
 )
 
 func header(seq, sec, usec uint32, n int) []byte {
@@ -162,4 +166,44 @@ func TestPcapWriter(t *testing.T) {
 			t.Errorf("Next = %x at %v, %v, want %x at %v", got, when, err, want, at)
 		}
 	}
+}
+
+// FuzzPcap reads any file: it ends, and asks for no more memory than a record may have.
+func FuzzPcap(f *testing.F) {
+	var classic, ng bytes.Buffer
+	w, err := NewPcapWriter(&classic)
+	if err != nil {
+		f.Fatal(err)
+	}
+	n, err := pcapgo.NewNgWriter(&ng, layers.LinkTypeEthernet)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for i := range 3 {
+		b := make([]byte, 60+i)
+		_ = w.Write(b, time.Unix(1, 0))
+		_ = n.WritePacket(gopacket.CaptureInfo{Timestamp: time.Unix(1, 0), CaptureLength: len(b), Length: len(b)}, b)
+	}
+	if err := n.Flush(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(classic.Bytes())
+	f.Add(ng.Bytes())
+	f.Add(ng.Bytes()[:ng.Len()-7])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := NewPcap(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		for range len(b) + 1 { // a record has a header
+			frame, _, err := p.NextWhole()
+			if err != nil {
+				return
+			}
+			if len(frame) > maxRecord {
+				t.Fatalf("a frame of %d bytes", len(frame))
+			}
+		}
+		t.Errorf("%d bytes have more than that many frames", len(b))
+	})
 }

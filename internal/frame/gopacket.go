@@ -232,41 +232,6 @@ func decode(b []byte) (Packet, *TCP, error) {
 	return p, tcp, nil
 }
 
-// Pcap reads a capture file in the classic format, as QEMU's filter-dump writes it.
-type Pcap struct{ r *pcapgo.Reader }
-
-// maxRecord bounds a record, so that a broken file cannot ask for all memory.
-const maxRecord = 256 << 10
-
-// NewPcap reads the file's header. It fails where the file is no capture of Ethernet frames.
-func NewPcap(r io.Reader) (*Pcap, error) {
-	p, err := pcapgo.NewReader(r)
-	if err != nil {
-		return nil, fmt.Errorf("reading a capture's header: %w", err)
-	}
-	if t := p.LinkType(); t != layers.LinkTypeEthernet {
-		return nil, fmt.Errorf("reading a capture's header: link type %d, want %d (Ethernet)", t, layers.LinkTypeEthernet)
-	}
-	p.SetSnaplen(maxRecord)
-	return &Pcap{p}, nil
-}
-
-// Next returns the next frame and when it was captured: io.EOF after the last one, and
-// io.ErrUnexpectedEOF (wrapped) where the last record is cut short.
-func (p *Pcap) Next() ([]byte, time.Time, error) {
-	b, ci, err := p.r.ReadPacketData()
-	switch {
-	case err == io.EOF && ci.CaptureLength > 0:
-		err = io.ErrUnexpectedEOF // the record's header was there
-	case err == io.EOF:
-		return nil, time.Time{}, io.EOF
-	}
-	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("reading a capture's record: %w", err)
-	}
-	return b, ci.Timestamp, nil
-}
-
 // PcapWriter writes a capture file in the classic format. The first error sticks, and ends the
 // capture.
 type PcapWriter struct {

@@ -83,8 +83,8 @@
 // checked before use, and each wait is bounded. A file that the other side passed is mapped only if
 // it is a memfd that is sealed against shrinking and of ordinary pages, since it could
 // otherwise be cut short under an access (SIGBUS). What is not is read and written through the
-// descriptor, or by message. A file that is shorter than what it is said to hold is a lie, and ends the
-// connection.
+// descriptor, or, where it is of huge pages, by message. A file that is shorter than what it is said to hold is a lie: it ends a
+// client's connection, and is refused by a server (EINVAL).
 //
 // What a descriptor gives cannot be taken back: who passes memory trusts the other side
 // with its content, and passes the whole file (a client's DMA memory is one of 64 MiB, as a rule).

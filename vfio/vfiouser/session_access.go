@@ -54,8 +54,10 @@ func (x *session) regionInfo(r *reader) (writer, []int, error) {
 	}
 	i.argsz += uint32(len(caps))
 	if i.argsz > q.argsz {
-		caps, i.caps = nil, 0 // the client asks again
-		fds = nil
+		// The client asks again. QEMU begins with no room for capabilities, and refuses a region that says
+		// it has some and not where.
+		i.flags &^= regionCaps
+		caps, i.caps, fds = nil, 0, nil
 	}
 	w := x.begin()
 	w.regionInfo(i)

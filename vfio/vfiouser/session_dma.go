@@ -83,6 +83,11 @@ func (d *windows) place(w *window, q dmaMap) error {
 	case dmaWriteable:
 		at.Dir = bus.FromDevice
 	}
+	firmware := w.file == nil
+	if w.file != nil && isHuge(int(w.file.Fd())) {
+		w.file.Close()
+		w.file, at.File, at.Off = nil, nil, 0
+	}
 	if w.file != nil {
 		b, stays, err := mapFile(w.file, at.Off, q.size)
 		if err != nil {
@@ -96,7 +101,7 @@ func (d *windows) place(w *window, q dmaMap) error {
 	}
 	at.Bytes, at.Mem = w.b, d.memory(w, at.Off)
 	release, err := p.Place(at)
-	if errors.Is(err, bus.ErrNotSupported) && w.file == nil {
+	if errors.Is(err, bus.ErrNotSupported) && firmware {
 		// A virtual machine's firmware, as a rule: no device goes there. One that does is stray.
 		d.x.srv.o.Log.Debug(d.x.srv.errorf("the client's memory at %#x, %#x bytes, is out of the device's reach: %w", w.base, w.size, err).Error())
 		return nil

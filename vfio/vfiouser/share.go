@@ -9,8 +9,11 @@ import (
 	"github.com/ring3dev/ring3/bus"
 )
 
-// tmpfsMagic is the file system of a memfd, unless it is of huge pages.
-const tmpfsMagic = 0x01021994
+// The file systems of a memfd of ordinary pages, and of one of huge pages.
+const (
+	tmpfsMagic     = 0x01021994
+	hugetlbfsMagic = 0x958458f6
+)
 
 // newMemory makes a memfd of a size that stays: whoever is handed it cannot pull the pages away
 // from under an access.
@@ -53,6 +56,13 @@ func mapFile(f *os.File, off int64, n uint64) (b []byte, stays bool, err error) 
 		return nil, false, nil // it may be open for reading only
 	}
 	return b, true, nil
+}
+
+// isHuge says whether a file is of huge pages. Such a file can be mapped and not be written to, and a page that
+// is not there any more can run out at a touch.
+func isHuge(fd int) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(fd, &fs) == nil && uint32(fs.Type) == hugetlbfsMagic
 }
 
 // steady says whether a file's pages stay: it is a sealed memfd of ordinary pages.
