@@ -97,14 +97,40 @@ const (
 )
 
 func newPcapng(b *bufio.Reader) (*Pcap, error) {
-	p, err := pcapgo.NewNgReader(&ngBlocks{r: b}, pcapgo.NgReaderOptions{ErrorOnMismatchingLinkType: true})
+	var p *pcapgo.NgReader
+	err := guarded(func() (err error) {
+		p, err = pcapgo.NewNgReader(&ngBlocks{r: b}, pcapgo.NgReaderOptions{ErrorOnMismatchingLinkType: true})
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("reading a capture's header: %w", unexpected(err))
 	}
 	if err := ethernet(p.LinkType()); err != nil {
 		return nil, err
 	}
-	return &Pcap{p}, nil
+	return &Pcap{ngPackets{p}}, nil
+}
+
+// ngPackets reads packets.
+type ngPackets struct{ r *pcapgo.NgReader }
+
+func (p ngPackets) ReadPacketData() (b []byte, ci gopacket.CaptureInfo, err error) {
+	err = guarded(func() (err error) {
+		b, ci, err = p.r.ReadPacketData()
+		return err
+	})
+	return b, ci, err
+}
+
+// guarded makes an error of a panic: pcapgo 1.1.19 has some for options that are too short, or a resolution
+// of no clock's.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if x := recover(); x != nil {
+			err = fmt.Errorf("its blocks cannot be read: %v", x)
+		}
+	}()
+	return f()
 }
 
 // ngBlocks passes on a file whose blocks are as long as they say: pcapgo believes them.
