@@ -36,6 +36,9 @@
 // number, time, the IP identification and checksum, and those fields that vary. Where
 // none vary a loop runs that does nothing else.
 //
+// Or a capture is sent as it is, with or without its timing: commands pcap and pcap_speed, in replay.go. The
+// kernel has no such thing.
+//
 // # Where this differs from the kernel
 //
 // Some of it is for the better, and is as in the kernel where the profile is strict (6.1): these
