@@ -101,8 +101,8 @@
 //
 // # Speed
 //
-// See `ring3 bench`, vfio-user: a register read is a round trip of about 10 us; a queued write some
-// 20 ns; an interrupt costs no message.
+// See `ring3 bench --only vfio-user` and docs/benchmarks.md: a register read is a round trip of some tens of
+// microseconds; a queued write some 60 ns, most of it the model's; an interrupt costs no message.
 //
 // # Locks
 //
