@@ -35,7 +35,7 @@ func (a *app) benchCmd() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure what this machine does, as ratios to what the device models can do",
 		Long: `Measure, one row a case: register access, interrupt latency (and with --rt), start, memory, two wired
-NICs without loss, pktgen beside a bare loop that only rings the doorbell; the driver alone on a
+NICs without loss, and forwarding between two such pairs, pktgen beside a bare loop that only rings the doorbell; the driver alone on a
 model that swallows at once; receiving by weight and by interrupt moderation; what tracing and the
 IOMMU cost; TCP over TAP beside veth. About five minutes for all. Machines are noisy: compare
 rows of one run.`,

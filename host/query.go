@@ -32,11 +32,12 @@ type DeviceInfo struct {
 	Address  string `json:"address"`
 	ID       string `json:"id"` // vendor:device
 	MAC      string `json:"mac,omitempty"`
-	Link     string `json:"link,omitempty"` // "1000Mb/s full", "down"
-	Wire     string `json:"wire,omitempty"` // name of the far end
-	Tap      string `json:"tap,omitempty"`  // the kernel interface that it is
-	IRQ      string `json:"irq,omitempty"`  // "MSI-X 3"
-	State    string `json:"state"`          // up, gone
+	Link     string `json:"link,omitempty"`    // "1000Mb/s full", "down"
+	Wire     string `json:"wire,omitempty"`    // name of the far end
+	Tap      string `json:"tap,omitempty"`     // the kernel interface that it is
+	Forward  string `json:"forward,omitempty"` // the device that sends what it receives
+	IRQ      string `json:"irq,omitempty"`     // "MSI-X 3"
+	State    string `json:"state"`             // up, gone
 	Cause    string `json:"cause,omitempty"`
 }
 
@@ -55,6 +56,9 @@ func (d DeviceInfo) line() string {
 	}
 	if d.Tap != "" {
 		s += ", kernel interface " + d.Tap
+	}
+	if d.Forward != "" {
+		s += ", forwarded to " + d.Forward
 	}
 	return s
 }
@@ -82,6 +86,7 @@ func (s *System) Devices() []DeviceInfo {
 		if b.tap != nil {
 			d.Tap = b.tap.Name()
 		}
+		d.Forward = s.plan.forwardOf(b.spec.Name)
 		for _, w := range s.plan.Wires {
 			switch b.spec.Name {
 			case w.A:
@@ -167,14 +172,14 @@ func (a *app) ls(ctx context.Context) error {
 		return a.printJSON(devices)
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "INSTANCE\tNAME\tDRIVER\tMODEL\tADDRESS\tBACKEND\tMAC\tLINK\tWIRE\tTAP\tIRQ\tSTATE")
+	fmt.Fprintln(w, "INSTANCE\tNAME\tDRIVER\tMODEL\tADDRESS\tBACKEND\tMAC\tLINK\tWIRE\tTAP\tFORWARD\tIRQ\tSTATE")
 	for _, d := range devices {
 		state := d.State
 		if d.Cause != "" {
 			state += ": " + d.Cause
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Instance, d.Name, d.Driver, dash(d.Model), d.Address, d.Backend,
-			dash(d.MAC), dash(d.Link), dash(d.Wire), dash(d.Tap), dash(d.IRQ), state)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Instance, d.Name, d.Driver, dash(d.Model), d.Address, d.Backend,
+			dash(d.MAC), dash(d.Link), dash(d.Wire), dash(d.Tap), dash(d.Forward), dash(d.IRQ), state)
 	}
 	if err := w.Flush(); err != nil || a.name != "" {
 		return err

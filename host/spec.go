@@ -122,32 +122,37 @@ func (w Wire) String() string {
 	return w.A + "-" + w.B
 }
 
-// ParseWire reads A-B[,lossy]; names may hold a '-' themselves, so the devices decide
-// where to cut.
+// ParseWire reads A-B[,lossy].
 func ParseWire(s string, devices []DeviceSpec) (Wire, error) {
 	pair, opt, hasOpt := strings.Cut(s, ",")
 	if hasOpt && opt != "lossy" {
 		return Wire{}, usagef("wire %q: unknown option %q: there is lossy", s, opt)
 	}
+	a, b, err := parsePair("wire", pair, "[,lossy]", devices)
+	return Wire{A: a, B: b, Lossy: hasOpt}, err
+}
+
+// parsePair reads A-B; names may hold a '-' themselves, so the devices decide where to cut.
+func parsePair(what, s, options string, devices []DeviceSpec) (a, b string, err error) {
 	known := func(n string) bool {
 		return slices.ContainsFunc(devices, func(d DeviceSpec) bool { return d.Name == n })
 	}
-	if !strings.Contains(pair, "-") {
-		return Wire{}, usagef("wire %q: want NAME-NAME[,lossy], such as eth0-eth1", s)
+	if !strings.Contains(s, "-") {
+		return "", "", usagef("%s %q: want NAME-NAME%s, such as eth0-eth1", what, s, options)
 	}
-	for i, c := range pair {
-		if c == '-' && known(pair[:i]) && known(pair[i+1:]) {
-			if pair[:i] == pair[i+1:] {
-				return Wire{}, usagef("wire %q: both ends are the same device", s)
+	for i, c := range s {
+		if c == '-' && known(s[:i]) && known(s[i+1:]) {
+			if s[:i] == s[i+1:] {
+				return "", "", usagef("%s %q: both ends are the same device", what, s)
 			}
-			return Wire{A: pair[:i], B: pair[i+1:], Lossy: hasOpt}, nil
+			return s[:i], s[i+1:], nil
 		}
 	}
-	a, b, _ := strings.Cut(pair, "-")
+	a, b, _ = strings.Cut(s, "-")
 	if known(a) {
 		a = b
 	}
-	return Wire{}, usagef("wire %q: no device is named %s", s, a)
+	return "", "", usagef("%s %q: no device is named %s", what, s, a)
 }
 
 // Plan is everything that a user asked to be brought up, checked against itself.
@@ -156,6 +161,7 @@ type Plan struct {
 	Wires    []Wire
 	Captures map[string]string // file by device name
 	Taps     []TapSpec
+	Forwards [][2]string           // pairs of devices that send what the other receives
 	Faults   map[string]fault.Plan // by device name
 	Trace    TracePlan
 	RT       int    // priority of real-time threads; 0: there are none

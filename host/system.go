@@ -65,16 +65,17 @@ type System struct {
 
 // boundDevice is a device with its driver.
 type boundDevice struct {
-	spec   DeviceSpec
-	dev    bus.Device
-	fault  *fault.Device // what makes it fail; nil if nothing does
-	trace  *trace.Device // dev, once it is about to be bound
-	fn     *pci.Function
-	driver *pci.Driver
-	inst   pci.Instance
-	net    netdev.Device // nil if it is none
-	sink   *netdev.Sink  // receives, counts and drops
-	tap    *tap.Bridge   // instead of the sink: a kernel interface
+	spec    DeviceSpec
+	dev     bus.Device
+	fault   *fault.Device // what makes it fail; nil if nothing does
+	trace   *trace.Device // dev, once it is about to be bound
+	fn      *pci.Function
+	driver  *pci.Driver
+	inst    pci.Instance
+	net     netdev.Device     // nil if it is none
+	sink    *netdev.Sink      // receives, counts and drops
+	tap     *tap.Bridge       // instead of the sink: a kernel interface
+	forward *netdev.Forwarder // or what sends its frames out of another device
 }
 
 // NewSystem brings everything up, or nothing: on error all is released. The error names
@@ -245,6 +246,9 @@ func (s *System) Close() error {
 			if b.tap != nil {
 				errs = append(errs, b.tap.Close())
 			}
+			if b.forward != nil {
+				errs = append(errs, b.forward.Close())
+			}
 		}
 		for i := len(s.bound) - 1; i >= 0; i-- {
 			b := s.bound[i]
@@ -255,6 +259,11 @@ func (s *System) Close() error {
 			// Again: what a dead device held.
 			if b.tap != nil {
 				_ = b.tap.Close()
+			}
+			for _, o := range s.bound {
+				if o.forward != nil && o.forward.To() == b.net {
+					_ = o.forward.Close()
+				}
 			}
 			if s.pktgen != nil {
 				s.pktgen.Close()

@@ -112,14 +112,20 @@ func (s *System) attach(b *boundDevice, t TapSpec) (err error) {
 
 // busy is why the queues of a device cannot be had; nil where they can.
 func (b *boundDevice) busy() error {
+	if b.forward != nil {
+		return fmt.Errorf("%s is forwarded to and from %s, which takes its queues: %w", b.spec.Name, b.forward.To().Info().Name, unix.EBUSY)
+	}
 	if b.tap == nil {
 		return nil
 	}
 	return fmt.Errorf("%s is the kernel interface %s, which has its queues: %w", b.spec.Name, b.tap.Name(), unix.EBUSY)
 }
 
-// receive starts what takes a device's frames: its TAP, or a sink.
+// receive starts what takes a device's frames: its TAP, a forwarder, or a sink.
 func (s *System) receive(b *boundDevice) (err error) {
+	if to := s.plan.forwardOf(b.spec.Name); to != "" {
+		return s.forward(b, s.boundOf(to))
+	}
 	if t := s.plan.tap(b.spec.Name); t != nil {
 		return s.attach(b, *t)
 	}

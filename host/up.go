@@ -23,6 +23,7 @@ import (
 type upFlags struct {
 	wires, captures []string
 	taps            []string
+	forwards        []string
 	faults          []string
 	traces          []string
 	traceFilter     string
@@ -37,6 +38,7 @@ func (f *upFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.wires, "wire", nil, "connect two network devices: `A-B[,lossy]`")
 	c.Flags().StringArrayVar(&f.captures, "pcap", nil, "capture a network device's frames: `NAME=FILE`")
 	c.Flags().StringArrayVar(&f.taps, "tap", nil, "make a network device a kernel interface: `NAME=IFNAME[,offload=off][,gro=off][,up=on]`")
+	c.Flags().StringArrayVar(&f.forwards, "forward", nil, "send what each of two network devices receives out of the other: `A-B`")
 	c.Flags().StringArrayVar(&f.faults, "fault", nil, faultHelp)
 	c.Flags().StringArrayVar(&f.traces, "trace", nil, "trace a device's registers, interrupts and doorbells: `NAME=FILE`, pcapng (*.pcapng) or text")
 	c.Flags().StringVar(&f.traceFilter, "trace-filter", "", "trace "+filterHelp)
@@ -51,6 +53,9 @@ func (f *upFlags) plan(devices []string) (Plan, error) {
 	p, err := ParsePlan(devices, f.wires, f.captures)
 	if err == nil {
 		err = p.addTaps(f.taps)
+	}
+	if err == nil {
+		err = p.addForwards(f.forwards)
 	}
 	if err == nil {
 		err = p.addFaults(f.faults)
@@ -158,6 +163,9 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	}
 	for _, t := range plan.Taps {
 		extra = append(extra, "--tap "+t.String())
+	}
+	for _, f := range plan.Forwards {
+		extra = append(extra, "--forward "+f[0]+"-"+f[1])
 	}
 	if plan.Profile != "" && plan.Profile != profile.Default {
 		extra = append(extra, "--profile "+plan.Profile)

@@ -43,7 +43,7 @@ type rigSpec struct {
 	props   []string
 	iommu   bool
 	options map[string]string // of the driver
-	n       int               // devices; two are wired
+	n       int               // devices; two, or four in pairs, are wired
 	lossy   bool              // the wire loses what finds no descriptor
 	wrap    func(name string, d bus.Device) bus.Device
 }
@@ -59,8 +59,8 @@ func ringOf(n int) map[string]string { return map[string]string{"ring": strconv.
 // start starts the machine; its devices are named eth0, eth1, ...
 func (s *rigSpec) start(ctx context.Context, log *slog.Logger) (machine, error) {
 	var wires [][2]string
-	if s.n == 2 {
-		wires = [][2]string{{"eth0", "eth1"}}
+	for i := 0; s.n%2 == 0 && i < s.n; i += 2 {
+		wires = append(wires, [2]string{ethName(i), ethName(i + 1)})
 	}
 	if s.served != nil {
 		return serve(ctx, log, s.model, *s.served)
@@ -115,8 +115,8 @@ func newRigOf(ctx context.Context, o *Options, s rigSpec) (_ *rig, err error) {
 		}
 		r.nets = append(r.nets, nd)
 	}
-	if s.n == 2 && !s.lossy {
-		if err := netdev.Wire(r.nets[0], r.nets[1]); err != nil {
+	for i := 0; s.n%2 == 0 && !s.lossy && i < s.n; i += 2 {
+		if err := netdev.Wire(r.nets[i], r.nets[i+1]); err != nil {
 			return r, err
 		}
 	}
