@@ -17,9 +17,9 @@ import (
 // Forwarder sends what one device receives out of another, in bursts, one direction. It copies each frame: devices
 // cannot read each other's memory.
 //
-// It waits a while for room where the other device is slower, so that over wires with credit nothing is lost
-// and the sender slows down; what finds none for 10 ms, and what is longer than the other device's MTU allows, is
-// dropped and counted.
+// It waits for room where the other device is slower, and receives nothing meanwhile: over wires with credit nothing
+// is lost, and the sender slows down; elsewhere what comes too fast is missed where it comes in. What finds the
+// link down, and what is longer than the other device's MTU allows, is dropped and counted.
 type Forwarder struct {
 	from, to Device
 	queues   []*forwardQueue // of to
@@ -45,17 +45,13 @@ type forwardQueue struct {
 	q     TxQueue
 	pools [2]*dma.Pool // for small frames, and for all
 	out   []*dma.Buf
-	since time.Time // when it began to wait for room
-	looks int
+	looks int // for room, in a row
 }
 
 const (
 	smallFrame = 128 // buffers side by side, see NewTxPool
 	// forwardPool is how many buffers of each size there are.
-	forwardPool = 1024
-	// forwardWait is how long a frame waits for room: longer than a poll of the far end takes, and far
-	// shorter than a queue that is stuck.
-	forwardWait  = 10 * time.Millisecond
+	forwardPool  = 1024
 	forwardNap   = 20 * time.Microsecond
 	forwardLooks = 8 // before it naps
 	vlanTag      = 4
@@ -150,7 +146,7 @@ func (f *Forwarder) buffer(x *forwardQueue, b *dma.Buf) *dma.Buf {
 	}
 	for {
 		if c := pool.Get(); c != nil {
-			x.since = time.Time{}
+			x.looks = 0
 			return c
 		}
 		f.flush(x)
@@ -181,7 +177,7 @@ func (f *Forwarder) flush(x *forwardQueue) {
 	out, bytes := x.out, lengths(x.out)
 	for len(out) > 0 {
 		if n := min(max(x.q.Burst(out), 0), len(out)); n > 0 {
-			x.since = time.Time{}
+			x.looks = 0
 			out = out[n:]
 			continue
 		}
@@ -204,14 +200,10 @@ func lengths(bufs []*dma.Buf) (n uint64) {
 	return n
 }
 
-// wait waits a little for room. It returns false when it did so long enough.
+// wait waits a little for room. It returns false where there will be none.
 func (f *Forwarder) wait(x *forwardQueue) bool {
 	x.q.Reap()
-	now := time.Now()
-	if x.since.IsZero() {
-		x.since, x.looks = now, 0
-	}
-	if now.Sub(x.since) > forwardWait || f.ctx.Err() != nil || !f.to.Link().Up {
+	if f.ctx.Err() != nil || isDone(f.to) || !f.to.Link().Up {
 		return false
 	}
 	if x.looks++; x.looks <= forwardLooks {
@@ -239,15 +231,23 @@ func (f *Forwarder) Close() error {
 		if x.pools == [2]*dma.Pool{} {
 			continue // it was closed before
 		}
-		select {
-		case <-f.to.Done():
+		if isDone(f.to) {
 			x.q.Reap()
-		default:
+		} else {
 			_ = x.q.Drain(ctx) // a link that died: what it holds comes back with the device's end
 		}
 	}
 	f.closePools()
 	return f.err
+}
+
+func isDone(d Device) bool {
+	select {
+	case <-d.Done():
+		return true
+	default:
+		return false
+	}
 }
 
 // closePools gives back those that are whole.
