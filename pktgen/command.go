@@ -167,7 +167,7 @@ func (d *device) setDelay(v uint64) (string, error) {
 	if v == 0x7fffffff {
 		v = neverDelay
 	}
-	d.delay = v
+	d.delay, d.exact = v, fraction{}
 	return ok("delay=%d", d.delay)
 }
 
@@ -195,7 +195,7 @@ func (d *device) cmdRate(s *scanner) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.delay = uint64(int64(d.minSize)*8) * 1000 / v
+	d.setInterval(uint64(int64(d.minSize)*8)*1000, v)
 	return ok("rate=%d", v)
 }
 
@@ -204,8 +204,16 @@ func (d *device) cmdRatep(s *scanner) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.delay = 1e9 / v
+	d.setInterval(1e9, v)
 	return ok("rate=%d", v)
+}
+
+// setInterval makes delay n/den ns. The kernel cuts the fraction off: 7 million packets a second become 7.04.
+func (d *device) setInterval(n, den uint64) {
+	d.delay, d.exact, d.behind = n/den, fraction{}, 0
+	if !d.prof().Strict {
+		d.exact = fraction{n % den, den}
+	}
 }
 
 func (d *device) setSize(v uint64) (string, error) {

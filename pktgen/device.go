@@ -54,6 +54,7 @@ type params struct {
 	imix             []imixEntry // part of imixEntries
 	frags, cloneSkb  int32
 	delay            uint64
+	exact            fraction // what a rate's delay is above that
 	cflows, lflow    uint32
 	queueMin         uint16
 	queueMax         uint16
@@ -82,6 +83,9 @@ type params struct {
 	pcapSpeed float64
 }
 
+// fraction is rem/den ns.
+type fraction struct{ rem, den uint64 }
+
 // state is where a run stands: counters, and the values of the fields that vary.
 type state struct {
 	sofar, errors      uint64
@@ -104,6 +108,7 @@ type state struct {
 	imixEntries        [maxImix]imixEntry
 	flows              []flow // nil until flows are asked for
 	replay             replay
+	behind             uint64 // of exact.den, not a ns yet
 }
 
 // device is one added device: "eth0@3".

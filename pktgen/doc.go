@@ -53,6 +53,7 @@
 //   - * Several devices of one thread take turns; in the kernel, without delay, the second
 //     waits for the first to end.
 //   - * delay counts from a device's first packet on; the kernel sends the second with the first.
+//   - * rate and ratep are exact: the kernel cuts the time between packets to whole nanoseconds.
 //   - start, reset and rem_device_all return when what they wait for has happened, not
 //     at the next 100 ms poll, and without the 125 ms that the kernel gives its threads.
 //   - At most 768 frames (two bursts, if that is more) are in flight, though the ring may

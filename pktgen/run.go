@@ -145,7 +145,7 @@ func (d *device) turn() (_ progress, due int64) {
 		if mono() < d.nextTx {
 			return waiting, d.nextTx
 		}
-		d.nextTx = addTime(d.nextTx, d.delay)
+		d.nextTx = addTime(d.nextTx, d.interval())
 	}
 	if len(d.pending) == 0 && d.master == nil {
 		d.queueOf = d.nextQueue()
@@ -162,6 +162,16 @@ func (d *device) turn() (_ progress, due int64) {
 		return finished, 0
 	}
 	return d.send(p), 0
+}
+
+// interval is the delay to the next packet: whole nanoseconds, whose average is exact.
+func (d *device) interval() uint64 {
+	n := d.delay
+	if d.behind += d.exact.rem; d.exact.den != 0 && d.behind >= d.exact.den {
+		d.behind -= d.exact.den
+		n++
+	}
+	return n
 }
 
 // addTime adds without leaving the range of times.
