@@ -76,7 +76,7 @@ func (d *device) end() {
 	if !d.gone() {
 		for _, p := range ports {
 			if p != nil {
-				p.drain()
+				p.drain(d.nd.Link().Up)
 			}
 		}
 	}
@@ -161,7 +161,18 @@ func (d *device) turn() (_ progress, due int64) {
 		d.failure = err.Error()
 		return finished, 0
 	}
-	return d.send(p), 0
+	return d.transmit(p), 0
+}
+
+// transmit is a turn with all locks held.
+func (d *device) transmit(p *port) progress {
+	switch d.mode {
+	case netifReceive:
+		return d.handUp(p)
+	case queueXmit:
+		return d.enqueue(p)
+	}
+	return d.send(p)
 }
 
 // addTime adds without leaving the range of times.
@@ -172,7 +183,7 @@ func addTime(t int64, d uint64) int64 {
 	return t + int64(d)
 }
 
-// send is a turn with all locks held.
+// send is a turn of start_xmit, with all locks held.
 func (d *device) send(p *port) progress {
 	depth := min(p.ring, max(minDepth, 2*d.chunk))
 	for left := turn; ; {
