@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -24,6 +25,9 @@ func arrange(p Plan) error {
 		return fmt.Errorf("making the mounts private: %w", err)
 	}
 	if err := keepOld(p.Old); err != nil {
+		return err
+	}
+	if err := layPrograms(p); err != nil {
 		return err
 	}
 	l := layer{plan: p, missing: make(map[string]map[string]string)}
@@ -215,6 +219,9 @@ func (l *layer) add(dir, from string) error {
 	var common []string
 	for _, e := range ours {
 		at := filepath.Join(dir, e.Name())
+		if slices.Contains(l.plan.Over, at) {
+			continue // as a whole
+		}
 		if fi, err := os.Lstat(at); err == nil && fi.IsDir() && e.IsDir() {
 			common = append(common, e.Name())
 			continue
