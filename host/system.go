@@ -129,7 +129,9 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if s.irqs, err = newIRQTable(s.bound, prof); err != nil {
 		return err
 	}
-	s.tree = newTree(s, c.Keep)
+	if s.tree, err = newTree(s, c.Keep); err != nil {
+		return err
+	}
 	for _, c := range s.captures {
 		if err := c.keep(); err != nil {
 			return err

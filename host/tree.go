@@ -17,7 +17,7 @@ import (
 // tree is what a System exports.
 //
 //	proc/net/pktgen/  proc/net/dev  proc/interrupts  proc/irq/N/
-//	sys/class/net/NAME  sys/bus/pci/{devices,drivers}/  sys/devices/pciDDDD:BB/  sys/module/NAME/parameters/
+//	sys/class/net/NAME  sys/bus/pci/{devices,drivers}/  sys/devices/{pciDDDD:BB,virtual/net/lo}/  sys/module/NAME/parameters/
 //	dev/
 //	ns/               the same beside the kernel's own entries, for ring3 shell
 type tree struct {
@@ -25,18 +25,21 @@ type tree struct {
 	class *node.Dir // ns/sys/class/net, merged with the machine's
 }
 
-func newTree(s *System, keep string) *tree {
+func newTree(s *System, keep string) (*tree, error) {
 	t := &tree{root: &node.Dir{}}
 	t.root.MkdirAll("dev")
 	s.exportProc(t.root.MkdirAll("proc"))
 	s.exportSys(t.root.MkdirAll("sys"))
+	if err := exportNodes(t.root.MkdirAll("sys"), "/sys"); err != nil {
+		return nil, err
+	}
 	ns := userns.View(t.root, keep)
 	ns.MkdirAll("proc").Put("interrupts", s.irqs.merged())
 	ns.MkdirAll("proc/net").Put("dev", s.mergedNetDev())
 	s.exportLoopback(t.root.MkdirAll("sys"), ns)
 	t.root.Put(userns.ViewName, ns)
 	t.class = ns.MkdirAll("sys/class/net")
-	return t
+	return t, nil
 }
 
 // classNet is where network devices stand by name.
