@@ -167,17 +167,19 @@ func (l *layer) over(path string) error {
 	return nil
 }
 
-// remember has the kernel look up every entry of a merged directory, so that it need not
-// ask for its own while the tree's server is stopped. Nothing depends on it otherwise.
+// remember has the kernel look up every link of a directory, as its own entries are in a merged one, so that it need not
+// ask for them while the tree's server is stopped. Nothing depends on it otherwise.
 func remember(dir string) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return
 	}
 	defer f.Close()
-	names, _ := f.Readdirnames(-1)
-	for _, name := range names {
-		_, _ = os.Readlink(filepath.Join(dir, name))
+	entries, _ := f.ReadDir(-1)
+	for _, e := range entries {
+		if e.Type()&fs.ModeSymlink != 0 {
+			_, _ = os.Readlink(filepath.Join(dir, e.Name()))
+		}
 	}
 }
 
