@@ -3,10 +3,12 @@ package pktgen
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/google/gopacket/layers"
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus/dma"
@@ -272,6 +274,31 @@ func TestLoopback(t *testing.T) {
 	b.run()
 	if f := frames[len(frames)-1]; len(f) != 60000 {
 		t.Errorf("a frame of %d bytes, want 60000; %s", len(f), b.result("lo"))
+	}
+}
+
+// TestModesReplay: the frames of a capture take the same ways.
+func TestModesReplay(t *testing.T) {
+	frames := recorded(20)
+	path := captureFile(t, "a.pcap", layers.LinkTypeEthernet, frames, 0)
+	size := 0
+	for _, f := range frames {
+		size += len(f)
+	}
+	for _, mode := range []string{"netif_receive", "queue_xmit"} {
+		up := &stack{}
+		b, s := above(t, "", up, "pcap "+path, "xmit_mode "+mode, "count 42")
+		b.run()
+		got := s.queues[0].took()
+		if mode == "netif_receive" {
+			got = up.frames
+		}
+		if want := append(slices.Clone(frames), frames...); !slices.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("%s: %d frames, want those %d of the capture, twice", mode, len(got), len(frames))
+		}
+		if d := b.dev("eth0"); d.replay.bytes != uint64(2*size) {
+			t.Errorf("%s: %d bytes are counted, want %d", mode, d.replay.bytes, 2*size)
+		}
 	}
 }
 
