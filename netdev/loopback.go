@@ -22,6 +22,7 @@ type Receiver interface {
 const (
 	loopbackMTU  = 65536
 	loopbackRing = 1024
+	etherHeader  = 14
 )
 
 // Loopback is the device that receives what it sends, the kernel's lo: no hardware, no address, one
@@ -59,7 +60,8 @@ func (l *Loopback) MTU() int { return loopbackMTU }
 // Link is up, and has no speed.
 func (l *Loopback) Link() Link { return Link{Up: !gone(l), FullDuplex: true} }
 
-// Stats counts each frame as sent and as received.
+// Stats counts each frame as sent and as received, and as the kernel does of lo, its bytes without the Ethernet
+// header.
 func (l *Loopback) Stats() Stats {
 	n, b := l.frames.Load(), l.bytes.Load()
 	return Stats{RxPackets: n, TxPackets: n, RxBytes: b, TxBytes: b, TxErrors: l.errors.Load()}
@@ -116,12 +118,12 @@ func (q *loopbackQueue) Burst(bufs []*dma.Buf) int {
 	}
 	var n, bad, bytes uint64
 	for _, b := range bufs {
-		if len(b.Data) == 0 || len(b.Data) > loopbackMTU+14 {
+		if !fits(b) {
 			bad++
 			continue
 		}
 		n++
-		bytes += uint64(len(b.Data))
+		bytes += uint64(len(b.Data) - etherHeader)
 	}
 	if bad == 0 {
 		l.sink.Receive(bufs)
@@ -134,10 +136,15 @@ func (q *loopbackQueue) Burst(bufs []*dma.Buf) int {
 	return len(bufs)
 }
 
+// fits tells whether a frame can be sent.
+func fits(b *dma.Buf) bool {
+	return len(b.Data) >= etherHeader && len(b.Data) <= loopbackMTU+etherHeader
+}
+
 // receiveGood receives those that can be sent, and frees the others.
 func (q *loopbackQueue) receiveGood(bufs []*dma.Buf) {
 	for i, b := range bufs {
-		if len(b.Data) == 0 || len(b.Data) > loopbackMTU+14 {
+		if !fits(b) {
 			b.Free()
 			continue
 		}

@@ -74,7 +74,7 @@
 //     hold more: enough to keep a device busy, few enough for the caches.
 //   - A packet must fit the device (its MTU and its buffers). A run whose packets do not
 //     ends, with a Result that says so, before anything is sent.
-//   - A device has no IP addresses here: without src_min the source is 0.0.0.0.
+//   - A device has no IP addresses here: without src_min the source is 0.0.0.0, on lo 127.0.0.1.
 //   - * src_mac_count without src_mac walks from the interface's address; the kernel keeps
 //     only its first byte.
 //   - frags is counted, shown, and changes nothing else: a frame is one piece of memory.

@@ -26,7 +26,10 @@ func (d *device) begin() {
 	d.maxSize = max(d.maxSize, d.minSize)
 	d.size = uint32(d.minSize)
 	if d.flags&flagIPV6 == 0 {
-		d.saddrMin, d.saddrMax = 0, 0 // the interface has no address to take
+		d.saddrMin, d.saddrMax = 0, 0 // a device has no address to take,
+		if d.nd.Info().Loopback {
+			d.saddrMin, d.saddrMax = loopbackAddr, loopbackAddr // but for lo
+		}
 		if d.srcMin != "" {
 			d.saddrMin, d.saddrMax = aton(d.srcMin), aton(d.srcMax)
 		}
@@ -46,6 +49,9 @@ func (d *device) begin() {
 	d.built, d.dirty = false, true
 	d.running.Store(true)
 }
+
+// loopbackAddr is 127.0.0.1, the address of lo.
+const loopbackAddr = 127<<24 | 1
 
 // dropPackets gives back what was built and not sent.
 func (d *device) dropPackets() {
