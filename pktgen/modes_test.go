@@ -213,6 +213,9 @@ func TestQueueXmitStopped(t *testing.T) {
 		if q.n.Load() != want {
 			t.Errorf("link down %v: %d on the device, want %d", down, q.n.Load(), want)
 		}
+		if down {
+			continue
+		}
 		// The memory comes back with frames in the queue discipline, too.
 		q.stuck.Store(true)
 		b.ok("eth0", "count 0")
@@ -221,7 +224,7 @@ func TestQueueXmitStopped(t *testing.T) {
 		b.e.Close()
 		wait()
 		if len(b.e.ports) != 0 {
-			t.Errorf("link down %v: %d ports are left", down, len(b.e.ports))
+			t.Errorf("%d ports are left", len(b.e.ports))
 		}
 	}
 }
