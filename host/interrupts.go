@@ -185,17 +185,35 @@ func (t *irqTable) own() *procfs.File {
 	}, nil)
 }
 
-// merged is the kernel's /proc/interrupts with our lines after it.
+// merged is the kernel's /proc/interrupts with our lines after it. Those of a kernel interface with one of our names
+// are left out: who looks for that name, to move its interrupts, means ours.
 func (t *irqTable) merged() *procfs.File {
 	return procfs.New(0o444, func(w *bytes.Buffer) error {
 		b, err := os.ReadFile("/proc/interrupts")
 		if err != nil {
 			t.header(w)
 		}
-		w.Write(b)
+		for line := range strings.Lines(string(b)) {
+			if !t.hides(line) {
+				w.WriteString(line)
+			}
+		}
 		t.show(w)
 		return nil
 	}, nil)
+}
+
+// hides tells whether a line of the kernel's is of an interface with one of our names: "eth0", "eth0-rx-0".
+func (t *irqTable) hides(line string) bool {
+	for _, word := range strings.Fields(line) {
+		word = strings.TrimSuffix(word, ",") // one of several that share a number
+		for _, r := range t.rows {
+			if name := r.owner.spec.Name; r.owner.net != nil && (word == name || strings.HasPrefix(word, name+"-")) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // dir is /proc/irq: a directory a number.

@@ -9,12 +9,15 @@ import (
 
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/internal/node"
+	"github.com/ring3dev/ring3/pktgen"
 	"github.com/ring3dev/ring3/sysfs"
 )
 
 // exportModules fills sys/module: for each driver in use the parameters of its devices, as a
 // kernel module's array parameters are shown, values joined by commas in the order of the devices.
 func (s *System) exportModules(sys *node.Dir) {
+	// pktgen's own parameters have no files in the kernel either.
+	sys.MkdirAll("module/pktgen").Put("version", sysfs.Showf("%s", pktgen.Version))
 	type key struct{ driver, param string }
 	all := map[key][]pci.Param{}
 	var order []key

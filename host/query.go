@@ -115,7 +115,7 @@ func (u *up) handlers() instance.Handlers {
 		return u.sys.Devices(), nil
 	}
 	h[opCollisions] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
-		return u.sys.tree.class.Hidden(), nil
+		return u.sys.collisions(), nil
 	}
 	h[opEthtool] = u.ethtoolHandler
 	h[opTrace], h[opTraceLast], h[opTraceSet] = u.traceHandler, u.traceLastHandler, u.traceSetHandler

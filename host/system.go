@@ -49,6 +49,7 @@ type System struct {
 	captures []*capture
 	tracing  tracing
 	bound    []*boundDevice
+	lo       *loopback // nil where a device has that name
 	pktgen   *pktgen.Engine
 	rt       *rt.Policy // nil: threads are ordinary
 	irqs     *irqTable
@@ -121,13 +122,16 @@ func (s *System) start(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
+	s.lo = newLoopback(&s.plan)
+	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
 		return err
 	}
 	if s.irqs, err = newIRQTable(s.bound, prof); err != nil {
 		return err
 	}
-	s.tree = newTree(s, c.Keep)
+	if s.tree, err = newTree(s, c.Keep); err != nil {
+		return err
+	}
 	for _, c := range s.captures {
 		if err := c.keep(); err != nil {
 			return err
@@ -227,6 +231,9 @@ func (s *System) lookup(name string) (netdev.Device, error) {
 			}
 			return b.net, nil
 		}
+	}
+	if s.lo != nil && name == loopbackName {
+		return s.lo, nil
 	}
 	return nil, fmt.Errorf("pktgen: no device is named %s: %w", name, unix.ENODEV)
 }

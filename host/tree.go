@@ -17,7 +17,7 @@ import (
 // tree is what a System exports.
 //
 //	proc/net/pktgen/  proc/net/dev  proc/interrupts  proc/irq/N/
-//	sys/class/net/NAME  sys/bus/pci/{devices,drivers}/  sys/devices/pciDDDD:BB/  sys/module/NAME/parameters/
+//	sys/class/net/NAME  sys/bus/pci/{devices,drivers}/  sys/devices/{pciDDDD:BB,virtual/net/lo}/  sys/module/NAME/parameters/
 //	dev/
 //	ns/               the same beside the kernel's own entries, for ring3 shell
 type tree struct {
@@ -25,17 +25,21 @@ type tree struct {
 	class *node.Dir // ns/sys/class/net, merged with the machine's
 }
 
-func newTree(s *System, keep string) *tree {
+func newTree(s *System, keep string) (*tree, error) {
 	t := &tree{root: &node.Dir{}}
 	t.root.MkdirAll("dev")
 	s.exportProc(t.root.MkdirAll("proc"))
 	s.exportSys(t.root.MkdirAll("sys"))
+	if err := exportNodes(t.root.MkdirAll("sys"), "/sys"); err != nil {
+		return nil, err
+	}
 	ns := userns.View(t.root, keep)
 	ns.MkdirAll("proc").Put("interrupts", s.irqs.merged())
 	ns.MkdirAll("proc/net").Put("dev", s.mergedNetDev())
+	s.exportLoopback(t.root.MkdirAll("sys"), ns)
 	t.root.Put(userns.ViewName, ns)
 	t.class = ns.MkdirAll("sys/class/net")
-	return t
+	return t, nil
 }
 
 // classNet is where network devices stand by name.
@@ -81,9 +85,12 @@ func (s *System) exportProc(proc *node.Dir) {
 	proc.Put("irq", s.irqs.dir())
 }
 
-// netDevices are the network devices in the order they were named.
+// netDevices are lo, and the network devices in the order they were named.
 func (s *System) netDevices() []netdev.Device {
 	var out []netdev.Device
+	if s.lo != nil {
+		out = append(out, s.lo)
+	}
 	for _, b := range s.bound {
 		if b.net != nil {
 			out = append(out, b.net)
@@ -92,24 +99,31 @@ func (s *System) netDevices() []netdev.Device {
 	return out
 }
 
-// mergedNetDev is the kernel's /proc/net/dev with our lines after it. A kernel interface
-// with one of our names is left out: the name is ours there.
+// mergedNetDev is the kernel's /proc/net/dev with our lines after it, but for lo, which is one line at the
+// machine's place. A kernel interface with one of our names is left out: the name is ours there.
 func (s *System) mergedNetDev() *procfs.File {
 	return procfs.New(0o444, func(w *bytes.Buffer) error {
 		ours := s.netDevices()
+		put := func(i int) {
+			netdev.ProcLine(w, ours[i].Info().Name, ours[i].Stats())
+			ours = slices.Delete(ours, i, i+1)
+		}
 		b, err := os.ReadFile("/proc/self/net/dev")
 		if err != nil {
 			w.WriteString(netdev.ProcHeader)
 		}
 		for line := range strings.Lines(string(b)) {
 			name, _, ok := strings.Cut(strings.TrimSpace(line), ":")
-			if ok && slices.ContainsFunc(ours, func(d netdev.Device) bool { return d.Info().Name == name }) {
-				continue
+			i := slices.IndexFunc(ours, func(d netdev.Device) bool { return d.Info().Name == name })
+			switch {
+			case !ok || i < 0:
+				w.WriteString(line)
+			case ours[i].Info().Loopback:
+				put(i)
 			}
-			w.WriteString(line)
 		}
-		for _, d := range ours {
-			netdev.ProcLine(w, d.Info().Name, d.Stats())
+		for len(ours) > 0 {
+			put(0)
 		}
 		return nil
 	}, nil)

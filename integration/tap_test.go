@@ -384,9 +384,15 @@ type running struct {
 // startUp starts `ring3 up --no-mount` and waits until it is ready.
 func startUp(t *testing.T, as []string, args ...string) *running {
 	t.Helper()
-	argv := append(slices.Clone(as), append([]string{ring3, "up", "--no-mount"}, args...)...)
+	return startRing3(t, as, nil, append([]string{"up", "--no-mount"}, args...)...)
+}
+
+// startRing3 starts a ring3 with an environment, or this one's, and waits until it is ready.
+func startRing3(t *testing.T, as, env []string, args ...string) *running {
+	t.Helper()
+	argv := append(slices.Clone(as), append([]string{ring3}, args...)...)
 	r := &running{cmd: exec.Command(argv[0], argv[1:]...), stderr: &bytes.Buffer{}}
-	r.cmd.Stderr = r.stderr
+	r.cmd.Stderr, r.cmd.Env = r.stderr, env
 	out, err := r.cmd.StdoutPipe()
 	if err == nil {
 		err = r.cmd.Start()
@@ -405,7 +411,7 @@ func startUp(t *testing.T, as []string, args ...string) *running {
 			return r
 		}
 	}
-	t.Fatalf("ring3 up %s is not ready: %q, %s", strings.Join(args, " "), said, r.stderr)
+	t.Fatalf("ring3 %s is not ready: %q, %s", strings.Join(args, " "), said, r.stderr)
 	return nil
 }
 

@@ -64,7 +64,15 @@ type Info struct {
 	RxQueues int
 	TxRing   int // descriptors a queue
 	RxRing   int
+
+	// Loopback: what it sends comes back to it, and a frame must not be sent again while it is being sent
+	// (it has no IFF_TX_SKB_SHARING).
+	Loopback bool
 }
+
+// TxQueueLen is how many frames a queue discipline holds in front of a transmit queue: the attribute "tx_queue_len",
+// with the value that every interface of the kernel's begins with.
+const TxQueueLen = 1000
 
 // Link is a link's state.
 type Link struct {

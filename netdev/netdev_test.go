@@ -258,7 +258,7 @@ func TestClassDir(t *testing.T) {
 	check("up", map[string]string{
 		"carrier": "1\n", "speed": "1000\n", "duplex": "full\n", "operstate": "up\n", "address": "52:54:00:12:34:56\n", "addr_len": "6\n",
 		"broadcast": "ff:ff:ff:ff:ff:ff\n", "mtu": "1500\n", "type": "1\n", "flags": "0x1003\n", "dev_id": "0x0\n", "dev_port": "0\n", "dormant": "0\n",
-		"ifindex": "7\n", "iflink": "7\n", "link_mode": "0\n", "tx_queue_len": "256\n", "uevent": "INTERFACE=eth0\nIFINDEX=7\n",
+		"ifindex": "7\n", "iflink": "7\n", "link_mode": "0\n", "tx_queue_len": "1000\n", "uevent": "INTERFACE=eth0\nIFINDEX=7\n",
 		"statistics/rx_packets": "1099511627776\n", "statistics/tx_window_errors": "0\n",
 	})
 	d.link.FullDuplex = false

@@ -17,6 +17,7 @@ import (
 const (
 	iffUp        = 0x1
 	iffBroadcast = 0x2
+	iffLoopback  = 0x8
 	iffPromisc   = 0x100
 	iffAllMulti  = 0x200
 	iffMulticast = 0x1000
@@ -67,6 +68,9 @@ func flagsFile(d Device) *sysfs.File {
 	m, ok := d.(RxModer)
 	show := func() string {
 		v := uint64(iffUp | iffBroadcast | iffMulticast)
+		if d.Info().Loopback {
+			v = iffUp | iffLoopback
+		}
 		if gone(d) {
 			v &^= iffUp
 		}

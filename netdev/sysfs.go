@@ -20,12 +20,16 @@ type ClassOptions struct {
 
 // operStates of a device that is there (RFC 2863), as the kernel spells them.
 const (
-	operUp   = "up"
-	operDown = "down"
+	operUp      = "up"
+	operDown    = "down"
+	operUnknown = "unknown"
 )
 
-// arphrdEther is the hardware type of Ethernet in the attribute "type" (RFC 826).
-const arphrdEther = 1
+// Hardware types in the attribute "type" (RFC 826, and the kernel's own).
+const (
+	arphrdEther    = 1
+	arphrdLoopback = 772
+)
 
 // ClassDir makes the directory that stands at /sys/class/net/NAME: the attributes that
 // are true of a device here, with the kernel's names, formats and errors
@@ -37,7 +41,7 @@ func ClassDir(d Device, o ClassOptions) *sysfs.Dir {
 	info := d.Info()
 	dir.Put("addr_len", sysfs.Showf("%d", len(d.MAC())))
 	dir.Put("address", sysfs.Show(func() string { return d.MAC().String() }))
-	dir.Put("broadcast", sysfs.Showf("ff:ff:ff:ff:ff:ff"))
+	dir.Put("broadcast", sysfs.Showf("%s", broadcast(info)))
 	dir.Put("carrier", whileUp(d, func() string {
 		if d.Link().Up {
 			return "1"
@@ -47,7 +51,7 @@ func ClassDir(d Device, o ClassOptions) *sysfs.Dir {
 	dir.Put("dev_id", sysfs.Showf("0x0"))
 	dir.Put("dev_port", sysfs.Showf("0"))
 	dir.Put("dormant", whileUp(d, func() string { return "0" }))
-	dir.Put("duplex", whileUp(d, func() string {
+	dir.Put("duplex", ofCable(d, func() string {
 		switch l := d.Link(); {
 		case !l.Up:
 			return "unknown"
@@ -68,20 +72,23 @@ func ClassDir(d Device, o ClassOptions) *sysfs.Dir {
 		dir.Put("napi_defer_hard_irqs", deferFile(d, u))
 	}
 	dir.Put("operstate", sysfs.Show(func() string {
-		if !gone(d) && d.Link().Up {
-			return operUp
+		switch {
+		case gone(d) || !d.Link().Up:
+			return operDown
+		case info.Loopback:
+			return operUnknown
 		}
-		return operDown
+		return operUp
 	}))
 	// Like the kernel: the driver answers -1 while there is no carrier.
-	dir.Put("speed", whileUp(d, func() string {
+	dir.Put("speed", ofCable(d, func() string {
 		if l := d.Link(); l.Up {
 			return itoa(l.Speed)
 		}
 		return "-1"
 	}))
-	dir.Put("tx_queue_len", sysfs.Showf("%d", info.TxRing))
-	dir.Put("type", sysfs.Showf("%d", arphrdEther))
+	dir.Put("tx_queue_len", sysfs.Showf("%d", TxQueueLen))
+	dir.Put("type", sysfs.Showf("%d", hardwareType(info)))
 	dir.Put("uevent", sysfs.Attr(0o444, func(w *bytes.Buffer) error {
 		w.WriteString("INTERFACE=" + info.Name + "\n")
 		if o.IfIndex > 0 {
@@ -96,7 +103,11 @@ func ClassDir(d Device, o ClassOptions) *sysfs.Dir {
 		dir.Put("subsystem", &sysfs.Link{Target: o.Subsystem})
 	}
 	queues := dir.MkdirAll("queues")
-	for q := range info.RxQueues {
+	rx := info.RxQueues
+	if info.Loopback {
+		rx = info.TxQueues // nobody can poll them, but they are there
+	}
+	for q := range rx {
 		queues.Put("rx-"+itoa(q), &sysfs.Dir{})
 	}
 	for q := range info.TxQueues {
@@ -104,6 +115,20 @@ func ClassDir(d Device, o ClassOptions) *sysfs.Dir {
 	}
 	dir.Put("statistics", statistics(d))
 	return dir
+}
+
+func hardwareType(i Info) int {
+	if i.Loopback {
+		return arphrdLoopback
+	}
+	return arphrdEther
+}
+
+func broadcast(i Info) string {
+	if i.Loopback {
+		return "00:00:00:00:00:00"
+	}
+	return "ff:ff:ff:ff:ff:ff"
 }
 
 // statistics makes the directory of counters.
@@ -159,6 +184,14 @@ func whileUp(d Device, f func() string) *sysfs.File {
 		w.WriteByte('\n')
 		return nil
 	}, nil)
+}
+
+// ofCable is whileUp for what a loopback device does not have.
+func ofCable(d Device, f func() string) *sysfs.File {
+	if d.Info().Loopback {
+		return sysfs.Attr(0o444, func(*bytes.Buffer) error { return syscall.EINVAL }, nil)
+	}
+	return whileUp(d, f)
 }
 
 func gone(d Device) bool {

@@ -251,7 +251,7 @@ func setMACCount(count, off *uint32, v uint64) {
 }
 
 func (d *device) setClone(v uint64) (string, error) {
-	if v > 0 && d.mode == netifReceive {
+	if v > 0 && (d.mode == netifReceive || !d.sharing()) {
 		return "", unix.EOPNOTSUPP
 	}
 	if v > 0 && (len(d.imix) > 0 || d.flags&flagSHARED == 0 || d.capture != nil) {
@@ -262,7 +262,7 @@ func (d *device) setClone(v uint64) (string, error) {
 }
 
 func (d *device) setBurst(v uint64) (string, error) {
-	if v > 1 && d.mode == queueXmit {
+	if v > 1 && (d.mode == queueXmit || d.mode == startXmit && !d.sharing()) {
 		return "", unix.EOPNOTSUPP
 	}
 	if v > 1 && d.flags&flagSHARED == 0 {

@@ -88,10 +88,10 @@ func (d *device) cmdXmitMode(s *scanner) (string, error) {
 		if d.cloneSkb > 0 {
 			return "", unix.EOPNOTSUPP
 		}
-		d.mode = netifReceive
+		d.mode, d.sentOnce = netifReceive, true
 		return ok("xmit_mode=%s", name)
 	case "queue_xmit":
-		d.mode = queueXmit
+		d.mode, d.sentOnce = queueXmit, true
 		return ok("xmit_mode=%s", name)
 	default:
 		return fmt.Sprintf("xmit_mode -:%s:- unknown\nAvailable modes: start_xmit, netif_receive\n", name), nil

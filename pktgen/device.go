@@ -116,6 +116,7 @@ type device struct {
 	name string // as added
 	base string // the network device's name
 	nd   netdev.Device
+	up   netdev.Receiver // what netif_receive hands frames to; nil: nobody
 	thr  *thread
 
 	running atomic.Bool // written by the thread
@@ -142,7 +143,7 @@ type device struct {
 	clones  int32      // bursts left for it
 	built   bool       // there was a packet in this run
 	// sentOnce: a packet was sent, in any run. Kernels send the very first one of a device without waiting
-	// for delay, nor do they count it as one.
+	// for delay, nor do they count it as one. The other modes set this, too.
 	sentOnce bool
 	chunk    int    // frames a burst
 	nextTx   int64  // when the next burst is due; the thread's own
@@ -176,6 +177,9 @@ func (d *device) mac() (m [6]byte) {
 	copy(m[:], d.nd.MAC())
 	return m
 }
+
+// sharing tells whether the network device may be given one packet many times (IFF_TX_SKB_SHARING).
+func (d *device) sharing() bool { return !d.nd.Info().Loopback }
 
 // random is a random number below n.
 func (d *device) random(n uint32) uint32 {

@@ -39,6 +39,21 @@
 // Or a capture is sent as it is, with or without its timing: commands pcap and pcap_speed, in replay.go. The
 // kernel has no such thing.
 //
+// # Where it is sent
+//
+// xmit_mode says how far down, or up, a packet goes:
+//
+//   - start_xmit: into the ring of the device. While that has no room the thread waits.
+//   - queue_xmit: through a queue discipline in front of the ring, a pfifo of [netdev.TxQueueLen]
+//     frames for each transmit queue. One that it refuses, being full, counts as an error and is
+//     tried again; a run ends when all that was queued is sent.
+//   - netif_receive: to whoever receives from the device (Config.Receiver), as if the device had
+//     received it. The device sees and counts nothing. A frame that nobody took counts as an
+//     error, and as sent.
+//
+// A loopback device ([netdev.Loopback]) receives what it is sent in the same call; a packet must not be sent
+// twice at a time there, so clone_skb, and burst but for netif_receive, give EOPNOTSUPP.
+//
 // # Where this differs from the kernel
 //
 // Some of it is for the better, and is as in the kernel where the profile is strict (6.1): these
@@ -60,13 +75,15 @@
 //     hold more: enough to keep a device busy, few enough for the caches.
 //   - A packet must fit the device (its MTU and its buffers). A run whose packets do not
 //     ends, with a Result that says so, before anything is sent.
-//   - A device has no IP addresses here: without src_min the source is 0.0.0.0.
+//   - A device has no IP addresses here: without src_min the source is 0.0.0.0, on lo 127.0.0.1.
 //   - * src_mac_count without src_mac walks from the interface's address; the kernel keeps
 //     only its first byte.
 //   - frags is counted, shown, and changes nothing else: a frame is one piece of memory.
-//   - There is no network stack: xmit_mode netif_receive is accepted, and its run ends
-//     with an error in Result; queue_xmit sends as start_xmit does. skb_priority is shown.
-//     IPSEC and spi are unknown, as in a kernel without CONFIG_XFRM; under 6.1 they are known,
+//   - There is no network stack above a device: what receives netif_receive's frames takes them whatever
+//     their address, where the kernel's stack drops those of others, and counts errors.
+//   - queue_xmit's queue discipline is always a pfifo of one length. A packet that it refuses is kept for
+//     the next try; the kernel builds another with the same sequence number. skb_priority is shown.
+//   - IPSEC and spi are unknown, as in a kernel without CONFIG_XFRM; under 6.1 they are known,
 //     and do nothing, as in a kernel without security associations.
 //   - IPDST_RND gives up after many tries in a range that holds only addresses it must
 //     not use; the kernel tries forever.
@@ -79,8 +96,8 @@
 // # Locks
 //
 // Engine.mu (who has which name) before thread.mu (device list, result) before
-// device.mu (configuration and counters) before port.mu (a transmit queue and its
-// pool). A thread holds device.mu and port.mu for one burst (or about 64 packets), never
+// device.mu (configuration and counters) before port.mu (a transmit queue with its queue
+// discipline and its pools). A thread holds device.mu and port.mu for one burst (or about 64 packets), never
 // while it waits, except that ending a run holds port.mu until the queue has drained.
 //
 // Units: times are nanoseconds of CLOCK_MONOTONIC inside, microseconds in the files;

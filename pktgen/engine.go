@@ -26,6 +26,9 @@ type Config struct {
 	// Lookup finds a network device by its name ("eth0"). An error that carries an errno
 	// (ENODEV, ENETDOWN) gives it to the writer of add_device; any other means ENODEV.
 	Lookup func(name string) (netdev.Device, error)
+	// Receiver finds what receives from the network device of a name: xmit_mode netif_receive hands
+	// frames to it. nil, here or as a result: nobody does, and each frame is an error.
+	Receiver func(name string) netdev.Receiver
 	// Profile names the kernel whose texts are followed: "6.12" (the default, pktgen as of 6.15),
 	// "6.1".
 	Profile string
@@ -41,6 +44,7 @@ type Config struct {
 // concurrent use.
 type Engine struct {
 	lookup  func(string) (netdev.Device, error)
+	up      func(string) netdev.Receiver
 	log     *slog.Logger
 	prof    *profile.Pktgen
 	rt      *rt.Policy
@@ -77,7 +81,7 @@ func New(c Config) (*Engine, error) {
 	if len(cpus) == 0 || cpus[0] < 0 {
 		return nil, fmt.Errorf("starting pktgen: CPUs %v, want at least one, none negative", cpus)
 	}
-	e := &Engine{lookup: c.Lookup, log: c.Log, prof: &p.Pktgen, rt: c.RT, dir: &procfs.Dir{}, ports: make(map[portKey]*port)}
+	e := &Engine{lookup: c.Lookup, up: c.Receiver, log: c.Log, prof: &p.Pktgen, rt: c.RT, dir: &procfs.Dir{}, ports: make(map[portKey]*port)}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -207,6 +211,9 @@ func (e *Engine) add(t *thread, name string) error {
 	if d.gone() {
 		return unix.ENODEV
 	}
+	if e.up != nil {
+		d.up = e.up(base)
+	}
 	t.mu.Lock()
 	t.devs = append([]*device{d}, t.devs...)
 	t.mu.Unlock()
@@ -223,8 +230,11 @@ func (e *Engine) nextTemplate() uint32 {
 	}
 }
 
+// Version is that of the kernel's pktgen which is followed.
+const Version = "2.75"
+
 // version is what pgctrl shows.
-const version = "Packet Generator for packet performance testing. Version: 2.75\n"
+const version = "Packet Generator for packet performance testing. Version: " + Version + "\n"
 
 func showVersion(w *bytes.Buffer) error {
 	w.WriteString(version)

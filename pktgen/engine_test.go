@@ -57,7 +57,7 @@ func (b *bench) background(ctx context.Context) func() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = b.file("pgctrl").Write(ctx, []byte("start"))
+		_, _ = b.file("pgctrl").Write(ctx, []byte("start\n"))
 	}()
 	return func() {
 		b.t.Helper()

@@ -18,6 +18,8 @@ type port struct {
 	mu     sync.Mutex // guards all below
 	q      netdev.TxQueue
 	pools  [sizeClasses]*dma.Pool // by sizeClass; nil until one is needed
+	queued [sizeClasses]*dma.Pool // the same for frames that go through qdisc
+	qdisc  pfifo                  // queue_xmit's
 	flight int                    // frames in flight, at most
 	warned bool                   // that the device still has frames
 }
@@ -26,7 +28,7 @@ type port struct {
 // small ones lie close together (netdev.NewTxPool).
 const (
 	minBuf      = 64
-	sizeClasses = 9 // 64 to 16384
+	sizeClasses = 11 // 64 to 65536
 )
 
 // sizeClass is the class of frames of n bytes; the last one also for those that are too
@@ -40,14 +42,20 @@ func sizeClass(n int) int {
 }
 
 // pool is the pool for frames of n bytes. Called with mu held.
-func (p *port) pool(n int) (*dma.Pool, error) {
+func (p *port) pool(n int) (*dma.Pool, error) { return p.poolOf(&p.pools, n, p.ring) }
+
+// queuedPool is the same for frames that may wait in the queue discipline before they are in flight.
+func (p *port) queuedPool(n int) (*dma.Pool, error) {
+	return p.poolOf(&p.queued, n, min(p.ring, minDepth)+netdev.TxQueueLen)
+}
+
+// poolOf finds one among pools, or makes it.
+func (p *port) poolOf(pools *[sizeClasses]*dma.Pool, n, bufs int) (_ *dma.Pool, err error) {
 	c := sizeClass(n)
-	if p.pools[c] != nil {
-		return p.pools[c], nil
+	if pools[c] == nil {
+		pools[c], err = netdev.NewTxPool(p.q, min(bufs, maxPool, maxPoolBytes/(minBuf<<c)), minBuf<<c)
 	}
-	var err error
-	p.pools[c], err = netdev.NewTxPool(p.q, min(p.ring, maxPool, maxPoolBytes/(minBuf<<c)), minBuf<<c)
-	return p.pools[c], err
+	return pools[c], err
 }
 
 // portKey names a queue; done tells a device from a later one of the same name.
@@ -109,15 +117,18 @@ func (e *Engine) closePorts(name string) {
 func (p *port) close() (held int, again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.reset()
 	p.flight = p.q.Reap()
-	for i, pool := range p.pools {
-		switch {
-		case pool == nil:
-		case pool.Free() == pool.Len():
-			pool.Close()
-			p.pools[i] = nil
-		default:
-			held += pool.Len() - pool.Free()
+	for _, pools := range []*[sizeClasses]*dma.Pool{&p.pools, &p.queued} {
+		for i, pool := range pools {
+			switch {
+			case pool == nil:
+			case pool.Free() == pool.Len():
+				pool.Close()
+				pools[i] = nil
+			default:
+				held += pool.Len() - pool.Free()
+			}
 		}
 	}
 	again, p.warned = p.warned, held > 0
@@ -127,12 +138,16 @@ func (p *port) close() (held int, again bool) {
 // drainTime bounds the wait for frames in flight when a run ends.
 const drainTime = time.Second
 
-// drain waits until the queue has sent everything.
-func (p *port) drain() {
+// drain waits until the queue has sent everything; without a link it drops what waits.
+func (p *port) drain(up bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !up {
+		p.reset()
+	}
+	p.flush(ctx)
 	_ = p.q.Drain(ctx) // a link that died, or a queue that is stuck: the run ends all the same
 }
 
@@ -158,7 +173,11 @@ func (d *device) buffers(p *port) (*dma.Pool, error) {
 	if d.capture != nil {
 		n = d.capture.most
 	}
-	pool, err := p.pool(n)
+	get := p.pool
+	if d.mode == queueXmit {
+		get = p.queuedPool
+	}
+	pool, err := get(n)
 	if err == nil && n > pool.BufSize() {
 		err = fmt.Errorf("packets of %d bytes do not fit %s: its buffers have %d", n, d.base, pool.BufSize())
 	}

@@ -26,7 +26,10 @@ func (d *device) begin() {
 	d.maxSize = max(d.maxSize, d.minSize)
 	d.size = uint32(d.minSize)
 	if d.flags&flagIPV6 == 0 {
-		d.saddrMin, d.saddrMax = 0, 0 // the interface has no address to take
+		d.saddrMin, d.saddrMax = 0, 0 // a device has no address to take,
+		if d.nd.Info().Loopback {
+			d.saddrMin, d.saddrMax = loopbackAddr, loopbackAddr // but for lo
+		}
 		if d.srcMin != "" {
 			d.saddrMin, d.saddrMax = aton(d.srcMin), aton(d.srcMax)
 		}
@@ -46,6 +49,9 @@ func (d *device) begin() {
 	d.built, d.dirty = false, true
 	d.running.Store(true)
 }
+
+// loopbackAddr is 127.0.0.1, the address of lo.
+const loopbackAddr = 127<<24 | 1
 
 // dropPackets gives back what was built and not sent.
 func (d *device) dropPackets() {
@@ -76,7 +82,7 @@ func (d *device) end() {
 	if !d.gone() {
 		for _, p := range ports {
 			if p != nil {
-				p.drain()
+				p.drain(d.nd.Link().Up)
 			}
 		}
 	}
@@ -161,7 +167,18 @@ func (d *device) turn() (_ progress, due int64) {
 		d.failure = err.Error()
 		return finished, 0
 	}
-	return d.send(p), 0
+	return d.transmit(p), 0
+}
+
+// transmit is a turn with all locks held.
+func (d *device) transmit(p *port) progress {
+	switch d.mode {
+	case netifReceive:
+		return d.handUp(p)
+	case queueXmit:
+		return d.enqueue(p)
+	}
+	return d.send(p)
 }
 
 // interval is the delay to the next packet: whole nanoseconds, whose average is exact.
@@ -182,7 +199,7 @@ func addTime(t int64, d uint64) int64 {
 	return t + int64(d)
 }
 
-// send is a turn with all locks held.
+// send is a turn of start_xmit, with all locks held.
 func (d *device) send(p *port) progress {
 	depth := min(p.ring, max(minDepth, 2*d.chunk))
 	for left := turn; ; {

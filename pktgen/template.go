@@ -113,9 +113,6 @@ func (d *device) largest() uint32 {
 // compile makes the template of the configuration and chooses how frames are made from
 // it. It fails where the packets cannot be sent.
 func (d *device) compile() error {
-	if d.mode == netifReceive {
-		return fmt.Errorf("xmit_mode netif_receive: there is no network stack to receive")
-	}
 	t := template{id: d.thr.eng.nextTemplate(), v6: d.flags&flagIPV6 != 0, udpSum: d.flags&flagUDPCSUM != 0, payload: d.headers()}
 	t.varies = d.varying()
 	if d.cflows > 0 && d.flows == nil {
@@ -143,8 +140,12 @@ func (d *device) compile() error {
 		return err
 	}
 	d.chunk = 1
-	if d.flags&flagSHARED != 0 && d.mode == startXmit && t.varies&varyQueue == 0 {
-		d.chunk = int(max(1, min(uint64(d.burst), uint64(p.ring))))
+	if d.flags&flagSHARED != 0 && d.mode != queueXmit && t.varies&varyQueue == 0 {
+		most := p.ring
+		if d.mode == netifReceive {
+			most = maxHandUp
+		}
+		d.chunk = int(max(1, min(uint64(d.burst), uint64(most))))
 	}
 	if len(d.out) < d.chunk {
 		out := make([]*dma.Buf, d.chunk)

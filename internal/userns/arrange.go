@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -24,6 +25,9 @@ func arrange(p Plan) error {
 		return fmt.Errorf("making the mounts private: %w", err)
 	}
 	if err := keepOld(p.Old); err != nil {
+		return err
+	}
+	if err := layPrograms(p); err != nil {
 		return err
 	}
 	l := layer{plan: p, missing: make(map[string]map[string]string)}
@@ -163,17 +167,19 @@ func (l *layer) over(path string) error {
 	return nil
 }
 
-// remember has the kernel look up every entry of a merged directory, so that it need not
-// ask for its own while the tree's server is stopped. Nothing depends on it otherwise.
+// remember has the kernel look up every link of a directory, as its own entries are in a merged one, so that it need not
+// ask for them while the tree's server is stopped. Nothing depends on it otherwise.
 func remember(dir string) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return
 	}
 	defer f.Close()
-	names, _ := f.Readdirnames(-1)
-	for _, name := range names {
-		_, _ = os.Readlink(filepath.Join(dir, name))
+	entries, _ := f.ReadDir(-1)
+	for _, e := range entries {
+		if e.Type()&fs.ModeSymlink != 0 {
+			_, _ = os.Readlink(filepath.Join(dir, e.Name()))
+		}
 	}
 }
 
@@ -215,6 +221,9 @@ func (l *layer) add(dir, from string) error {
 	var common []string
 	for _, e := range ours {
 		at := filepath.Join(dir, e.Name())
+		if slices.Contains(l.plan.Over, at) {
+			continue // as a whole
+		}
 		if fi, err := os.Lstat(at); err == nil && fi.IsDir() && e.IsDir() {
 			common = append(common, e.Name())
 			continue

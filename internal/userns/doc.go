@@ -30,6 +30,11 @@
 // were, so that relative links resolve and realpath answers as outside. The graft is made
 // once; an entry that the kernel adds later at the top of such a directory does not show.
 //
+// A directory of ours that stands for one device of the machine's (lo) is laid over that as a whole.
+//
+// Plan.Programs are laid into a file system of their own below Plan.Old and stand first in PATH: a modprobe for which
+// ring3's modules are loaded.
+//
 // A name that both have is ours inside; Hidden in package node, and Collisions here, say
 // which these are.
 //

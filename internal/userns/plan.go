@@ -18,22 +18,26 @@ type Plan struct {
 	Old  string   // an empty directory; inside it holds the kernel's own proc/ and sys/
 	Over []string // absolute paths at which Tree/ns's entry replaces the kernel's
 	Add  []string // absolute directories that get the entries of Tree's in addition
+
+	Programs map[string]string // scripts that stand first in PATH inside, by name
 }
 
 // overDirs are the directories in which ring3 adds names at any time.
 var overDirs = []string{"/proc/net", "/proc/irq", "/sys/class/net", "/sys/bus/pci/devices", "/sys/bus/pci/drivers", "/sys/module"}
 
-// overFiles are the files that show the kernel's lines, then ours.
-var overFiles = []string{"/proc/interrupts"}
+// overOthers are files that show the kernel's lines, then ours, and lo.
+var overOthers = []string{"/proc/interrupts", "/sys/devices/virtual/net/lo"}
 
-// DefaultPlan is the plan for what View made. /proc/interrupts is left to the kernel if ns/
-// has none.
+// DefaultPlan is the plan for what View made. What is no merged directory is left to the kernel if ns/ has
+// none.
 func DefaultPlan(tree, old string) Plan {
 	return Plan{
 		Tree: tree,
 		Old:  old,
-		Over: append(append([]string(nil), overDirs...), overFiles...),
+		Over: append(append([]string(nil), overDirs...), overOthers...),
 		Add:  []string{"/sys/devices"},
+
+		Programs: map[string]string{"modprobe": modprobe},
 	}
 }
 

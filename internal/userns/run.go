@@ -265,6 +265,9 @@ func child(arg string) (int, error) {
 	if err := os.Chdir(j.Dir); err != nil {
 		_ = os.Chdir("/") // the folder may be closed to the ids inside
 	}
+	if err := findPrograms(j.Plan); err != nil {
+		return 1, err
+	}
 	path, err := exec.LookPath(j.Argv[0])
 	if err != nil {
 		var e *exec.Error

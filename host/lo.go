@@ -1,0 +1,88 @@
+package host
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ring3dev/ring3/internal/node"
+	"github.com/ring3dev/ring3/netdev"
+	"github.com/ring3dev/ring3/sysfs"
+)
+
+// loopbackName is the device that a kernel has without anybody asking for it.
+const loopbackName = "lo"
+
+// loopback is lo: for pktgen a device that receives what it sends. Among the machine's files it stands for the
+// machine's own, so it counts that one's traffic too: nobody who looks at lo in the shell misses anything.
+type loopback struct{ *netdev.Loopback }
+
+// newLoopback makes it, unless the user has given that name to a device of his.
+func newLoopback(p *Plan) *loopback {
+	if p.find(loopbackName) != nil {
+		return nil
+	}
+	return &loopback{netdev.NewLoopback(loopbackName)}
+}
+
+// Stats are ours and the machine's together.
+func (l loopback) Stats() netdev.Stats {
+	s := l.Loopback.Stats()
+	b, _ := os.ReadFile("/proc/self/net/dev")
+	for line := range strings.Lines(string(b)) {
+		if name, rest, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && name == loopbackName {
+			addMachine(&s, strings.Fields(rest))
+		}
+	}
+	return s
+}
+
+// addMachine adds the columns of a line of /proc/net/dev that a loopback device has.
+func addMachine(s *netdev.Stats, columns []string) {
+	for column, to := range map[int]*uint64{
+		0: &s.RxBytes, 1: &s.RxPackets, 2: &s.RxErrors, 3: &s.RxDropped, 8: &s.TxBytes, 9: &s.TxPackets, 10: &s.TxErrors, 11: &s.TxDropped,
+	} {
+		if column < len(columns) {
+			n, _ := strconv.ParseUint(columns[column], 10, 64)
+			*to += n
+		}
+	}
+}
+
+// loopbackPath is where lo stands in /sys: below no bus.
+const loopbackPath = "/devices/virtual/net/" + loopbackName
+
+// exportLoopback puts lo into sys/, and where the shell lays it over the machine's.
+func (s *System) exportLoopback(sys, ns *node.Dir) {
+	if s.lo == nil {
+		return
+	}
+	dir := netdev.ClassDir(s.lo, netdev.ClassOptions{Subsystem: sysfs.Rel(loopbackPath, classNet), IfIndex: 1})
+	virtual, name := strings.TrimSuffix(loopbackPath, "/"+loopbackName), loopbackName
+	sys.MkdirAll(virtual).Put(name, dir)
+	sys.MkdirAll(classNet).Put(name, &sysfs.Link{Target: sysfs.Rel(classNet, loopbackPath)})
+	ns.MkdirAll("sys"+virtual).Put(name, dir)
+}
+
+// collisions are the machine's network interfaces that one of our devices hides in the shell. lo hides nothing.
+func (s *System) collisions() []string {
+	names := s.tree.class.Hidden()
+	if s.lo != nil {
+		names = slices.DeleteFunc(names, func(n string) bool { return n == loopbackName })
+	}
+	return names
+}
+
+// receiver is what takes the frames of a network device; nil if nothing does.
+func (s *System) receiver(name string) netdev.Receiver {
+	if s.lo != nil && name == loopbackName {
+		return s.lo.Sink()
+	}
+	for _, b := range s.bound {
+		if b.spec.Name == name && b.sink != nil {
+			return b.sink
+		}
+	}
+	return nil
+}
