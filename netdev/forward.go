@@ -203,7 +203,7 @@ func lengths(bufs []*dma.Buf) (n uint64) {
 // wait waits a little for room. It returns false where there will be none.
 func (f *Forwarder) wait(x *forwardQueue) bool {
 	x.q.Reap()
-	if f.ctx.Err() != nil || isDone(f.to) || !f.to.Link().Up {
+	if f.ctx.Err() != nil || gone(f.to) || !f.to.Link().Up {
 		return false
 	}
 	if x.looks++; x.looks <= forwardLooks {
@@ -231,7 +231,7 @@ func (f *Forwarder) Close() error {
 		if x.pools == [2]*dma.Pool{} {
 			continue // it was closed before
 		}
-		if isDone(f.to) {
+		if gone(f.to) {
 			x.q.Reap()
 		} else {
 			_ = x.q.Drain(ctx) // a link that died: what it holds comes back with the device's end
@@ -239,15 +239,6 @@ func (f *Forwarder) Close() error {
 	}
 	f.closePools()
 	return f.err
-}
-
-func isDone(d Device) bool {
-	select {
-	case <-d.Done():
-		return true
-	default:
-		return false
-	}
 }
 
 // closePools gives back those that are whole.
