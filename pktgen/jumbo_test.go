@@ -2,6 +2,7 @@ package pktgen
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -31,4 +32,21 @@ func TestJumbo(t *testing.T) {
 		}
 	}
 	b.checkPools()
+}
+
+// There are fewer buffers of jumbo frames than descriptors: all of them in flight, and the ring far from full.
+func TestJumboBuffersRunOut(t *testing.T) {
+	for _, cmd := range []string{"burst 256", "burst 1024", "burst 1", "burst 300,clone_skb 1"} {
+		s := newSink("eth0")
+		s.mtu, s.sized, s.ring = 16110, true, 4096
+		s.queues[0].hold = true
+		b := newBench(t, []int{0}, s)
+		b.ok("kpktgend_0", "add_device eth0")
+		b.ok("eth0", append(strings.Split(cmd, ","), "count 3000", "pkt_size 9000")...)
+		b.run()
+		if n := s.queues[0].n.Load(); n != 3000 {
+			t.Errorf("%s: %d frames, want 3000", cmd, n)
+		}
+		b.checkPools()
+	}
 }

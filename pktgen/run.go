@@ -201,7 +201,7 @@ func addTime(t int64, d uint64) int64 {
 
 // send is a turn of start_xmit, with all locks held.
 func (d *device) send(p *port) progress {
-	depth := min(p.ring, max(minDepth, 2*d.chunk))
+	depth := min(p.ring, d.pool.Len(), max(minDepth, 2*d.chunk))
 	for left := turn; ; {
 		if need := d.worthwhile(depth); depth-p.flight < need {
 			p.flight = p.q.Reap()
@@ -213,7 +213,9 @@ func (d *device) send(p *port) progress {
 		d.refill()
 		want := len(d.pending)
 		if want == 0 && d.left() > 0 {
-			return full // every buffer is in flight
+			p.flight = p.q.Reap() // every buffer is in flight, or another device's
+			d.thr.reaped(p.flight)
+			return full
 		}
 		n := 0
 		if want > 0 {

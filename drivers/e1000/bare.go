@@ -7,6 +7,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/netdev"
 )
 
 // BareTransmit measures how fast the device itself transmits: every descriptor of the
@@ -26,7 +27,7 @@ func BareTransmit(ctx context.Context, inst pci.Instance, frame []byte, burst in
 		return 0, n.errorf("measuring the bare loop: burst %d of %d bytes: want at least 1, and %d to %d: %w", burst, len(frame), minWire, frameLen(n.MTU()), bus.ErrNotSupported)
 	}
 	q := &n.tx[0]
-	pool, err := q.NewPool(1)
+	pool, err := netdev.NewTxPool(q, 1, len(frame))
 	if err != nil {
 		return 0, err
 	}

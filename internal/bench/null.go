@@ -14,13 +14,13 @@ import (
 // frame.
 func null(ctx context.Context, o *Options, emit func(Row) error) error {
 	for _, c := range []struct {
-		name  string
-		clone int
-	}{{"tx burst=32", 0}, {"tx burst=32 clone_skb", 1000}} {
+		name     string
+		commands []string
+	}{{"tx burst=32", nil}, {"tx burst=32 clone_skb", []string{"clone_skb 1000"}}, {"tx burst=32 random", randomFields}} {
 		if !o.wantsAny("null", nullCases(c.name)) {
 			continue
 		}
-		if err := nullTx(ctx, o, c.name, c.clone, emit); err != nil {
+		if err := nullTx(ctx, o, c.name, c.commands, emit); err != nil {
 			return fmt.Errorf("null %s: %w", c.name, err)
 		}
 	}
@@ -37,18 +37,19 @@ func null(ctx context.Context, o *Options, emit func(Row) error) error {
 // nullCases are the rows of a case.
 func nullCases(name string) []string { return []string{name, name + " allocations", name + " cycles"} }
 
-// nullTx sends the smallest frames; every one gets a sequence number and a time, or with
-// clone_skb each is sent so often.
-func nullTx(ctx context.Context, o *Options, name string, clone int, emit func(Row) error) error {
+// nullTx sends the smallest frames; every one gets a sequence number and a time, unless commands say otherwise.
+func nullTx(ctx context.Context, o *Options, name string, commands []string, emit func(Row) error) error {
 	r, err := newRigOf(ctx, o, rigSpec{sim: true, model: "null", options: ringOf(1024), n: 1})
 	if err != nil {
 		return err
 	}
 	defer r.close()
+	err = r.write("eth0", append([]string{"clone_skb 0", fmt.Sprintf("pkt_size %d", frameSize), "burst 32", "dst 10.0.0.2", "dst_mac 02:00:00:00:00:02"}, commands...)...)
+	if err != nil {
+		return err
+	}
 	send := func(count uint64) (float64, error) {
-		err := r.write("eth0", fmt.Sprintf("count %d", count), fmt.Sprintf("clone_skb %d", clone), "delay 0", fmt.Sprintf("pkt_size %d", frameSize),
-			"burst 32", "dst 10.0.0.2", "dst_mac 02:00:00:00:00:02")
-		if err != nil {
+		if err := r.write("eth0", fmt.Sprintf("count %d", count)); err != nil {
 			return 0, err
 		}
 		pps, _, err := r.run(ctx)

@@ -44,6 +44,7 @@ type rigSpec struct {
 	iommu   bool
 	options map[string]string // of the driver
 	n       int               // devices; two, or four in pairs, are wired
+	apart   bool              // they are not
 	lossy   bool              // the wire loses what finds no descriptor
 	wrap    func(name string, d bus.Device) bus.Device
 }
@@ -59,7 +60,7 @@ func ringOf(n int) map[string]string { return map[string]string{"ring": strconv.
 // start starts the machine; its devices are named eth0, eth1, ...
 func (s *rigSpec) start(ctx context.Context, log *slog.Logger) (machine, error) {
 	var wires [][2]string
-	for i := 0; s.n%2 == 0 && i < s.n; i += 2 {
+	for i := 0; s.n%2 == 0 && !s.apart && i < s.n; i += 2 {
 		wires = append(wires, [2]string{ethName(i), ethName(i + 1)})
 	}
 	if s.served != nil {
@@ -115,7 +116,7 @@ func newRigOf(ctx context.Context, o *Options, s rigSpec) (_ *rig, err error) {
 		}
 		r.nets = append(r.nets, nd)
 	}
-	for i := 0; s.n%2 == 0 && !s.lossy && i < s.n; i += 2 {
+	for i := 0; s.n%2 == 0 && !s.apart && !s.lossy && i < s.n; i += 2 {
 		if err := netdev.Wire(r.nets[i], r.nets[i+1]); err != nil {
 			return r, err
 		}
@@ -183,7 +184,13 @@ func (r *rig) run(ctx context.Context) (pps float64, sent uint64, err error) {
 	if _, err := f.Write(ctx, []byte("start\n")); err != nil {
 		return 0, 0, fmt.Errorf("bench: start: %w", err)
 	}
-	if f, err = r.file("eth0"); err != nil {
+	return r.result("eth0")
+}
+
+// result is what a device's last run came to.
+func (r *rig) result(name string) (pps float64, sent uint64, err error) {
+	f, err := r.file(name)
+	if err != nil {
 		return 0, 0, err
 	}
 	b, err := f.ReadAll()
