@@ -177,6 +177,7 @@ type Sink struct {
 	frames, bytes atomic.Uint64
 	tap           atomic.Pointer[func(frame []byte)]
 	tapMu         sync.Mutex // held while it runs
+	watch         atomic.Pointer[func(frames []*dma.Buf)]
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -222,6 +223,9 @@ func (s *Sink) Receive(frames []*dma.Buf) int {
 }
 
 func (s *Sink) take(frames []*dma.Buf) {
+	if watch := s.watch.Load(); watch != nil {
+		(*watch)(frames)
+	}
 	tap := s.tap.Load()
 	if tap != nil {
 		s.tapMu.Lock()
@@ -247,6 +251,17 @@ func (s *Sink) SetTap(f func(frame []byte)) {
 		return
 	}
 	s.tap.Store(&f)
+}
+
+// Watch makes the sink show every burst of frames to f, before it frees them; f must neither keep nor change
+// them, and runs in the sink's goroutines, several at a time where there are several queues. nil takes it away. Safe for
+// concurrent use.
+func (s *Sink) Watch(f func(frames []*dma.Buf)) {
+	if f == nil {
+		s.watch.Store(nil)
+		return
+	}
+	s.watch.Store(&f)
 }
 
 // Frames is how many frames were received.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/dma"
 	"github.com/ring3dev/ring3/internal/rt"
 	"github.com/ring3dev/ring3/netdev"
 )
@@ -42,6 +43,7 @@ type Bridge struct {
 	tuneMu sync.Mutex    // held while it is told
 	follow *follower
 	mode   netdev.RxMode // the device's before
+	watch  atomic.Pointer[func(frames []*dma.Buf)]
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -173,6 +175,17 @@ func (b *Bridge) Name() string { return b.tap.Name() }
 
 // Device is the device.
 func (b *Bridge) Device() netdev.Device { return b.dev }
+
+// Watch makes the bridge show every burst of received frames to f before the kernel gets them; f must neither keep nor
+// change them, and runs in the bridge's goroutines, several at a time where there are several queues. nil takes
+// it away.
+func (b *Bridge) Watch(f func(frames []*dma.Buf)) {
+	if f == nil {
+		b.watch.Store(nil)
+		return
+	}
+	b.watch.Store(&f)
+}
 
 // Stats adds up all queues.
 func (b *Bridge) Stats() Stats {

@@ -71,6 +71,9 @@ func (r *receiver) run() {
 
 // take gives the frames of one poll to the kernel, and frees them.
 func (r *receiver) take(frames []*dma.Buf) {
+	if watch := r.b.watch.Load(); watch != nil {
+		(*watch)(frames)
+	}
 	var bytes uint64
 	for _, b := range frames {
 		bytes += uint64(len(b.Data))
