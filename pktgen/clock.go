@@ -24,8 +24,12 @@ var clockBase, clockAt = func() (int64, time.Time) {
 func mono() int64 { return clockBase + int64(time.Since(clockAt)) }
 
 // wallOffset is what to add to mono for the time of day, asked for every wallTime: a clock that is
-// set meanwhile shows in packets that much later.
-func wallOffset() int64 { return time.Now().UnixNano() - mono() }
+// set meanwhile shows in packets that much later. Both clocks are read at once (time.Now): a
+// thread that lost its CPU between two readings would date all packets of a wallTime wrong.
+func wallOffset() int64 {
+	now := time.Now()
+	return now.UnixNano() - clockBase - int64(now.Sub(clockAt))
+}
 
 const wallTime = 10_000_000 // ns
 

@@ -54,6 +54,7 @@ type Engine struct {
 	wg      sync.WaitGroup
 	debug   atomic.Bool
 	tmplID  atomic.Uint32
+	rx      receivers
 
 	mu     sync.Mutex // held while a device is added
 	closed bool
@@ -140,6 +141,7 @@ func (e *Engine) DeviceGone(name string) {
 		t.mu.Unlock()
 	}
 	e.mu.Unlock()
+	defer e.rxGone(name)
 	if !e.wait(ctx, e.served(ctlRem)) {
 		e.log.Error("pktgen: a removed device is still in use", "device", name)
 		return
@@ -204,7 +206,7 @@ func (e *Engine) add(t *thread, name string) error {
 		return errno
 	case err != nil || nd == nil:
 		return unix.ENODEV
-	case name == "" || name == "." || name == ".." || strings.Contains(name, "/") || e.dir.Lookup(name) != nil:
+	case name == "" || name == "." || name == ".." || strings.Contains(name, "/") || strings.HasSuffix(name, rxSuffix) || e.dir.Lookup(name) != nil:
 		return unix.EINVAL // no name for a file
 	}
 	d := newDevice(name, base, nd, t)
@@ -218,6 +220,7 @@ func (e *Engine) add(t *thread, name string) error {
 	t.devs = append([]*device{d}, t.devs...)
 	t.mu.Unlock()
 	e.dir.Put(name, procfs.New(0o600, d.show, d.store))
+	e.rxAdded(name, base)
 	return nil
 }
 

@@ -148,6 +148,7 @@ func (t *thread) remove(d *device) {
 		t.finish(d)
 	}
 	t.eng.dir.Remove(d.name)
+	t.eng.rxRemoved(d.name, d.base)
 	t.mu.Lock()
 	t.devs = slices.DeleteFunc(slices.Clone(t.devs), func(o *device) bool { return o == d })
 	t.mu.Unlock()

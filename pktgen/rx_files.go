@@ -1,0 +1,84 @@
+package pktgen
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/ring3dev/ring3/procfs"
+)
+
+// rxSuffix makes the name of a device's file that of its receiver's. No device's name may end so.
+const rxSuffix = ".rx"
+
+// receivers are an engine's, by the network device's name.
+type receivers struct {
+	mu     sync.Mutex // after Engine.mu
+	byName map[string]*procfs.File
+}
+
+// AddReceiver makes the receiver of a network device, with its file NAME.rx. Devices that are added on it
+// have the same file under their own names, eth0@3.rx. Whoever receives the network device's frames gives them to Take.
+func (e *Engine) AddReceiver(name string) (*Receiver, error) {
+	if name == "" || strings.ContainsAny(name, "/\x00") {
+		return nil, fmt.Errorf("pktgen: receiver of %q: no name for a file", name)
+	}
+	r := newReceiver(e, name)
+	f := procfs.New(0o600, r.show, r.store)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, fmt.Errorf("pktgen: receiver of %s: %w", name, errClosed)
+	}
+	e.rx.mu.Lock()
+	defer e.rx.mu.Unlock()
+	if e.rx.byName[name] != nil || e.dir.Lookup(name+rxSuffix) != nil {
+		return nil, fmt.Errorf("pktgen: receiver of %s: there is one", name)
+	}
+	if e.rx.byName == nil {
+		e.rx.byName = make(map[string]*procfs.File)
+	}
+	e.rx.byName[name] = f
+	e.dir.Put(name+rxSuffix, f)
+	for _, t := range e.threads {
+		t.mu.Lock()
+		for _, d := range t.devs {
+			if d.base == name {
+				e.dir.Put(d.name+rxSuffix, f)
+			}
+		}
+		t.mu.Unlock()
+	}
+	return r, nil
+}
+
+var errClosed = errors.New("the generator was closed")
+
+// added gives a device that was added the file of its receiver, if it has one.
+func (e *Engine) rxAdded(name, base string) {
+	e.rx.mu.Lock()
+	defer e.rx.mu.Unlock()
+	if f := e.rx.byName[base]; f != nil {
+		e.dir.Put(name+rxSuffix, f)
+	}
+}
+
+// rxRemoved takes that away again. A network device's own stays.
+func (e *Engine) rxRemoved(name, base string) {
+	e.rx.mu.Lock()
+	defer e.rx.mu.Unlock()
+	if name != base {
+		e.dir.Remove(name + rxSuffix)
+	}
+}
+
+// rxGone takes away the receiver of a network device that goes away.
+func (e *Engine) rxGone(base string) {
+	e.rx.mu.Lock()
+	defer e.rx.mu.Unlock()
+	if e.rx.byName[base] != nil {
+		delete(e.rx.byName, base)
+		e.dir.Remove(base + rxSuffix)
+	}
+}
