@@ -134,3 +134,20 @@ func (s *System) receive(b *boundDevice) (err error) {
 	}
 	return err
 }
+
+// account makes what takes a device's frames show them to pktgen's receiver.
+func (s *System) account(b *boundDevice) error {
+	if b.net == nil {
+		return nil
+	}
+	r, err := s.pktgen.AddReceiver(b.spec.Name)
+	if err != nil {
+		return err
+	}
+	if b.tap != nil {
+		b.tap.Watch(r.Take)
+	} else {
+		b.sink.Watch(r.Take)
+	}
+	return nil
+}

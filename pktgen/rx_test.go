@@ -421,8 +421,16 @@ func TestReceiveAllocatesNothing(t *testing.T) {
 		next func(i int) []byte
 	}{
 		{"in order", func(int) []byte { seq++; return packet(t, spec(), seq, b.stamp(seq), 18) }},
-		{"two by two", func(i int) []byte { seq += uint32(i&1) * 2; return packet(t, spec(), seq-uint32(i&1), b.stamp(seq), 18) }},
-		{"flows", func(i int) []byte { s := spec(); s.SrcPort = uint16(i); seq++; return packet(t, s, seq, b.stamp(seq), 18) }},
+		{"two by two", func(i int) []byte {
+			seq += uint32(i&1) * 2
+			return packet(t, spec(), seq-uint32(i&1), b.stamp(seq), 18)
+		}},
+		{"flows", func(i int) []byte {
+			s := spec()
+			s.SrcPort = uint16(i)
+			seq++
+			return packet(t, s, seq, b.stamp(seq), 18)
+		}},
 		{"runs", func(i int) []byte { b.base += 10; return packet(t, spec(), 1, b.stamp(1), 18) }},
 		{"others", func(int) []byte { return make([]byte, 60) }},
 	} {
