@@ -35,9 +35,10 @@ func (a *app) benchCmd() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure what this machine does, as ratios to what the device models can do",
 		Long: `Measure, one row a case: register access, interrupt latency (and with --rt), start, memory, two wired
-NICs without loss, and forwarding between two such pairs, pktgen beside a bare loop that only rings the doorbell; the driver alone on a
-model that swallows at once; receiving by weight and by interrupt moderation; what tracing and the
-IOMMU cost; TCP over TAP beside veth. About five minutes for all. Machines are noisy: compare
+NICs without loss, and forwarding between two such pairs, pktgen beside a bare loop that only rings
+the doorbell; the driver alone on a model that swallows at once; what accounting for pktgen's frames
+costs, and the latency that it finds; receiving by weight and by interrupt moderation; what tracing
+and the IOMMU cost; TCP over TAP beside veth. About five minutes for all. Machines are noisy: compare
 rows of one run.`,
 		Example: "  ring3 bench --only 'pktgen-tx e1000e ring=4096'",
 		Args:    usageArgs(cobra.NoArgs),

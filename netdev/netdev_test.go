@@ -367,22 +367,28 @@ func TestSink(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var tapped atomic.Int32
+		var tapped, watched atomic.Int32
 		s.SetTap(func(f []byte) { tapped.Add(int32(len(f))) })
+		s.Watch(func(fs []*dma.Buf) {
+			for _, f := range fs {
+				watched.Add(int32(len(f.Data)))
+			}
+		})
 		for end := time.Now().Add(5 * time.Second); s.Frames() < 206; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%d frames, want 206", s.Frames())
 			}
 		}
 		s.SetTap(nil)
+		s.Watch(nil)
 		if c.end != nil {
 			<-s.Done()
 		}
 		if err := s.Close(); err != c.want {
 			t.Errorf("Close after %v = %v, want %v", c.end, err, c.want)
 		}
-		if s.Bytes() != 206*60 || pool.Free() != pool.Len() || tapped.Load()%60 != 0 {
-			t.Errorf("%d bytes, %d of %d buffers free, %d tapped", s.Bytes(), pool.Free(), pool.Len(), tapped.Load())
+		if s.Bytes() != 206*60 || pool.Free() != pool.Len() || tapped.Load()%60 != 0 || watched.Load()%60 != 0 {
+			t.Errorf("%d bytes, %d of %d buffers free, %d tapped, %d watched", s.Bytes(), pool.Free(), pool.Len(), tapped.Load(), watched.Load())
 		}
 		if got := q.waits.Load(); got != 3 {
 			t.Errorf("%d sleeps, want 3", got)

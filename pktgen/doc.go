@@ -10,6 +10,8 @@
 //   - kpktgend_N, one for each CPU: add_device, rem_device_all, and which devices run.
 //   - one file for each added device, named as it was added ("eth0", "eth0@3"): its
 //     parameters, its counters, its last result.
+//   - NAME.rx beside each of them, and for each network device from the start: what arrived there
+//     ([Engine.AddReceiver], [Receiver]). The kernel has no such file.
 //
 // The interface followed is that of Linux 6.15 (net/core/pktgen.c, version 2.75), or of the kernel that
 // Config.Profile names; package internal/profile has the differences. Result texts, errno
@@ -99,6 +101,8 @@
 // device.mu (configuration and counters) before port.mu (a transmit queue with its queue
 // discipline and its pools). A thread holds device.mu and port.mu for one burst (or about 64 packets), never
 // while it waits, except that ending a run holds port.mu until the queue has drained.
+// Engine.mu also comes before receivers.mu (their files), and that before thread.mu. No other lock is taken
+// while Rx.mu is held.
 //
 // Units: times are nanoseconds of CLOCK_MONOTONIC inside, microseconds in the files;
 // sizes are bytes of a frame without its frame check sequence.

@@ -32,12 +32,13 @@ import (
 //     duplicate only if its timestamp is not newer, and the sender's next run, or another sender, otherwise.
 //   - A duplicate has the headers of what it doubles. In a flow that was not there before is none.
 //   - A gap is no larger than 8128 numbers, or what a sender can send (150 packets a microsecond) since the last frame.
-//   - A run that has been silent for 100 ms, and 16 times as long as it used to be, comes after the others.
+//   - A run that has been silent for 100 ms, and 16 times as long as it used to be, comes after the others; one that had frames of other flows
+//     only, while the frame's flow has runs to itself, comes last.
 //
 // What fits none begins a run. At most 64 are followed; the one that was silent longest makes room. Where senders send
-// the same headers it may take one's frame for the other's, which changes none of the sums. Without timestamps
-// (NO_TIMESTAMP) equal frames of two senders are duplicates; let them have different ports. Then a run also
-// begins where a number comes again after 10 ms of silence.
+// the same headers one's frame may be taken for the other's, which does not change what was lost in all; two frames with one number in one
+// microsecond are one frame twice. Without timestamps (NO_TIMESTAMP) all equal frames are: let such senders have different
+// ports. Then a run also begins where a number comes again after 10 ms of silence.
 //
 // # Lost, duplicated, reordered
 //
@@ -47,9 +48,11 @@ import (
 // run began at 1. A frame that came before is a duplicate (RFC 5560).
 //
 // With clone_skb, and with bursts under profile 6.1, a packet is sent many times with one number, and the next has a number that counts
-// them all. A copy of the packet that was built last is taken for one of these, a clone, until the next packet's number says how many there
-// were; those above that were duplicates. So neither clones count as duplicates, nor the numbers they stand for as lost. The copies of the very last
-// packet are clones if those before had some, or there were none before.
+// them all. So the copies of a packet take the numbers up to the next packet's: they are clones, and what they do not fill was lost; copies
+// beyond that are duplicates. Where packets came once each until now (a run looks at its last eight steps or so) copies are duplicates at once: of
+// packets that are sent once, one may be doubled on the way and the next lost. So a clone_skb that is set while a device
+// runs is noticed after some packets. The copies of the packet built last are not decided: they are clones if those of the packets before were, or if there
+// is none before.
 //
 // Frames of several receive queues are counted in the order in which their bursts are, which may be another than that of
 // their arrival.

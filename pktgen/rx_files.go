@@ -44,7 +44,7 @@ func (e *Engine) AddReceiver(name string) (*Receiver, error) {
 	for _, t := range e.threads {
 		t.mu.Lock()
 		for _, d := range t.devs {
-			if d.base == name {
+			if d.base == name && e.dir.Lookup(d.name) != nil { // else it is being removed
 				e.dir.Put(d.name+rxSuffix, f)
 			}
 		}
@@ -55,7 +55,7 @@ func (e *Engine) AddReceiver(name string) (*Receiver, error) {
 
 var errClosed = errors.New("the generator was closed")
 
-// added gives a device that was added the file of its receiver, if it has one.
+// rxAdded gives a device that was added the file of its receiver, if it has one.
 func (e *Engine) rxAdded(name, base string) {
 	e.rx.mu.Lock()
 	defer e.rx.mu.Unlock()

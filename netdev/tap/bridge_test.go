@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -275,16 +276,21 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// TestDown: the kernel takes nothing while the interface is down.
+// TestDown: the kernel takes nothing while the interface is down. Who watches sees the frames all the same.
 func TestDown(t *testing.T) {
 	needTap(t)
 	bustest.NoLeaks(t)
 	x, _ := wired(1)
 	b := attachT(t, x, Config{Name: "x0"})
+	var watched atomic.Int64
+	b.Watch(func(frames []*dma.Buf) { watched.Add(int64(len(frames))) })
 	for _, f := range stream(t, tcp{flow: 1}, 5, 100) {
 		x.rx[0].arrive(f)
 	}
 	waitFor(t, "5 dropped frames", func() bool { return b.Stats().RxDropped == 5 })
+	if b.Watch(nil); watched.Load() != 5 {
+		t.Errorf("%d frames watched, want 5", watched.Load())
+	}
 	if s := b.Stats(); s.RxFrames != 5 || s.RxWrites != 0 {
 		t.Errorf("Stats = %+v, want 5 received and none written", s)
 	}
