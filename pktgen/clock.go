@@ -1,10 +1,12 @@
 package pktgen
 
 import (
+	"math"
 	"os"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,12 +25,43 @@ var clockBase, clockAt = func() (int64, time.Time) {
 // mono is CLOCK_MONOTONIC in nanoseconds.
 func mono() int64 { return clockBase + int64(time.Since(clockAt)) }
 
-// wallOffset is what to add to mono for the time of day, asked for every wallTime: a clock that is
-// set meanwhile shows in packets that much later. Both clocks are read at once (time.Now): a
-// thread that lost its CPU between two readings would date all packets of a wallTime wrong.
+// wallOffset is what to add to mono for the time of day. Whoever needs it asks every wallTime; a clock that is set meanwhile
+// shows up to twice that much later. The two clocks are read one after the other, and a thread may lose its CPU
+// between: so the offset is the same for all, senders and receivers, until a measurement says that it is another.
 func wallOffset() int64 {
-	now := time.Now()
-	return now.UnixNano() - clockBase - int64(now.Sub(clockAt))
+	offset.mu.Lock()
+	defer offset.mu.Unlock()
+	now := mono()
+	if offset.at != 0 && now-offset.at < wallTime {
+		return offset.ns
+	}
+	ns, within := measureOffset()
+	if off := ns - offset.ns; offset.at == 0 || off > within || off < -within {
+		offset.ns = ns
+	}
+	offset.at = now
+	return offset.ns
+}
+
+// offset is what wallOffset found.
+var offset struct {
+	mu     sync.Mutex
+	ns, at int64
+}
+
+// measureOffset reads the time of day between two readings of the other clock, several times if that took
+// long, and says how far off the result may be.
+func measureOffset() (ns, within int64) {
+	within = math.MaxInt64
+	for i := 0; i < 5 && within > 1000; i++ {
+		a := mono()
+		wall := time.Now().UnixNano()
+		b := mono()
+		if half := (b - a) / 2; half < within {
+			ns, within = wall-a-half, half
+		}
+	}
+	return ns, within
 }
 
 const wallTime = 10_000_000 // ns

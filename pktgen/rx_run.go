@@ -59,11 +59,6 @@ func (w *window) set(n uint32) { w.got[n>>6%windowWords] |= 1 << (n & 63) }
 
 func (w *window) setCopy(n uint32) { w.copies[n>>6%windowWords] |= 1 << (n & 63) }
 
-func (w *window) unset(n uint32) {
-	w.got[n>>6%windowWords] &^= 1 << (n & 63)
-	w.copies[n>>6%windowWords] &^= 1 << (n & 63)
-}
-
 func (w *window) has(n uint32) bool { return w.got[n>>6%windowWords]>>(n&63)&1 != 0 }
 
 // vacant finds the first number behind n, and before limit, that is no copy or did not come.
