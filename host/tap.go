@@ -135,19 +135,22 @@ func (s *System) receive(b *boundDevice) (err error) {
 	return err
 }
 
-// account makes what takes a device's frames show them to pktgen's receiver.
+// account makes what takes a device's frames show them to pktgen's receive side.
 func (s *System) account(b *boundDevice) error {
 	if b.net == nil {
 		return nil
 	}
-	r, err := s.pktgen.AddReceiver(b.spec.Name)
+	rx, err := s.pktgen.AddRx(b.spec.Name)
 	if err != nil {
 		return err
 	}
-	if b.tap != nil {
-		b.tap.Watch(r.Take)
-	} else {
-		b.sink.Watch(r.Take)
+	switch {
+	case b.forward != nil:
+		b.forward.Watch(rx.Take)
+	case b.tap != nil:
+		b.tap.Watch(rx.Take)
+	default:
+		b.sink.Watch(rx.Take)
 	}
 	return nil
 }

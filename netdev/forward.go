@@ -25,6 +25,7 @@ type Forwarder struct {
 	queues   []*forwardQueue // of to
 
 	frames, bytes, dropped atomic.Uint64
+	watch                  atomic.Pointer[func(frames []*dma.Buf)]
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -101,6 +102,15 @@ func NewForwarder(from, to Device, p *rt.Policy) (*Forwarder, error) {
 	return f, nil
 }
 
+// Watch makes it show every burst of received frames to w before it forwards them, as Sink.Watch does.
+func (f *Forwarder) Watch(w func(frames []*dma.Buf)) {
+	if w == nil {
+		f.watch.Store(nil)
+		return
+	}
+	f.watch.Store(&w)
+}
+
 // Stats may be called at any time.
 func (f *Forwarder) Stats() ForwardStats {
 	return ForwardStats{f.frames.Load(), f.bytes.Load(), f.dropped.Load()}
@@ -114,6 +124,9 @@ func (f *Forwarder) To() Device { return f.to }
 
 // take forwards the frames of one poll, and frees them.
 func (f *Forwarder) take(x *forwardQueue, frames []*dma.Buf) {
+	if watch := f.watch.Load(); watch != nil {
+		(*watch)(frames)
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, b := range frames {

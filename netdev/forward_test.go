@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -131,6 +132,8 @@ func TestForward(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		var watched atomic.Uint64
+		f.Watch(func(frames []*dma.Buf) { watched.Add(uint64(len(frames))) })
 		var last []byte
 		n, size := 0, 0
 		s.SetTap(func(b []byte) {
@@ -150,8 +153,8 @@ func TestForward(t *testing.T) {
 				t.Errorf("%v: a frame of %d bytes has changed", options, size)
 			}
 		}
-		if st := f.Stats(); st.Frames != total || st.Dropped != 0 || st.Bytes != s.Bytes() {
-			t.Errorf("%v: %+v, want %d frames of %d bytes", options, st, total, s.Bytes())
+		if st := f.Stats(); st.Frames != total || st.Dropped != 0 || st.Bytes != s.Bytes() || watched.Load() != total {
+			t.Errorf("%v: %+v, %d watched, want %d frames of %d bytes", options, st, watched.Load(), total, s.Bytes())
 		}
 		if err := errors.Join(f.Close(), f.Close(), s.Close()); err != nil {
 			t.Error(err)

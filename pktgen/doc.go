@@ -11,7 +11,7 @@
 //   - one file for each added device, named as it was added ("eth0", "eth0@3"): its
 //     parameters, its counters, its last result.
 //   - NAME.rx beside each of them, and for each network device from the start: what arrived there
-//     ([Engine.AddReceiver], [Receiver]). The kernel has no such file.
+//     ([Engine.AddRx], [Rx]). The kernel has no such file.
 //
 // The interface followed is that of Linux 6.15 (net/core/pktgen.c, version 2.75), or of the kernel that
 // Config.Profile names; package internal/profile has the differences. Result texts, errno

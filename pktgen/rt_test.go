@@ -24,7 +24,7 @@ func TestRealTime(t *testing.T) {
 		delay, count string
 		least        time.Duration
 	}{
-		{"0", "2000", 0}, {"2000", "2000", 4 * time.Millisecond}, {"50000", "100", 5 * time.Millisecond},
+		{"0", "2000", 0}, {"2000", "2000", 1999 * 2 * time.Microsecond}, {"50000", "100", 99 * 50 * time.Microsecond},
 		{"500000", "20", 9 * time.Millisecond}, {"20000000", "3", 40 * time.Millisecond},
 	} {
 		b.ok("eth0", "count "+c.count, "delay "+c.delay)

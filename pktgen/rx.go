@@ -8,7 +8,7 @@ import (
 	"github.com/ring3dev/ring3/bus/dma"
 )
 
-// Receiver accounts for the frames of pktgen's that arrive at a network device: what became of them on the way, and how
+// Rx accounts for the frames of pktgen's that arrive at a network device: what became of them on the way, and how
 // long they took. Its file is NAME.rx in [Engine.Dir], see docs/abi/pktgen.md. It is safe for concurrent use; the
 // receive queues of a device share it, a burst at a time.
 //
@@ -68,7 +68,7 @@ import (
 //
 // Nothing is allocated for a frame; some 700 KiB are when the first one of pktgen's comes. Reading the file copies what it shows under the
 // lock, which may hold a burst up for some 100 us where there are thousands of flows.
-type Receiver struct {
+type Rx struct {
 	eng  *Engine
 	name string // of the network device
 
@@ -122,8 +122,8 @@ func (t *totals) add(x *run) {
 	t.clones += x.clones + clones
 }
 
-func newReceiver(e *Engine, name string) *Receiver {
-	r := &Receiver{eng: e, name: name, verify: defaultVerify}
+func newRx(e *Engine, name string) *Rx {
+	r := &Rx{eng: e, name: name, verify: defaultVerify}
 	r.active.Store(true)
 	return r
 }
@@ -142,7 +142,7 @@ func newRxState() *rxState {
 const ahead = 4
 
 // Take accounts for the frames of one receive burst. It neither keeps nor changes them.
-func (r *Receiver) Take(frames []*dma.Buf) {
+func (r *Rx) Take(frames []*dma.Buf) {
 	if !r.active.Load() || len(frames) == 0 {
 		return
 	}
@@ -170,7 +170,7 @@ func (r *Receiver) Take(frames []*dma.Buf) {
 }
 
 // clock reads the clock for a burst with frames of pktgen's.
-func (r *Receiver) clock() (now, wall int64) {
+func (r *Rx) clock() (now, wall int64) {
 	if r.state == nil {
 		r.state = newRxState()
 	}
@@ -298,7 +298,7 @@ func (s *rxState) join(x *run, f *rxFlow, i int32) {
 
 // clear begins all counters anew. Where runs are in their sequences is kept, so that the next frame is not the
 // first of a new one.
-func (r *Receiver) clear() {
+func (r *Rx) clear() {
 	r.seen = [verdicts]uint64{}
 	old := r.state
 	if old == nil {

@@ -34,7 +34,7 @@ func BenchmarkTake(b *testing.B) {
 		{name: "others", spec: spec(), flows: 1, runs: 1, spoil: true},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			r := newReceiver(&Engine{prof: profile612(b)}, "eth0")
+			r := newRx(&Engine{prof: profile612(b)}, "eth0")
 			bufs := make([]*dma.Buf, 64)
 			f := packet(b, c.spec, 1, uint64(time.Now().UnixMicro()), 18)
 			at := len(f) - 18
@@ -67,7 +67,7 @@ func BenchmarkTake(b *testing.B) {
 
 // BenchmarkTakeParallel is several queues at a time, each with some work of its own.
 func BenchmarkTakeParallel(b *testing.B) {
-	r := newReceiver(&Engine{prof: profile612(b)}, "eth0")
+	r := newRx(&Engine{prof: profile612(b)}, "eth0")
 	var queues atomic.Uint32
 	b.RunParallel(func(pb *testing.PB) {
 		s := spec()

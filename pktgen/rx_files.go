@@ -14,17 +14,17 @@ const rxSuffix = ".rx"
 
 // receivers are an engine's, by the network device's name.
 type receivers struct {
-	mu     sync.Mutex // after Engine.mu
+	mu     sync.Mutex // after Engine.mu, before thread.mu
 	byName map[string]*procfs.File
 }
 
-// AddReceiver makes the receiver of a network device, with its file NAME.rx. Devices that are added on it
+// AddRx makes the receiver of a network device, with its file NAME.rx. Devices that are added on it
 // have the same file under their own names, eth0@3.rx. Whoever receives the network device's frames gives them to Take.
-func (e *Engine) AddReceiver(name string) (*Receiver, error) {
+func (e *Engine) AddRx(name string) (*Rx, error) {
 	if name == "" || strings.ContainsAny(name, "/\x00") {
 		return nil, fmt.Errorf("pktgen: receiver of %q: no name for a file", name)
 	}
-	r := newReceiver(e, name)
+	r := newRx(e, name)
 	f := procfs.New(0o600, r.show, r.store)
 	e.mu.Lock()
 	defer e.mu.Unlock()

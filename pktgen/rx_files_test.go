@@ -115,13 +115,13 @@ func TestReceiverFiles(t *testing.T) {
 		}
 	}
 	b.ok("kpktgend_0", "add_device eth0@1", "add_device eth1")
-	if _, err := b.e.AddReceiver("eth0"); err != nil {
+	if _, err := b.e.AddRx("eth0"); err != nil {
 		t.Fatal(err)
 	}
 	names("eth0.rx eth0@1 eth0@1.rx eth1 kpktgend_0 kpktgend_1 pgctrl")
 	for _, bad := range []string{"eth0", "", "a/b", "a\x00b"} {
-		if r, err := b.e.AddReceiver(bad); err == nil || r != nil || strings.Contains(err.Error(), "\n") {
-			t.Errorf("AddReceiver(%q) = %v, %v, want an error of one line", bad, r, err)
+		if r, err := b.e.AddRx(bad); err == nil || r != nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("AddRx(%q) = %v, %v, want an error of one line", bad, r, err)
 		}
 	}
 	b.ok("kpktgend_1", "add_device eth0", "add_device eth0@2")
@@ -138,14 +138,14 @@ func TestReceiverFiles(t *testing.T) {
 	names("eth0.rx eth0@1 eth0@1.rx eth1 kpktgend_0 kpktgend_1 pgctrl")
 	b.e.DeviceGone("eth0")
 	names("eth1 kpktgend_0 kpktgend_1 pgctrl")
-	if _, err := b.e.AddReceiver("eth0"); err != nil {
+	if _, err := b.e.AddRx("eth0"); err != nil {
 		t.Error("after the device came back:", err)
 	}
 	b.ok("pgctrl", "reset")
 	names("eth0.rx kpktgend_0 kpktgend_1 pgctrl")
 	b.e.Close()
-	if _, err := b.e.AddReceiver("eth1"); err == nil {
-		t.Error("AddReceiver succeeded after Close")
+	if _, err := b.e.AddRx("eth1"); err == nil {
+		t.Error("AddRx succeeded after Close")
 	}
 }
 

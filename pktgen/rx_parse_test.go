@@ -254,7 +254,7 @@ func FuzzReceive(f *testing.F) {
 		f.Add(append(append([]byte{byte(len(p))}, p...), append([]byte{byte(len(p))}, p...)...), uint8(1))
 	}
 	f.Fuzz(func(t *testing.T, data []byte, flags uint8) {
-		r := newReceiver(&Engine{prof: profile612(t)}, "eth0")
+		r := newRx(&Engine{prof: profile612(t)}, "eth0")
 		r.verify = maxVerify
 		frames := 0
 		for len(data) > 0 {
@@ -272,7 +272,7 @@ func FuzzReceiveNumbers(f *testing.F) {
 	f.Add([]byte("\x01\x00\x00\x01\x00\x00\x01\x40\x00\xff\x00\x00"))
 	f.Add(bytes.Repeat([]byte("\x00\x10\x01\x81\x22\x03"), 40))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		r := newReceiver(&Engine{prof: profile612(t)}, "eth0")
+		r := newRx(&Engine{prof: profile612(t)}, "eth0")
 		seq, us, frames := uint32(0), uint64(1e15), 0
 		packet := packet(t, spec(), 0, 0, 18)
 		for ; len(data) >= 3; data = data[3:] {
@@ -302,7 +302,7 @@ func FuzzReceiveNumbers(f *testing.F) {
 }
 
 // checkSums compares counters that must go together.
-func (r *Receiver) checkSums(t *testing.T, frames int) {
+func (r *Rx) checkSums(t *testing.T, frames int) {
 	t.Helper()
 	v := r.view()
 	sum := uint64(0)

@@ -215,7 +215,7 @@ func (x *run) clear() {
 	}
 }
 
-// What a frame costs as the next one of a run: the evidence against it. See Receiver.
+// What a frame costs as the next one of a run: the evidence against it. See Rx.
 const (
 	costCopy    = 1
 	costNear    = 16      // and 2 for each number between

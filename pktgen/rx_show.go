@@ -37,7 +37,7 @@ type rxView struct {
 }
 
 // view copies what is shown.
-func (r *Receiver) view() *rxView {
+func (r *Rx) view() *rxView {
 	v := &rxView{}
 	r.mu.Lock()
 	n := 0
@@ -79,7 +79,7 @@ func (r *Receiver) view() *rxView {
 }
 
 // show writes the receiver's file.
-func (r *Receiver) show(w *bytes.Buffer) error {
+func (r *Rx) show(w *bytes.Buffer) error {
 	v := r.view()
 	fmt.Fprintf(w, "Params: active: %d  verify: %d\n", number01(v.active), v.verify)
 	fmt.Fprintf(w, "     ifname: %s\n", r.name)
@@ -204,11 +204,11 @@ func (f *rxFlow) show(w *bytes.Buffer) {
 }
 
 // store takes one write to the receiver's file.
-func (r *Receiver) store(_ context.Context, p []byte) (int, error) {
+func (r *Rx) store(_ context.Context, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, unix.EINVAL
 	}
-	s := scanner{p, r.eng.prof}
+	s := scanner{p: p, prof: r.eng.prof}
 	s.skip()
 	name := s.word(nameLen)
 	s.skip()

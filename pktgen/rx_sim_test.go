@@ -53,7 +53,7 @@ func newPair(t *testing.T, options map[string]string, network func(frames []*dma
 		t.Fatal(err)
 	}
 	t.Cleanup(p.e.Close)
-	r, err := p.e.AddReceiver("eth1")
+	r, err := p.e.AddRx("eth1")
 	if err != nil {
 		t.Fatal(err)
 	}

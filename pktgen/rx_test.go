@@ -17,7 +17,7 @@ import (
 // rxBench is the receiver of eth1.
 type rxBench struct {
 	*bench
-	r *Receiver
+	r *Rx
 	// base is the timestamp of number 0 in us; 0: frames have none.
 	base uint64
 }
@@ -25,7 +25,7 @@ type rxBench struct {
 func newRxBench(t testing.TB) *rxBench {
 	t.Helper()
 	b := newBench(t, []int{0}, newSink("eth0"), newSink("eth1"))
-	r, err := b.e.AddReceiver("eth1")
+	r, err := b.e.AddRx("eth1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,7 +80,7 @@ func accountingWired(ctx context.Context, o *Options, s rigSpec, emit func(Row) 
 	}
 	for i, v := range values {
 		if o.wants("latency", delays[i]) {
-			if err := emit(Row{Bench: "latency", Case: delays[i], Value: v, Unit: "us"}); err != nil {
+			if err := emit(Row{Bench: "latency", Case: delays[i], Value: median(v), Unit: "us", Samples: v}); err != nil {
 				return err
 			}
 		}
@@ -92,7 +92,7 @@ func accountingWired(ctx context.Context, o *Options, s rigSpec, emit func(Row) 
 type wiredRig struct {
 	*rig
 	sink *netdev.Sink
-	rx   *pktgen.Receiver
+	rx   *pktgen.Rx
 }
 
 func newWired(ctx context.Context, o *Options, s rigSpec) (*wiredRig, error) {
@@ -102,7 +102,7 @@ func newWired(ctx context.Context, o *Options, s rigSpec) (*wiredRig, error) {
 		return nil, err
 	}
 	w := &wiredRig{rig: r}
-	if w.rx, err = r.gen.AddReceiver("eth1"); err == nil {
+	if w.rx, err = r.gen.AddRx("eth1"); err == nil {
 		w.sink, err = netdev.NewSink(r.nets[1])
 	}
 	if err != nil {
@@ -185,11 +185,11 @@ func (w *wiredRig) inTurn(ctx context.Context, o *Options) (Row, error) {
 		}
 		count = max(uint64(limit*o.Time.Seconds()), 1000)
 	}
-	return Row{Bench: "rx", Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios)}, nil
+	return Row{Bench: "rx", Value: median(values), Unit: "pps", Limit: median(limits), Ratio: median(ratios), Samples: ratios}, nil
 }
 
-// latency sends one frame at a time, a tenth as fast as it can, and returns the medians of the latencies found, in us.
-func (w *wiredRig) latency(ctx context.Context, o *Options) ([]float64, error) {
+// latency sends one frame at a time, a tenth as fast as it can, and returns the latencies found, in us, several of each.
+func (w *wiredRig) latency(ctx context.Context, o *Options) ([][]float64, error) {
 	full, count := 0.0, uint64(10_000)
 	for range 2 { // the first is a warm-up
 		var err error
@@ -211,11 +211,7 @@ func (w *wiredRig) latency(ctx context.Context, o *Options) ([]float64, error) {
 			all[i] = append(all[i], v)
 		}
 	}
-	values := make([]float64, len(latencies))
-	for i := range all {
-		values[i] = median(all[i])
-	}
-	return values, nil
+	return all, nil
 }
 
 // accountingNull measures what a frame costs, as the difference between receiving with and without, on a model that
@@ -226,7 +222,7 @@ func accountingNull(ctx context.Context, o *Options, name string, other bool, em
 		return err
 	}
 	defer r.close()
-	rx, err := r.gen.AddReceiver("eth0")
+	rx, err := r.gen.AddRx("eth0")
 	if err != nil {
 		return err
 	}
@@ -279,7 +275,7 @@ func accountingNull(ctx context.Context, o *Options, name string, other bool, em
 			allocs = max(allocs, float64(after.Mallocs-before.Mallocs)/float64(n1))
 		}
 	}
-	for _, row := range []Row{{Case: name, Value: median(costs), Unit: "ns"}, {Case: name + " allocations", Value: allocs, Unit: "1"}} {
+	for _, row := range []Row{{Case: name, Value: median(costs), Unit: "ns", Samples: costs}, {Case: name + " allocations", Value: allocs, Unit: "1"}} {
 		row.Bench = "rx"
 		if o.wants("rx", row.Case) {
 			if err := emit(row); err != nil {
