@@ -95,6 +95,7 @@ type rxState struct {
 	bytes          uint64
 	started, ended int64 // arrival of the first and the last frame, ns
 	begun          uint64
+	live           int    // of runs, those in use
 	past           totals // of runs that made room
 	noStamp        uint64
 	badStamp       uint64
@@ -139,7 +140,16 @@ func newRxState() *rxState {
 }
 
 // ahead is how many frames before their turn headers are asked for: another CPU wrote them.
-const ahead = 4
+const ahead = 8
+
+// prefetch asks for the headers of frames.
+func prefetch(frames []*dma.Buf) {
+	for _, b := range frames {
+		if len(b.Data) > 0 {
+			dma.Prefetch(&b.Data[0])
+		}
+	}
+}
 
 // Take accounts for the frames of one receive burst. It neither keeps nor changes them.
 func (r *Rx) Take(frames []*dma.Buf) {
@@ -151,11 +161,10 @@ func (r *Rx) Take(frames []*dma.Buf) {
 	var p parsed
 	var wall int64 // now, by the time of day
 	var now int64
+	prefetch(frames[:min(ahead, len(frames))])
 	for i, b := range frames {
 		if i+ahead < len(frames) {
-			if d := frames[i+ahead].Data; len(d) > 0 {
-				dma.Prefetch(&d[0])
-			}
+			prefetch(frames[i+ahead:][:1])
 		}
 		v := parse(&p, b.Data, &b.Meta, r.verify)
 		r.seen[v]++
@@ -227,11 +236,8 @@ func (s *rxState) account(p *parsed, now, wall int64) {
 // elsewhere books a frame that is not what its flow's run expects, and returns the run that it belongs to.
 func (s *rxState) elsewhere(p *parsed, f *rxFlow, now int64) *run {
 	best, least := int32(noRun), uint64(costNever)
-	for i := range s.runs {
+	for i := range s.runs[:s.live] {
 		x := &s.runs[i]
-		if !x.alive {
-			continue
-		}
 		if c := x.cost(p, f, now); c < least || c == least && c != costNever && int32(i) == f.run {
 			best, least = int32(i), c
 		}
@@ -257,25 +263,23 @@ func (s *rxState) elsewhere(p *parsed, f *rxFlow, now int64) *run {
 
 // newRun begins a run where none is, or where the one was that has been silent for longest.
 func (s *rxState) newRun(p *parsed, now int64) int32 {
-	at := 0
-	for i := range s.runs {
-		x := &s.runs[i]
-		if !x.alive {
-			at = i
-			break
+	at := s.live
+	if at < maxRuns {
+		s.live++
+	} else {
+		at = 0
+		for i := range s.runs {
+			if s.runs[i].last < s.runs[at].last {
+				at = i
+			}
 		}
-		if x.last < s.runs[at].last {
-			at = i
-		}
-	}
-	x := &s.runs[at]
-	if x.alive {
+		x := &s.runs[at]
 		s.past.add(x)
 		if x.flow != noFlow && !x.mixed {
 			s.table.flows[x.flow].lost += x.lost()
 		}
 	}
-	x.start(p, now)
+	s.runs[at].start(p, now)
 	return int32(at)
 }
 
