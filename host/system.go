@@ -126,10 +126,8 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
 		return err
 	}
-	for _, b := range s.bound {
-		if err := s.account(b); err != nil {
-			return err
-		}
+	if err := s.account(); err != nil {
+		return err
 	}
 	if s.irqs, err = newIRQTable(s.bound, prof); err != nil {
 		return err

@@ -134,23 +134,3 @@ func (s *System) receive(b *boundDevice) (err error) {
 	}
 	return err
 }
-
-// account makes what takes a device's frames show them to pktgen's receive side.
-func (s *System) account(b *boundDevice) error {
-	if b.net == nil {
-		return nil
-	}
-	rx, err := s.pktgen.AddRx(b.spec.Name)
-	if err != nil {
-		return err
-	}
-	switch {
-	case b.forward != nil:
-		b.forward.Watch(rx.Take)
-	case b.tap != nil:
-		b.tap.Watch(rx.Take)
-	default:
-		b.sink.Watch(rx.Take)
-	}
-	return nil
-}
