@@ -126,8 +126,10 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
 		return err
 	}
-	if err := s.account(); err != nil {
-		return err
+	if !prof.Pktgen.Strict {
+		if err := s.account(); err != nil {
+			return err
+		}
 	}
 	if s.irqs, err = newIRQTable(s.bound, prof); err != nil {
 		return err

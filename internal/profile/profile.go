@@ -38,7 +38,8 @@ type Pktgen struct {
 	// copies of one, also without clone_skb. A run sends whole bursts, though they are more than count. Of several devices
 	// of a thread the one is served whose packet is due first, which without delay means one after the other; and a
 	// device's very first packet is not one that delay counts. src_mac_count without src_mac keeps only the first byte
-	// of the interface's address. imix_weights and mpls that fail leave what they read until then.
+	// of the interface's address. imix_weights and mpls that fail leave what they read until then. There are no files
+	// NAME.rx, which a script that takes all of eth0* would read.
 	Strict bool
 	// Shared: there is the flag SHARED (0x40000), which is on at first (since 6.7). Without
 	// it every device behaves as if it were on.
