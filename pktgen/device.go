@@ -109,6 +109,7 @@ type state struct {
 	flows              []flow // nil until flows are asked for
 	replay             replay
 	behind             uint64 // of exact.den, not a ns yet
+	pace               *pace
 }
 
 // device is one added device: "eth0@3".

@@ -3,6 +3,7 @@ package pktgen
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 )
@@ -45,6 +46,15 @@ func TestRateIsKept(t *testing.T) {
 		least := time.Duration(count-1) * time.Second / time.Duration(pps)
 		if took < least || took > least+2*time.Second {
 			t.Errorf("%d packets at %d a second took %v, want %v", count, pps, took, least)
+		}
+		late, text := b.dev("eth0").pace.late, b.read("eth0")
+		if want := fmt.Sprintf("     late: %d bursts  min_us: %s  mean_us: ", count, us(late.min)); late.n != uint64(count) || !strings.Contains(text, want) || !strings.Contains(text, "     p50_us: ") {
+			t.Errorf("%d bursts were late by %d to %d ns, want %d bursts; the file says\n%s", late.n, late.min, late.max, count, text)
+		}
+		b.ok("eth0", "delay 0")
+		b.run()
+		if text := b.read("eth0"); strings.Contains(text, "late:") {
+			t.Errorf("without a rate the file says\n%s", text)
 		}
 	}
 }

@@ -40,6 +40,10 @@ func (d *device) begin() {
 	d.udpDst, d.udpSrc = d.udpDstMin, d.udpSrcMin
 	d.nflows = 0
 	d.replay = replay{}
+	d.pace = nil
+	if !d.prof().Strict {
+		d.pace = new(pace)
+	}
 	d.clearCounters()
 	d.started = mono()
 	d.wall, d.wallAt = wallOffset(), d.started
@@ -144,13 +148,17 @@ func (d *device) turn() (_ progress, due int64) {
 	switch {
 	case len(d.pending) > 0:
 	case d.timed():
-		if due := d.due(); mono() < due {
+		due, now := d.due(), mono()
+		if now < due {
 			return waiting, due
 		}
+		d.sentAt(now, due)
 	case d.delay != 0 && (d.sentOnce || !d.prof().Strict):
-		if mono() < d.nextTx {
+		now := mono()
+		if now < d.nextTx {
 			return waiting, d.nextTx
 		}
+		d.sentAt(now, d.nextTx)
 		d.nextTx = addTime(d.nextTx, d.interval())
 	}
 	if len(d.pending) == 0 && d.master == nil {

@@ -124,6 +124,19 @@ func (s *span) show(w *bytes.Buffer) {
 	}
 }
 
+// show writes a line with quantiles.
+func (h *histogram) show(w *bytes.Buffer, s *span) {
+	w.WriteString("    ")
+	for _, q := range []struct {
+		name string
+		q    float64
+	}{{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p99.9", 0.999}} {
+		fmt.Fprintf(w, " %s_us: %s ", q.name, us(h.quantile(q.q, s)))
+	}
+	w.Truncate(w.Len() - 1)
+	w.WriteByte('\n')
+}
+
 func (v *rxView) showLatency(w *bytes.Buffer) {
 	fmt.Fprintf(w, "Latency:\n     samples: %d", v.latency.n)
 	v.latency.show(w)
@@ -131,15 +144,7 @@ func (v *rxView) showLatency(w *bytes.Buffer) {
 	if v.latency.n == 0 {
 		return
 	}
-	w.WriteString("    ")
-	for _, q := range []struct {
-		name string
-		q    float64
-	}{{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p99.9", 0.999}} {
-		fmt.Fprintf(w, " %s_us: %s ", q.name, us(v.hist.quantile(q.q, &v.latency)))
-	}
-	w.Truncate(w.Len() - 1)
-	w.WriteByte('\n')
+	v.hist.show(w, &v.latency)
 	for _, p := range v.hist.powers() {
 		fmt.Fprintf(w, "     bucket_us: %s  frames: %d\n", us(p.from), p.n)
 	}

@@ -131,6 +131,7 @@ func (d *device) showCurrent(w *bytes.Buffer) {
 	fmt.Fprintf(w, "     cur_udp_dst: %d  cur_udp_src: %d\n", d.udpDst, d.udpSrc)
 	fmt.Fprintf(w, "     cur_queue_map: %d\n", d.queue)
 	fmt.Fprintf(w, "     flows: %d\n", d.nflows)
+	d.pace.show(w)
 }
 
 // summary is the result of a run: what it took and how fast it was.
