@@ -366,6 +366,8 @@ func (x *session) handle(m *message) (writer, []int, error) {
 		w, err := x.irqInfo(&r)
 		return w, nil, err
 	case cmdReset:
+		x.cfg.device.Lock()
+		defer x.cfg.device.Unlock()
 		return nil, nil, x.resetDevice()
 	case cmdVersion:
 		return nil, nil, fmt.Errorf("a second VERSION: %w", unix.EINVAL)
