@@ -23,7 +23,7 @@ type asks struct {
 	waiting map[uint16]*ask
 	queue   []*message // commands that were read by somebody who waited for a reply
 
-	twinMu sync.Mutex // one at a time on the twin socket
+	twinMu sync.Mutex // one at a time on the twin socket; after mu
 	in     message    // of the twin socket
 }
 
@@ -43,6 +43,10 @@ func (a *asks) init() {
 
 // close forgets messages that nobody will handle.
 func (a *asks) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.twinMu.Lock() // a device that is slow to let go of memory may still ask, in vain
+	defer a.twinMu.Unlock()
 	for _, m := range a.queue {
 		m.closeFDs()
 	}
