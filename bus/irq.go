@@ -8,10 +8,12 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/internal/ioctl"
 	"github.com/ring3dev/ring3/internal/rt"
 )
 
@@ -51,6 +53,11 @@ type IRQ struct {
 	once   sync.Once
 	err    error
 
+	raw  syscall.RawConn // of file; what follows is the waiter's
+	read func(fd uintptr) bool
+	got  [8]byte
+	fail error
+
 	divert sync.RWMutex // guards what follows; held for reading while to is written to
 	to     int          // instead of fd: Divert; -1: fd
 	closed bool
@@ -66,7 +73,7 @@ func NewIRQ(mode IRQMode, vector int, unmask func()) (*IRQ, error) {
 	if err != nil {
 		return nil, fmt.Errorf("creating an eventfd: %w", err)
 	}
-	return newIRQ(mode, vector, fd, unmask), nil
+	return newIRQ(mode, vector, fd, unmask)
 }
 
 // WrapIRQ makes a vector of an eventfd that something else (QEMU, the kernel, a peer)
@@ -82,17 +89,36 @@ func WrapIRQ(mode IRQMode, vector, fd int, unmask func()) (*IRQ, error) {
 		return nil, fmt.Errorf("making an eventfd non-blocking: %w", err)
 	}
 	var b [8]byte
-	_, _ = unix.Read(fd, b[:])
-	q := newIRQ(mode, vector, fd, unmask)
+	_, _ = ioctl.ReadNow(fd, b[:])
+	q, err := newIRQ(mode, vector, fd, unmask)
+	if err != nil {
+		return nil, err
+	}
 	q.others.Store(true)
 	return q, nil
 }
 
-func newIRQ(mode IRQMode, vector, fd int, unmask func()) *IRQ {
-	return &IRQ{
+// newIRQ takes fd over.
+func newIRQ(mode IRQMode, vector, fd int, unmask func()) (*IRQ, error) {
+	q := &IRQ{
 		file: os.NewFile(uintptr(fd), fmt.Sprintf("%s vector %d", mode, vector)),
 		fd:   fd, mode: mode, vector: vector, unmask: unmask, to: -1,
 	}
+	q.read = q.readEvent
+	var err error
+	if q.raw, err = q.file.SyscallConn(); err == nil {
+		err = q.file.SetReadDeadline(time.Time{}) // it cannot be where a peer made it block just now
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("waiting for an eventfd: %w", err), q.Close())
+	}
+	return q, nil
+}
+
+// readEvent is one look at the eventfd. Whether that blocks, somebody else who has it may change at any time.
+func (q *IRQ) readEvent(fd uintptr) bool {
+	_, q.fail = ioctl.ReadNow(int(fd), q.got[:])
+	return q.fail != unix.EAGAIN
 }
 
 // FD is the eventfd, for passing to the kernel or another process while the IRQ is
@@ -140,18 +166,17 @@ func (q *IRQ) Wait(ctx context.Context) (uint64, error) {
 			}
 		}()
 	}
-	var b [8]byte
 	for {
-		_, err := q.file.Read(b[:])
+		err := q.raw.Read(q.read)
 		switch {
-		case err == nil:
-			n := binary.NativeEndian.Uint64(b[:])
+		case err == nil && q.fail == nil:
+			n := binary.NativeEndian.Uint64(q.got[:])
 			if q.seen != nil {
 				q.seen(n)
 			}
 			return n, nil
-		case errors.Is(err, os.ErrClosed):
-			return 0, fmt.Errorf("waiting for %s vector %d: %w", q.mode, q.vector, ErrClosed)
+		case err == nil:
+			return 0, fmt.Errorf("waiting for %s vector %d: %w", q.mode, q.vector, q.fail)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if ctx.Err() != nil {
 				return 0, ctx.Err()
@@ -160,8 +185,8 @@ func (q *IRQ) Wait(ctx context.Context) (uint64, error) {
 			if err := q.file.SetReadDeadline(time.Time{}); err != nil {
 				return 0, fmt.Errorf("waiting for %s vector %d: %w", q.mode, q.vector, ErrClosed)
 			}
-		default:
-			return 0, fmt.Errorf("waiting for %s vector %d: %w", q.mode, q.vector, err)
+		default: // a RawConn fails with nothing else, once there is a deadline to set
+			return 0, fmt.Errorf("waiting for %s vector %d: %w", q.mode, q.vector, ErrClosed)
 		}
 	}
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/bustest"
+	"github.com/ring3dev/ring3/internal/ioctl"
+	"github.com/ring3dev/ring3/internal/rt/rttest"
 )
 
 func newIRQ(t *testing.T) *bus.IRQ {
@@ -312,5 +314,55 @@ func TestObserve(t *testing.T) {
 	q.Unmask()
 	if want := []uint64{2, 102, 0, 100}; !slices.Equal(seen, want) || unmasked != 1 {
 		t.Errorf("observed %d and unmasked %d times, want %d and 1", seen, unmasked, want)
+	}
+}
+
+// Somebody who has the eventfd, too, may have it block, and take what was signalled before the waiter does. Close
+// returns all the same, however the vector is waited for.
+func TestIRQBlocks(t *testing.T) {
+	t.Run("goroutine", func(t *testing.T) { irqBlocks(t, func(*testing.T, *bus.IRQ) {}) })
+	t.Run("thread", func(t *testing.T) {
+		irqBlocks(t, func(t *testing.T, q *bus.IRQ) { q.SetPolicy(rttest.Policy(t, 3)) })
+	})
+}
+
+func irqBlocks(t *testing.T, prepare func(*testing.T, *bus.IRQ)) {
+	bustest.NoLeaks(t)
+	for range 20 {
+		q := newIRQ(t)
+		prepare(t, q)
+		fd, err := unix.FcntlInt(uintptr(q.FD()), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		got := make(chan uint64, 1000)
+		h := bus.Handle(q, "x", func(n uint64) {
+			select {
+			case got <- n:
+			default:
+			}
+		})
+		if err := unix.SetNonblock(fd, false); err != nil {
+			t.Fatal(err)
+		}
+		q.Signal()
+		<-got
+		// The other one signals, and takes some of it back.
+		var b [8]byte
+		for until := time.Now().Add(5 * time.Millisecond); time.Now().Before(until); {
+			q.Signal()
+			_, _ = ioctl.ReadNow(fd, b[:])
+		}
+		closed := make(chan error, 1)
+		go func() { closed <- h.Close() }()
+		select {
+		case err := <-closed:
+			if err != nil {
+				t.Errorf("Close = %v", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("Close does not return")
+		}
 	}
 }

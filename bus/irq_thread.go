@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/internal/ioctl"
 	"github.com/ring3dev/ring3/internal/rt"
 )
 
@@ -21,7 +21,6 @@ func (q *IRQ) SetPolicy(p *rt.Policy) { q.policy = p }
 // interrupt wakes it. One goroutine uses it.
 type threadWait struct {
 	q    *IRQ
-	raw  syscall.RawConn
 	fds  [2]unix.PollFd // the vector's, and the one that ends it
 	n    uint64
 	err  error
@@ -29,15 +28,11 @@ type threadWait struct {
 }
 
 func newThreadWait(q *IRQ) (*threadWait, error) {
-	raw, err := q.file.SyscallConn()
-	if err != nil {
-		return nil, fmt.Errorf("waiting for %s vector %d: %w", q.mode, q.vector, ErrClosed)
-	}
 	stop, err := q.thread.get()
 	if err != nil {
 		return nil, fmt.Errorf("waiting for %s vector %d: %w", q.mode, q.vector, err)
 	}
-	w := &threadWait{q: q, raw: raw}
+	w := &threadWait{q: q}
 	w.fds[0].Events = unix.POLLIN
 	w.fds[1] = unix.PollFd{Fd: int32(stop), Events: unix.POLLIN}
 	w.read = w.readEvent
@@ -48,10 +43,10 @@ func newThreadWait(q *IRQ) (*threadWait, error) {
 func (w *threadWait) wait() (uint64, error) {
 	q := w.q
 	// The descriptor stays open during the call, also when Close is called.
-	err := w.raw.Read(w.read)
+	err := q.raw.Read(w.read)
 	if errors.Is(err, os.ErrDeadlineExceeded) { // left over by a Wait whose context ended late
 		if err = q.file.SetReadDeadline(time.Time{}); err == nil {
-			err = w.raw.Read(w.read)
+			err = q.raw.Read(w.read)
 		}
 	}
 	switch {
@@ -82,7 +77,7 @@ func (w *threadWait) readEvent(fd uintptr) bool {
 			w.err = ErrClosed
 			return true
 		}
-		_, w.err = unix.Read(int(fd), b[:])
+		_, w.err = ioctl.ReadNow(int(fd), b[:]) // somebody else who has it may empty it just now, and have it block
 		if w.err == unix.EAGAIN || w.err == unix.EINTR {
 			continue
 		}

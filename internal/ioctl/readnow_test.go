@@ -2,6 +2,8 @@ package ioctl
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -29,5 +31,28 @@ func TestReadNow(t *testing.T) {
 	}
 	if _, err := ReadNow(-1, b); !errors.Is(err, unix.EBADF) {
 		t.Errorf("ReadNow of no descriptor = %v, want EBADF", err)
+	}
+}
+
+// So is what cannot be read that way: here an inotify, elsewhere an eventfd of an old kernel.
+func TestReadNowOld(t *testing.T) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	dir := t.TempDir()
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 256)
+	if n, err := ReadNow(fd, b); n != 0 || !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("ReadNow of nothing = %d, %v, want EAGAIN", n, err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "new"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := ReadNow(fd, b); n <= 0 || err != nil {
+		t.Errorf("ReadNow = %d, %v, want an event", n, err)
 	}
 }

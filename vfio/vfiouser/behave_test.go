@@ -534,6 +534,9 @@ func TestMemory(t *testing.T) {
 	if d.Err() != nil {
 		t.Errorf("Err = %v, want nil: a refusal is no death", d.Err())
 	}
+	if m, err := d.DMA().Map(make([]byte, 8192)[1:], bus.DMARequest{}); m != nil || !errors.Is(err, bus.ErrNotSupported) {
+		t.Errorf("Map of no whole pages = %v, %v, want ErrNotSupported", m, err)
+	}
 	// A device that does not reach what is only the client's own takes it all the same: nobody goes there.
 	if m, err := d.DMA().Map(make([]byte, 4096), bus.DMARequest{}); err != nil {
 		t.Errorf("Map = %v", err)

@@ -237,15 +237,16 @@ func (d *Device) takeQueue(m *message, q *queueOffer, fd func(string, *int) (int
 	}
 	f := m.take(*memory, "write queue")
 	defer f.Close()
-	kick, err := fd("write queue's doorbell", q.Kick)
+	event, err := fd("write queue's doorbell", q.Kick)
 	if err != nil {
 		return err
 	}
-	if d.queue, err = newProducer(f, kick, q.Entries, d.o.Timeout, d.l.dead.Load); err != nil {
-		_ = unix.Close(kick)
+	if d.queue, err = newProducer(f, event, q.Entries, d.o.Timeout, d.l.dead.Load); err != nil {
+		_ = unix.Close(event)
 		return err
 	}
 	d.queue.timed = q.Timed
+	d.l.kicks.add(&d.queue.kick)
 	return nil
 }
 

@@ -68,7 +68,8 @@
 // # Life and death
 //
 // A server has one client at a time; a second one is told so (bus.ErrBusy), and others wait their
-// turn. When a client leaves, in whatever way, the server disables interrupts, stops the
+// turn. A client that says no more, but listens (shutdown(2) of one direction), has its answers first. When
+// a client leaves, in whatever way, the server disables interrupts, stops the
 // device's DMA, resets it, and takes the memory away: the next client finds a fresh device. A device
 // without function reset is reset with [ServerOptions].Reset, where there is one.
 //
@@ -90,8 +91,15 @@
 // with its content, and passes the whole file (a client's DMA memory is one of 64 MiB, as a rule).
 // [Listen] makes sockets that only their owner may connect to.
 //
-// A client's eventfd that is kept blocking, and full, on purpose, can hold up a model in Go until that
-// client leaves.
+// Whether an eventfd blocks is up to everybody who has it: a peer can have it block at any time, and keep it
+// empty or full. So eventfds are read without blocking, whatever they say (from Linux 5.8 on; before it a peer
+// that takes what was just there can make a reader wait). Nobody can write to one so: who is held up is let go
+// within a time-out, and the connection ends with bus.ErrProtocol. A client that keeps one full holds up a model
+// in Go for half of [ServerOptions].Timeout.
+//
+// Memory that cannot be passed is the client's to read and write. One that does not answer within half of
+// [ServerOptions].Timeout is sent away (bus.ErrTimeout). One that answers late, each time, slows the device and what
+// is wired to it for as long as it is there.
 //
 // # Limits
 //
@@ -107,7 +115,7 @@
 // # Locks
 //
 // Client: irqMu, then a link's mu, then the heap's. Server: the bells' mu while writes are made to the
-// device; an out's mu while its eventfd is written to, then the vectors'.
+// device; an out's mu while its eventfd is written to, then the vectors'; config space's device, then its mu.
 //
 // Sources: libvfio-user (nutanix/libvfio-user), docs and include/vfio-user.h, where the protocol is
 // specified as 0.9; QEMU, docs/interop/vfio-user; Linux, include/uapi/linux/vfio.h.

@@ -18,12 +18,12 @@ type bell struct {
 	width uint64
 	mem   *mmio.Region // a page of it
 	at    bus.Off
-	kick  int // eventfd
+	kick  *kick
 }
 
 func (b *bell) close() {
 	_ = b.mem.Close()
-	_ = unix.Close(b.kick)
+	b.kick.close()
 }
 
 // ring writes the register. What was written before is done first: the server may look at the bell
@@ -36,7 +36,7 @@ func (b *bell) ring(d *Device, v uint64) {
 	default:
 		b.mem.Write64(b.at, v)
 	}
-	_, _ = unix.Write(b.kick, oneEvent[:])
+	b.kick.ring(d.l.dead.Load)
 }
 
 // bellAt is the bell of exactly this access.
@@ -97,6 +97,7 @@ func (g *region) takeBells(m *message) error {
 		}
 		if b != nil {
 			g.bells = append(g.bells, *b)
+			g.d.l.kicks.add(b.kick)
 		}
 	}
 	return nil
@@ -104,8 +105,8 @@ func (g *region) takeBells(m *message) error {
 
 // newBell maps the page of a bell; nil where it cannot be used. Descriptors may be shared by
 // several, so they are duplicated.
-func newBell(s shadowFD, kick, mem int) (*bell, error) {
-	if !isEventfd(kick) || s.memOff > 1<<62 {
+func newBell(s shadowFD, event, mem int) (*bell, error) {
+	if !isEventfd(event) || s.memOff > 1<<62 {
 		return nil, nil
 	}
 	page := s.memOff &^ (pageSize - 1)
@@ -123,9 +124,9 @@ func newBell(s shadowFD, kick, mem int) (*bell, error) {
 	if err != nil {
 		return nil, errors.Join(err, unix.Munmap(b))
 	}
-	own, err := unix.FcntlInt(uintptr(kick), unix.F_DUPFD_CLOEXEC, 0)
+	own, err := unix.FcntlInt(uintptr(event), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("duplicating a descriptor: %w", err), r.Close())
 	}
-	return &bell{off: s.off, width: s.size, mem: r, at: bus.Off(s.memOff - page), kick: own}, nil
+	return &bell{off: s.off, width: s.size, mem: r, at: bus.Off(s.memOff - page), kick: &kick{fd: own}}, nil
 }

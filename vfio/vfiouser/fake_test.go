@@ -27,8 +27,10 @@ type fake struct {
 	irqs    []*bus.IRQ
 	mode    bus.IRQMode
 	vectors map[bus.IRQMode]int
-	reset   error // of Reset
-	refuse  error // of Place
+	reset   error           // of Reset
+	refuse  error           // of Place
+	disable error           // of DisableIRQs
+	reading func(o bus.Off) // called when config space was read; nil: nobody
 
 	file   *os.File // of region 2, nil: it is not shared
 	shared []byte
@@ -162,7 +164,7 @@ func (f *fake) DisableIRQs() error {
 		_ = q.Close()
 	}
 	f.irqs = nil
-	return nil
+	return f.disable
 }
 
 // fire is an interrupt.
@@ -258,7 +260,12 @@ func (c fakeConfig) Size() int { return len(c.f.cfg) }
 
 func (c fakeConfig) read(o bus.Off, n int) (v uint32) {
 	c.f.mu.Lock()
-	defer c.f.mu.Unlock()
+	defer func() {
+		read := c.f.reading
+		if c.f.mu.Unlock(); read != nil {
+			read(o)
+		}
+	}()
 	if c.f.err != nil {
 		return ^uint32(0)
 	}

@@ -2,6 +2,7 @@ package vfiouser
 
 import (
 	"context"
+	"errors"
 	"os"
 	"runtime"
 	"testing"
@@ -136,6 +137,15 @@ func runServer(t *testing.T, srv *Server, s *script) {
 		}
 		_ = r.send(header{cmd: cmdVersion}, []byte("\x00\x00\x00\x00{\"capabilities\":"+caps+"}\x00"))
 	}
+	answers := make(chan int)
+	go func() {
+		n := 0
+		for err := error(nil); err == nil || errors.Is(err, errIdle); n++ {
+			err = r.s.receive(&r.in, ownTransfer+64)
+		}
+		answers <- n - 1
+	}()
+	asked := 1
 	for n := 0; len(s.b) > 0 && n < 64; n++ {
 		h := header{cmd: command(s.byte())}
 		h.flags = uint32(s.byte())
@@ -149,14 +159,21 @@ func runServer(t *testing.T, srv *Server, s *script) {
 		if r.send(h, s.bytes(), fds...) != nil {
 			break
 		}
+		if h.flags&flagNoReply == 0 {
+			asked++
+		}
 	}
 	_ = unix.Shutdown(p[0], unix.SHUT_WR) // all of it is handled
 	select {
-	case <-done:
+	case err := <-done:
+		if n := <-answers; err == nil && mode != 2 && n != asked {
+			t.Errorf("%d answers to %d requests", n, asked)
+		}
 	case <-time.After(10 * time.Second):
 		buf := make([]byte, 1<<20)
 		t.Fatalf("the session does not end\n%s", buf[:runtime.Stack(buf, true)])
 	}
+	r.in.closeFDs()
 	r.s.close()
 }
 

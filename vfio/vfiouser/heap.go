@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/ioctl"
 	"github.com/ring3dev/ring3/internal/iova"
 )
 
@@ -87,6 +88,9 @@ func (h *heap) Map(b []byte, q bus.DMARequest) (*bus.Memory, error) {
 	}
 	if q.Size > len(b) {
 		return nil, fmt.Errorf("%s DMA memory: %d bytes of a slice of %d: %w", h.who("mapping"), q.Size, len(b), bus.ErrNotSupported)
+	}
+	if at := ioctl.Address(b); at&(pageSize-1) != 0 {
+		return nil, fmt.Errorf("%s DMA memory: the slice is at %#x, want whole pages: %w", h.who("mapping"), at, bus.ErrNotSupported)
 	}
 	b = b[:q.Size:q.Size]
 	v, err := h.place("mapping", q, piece{dir: q.Dir, b: b}, nil, 0)

@@ -319,6 +319,8 @@ func TestTurns(t *testing.T) {
 		"half a message":             {after: func(r *raw) { _ = r.s.send([]byte{1}) }, want: bus.ErrTimeout},
 		"the end":                    {after: func(r *raw) { r.s.shutdown() }, want: bus.ErrGone},
 		"a wrong reply":              {head: func(h *header) { h.id++ }, want: bus.ErrProtocol},
+		"a reply to another command": {head: func(h *header) { h.cmd = cmdReset }, want: bus.ErrProtocol},
+		"a reply to no command":      {head: func(h *header) { h.cmd = 0 }, want: nil},
 		"a command with descriptors": {after: func(r *raw) { fd, _ := sink(); _ = r.send(header{cmd: cmdDMARead}, dmaBody(0, 4), fd) }, want: bus.ErrProtocol},
 		"DMA outside":                {after: say(header{cmd: cmdDMARead}, dmaBody(0x123456, 4)), want: nil},
 		"DMA near 2^64":              {after: say(header{cmd: cmdDMAWrite}, dmaBody(^uint64(0), 4, 1, 2, 3, 4)), want: nil},

@@ -22,7 +22,8 @@ type link struct {
 	timeout  time.Duration
 	commands func(m *message) []byte // handles a command of the server's; nil: no reply
 
-	twin *twin
+	twin  *twin
+	kicks kicks
 
 	dead  atomic.Bool
 	done  chan struct{}
@@ -190,9 +191,9 @@ func (l *link) await(cmd command, due time.Time) error {
 				return l.reason()
 			}
 			continue
-		case l.in.id != l.id:
+		case l.in.id != l.id || !l.in.answers(cmd):
 			l.in.closeFDs()
-			l.fail(fmt.Errorf("%s: a reply to message %d, want %d: %w", cmd, l.in.id, l.id, bus.ErrProtocol))
+			l.fail(fmt.Errorf("%s: a reply to message %d, %s, want %d: %w", cmd, l.in.id, l.in.cmd, l.id, bus.ErrProtocol))
 			return l.reason()
 		}
 		return nil
@@ -286,14 +287,18 @@ func (l *link) start() {
 
 // listen handles the commands on the twin socket until it ends.
 func (l *link) listen(s *sock) {
+	defer l.kicks.letGo()
 	var m message
 	for {
 		err := s.receive(&m, ownTransfer+dmaAccessSize)
-		if errors.Is(err, errIdle) && !l.dead.Load() {
-			continue
+		switch {
+		case err == nil:
+			err = l.serve(s, &m)
+		case errors.Is(err, errIdle) && !l.dead.Load():
+			err = nil
 		}
 		if err == nil {
-			err = l.serve(s, &m)
+			err = l.kicks.check()
 		}
 		if ended(err) {
 			err = fmt.Errorf("the server closed the connection: %w", bus.ErrGone)
@@ -310,32 +315,41 @@ func (l *link) listen(s *sock) {
 // pauses longer, so that a stream of requests is not slowed down.
 func (l *link) watch() {
 	const pauseMax = 200 * time.Microsecond
+	defer l.kicks.letGo()
 	pause := time.Duration(0)
 	for !l.dead.Load() {
 		ready, err := l.s.readable(time.Second)
 		if err != nil {
-			return // closed
+			l.fail(err) // if it was not closed
+			return
 		}
-		if !ready {
-			continue
-		}
-		if pause > 0 {
+		if ready && pause > 0 {
 			time.Sleep(pause)
 		}
-		pause = min(pauseMax, 2*pause+10*time.Microsecond)
-		l.mu.Lock()
-		if ready, _ := l.s.readable(0); ready && !l.dead.Load() {
-			pause = 0
-			err := l.s.receive(&l.in, ownTransfer+accessSize)
-			if err == nil {
-				err = l.serve(l.s, &l.in)
-			}
-			if err != nil {
-				l.broken(err)
-			}
+		if ready {
+			pause = l.attend(min(pauseMax, 2*pause+10*time.Microsecond))
 		}
-		l.mu.Unlock()
+		if err := l.kicks.check(); err != nil {
+			l.fail(err) // unless it failed before
+		}
 	}
+}
+
+// attend handles a message, unless somebody reads already: then it returns how long to pause.
+func (l *link) attend(pause time.Duration) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ready, _ := l.s.readable(0); !ready || l.dead.Load() {
+		return pause
+	}
+	err := l.s.receive(&l.in, ownTransfer+accessSize)
+	if err == nil {
+		err = l.serve(l.s, &l.in)
+	}
+	if err != nil {
+		l.broken(err)
+	}
+	return 0
 }
 
 // readable waits until there is something to read.

@@ -94,6 +94,9 @@ func (h *header) parse(b []byte, maxBody int) error {
 
 func (h *header) isReply() bool { return h.flags&flagType == typeReply }
 
+// answers says whether a reply may be to a command. Early libvfio-user left the number out of replies.
+func (h *header) answers(cmd command) bool { return h.cmd == cmd || h.cmd == 0 }
+
 // Indices of regions and interrupts, linux/vfio.h.
 const (
 	regionROM    = 6

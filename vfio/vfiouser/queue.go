@@ -59,19 +59,19 @@ type producer struct {
 
 	mu   sync.Mutex
 	mem  []byte // nil: closed
-	kick int    // eventfd
+	kick kick
 	mask uint64
 	tail uint64
 	head uint64 // as it was seen last
 }
 
-// newProducer maps the queue that a server offers; kick is the producer's from then on, where there
-// is no error.
-func newProducer(memory *os.File, kick, entries int, limit time.Duration, dead func() bool) (*producer, error) {
+// newProducer maps the queue that a server offers; event, its doorbell, is the producer's from then on,
+// where there is no error.
+func newProducer(memory *os.File, event, entries int, limit time.Duration, dead func() bool) (*producer, error) {
 	if entries < 2 || entries > 1<<20 || entries&(entries-1) != 0 {
 		return nil, fmt.Errorf("the server's write queue has %d entries: %w", entries, bus.ErrProtocol)
 	}
-	if !isEventfd(kick) {
+	if !isEventfd(event) {
 		return nil, fmt.Errorf("the write queue's doorbell is no eventfd: %w", bus.ErrProtocol)
 	}
 	b, stays, err := mapFile(memory, 0, uint64(queueBytes(entries)))
@@ -81,7 +81,7 @@ func newProducer(memory *os.File, kick, entries int, limit time.Duration, dead f
 	if !stays {
 		return nil, fmt.Errorf("the write queue's memory is not sealed against shrinking: %w", bus.ErrProtocol)
 	}
-	return &producer{limit: limit, dead: dead, mem: b, kick: kick, mask: uint64(entries - 1)}, nil
+	return &producer{limit: limit, dead: dead, mem: b, kick: kick{fd: event}, mask: uint64(entries - 1)}, nil
 }
 
 // put appends a write. It waits while the queue is full, and fails where the server takes nothing
@@ -108,7 +108,7 @@ func (q *producer) put(p post) error {
 	// The store comes before this load, here and in the server the other way round: one of the two
 	// sees the other's.
 	if dma.Load32(q.mem, queueSleep) != 0 {
-		q.ring()
+		q.kick.ring(q.dead)
 	}
 	return nil
 }
@@ -131,10 +131,6 @@ var oneEvent = func() (b [8]byte) {
 	binary.NativeEndian.PutUint64(b[:], 1)
 	return b
 }()
-
-func (q *producer) ring() {
-	_, _ = unix.Write(q.kick, oneEvent[:]) // full: it is kicked already
-}
 
 // await waits until at most left writes are in the queue. Called with mu held.
 func (q *producer) await(left uint64) error {
@@ -175,7 +171,7 @@ func (q *producer) close() {
 	defer q.mu.Unlock()
 	if q.mem != nil {
 		_ = unix.Munmap(q.mem)
-		_ = unix.Close(q.kick)
+		q.kick.close()
 		q.mem = nil
 	}
 }
@@ -198,7 +194,7 @@ func newConsumer() (*consumer, error) {
 	}
 	q := &consumer{memory: f, kick: -1, mask: queueEntries - 1}
 	if q.mem, err = unix.Mmap(int(f.Fd()), 0, int(queueBytes(queueEntries)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
-		q.kick, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+		q.kick, err = sink()
 	}
 	if err != nil {
 		q.close()
@@ -207,8 +203,9 @@ func newConsumer() (*consumer, error) {
 	return q, nil
 }
 
-// empty says whether there is nothing to take.
-func (q *consumer) empty() bool { return dma.Load64(q.mem, queueTail) == dma.Load64(q.mem, queueHead) }
+// empty says whether nothing was put in since head writes were taken: what the memory has as the head the client
+// may write, too.
+func (q *consumer) empty(head uint64) bool { return dma.Load64(q.mem, queueTail) == head }
 
 // sleep asks for a kick. What was put in before is seen by an empty after it.
 func (q *consumer) sleep() { dma.Store32(q.mem, queueSleep, 1) }

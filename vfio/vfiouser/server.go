@@ -30,7 +30,7 @@ type ServerOptions struct {
 	// Group is for devices that reach each other, over a wire: what their clients write through shared memory
 	// is done in the order in which they wrote it, whichever device it is for. It may be nil.
 	Group   *Group
-	Timeout time.Duration // of a message that began, and of a client's answer; 0 means DefaultTimeout
+	Timeout time.Duration // of a message that began; half of it, of a client's answer; 0 means DefaultTimeout
 	Log     *slog.Logger  // nil discards
 }
 
@@ -44,6 +44,10 @@ type Server struct {
 	mu     sync.Mutex
 	client bool // there is one
 }
+
+// patience is how long a client may take to answer, with a whole message. The device stands still meanwhile, and with
+// it devices that are wired to it: their clients, who wait for DefaultTimeout, must not give them up.
+func (s *Server) patience() time.Duration { return min(s.o.Timeout, DefaultTimeout) / 2 }
 
 // NewServer makes a server of a device, and resets that where it can be reset. It fails with
 // ErrNotSupported for what is no ordinary function.
@@ -108,6 +112,19 @@ func Listen(path string) (*net.UnixListener, error) {
 // maxRefusals is how many clients are told at once that there is one already. Those above wait.
 const maxRefusals = 16
 
+// acceptPause is how long to wait where clients cannot be accepted at the moment.
+const acceptPause = 100 * time.Millisecond
+
+// passing says whether the next Accept may do better: what is short comes back, and who gave up is gone.
+func passing(err error) bool {
+	for _, e := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // Serve accepts clients until ctx ends or the device dies, whose reason it returns then. It
 // closes the listener, and returns when the last client is gone.
 func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
@@ -125,19 +142,38 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 		case <-ctx.Done():
 		}
 	})
-	room := make(chan struct{}, maxRefusals)
+	room, told := make(chan struct{}, maxRefusals), false
 	for {
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			l.Close()
+		case <-s.dev.Done():
+			l.Close()
+		}
 		c, err := l.AcceptUnix()
-		if err != nil {
-			if err := s.dev.Err(); err != nil {
-				return fmt.Errorf("serving %s: %w", s.dev.Address(), err)
+		switch {
+		case err == nil:
+			told = false
+		case s.dev.Err() != nil:
+			return fmt.Errorf("serving %s: %w", s.dev.Address(), s.dev.Err())
+		case ctx.Err() != nil:
+			return nil
+		case passing(err):
+			if !told {
+				s.o.Log.Warn(s.errorf("accepting a client, again and again: %w", err).Error())
+				told = true
 			}
-			if ctx.Err() != nil {
-				return nil
+			<-room
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			case <-s.dev.Done():
 			}
+			continue
+		default:
 			return fmt.Errorf("serving %s: accepting a client: %w", s.dev.Address(), err)
 		}
-		room <- struct{}{}
 		clients.Go(func() {
 			defer func() { <-room }()
 			if err := s.ServeConn(ctx, c); err != nil && !errors.Is(err, bus.ErrClosed) {
@@ -156,13 +192,15 @@ func (s *Server) ServeConn(ctx context.Context, c *net.UnixConn) error {
 	if err != nil {
 		return s.errorf("%w", err)
 	}
+	stop := context.AfterFunc(ctx, k.shutdown) // before the session looks after it, too
+	defer stop()
 	s.mu.Lock()
 	first := !s.client
 	s.client = true
 	s.mu.Unlock()
 	if !first {
 		defer k.close()
-		return s.refuse(k)
+		return s.refuse(ctx, k)
 	}
 	defer func() {
 		s.mu.Lock()
@@ -174,15 +212,18 @@ func (s *Server) ServeConn(ctx context.Context, c *net.UnixConn) error {
 }
 
 // refuse answers the version message of a client that is one too many.
-func (s *Server) refuse(k *sock) error {
+func (s *Server) refuse(ctx context.Context, k *sock) error {
 	var m message
 	defer m.closeFDs()
 	err := k.receive(&m, maxVersion)
 	if err == nil {
 		err = k.send(reply(&m, nil, unix.EBUSY))
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		err = bus.ErrBusy
+	case ctx.Err() != nil:
+		err = bus.ErrClosed
 	}
 	return s.errorf("a second client is refused: %w", err)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -36,6 +37,9 @@ type session struct {
 	mourning sync.Once
 	ended    chan struct{}
 	helpers  sync.WaitGroup
+
+	failMu sync.Mutex // guards failed
+	failed error      // what the client did wrong, as somebody beside the message loop found
 }
 
 func newSession(s *Server, k *sock) *session {
@@ -69,6 +73,8 @@ func (x *session) run(ctx context.Context) error {
 	x.close()
 	if x.bells.failed != nil {
 		err = x.bells.failed
+	} else if e := x.failure(); e != nil {
+		err = e
 	}
 	switch {
 	case err == nil:
@@ -113,6 +119,23 @@ func (x *session) guard(ctx context.Context) {
 	x.shutdown()
 }
 
+// fail ends the session for a reason, of which the first counts.
+func (x *session) fail(err error) {
+	x.failMu.Lock()
+	if x.failed == nil {
+		x.failed = err
+	}
+	x.failMu.Unlock()
+	x.shutdown()
+}
+
+// failure is that reason; nil: there is none.
+func (x *session) failure() error {
+	x.failMu.Lock()
+	defer x.failMu.Unlock()
+	return x.failed
+}
+
 // dead says whether the device died.
 func (x *session) dead() bool {
 	select {
@@ -123,10 +146,22 @@ func (x *session) dead() bool {
 	}
 }
 
+// tellTime is how long the client's end is put off until its eventfd told of the device's: no time, unless the
+// client keeps that full.
+const tellTime = 100 * time.Millisecond
+
 // mourn tells the client that the device died, and why, once.
 func (x *session) mourn() {
 	x.mourning.Do(func() {
-		x.irqs.died()
+		told := make(chan struct{})
+		x.helpers.Go(func() {
+			x.irqs.died()
+			close(told)
+		})
+		select {
+		case <-told:
+		case <-time.After(tellTime): // attend lets it go once this session ends
+		}
 		if x.words {
 			w := append(make(writer, headerSize), wordsOf(x.dev.Err())...)
 			h := header{cmd: cmdLastWords, size: uint32(len(w)), flags: typeCommand | flagNoReply}
@@ -137,9 +172,13 @@ func (x *session) mourn() {
 }
 
 // attend waits for the client's end, whatever the other goroutines are held up by, and then sees
-// to it that eventfds that the client left full hold up nobody.
+// to it that eventfds that the client left full hold up nobody. One that keeps them full is sent away.
 func (x *session) attend() {
-	x.s.hangup()
+	for !x.s.hangup(x.srv.patience()) {
+		if x.irqs.stuffed() {
+			x.fail(fmt.Errorf("the client keeps an eventfd full: %w", bus.ErrProtocol))
+		}
+	}
 	x.shutdown()
 	x.irqs.unstick(x.ended)
 }
@@ -151,16 +190,17 @@ func (x *session) shutdown() {
 	}
 }
 
-// hangup waits until the connection is shut down, on either side.
-func (s *sock) hangup() {
+// hangup waits until the connection is shut down in both directions, by either side, and says whether it is. A
+// client that only says no more still has its answers to come, and the message loop sees its end.
+func (s *sock) hangup(limit time.Duration) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for s.fd >= 0 {
-		p := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLRDHUP}}
-		if n, err := unix.Poll(p, -1); n > 0 || err != nil && err != unix.EINTR {
-			return
-		}
+	if s.fd < 0 {
+		return true
 	}
+	p := [1]unix.PollFd{{Fd: int32(s.fd)}} // POLLHUP comes unasked
+	n, err := unix.Poll(p[:], max(1, int(limit.Milliseconds())))
+	return n > 0 || err != nil && err != unix.EINTR
 }
 
 // close leaves the device as no client had been there. The order is that of bus.Device.Close.
@@ -326,6 +366,8 @@ func (x *session) handle(m *message) (writer, []int, error) {
 		w, err := x.irqInfo(&r)
 		return w, nil, err
 	case cmdReset:
+		x.cfg.device.Lock()
+		defer x.cfg.device.Unlock()
 		return nil, nil, x.resetDevice()
 	case cmdVersion:
 		return nil, nil, fmt.Errorf("a second VERSION: %w", unix.EINVAL)

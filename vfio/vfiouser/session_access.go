@@ -44,7 +44,8 @@ func (x *session) regionInfo(r *reader) (writer, []int, error) {
 	}
 	if q.index < regionROM && x.regions[q.index] != nil {
 		if s, ok := x.regions[q.index].(bus.Shared); ok && x.client.fds() > 0 {
-			if f, base, parts := s.Shared(); f != nil && len(parts) > 0 {
+			f, base, parts := s.Shared()
+			if parts = x.table.without(int(q.index), parts); f != nil && len(parts) > 0 {
 				i.flags |= regionMmap | regionCaps
 				i.offset, i.caps = uint64(base), regionInfoSize
 				fds = []int{int(f.Fd())}
@@ -260,6 +261,24 @@ func newVTable(dev bus.Device) vtable {
 
 func (t *vtable) has(region int, off uint64) bool {
 	return region == t.region && off >= t.base && off-t.base < uint64(len(t.mu.b))
+}
+
+// without is parts of a region without the pages of the table: mapped, they would be the server's.
+func (t *vtable) without(region int, parts []bus.Part) (left []bus.Part) {
+	if region != t.region {
+		return parts
+	}
+	from, to := t.base&^(pageSize-1), (t.base+uint64(len(t.mu.b))+pageSize-1)&^(pageSize-1)
+	for _, p := range parts {
+		at, end := uint64(p.Off), uint64(p.Off)+p.Size
+		if before := min(end, from); at < before {
+			left = append(left, bus.Part{Off: p.Off, Size: before - at})
+		}
+		if after := max(at, to); after < end {
+			left = append(left, bus.Part{Off: bus.Off(after), Size: end - after})
+		}
+	}
+	return left
 }
 
 func (t *vtable) read(off uint64, n int) uint64 {

@@ -23,13 +23,14 @@ type asks struct {
 	waiting map[uint16]*ask
 	queue   []*message // commands that were read by somebody who waited for a reply
 
-	twinMu sync.Mutex // one at a time on the twin socket
+	twinMu sync.Mutex // one at a time on the twin socket; after mu
 	in     message    // of the twin socket
 }
 
 // ask is a command whose reply is to come.
 type ask struct {
-	m *message // nil: not yet
+	cmd command
+	m   *message // nil: not yet
 }
 
 // maxQueued bounds the commands that are kept while the server waits for its client.
@@ -42,6 +43,10 @@ func (a *asks) init() {
 
 // close forgets messages that nobody will handle.
 func (a *asks) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.twinMu.Lock() // a device that is slow to let go of memory may still ask, in vain
+	defer a.twinMu.Unlock()
 	for _, m := range a.queue {
 		m.closeFDs()
 	}
@@ -99,9 +104,9 @@ func (x *session) read(m *message) bool {
 // deliver hands a reply to whoever asked.
 func (a *asks) deliver(m *message) {
 	q := a.waiting[m.id]
-	if q == nil {
+	if q == nil || !m.answers(q.cmd) {
 		m.closeFDs()
-		a.broken = fmt.Errorf("a reply to message %d, which asked for none: %w", m.id, bus.ErrProtocol)
+		a.broken = fmt.Errorf("a reply to message %d, %s, which asked for none: %w", m.id, m.cmd, bus.ErrProtocol)
 		return
 	}
 	delete(a.waiting, m.id)
@@ -109,31 +114,52 @@ func (a *asks) deliver(m *message) {
 	m.closeFDs()
 }
 
+// late sends the client away in time, if it is not stopped before: the device stands still meanwhile, and would
+// again at the next access.
+func (x *session) late(cmd command) *time.Timer {
+	limit := x.srv.patience()
+	return time.AfterFunc(limit, func() {
+		x.fail(fmt.Errorf("%s: the client did not answer within %v: %w", cmd, limit, bus.ErrTimeout))
+	})
+}
+
 // ask sends the client a command, and calls done with the reply.
 func (x *session) ask(cmd command, body writer, done func(m *message) error) error {
+	await := x.await
 	if x.twin != nil {
-		return x.askTwin(cmd, body, done)
+		await = x.awaitTwin
 	}
+	err := await(cmd, body, done)
+	if err == nil {
+		return nil
+	}
+	if e := x.failure(); e != nil {
+		return e
+	}
+	return fmt.Errorf("%s: %w", cmd, err)
+}
+
+// await asks on the socket that the client's commands come by.
+func (x *session) await(cmd command, body writer, done func(m *message) error) error {
+	defer x.late(cmd).Stop()
 	a := &x.asks
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.id++
-	id := a.id
-	q := &ask{}
+	id, q := a.id, &ask{cmd: cmd}
 	a.waiting[id] = q
+	defer delete(a.waiting, id)
 	a.mu.Unlock()
-	if err := x.s.send(commandOf(id, cmd, body)); err != nil {
+	err := x.s.send(commandOf(id, cmd, body))
+	a.mu.Lock()
+	if err != nil {
+		x.shutdown() // half a message may be on its way
 		return err
 	}
-	due := time.Now().Add(x.srv.o.Timeout)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	defer delete(a.waiting, id)
 	for q.m == nil {
 		switch {
 		case a.broken != nil:
 			return a.broken
-		case time.Now().After(due):
-			return fmt.Errorf("%s: the client did not answer within %v: %w", cmd, x.srv.o.Timeout, bus.ErrTimeout)
 		case a.reading:
 			a.changed.Wait()
 			continue
@@ -147,7 +173,7 @@ func (x *session) ask(cmd command, body writer, done func(m *message) error) err
 			a.deliver(m)
 		case len(a.queue) >= maxQueued:
 			m.closeFDs()
-			a.broken = fmt.Errorf("%d commands, and no reply to %s: %w", len(a.queue), cmd, bus.ErrProtocol)
+			a.broken = fmt.Errorf("%d commands, and no reply: %w", len(a.queue), bus.ErrProtocol)
 		default:
 			a.queue = append(a.queue, m)
 		}
@@ -155,30 +181,35 @@ func (x *session) ask(cmd command, body writer, done func(m *message) error) err
 	return finish(q.m, done)
 }
 
-// askTwin is ask on the twin socket.
-func (x *session) askTwin(cmd command, body writer, done func(m *message) error) error {
+// awaitTwin asks on the twin socket.
+func (x *session) awaitTwin(cmd command, body writer, done func(m *message) error) error {
 	a := &x.asks
 	a.twinMu.Lock()
 	defer a.twinMu.Unlock()
+	defer x.late(cmd).Stop()
 	a.id++
-	if err := x.twin.send(commandOf(a.id, cmd, body)); err != nil {
-		return err
-	}
-	if err := x.twin.receive(&a.in, ownTransfer+64); err != nil {
-		x.shutdown() // what comes later would be taken for the next one's
-		return fmt.Errorf("%s: %w", cmd, err)
+	err := x.twin.send(commandOf(a.id, cmd, body))
+	if err == nil {
+		err = x.twin.receive(&a.in, ownTransfer+64)
 	}
 	defer a.in.closeFDs()
-	if !a.in.isReply() || a.in.id != a.id {
+	if err == nil && (!a.in.isReply() || a.in.id != a.id || !a.in.answers(cmd)) {
+		err = fmt.Errorf("the answer is no reply to it: %w", bus.ErrProtocol)
+	}
+	switch {
+	case ended(err):
 		x.shutdown()
-		return fmt.Errorf("%s: the answer is no reply to it: %w", cmd, bus.ErrProtocol)
+		return err
+	case err != nil: // what comes later would be taken for the next one's
+		x.fail(fmt.Errorf("%s: %w", cmd, err))
+		return err
 	}
 	return finish(&a.in, done)
 }
 
 func finish(m *message, done func(m *message) error) error {
 	if m.flags&flagError != 0 {
-		return fmt.Errorf("the client refuses: %w", unix.Errno(m.errno))
+		return fmt.Errorf("the client refuses, with error number %d (%w)", m.errno, unix.Errno(m.errno))
 	}
 	return done(m)
 }
@@ -219,7 +250,7 @@ func (m *remote) ReadAt(p []byte, off int64) (int, error) {
 		return m.x.ask(cmdDMARead, w, func(m *message) error {
 			r := reader{b: m.body}
 			if a := r.dmaAccess(); r.short || a.count != uint64(len(p)) || len(r.b) != len(p) {
-				return fmt.Errorf("DMA_READ: %d bytes, want %d: %w", len(r.b), len(p), bus.ErrProtocol)
+				return fmt.Errorf("%d bytes, said to be %d, want %d: %w", len(r.b), a.count, len(p), bus.ErrProtocol)
 			}
 			copy(p, r.b)
 			return nil
@@ -232,6 +263,15 @@ func (m *remote) WriteAt(p []byte, off int64) (int, error) {
 	return m.each(p, off, func(addr uint64, p []byte) error {
 		w := make(writer, headerSize, headerSize+dmaAccessSize+len(p))
 		w.dmaAccess(dmaAccess{addr, uint64(len(p))})
-		return m.x.ask(cmdDMAWrite, append(w, p...), func(*message) error { return nil })
+		return m.x.ask(cmdDMAWrite, append(w, p...), func(m *message) error {
+			r := reader{b: m.body}
+			if len(m.body) == 0 {
+				return nil // QEMU's
+			}
+			if a := r.dmaAccess(); r.short || a.count != uint64(len(p)) || len(r.b) != 0 {
+				return fmt.Errorf("a reply of %d bytes, %d are said to be written, want %d: %w", len(m.body), a.count, len(p), bus.ErrProtocol)
+			}
+			return nil
+		})
 	})
 }

@@ -134,6 +134,10 @@ func (b *bells) look() {
 		b.group.mu.Lock()
 		b.group.drain(b)
 		made, err, ending := b.made(), b.failed, b.ending
+		head := uint64(0)
+		if b.queue != nil {
+			head = b.queue.head
+		}
 		b.group.mu.Unlock()
 		switch {
 		case ending:
@@ -144,11 +148,11 @@ func (b *bells) look() {
 		case made != before:
 			idle, before = time.Now(), made
 			continue
-		case spin > 0 && b.spin(idle, spin):
+		case spin > 0 && b.spin(head, idle, spin):
 			continue
 		}
 		begun := time.Now()
-		if !b.sleep() {
+		if !b.sleep(head) {
 			return
 		}
 		if idle = time.Now(); spin > 0 {
@@ -157,11 +161,12 @@ func (b *bells) look() {
 	}
 }
 
-// spin waits for a write, until spin has passed since idle. It says whether there may be one.
-func (b *bells) spin(idle time.Time, spin time.Duration) bool {
+// spin waits for a write after the first head ones, until spin has passed since idle. It says whether there may be
+// one.
+func (b *bells) spin(head uint64, idle time.Time, spin time.Duration) bool {
 	for time.Since(idle) < spin {
 		for range 64 {
-			if !b.queue.empty() {
+			if !b.queue.empty(head) {
 				return true
 			}
 		}
@@ -170,12 +175,12 @@ func (b *bells) spin(idle time.Time, spin time.Duration) bool {
 	return false
 }
 
-// sleep waits for a kick. It says false where there will be none.
-func (b *bells) sleep() bool {
+// sleep waits for a kick, where there is no write after the first head ones. It says false where there will be none.
+func (b *bells) sleep(head uint64) bool {
 	if b.queue != nil {
 		b.queue.sleep()
 		defer b.queue.wake()
-		if !b.queue.empty() {
+		if !b.queue.empty(head) {
 			return true
 		}
 	}

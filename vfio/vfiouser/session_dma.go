@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -14,15 +15,27 @@ import (
 
 // windows are the client's DMA memory. One goroutine at a time.
 type windows struct {
-	x   *session
-	all []*window // sorted
+	x      *session
+	all    []*window // sorted
+	mapped int       // of them
 }
+
+// A process has 65530 mappings, as a rule, and Go's runtime dies of having no more. What is above this is read and
+// written through its file.
+const (
+	maxMapped    = 4096 // windows of one client
+	maxAllMapped = 16384
+)
+
+// allMapped are the windows that all servers of this process have mapped.
+var allMapped atomic.Int64
 
 // window is memory of the client's at an address.
 type window struct {
 	base, size uint64
 	file       *os.File // nil: the client reads and writes it itself
 	b          []byte   // mapped, where it stays
+	of         *windows // which count it then
 	release    func()   // takes it away from the device; nil: the device never had it
 }
 
@@ -93,8 +106,10 @@ func (d *windows) place(w *window, q dmaMap) error {
 		if err != nil {
 			return err
 		}
-		if stays && q.flags&dmaFileIO == 0 {
-			w.b = b
+		if stays && q.flags&dmaFileIO == 0 && d.mapped < maxMapped && allMapped.Load() < maxAllMapped {
+			w.b, w.of = b, d
+			d.mapped++
+			allMapped.Add(1)
 		} else if b != nil {
 			_ = unix.Munmap(b)
 		}
@@ -189,6 +204,8 @@ func (w *window) close() {
 	}
 	if w.b != nil {
 		_ = unix.Munmap(w.b)
+		w.of.mapped--
+		allMapped.Add(-1)
 	}
 	if w.file != nil {
 		w.file.Close()

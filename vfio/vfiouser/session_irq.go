@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
-	"github.com/ring3dev/ring3/internal/ioctl"
 )
 
 // vectors are the interrupts of a session: the device's, and the client's eventfds that they are to
@@ -20,12 +20,11 @@ type vectors struct {
 	index  int // of what is enabled; -1: nothing
 	want   [numIRQs]int
 	irqs   []*bus.IRQ
-	error  int // eventfd that is told of the device's death; -1: none
-	errMu  sync.Mutex
 	resume *resume
 
-	mu    sync.Mutex // guards outs, and the closing of what is in it; after an out's
+	mu    sync.Mutex // guards outs, and the closing of what is in them; after an out's
 	outs  []*out     // by vector
+	error out        // is told of the device's death
 	carry sync.WaitGroup
 }
 
@@ -36,16 +35,7 @@ type out struct {
 	carrying bool       // a goroutine waits for the vector, and writes
 }
 
-func (v *vectors) init(x *session) { v.x, v.index, v.error = x, -1, -1 }
-
-// sink is a new eventfd.
-func sink() (int, error) {
-	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("creating an eventfd: %w", err)
-	}
-	return fd, nil
-}
+func (v *vectors) init(x *session) { v.x, v.index, v.error.fd = x, -1, -1 }
 
 // have is how many vectors the device offers of a kind.
 func (v *vectors) have(index uint32) int {
@@ -131,24 +121,36 @@ func (v *vectors) setError(q irqSet, m *message) error {
 	if q.flags&setAction != setTrigger {
 		return fmt.Errorf("masking of error interrupts: %w", unix.EINVAL)
 	}
-	v.errMu.Lock()
-	defer v.errMu.Unlock()
 	if q.flags&setEventfd == 0 && q.count != 0 {
-		notify(v.error, 1) // the client tries it
+		v.error.add(1) // the client tries it
 		return nil
 	}
-	closeFD(&v.error)
+	fd := -1
 	if len(m.fds) == 1 {
-		v.error, m.fds[0] = m.fds[0], -1
+		fd, m.fds[0] = m.fds[0], -1
 	}
+	v.put(&v.error, fd)
 	return nil
 }
 
-// died tells the client of the device's death.
-func (v *vectors) died() {
-	v.errMu.Lock()
-	defer v.errMu.Unlock()
-	notify(v.error, 1)
+// died tells the client of the device's death. A client that keeps its eventfd full has it wait, until unstick.
+func (v *vectors) died() { v.error.add(1) }
+
+// add adds to where interrupts go.
+func (o *out) add(n uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	notify(o.fd, n)
+}
+
+// put has interrupts go to fd from now on.
+func (v *vectors) put(o *out, fd int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	closeFD(&o.fd)
+	o.fd = fd
 }
 
 // notify adds to an eventfd.
@@ -187,10 +189,11 @@ func (v *vectors) ensure(index, n int) error {
 	if v.index == index {
 		old = v.outs
 	}
-	if err := v.release(old == nil); err != nil {
-		return err
+	err := v.release(old == nil)
+	var irqs []*bus.IRQ
+	if err == nil {
+		irqs, err = v.x.dev.EnableIRQs(irqModes[index], n)
 	}
-	irqs, err := v.x.dev.EnableIRQs(irqModes[index], n)
 	if err != nil {
 		for _, o := range old {
 			closeFD(&o.fd)
@@ -216,12 +219,7 @@ func (v *vectors) ensure(index, n int) error {
 // attach has a vector signal an eventfd, which is the session's from then on.
 func (v *vectors) attach(i, fd int) {
 	q, o := v.irqs[i], v.outs[i]
-	o.mu.Lock()
-	v.mu.Lock()
-	closeFD(&o.fd)
-	o.fd = fd
-	v.mu.Unlock()
-	o.mu.Unlock()
+	v.put(o, fd)
 	if o.carrying {
 		return
 	}
@@ -247,9 +245,7 @@ func (o *out) carry(q *bus.IRQ) {
 		if err != nil {
 			return
 		}
-		o.mu.Lock()
-		notify(o.fd, n)
-		o.mu.Unlock()
+		o.add(n)
 	}
 }
 
@@ -278,10 +274,7 @@ func (v *vectors) trigger(q irqSet, which []byte) {
 		if v.index != int(q.index) || i >= len(v.irqs) || len(which) > 0 && which[i-int(q.start)] == 0 {
 			continue
 		}
-		o := v.outs[i]
-		o.mu.Lock()
-		notify(o.fd, 1)
-		o.mu.Unlock()
+		v.outs[i].add(1)
 	}
 }
 
@@ -384,13 +377,19 @@ func (v *vectors) release(closing bool) error {
 // close is the end of the session.
 func (v *vectors) close() {
 	_ = v.release(true)
-	v.errMu.Lock()
-	defer v.errMu.Unlock()
-	closeFD(&v.error)
+	v.put(&v.error, -1)
+}
+
+// stuffed says whether the client keeps an eventfd full, which holds up the device's model if it blocks.
+func (v *vectors) stuffed() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return full(v.error.fd) || slices.ContainsFunc(v.outs, func(o *out) bool { return full(o.fd) })
 }
 
 // unstick empties the client's eventfds, until done: whoever is held up by one that is full goes on.
-// A client can make that happen only by meaning to, and by keeping its eventfds blocking.
+// A client can make that happen only by meaning to, and by keeping its eventfds blocking. What it is still
+// to read of the device's death is left.
 func (v *vectors) unstick(done <-chan struct{}) {
 	const every = 10 * time.Millisecond
 	t := time.NewTicker(every)
@@ -404,17 +403,10 @@ func (v *vectors) unstick(done <-chan struct{}) {
 			for _, o := range v.outs {
 				drainEventfd(o.fd)
 			}
+			if full(v.error.fd) {
+				drainEventfd(v.error.fd)
+			}
 			v.mu.Unlock()
 		}
 	}
-}
-
-// drainEventfd empties an eventfd, and never blocks, whatever the descriptor says.
-func drainEventfd(fd int) bool {
-	if fd < 0 {
-		return false
-	}
-	var b [8]byte
-	n, err := ioctl.ReadNow(fd, b[:])
-	return err == nil && n == len(b)
 }

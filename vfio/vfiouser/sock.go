@@ -26,7 +26,7 @@ type sock struct {
 	sending sync.Mutex // a message is sent whole
 }
 
-// newSock takes a connected socket over. tick is how often a wait looks at its deadline.
+// newSock takes a connected socket over, where there is no error.
 func newSock(fd int, limit time.Duration) (*sock, error) {
 	if err := unix.SetNonblock(fd, false); err != nil {
 		return nil, fmt.Errorf("preparing the socket: %w", err)
@@ -117,14 +117,16 @@ const maxOOB = ownFDs + 2
 var errIdle = fmt.Errorf("no message came: %w", bus.ErrTimeout)
 
 // receive reads one message, whose body has at most maxBody bytes. It fails with errIdle where
-// none began within the socket's time-out; once begun a message must be whole within it.
+// none began within the socket's time-out; once begun a message must be whole within it, or twice that
+// where it stops coming at the last moment.
 func (s *sock) receive(m *message, maxBody int) error {
 	m.closeFDs()
 	m.body = nil
-	if err := s.fill(m, m.head[:], time.Time{}); err != nil {
-		return err
+	due, err := s.fill(m, m.head[:], time.Time{})
+	if err == nil {
+		err = m.parse(m.head[:], maxBody)
 	}
-	if err := m.parse(m.head[:], maxBody); err != nil {
+	if err != nil {
 		m.closeFDs()
 		return err
 	}
@@ -136,42 +138,42 @@ func (s *sock) receive(m *message, maxBody int) error {
 	if n == 0 {
 		return nil
 	}
-	if err := s.fill(m, m.body, time.Now().Add(s.limit)); err != nil {
+	if due.IsZero() {
+		due = time.Now().Add(s.limit)
+	}
+	if _, err := s.fill(m, m.body, due); err != nil {
 		m.closeFDs()
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
 		return err
 	}
 	return nil
 }
 
-// fill reads len(p) bytes. A zero deadline lets the first wait as long as the socket does, and
-// only the rest is due.
-func (s *sock) fill(m *message, p []byte, due time.Time) error {
-	for done := 0; done < len(p); {
+// fill reads len(p) bytes, until due. A zero due lets the first wait as long as the socket does, and
+// only the rest is due: fill returns when.
+func (s *sock) fill(m *message, p []byte, due time.Time) (time.Time, error) {
+	for done := 0; ; {
 		n, err := s.some(m, p[done:])
-		switch {
-		case err == nil && n > 0:
-			if done += n; due.IsZero() && done < len(p) {
-				due = time.Now().Add(s.limit)
-			}
-			continue
-		case err == unix.EINTR && (due.IsZero() || time.Now().Before(due)):
-			continue
-		case err == unix.EAGAIN && done == 0 && due.IsZero():
-			return errIdle
-		case err == unix.EAGAIN || err == unix.EINTR:
-			if time.Now().Before(due) {
-				continue
-			}
-			err = fmt.Errorf("the rest of a message did not come within %v: %w", s.limit, bus.ErrTimeout)
-		case err == nil && done == 0 && due.IsZero():
-			err = io.EOF
-		case err == nil:
-			err = io.ErrUnexpectedEOF
+		if done += n; done == len(p) {
+			return due, nil
 		}
-		m.closeFDs()
-		return err
+		switch {
+		case err == nil && n == 0 && done == 0:
+			return due, io.EOF
+		case err == nil && n == 0:
+			return due, io.ErrUnexpectedEOF
+		case err == unix.EAGAIN && due.IsZero():
+			return due, errIdle
+		case err != nil && err != unix.EAGAIN && err != unix.EINTR:
+			return due, err
+		case due.IsZero() && done > 0:
+			due = time.Now().Add(s.limit)
+		case !due.IsZero() && time.Now().After(due): // also of one that comes a byte at a time
+			return due, fmt.Errorf("the rest of a message did not come within %v: %w", s.limit, bus.ErrTimeout)
+		}
 	}
-	return nil
 }
 
 // some is one recvmsg(2), whose descriptors are added to the message's.
@@ -221,7 +223,7 @@ func (s *sock) send(b []byte, fds ...int) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var due time.Time
-	for len(b) > 0 {
+	for {
 		if s.fd < 0 {
 			return fmt.Errorf("sending: %w", bus.ErrClosed)
 		}
@@ -231,22 +233,25 @@ func (s *sock) send(b []byte, fds ...int) error {
 			if b, oob = b[n:], nil; len(b) == 0 {
 				return nil
 			}
-		case err == unix.EINTR:
-		case err == unix.EAGAIN && !due.IsZero() && time.Now().After(due), err == unix.EAGAIN && due.IsZero():
-			return fmt.Errorf("sending a message: the peer took none within %v: %w", s.limit, bus.ErrTimeout)
-		case err == unix.EAGAIN:
-		default:
+		case err != unix.EINTR && err != unix.EAGAIN:
 			return fmt.Errorf("sending a message: %w (%w)", err, bus.ErrGone)
 		}
-		if due.IsZero() {
+		switch {
+		case due.IsZero() && err != unix.EAGAIN:
 			due = time.Now().Add(s.limit)
+		case due.IsZero() || time.Now().After(due):
+			return fmt.Errorf("sending a message: the peer did not take it within %v: %w", s.limit, bus.ErrTimeout)
 		}
 	}
-	return nil
 }
+
+// mostAtOnce is what the kernel queues at once: of more it would wait for each part anew, as long as the
+// socket's time-out, and a peer that reads slowly could draw one call out.
+const mostAtOnce = 32 << 10
 
 // write is one system call. Called with mu held.
 func (s *sock) write(b, oob []byte) (int, error) {
+	b = b[:min(len(b), mostAtOnce)]
 	if oob == nil {
 		return unix.Write(s.fd, b) // Go's runtime lets no SIGPIPE pass
 	}

@@ -24,6 +24,8 @@ type vconfig struct {
 	c   bus.Config
 	exp uint64 // offset of the PCI Express capability, 0: none
 
+	device sync.Mutex // from reading a register of the device's to writing it, and while it is reset; before mu
+
 	mu      sync.Mutex
 	own     []byte // the copy
 	virt    []byte // bits of it that are the copy's
@@ -133,7 +135,8 @@ func (v *vconfig) msi(at int) {
 	}
 }
 
-func (v *vconfig) device(off uint64, n int) uint64 {
+// real is what the device has.
+func (v *vconfig) real(off uint64, n int) uint64 {
 	switch n {
 	case 1:
 		return uint64(v.c.Read8(bus.Off(off)))
@@ -160,7 +163,7 @@ func (v *vconfig) read(off uint64, n int) uint64 {
 	if virt == ^uint64(0)>>(64-8*n) {
 		return own
 	}
-	return v.device(off, n)&^virt | own&virt
+	return v.real(off, n)&^virt | own&virt
 }
 
 func (v *vconfig) write(off uint64, n int, value uint64) {
@@ -177,6 +180,15 @@ func (v *vconfig) write(off uint64, n int, value uint64) {
 	virt := word(v.virt, off, n)
 	v.off = v.own[pci.CfgCommand+1]&intxOff != 0
 	v.mu.Unlock()
+	if v.writeReal(off, n, value, virt); off <= uint64(pci.CfgCommand)+1 && off+uint64(n) > uint64(pci.CfgCommand)+1 {
+		v.applyINTx()
+	}
+}
+
+// writeReal writes the device's bits: those that are not virt.
+func (v *vconfig) writeReal(off uint64, n int, value, virt uint64) {
+	v.device.Lock()
+	defer v.device.Unlock()
 	if bit := 8*(int(v.exp)+expDevCtl-int(off)) + expInitFLR; v.exp != 0 && bit >= 0 && bit < 8*n && value>>bit&1 != 0 {
 		// Function-level reset loses where the function is: it is done as the bus does it.
 		v.functionReset()
@@ -186,7 +198,7 @@ func (v *vconfig) write(off uint64, n int, value uint64) {
 		return
 	}
 	if virt != 0 {
-		value = value&^virt | v.device(off, n)&virt
+		value = value&^virt | v.real(off, n)&virt
 	}
 	switch n {
 	case 1:
@@ -195,9 +207,6 @@ func (v *vconfig) write(off uint64, n int, value uint64) {
 		v.c.Write16(bus.Off(off), uint16(value))
 	default:
 		v.c.Write32(bus.Off(off), uint32(value))
-	}
-	if off <= uint64(pci.CfgCommand)+1 && off+uint64(n) > uint64(pci.CfgCommand)+1 {
-		v.applyINTx()
 	}
 }
 
@@ -228,7 +237,10 @@ func (v *vconfig) setMasked(on bool) {
 	}
 }
 
+// applyINTx is called beside the message loop, too: by whoever resumes the line.
 func (v *vconfig) applyINTx() {
+	v.device.Lock()
+	defer v.device.Unlock()
 	v.mu.Lock()
 	line, off := v.line, v.off || v.masked
 	v.mu.Unlock()
