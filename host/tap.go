@@ -8,16 +8,18 @@ import (
 
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
+	"github.com/ring3dev/ring3/pktgen"
 )
 
 // TapSpec makes a network device a kernel interface, as the user writes it:
-// NAME=IFNAME[,offload=off][,gro=off][,up=on].
+// NAME=IFNAME[,offload=off][,gro=off][,up=on][,pktgen_drop=on].
 type TapSpec struct {
 	Device    string
 	Interface string
 	NoOffload bool // offload=off: the kernel computes checksums and segments by itself
 	NoGRO     bool // gro=off: received segments are not joined
 	Up        bool // up=on: the interface is brought up
+	DropGen   bool // pktgen_drop=on: pktgen's frames are counted (NAME.rx), and the kernel does not get them
 }
 
 // String is what ParseTap reads.
@@ -26,7 +28,7 @@ func (t TapSpec) String() string {
 	for _, o := range []struct {
 		on   bool
 		text string
-	}{{t.NoOffload, ",offload=off"}, {t.NoGRO, ",gro=off"}, {t.Up, ",up=on"}} {
+	}{{t.NoOffload, ",offload=off"}, {t.NoGRO, ",gro=off"}, {t.Up, ",up=on"}, {t.DropGen, ",pktgen_drop=on"}} {
 		if o.on {
 			s += o.text
 		}
@@ -48,7 +50,7 @@ func ParseTap(s string) (TapSpec, error) {
 	for _, o := range parts[1:] {
 		k, v, _ := strings.Cut(o, "=")
 		if v != "on" && v != "off" {
-			return t, usagef("--tap %q: option %q: want offload, gro or up, =on or =off", s, o)
+			return t, usagef("--tap %q: option %q: want offload, gro, up or pktgen_drop, =on or =off", s, o)
 		}
 		switch on := v == "on"; k {
 		case "offload":
@@ -57,8 +59,10 @@ func ParseTap(s string) (TapSpec, error) {
 			t.NoGRO = !on
 		case "up":
 			t.Up = on
+		case "pktgen_drop":
+			t.DropGen = on
 		default:
-			return t, usagef("--tap %q: unknown option %q: there is offload, gro and up", s, k)
+			return t, usagef("--tap %q: unknown option %q: there is offload, gro, up and pktgen_drop", s, k)
 		}
 	}
 	return t, nil
@@ -102,7 +106,11 @@ func (s *System) attach(b *boundDevice, t TapSpec) (err error) {
 	if b.net == nil {
 		return usagef("--tap %s: %s is no network device", t, b.spec.Name)
 	}
-	b.tap, err = tap.Attach(b.net, tap.Config{Name: t.Interface, NoOffload: t.NoOffload, NoGRO: t.NoGRO, Up: t.Up, Log: s.log, RT: s.rt})
+	c := tap.Config{Name: t.Interface, NoOffload: t.NoOffload, NoGRO: t.NoGRO, Up: t.Up, Log: s.log, RT: s.rt}
+	if t.DropGen {
+		c.Drop = pktgen.Generated
+	}
+	b.tap, err = tap.Attach(b.net, c)
 	if err != nil {
 		return fmt.Errorf("%s: %w", b.spec.Name, err)
 	}

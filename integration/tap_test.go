@@ -165,8 +165,54 @@ func TestTAPInside(t *testing.T) {
 			c.run(t)
 		})
 	}
+	t.Run("pktgen_drop", tapPktgenDrop)
 	t.Run("persistent", tapPersistent)
 	t.Run("refused", tapRefused)
+}
+
+// tapPktgenDrop sends pktgen's frames to a tapped device: they are counted there, and the kernel gets them, or
+// with pktgen_drop=on none.
+func tapPktgenDrop(t *testing.T) {
+	const frames = 1000
+	for _, c := range []struct {
+		option string
+		want   uint64
+	}{{"", frames}, {",pktgen_drop=on", 0}} {
+		up := startUp(t, nil, "eth0=sim:e1000e", "eth1=sim:e1000e", "--wire", "eth0-eth1", "--tap", "eth1=rt1,up=on"+c.option)
+		for _, w := range [][2]string{{"kpktgend_0", "add_device eth0"}, {"eth0", fmt.Sprintf("count %d", frames)}, {"eth0", "burst 8"}, {"eth0", "dst_mac ff:ff:ff:ff:ff:ff"}, {"pgctrl", "start"}} {
+			if out, err := exec.Command(ring3, "set", "/proc/net/pktgen/"+w[0], w[1]).CombinedOutput(); err != nil {
+				t.Fatalf("%s > %s: %v: %s", w[1], w[0], err, out)
+			}
+		}
+		var rx []byte
+		eventually(t, "eth1.rx", func() bool {
+			rx, _ = exec.Command(ring3, "get", "/proc/net/pktgen/eth1.rx").Output()
+			return bytes.Contains(rx, fmt.Appendf(nil, "received: %d ", frames))
+		})
+		var got uint64
+		eventually(t, "the kernel's frames", func() bool {
+			link, err := netlink.LinkByName("rt1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = link.Attrs().Statistics.RxPackets
+			return got >= c.want
+		})
+		if got != c.want {
+			t.Errorf("rt1%s: the kernel got %d frames, want %d", c.option, got, c.want)
+		}
+		up.stop(t)
+	}
+}
+
+// eventually waits until something is so.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waiting for %s: not within 20 s", what)
+		}
+	}
 }
 
 // tapCase is two wired devices, each a kernel interface, with a network namespace between

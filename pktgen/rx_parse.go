@@ -51,6 +51,12 @@ const (
 	moreTags   = 1<<(2*tagBits) - 1 // the two innermost tags of a flowKey
 )
 
+// Generated tells whether a received frame is pktgen's, whole or not.
+func Generated(b *dma.Buf) bool {
+	var p parsed
+	return parse(&p, b.Data, &b.Meta, 0) != rxOther
+}
+
 // parse looks at a frame, of which nothing is believed. verify is up to which length it is looked at behind
 // pktgen's header. p holds something where the verdict is rxGood.
 func parse(p *parsed, b []byte, m *dma.Meta, verify int) verdict {

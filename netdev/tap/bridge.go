@@ -25,6 +25,9 @@ type Config struct {
 	NoOffload bool   // the kernel computes checksums and segments, and no frames are joined
 	NoGRO     bool   // received frames are not joined
 	Up        bool   // bring the interface up; otherwise the administrator does
+	// Drop says which received frames the kernel is not given; nil: all are. It runs in several goroutines, and must
+	// neither keep nor change a frame.
+	Drop func(b *dma.Buf) bool
 	Log       *slog.Logger
 	// RT puts what carries frames on real-time threads, one for each queue and direction; nil: goroutines.
 	RT *rt.Policy
@@ -68,6 +71,7 @@ type Stats struct {
 	RxWrites          uint64 // frames given to the kernel; less than RxFrames where they were joined
 	RxJoined          uint64 // of RxFrames, those that went as part of a larger one
 	RxDropped         uint64 // of RxFrames, those that the kernel did not take
+	RxKept            uint64 // of RxFrames, those that it was not given: Config.Drop
 }
 
 // Attach makes dev a kernel interface. It owns dev's queues until Close.
@@ -202,6 +206,7 @@ func (b *Bridge) Stats() Stats {
 		s.RxWrites += q.writes.Load()
 		s.RxJoined += q.joined.Load()
 		s.RxDropped += q.dropped.Load()
+		s.RxKept += q.kept.Load()
 	}
 	return s
 }

@@ -31,7 +31,7 @@ type receiver struct {
 	write func(fd uintptr) bool
 	err   error // of the last write
 
-	frames, bytes, writes, joined, dropped atomic.Uint64
+	frames, bytes, writes, joined, dropped, kept atomic.Uint64
 }
 
 func newReceiver(b *Bridge, queue int) *receiver {
@@ -77,7 +77,11 @@ func (r *receiver) take(frames []*dma.Buf) {
 	var bytes uint64
 	for _, b := range frames {
 		bytes += uint64(len(b.Data))
-		if !r.join || !r.gather(b) {
+		switch {
+		case r.b.cfg.Drop != nil && r.b.cfg.Drop(b):
+			b.Free()
+			r.kept.Add(1)
+		case !r.join || !r.gather(b):
 			r.single(b)
 		}
 	}
