@@ -28,7 +28,7 @@ type Config struct {
 	// Drop says which received frames the kernel is not given; nil: all are. It runs in several goroutines, and must
 	// neither keep nor change a frame.
 	Drop func(b *dma.Buf) bool
-	Log       *slog.Logger
+	Log  *slog.Logger
 	// RT puts what carries frames on real-time threads, one for each queue and direction; nil: goroutines.
 	RT *rt.Policy
 }
