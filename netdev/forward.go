@@ -25,13 +25,8 @@ type Forwarder struct {
 	queues   []*forwardQueue // of to
 
 	frames, bytes, dropped atomic.Uint64
-	watch                  atomic.Pointer[func(frames []*dma.Buf)]
-
-	ctx    context.Context
-	cancel context.CancelFunc
-	done   chan struct{}
+	pollers
 	closed sync.Mutex
-	err    error
 }
 
 // ForwardStats is what a Forwarder did.
@@ -66,49 +61,23 @@ func NewForwarder(from, to Device, p *rt.Policy) (*Forwarder, error) {
 	if from == to || rx < 1 || tx < 1 {
 		return nil, fmt.Errorf("%s: want two devices, with %d and %d queues: %w", what, rx, tx, bus.ErrNotSupported)
 	}
-	f := &Forwarder{from: from, to: to, done: make(chan struct{})}
-	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f := &Forwarder{from: from, to: to}
 	for i := range min(rx, tx) {
 		x := &forwardQueue{q: to.Tx(i), out: make([]*dma.Buf, 0, Budget)}
 		f.queues = append(f.queues, x)
 		for k, size := range []int{smallFrame, to.MTU() + 14 + vlanTag} {
 			var err error
 			if x.pools[k], err = NewTxPool(x.q, min(to.Info().TxRing, forwardPool), size); err != nil {
-				f.cancel()
 				f.closePools()
 				return nil, fmt.Errorf("%s: %w", what, err)
 			}
 		}
 	}
-	poll := Poll
-	if p != nil {
-		poll = PollThread
-	}
-	ended := make(chan error)
-	for i := range rx {
-		x := f.queues[i%len(f.queues)]
-		p.Go(fmt.Sprintf("napi/%s-%d", from.Info().Name, i), func() {
-			ended <- poll(f.ctx, from.Rx(i), func(frames []*dma.Buf) { f.take(x, frames) })
-		})
-	}
-	go func() {
-		defer close(f.done)
-		for range rx {
-			if err := <-ended; f.err == nil {
-				f.err = err
-			}
-		}
-	}()
+	f.start(from, p, func(q int) func([]*dma.Buf) {
+		x := f.queues[q%len(f.queues)]
+		return func(frames []*dma.Buf) { f.take(x, frames) }
+	})
 	return f, nil
-}
-
-// Watch makes it show every burst of received frames to w before it forwards them, as Sink.Watch does.
-func (f *Forwarder) Watch(w func(frames []*dma.Buf)) {
-	if w == nil {
-		f.watch.Store(nil)
-		return
-	}
-	f.watch.Store(&w)
 }
 
 // Stats may be called at any time.
@@ -124,9 +93,7 @@ func (f *Forwarder) To() Device { return f.to }
 
 // take forwards the frames of one poll, and frees them.
 func (f *Forwarder) take(x *forwardQueue, frames []*dma.Buf) {
-	if watch := f.watch.Load(); watch != nil {
-		(*watch)(frames)
-	}
+	f.show(frames)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, b := range frames {
@@ -226,9 +193,6 @@ func (f *Forwarder) wait(x *forwardQueue) bool {
 	}
 	return true
 }
-
-// Done is closed when it has ended.
-func (f *Forwarder) Done() <-chan struct{} { return f.done }
 
 // Close ends it, and waits until the other device has sent what it was given, a second at most. It returns why
 // forwarding had ended by itself, nil otherwise. Called again after a device that had died was closed, it

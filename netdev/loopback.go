@@ -42,7 +42,7 @@ type Loopback struct {
 func NewLoopback(name string) *Loopback {
 	l := &Loopback{name: name, done: make(chan struct{})}
 	l.tx.dev = l
-	l.sink = &Sink{cancel: func() {}, done: l.done}
+	l.sink = &Sink{pollers: pollers{cancel: func() {}, done: l.done}}
 	return l
 }
 

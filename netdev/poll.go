@@ -177,13 +177,61 @@ type Sink struct {
 	frames, bytes atomic.Uint64
 	tap           atomic.Pointer[func(frame []byte)]
 	tapMu         sync.Mutex // held while it runs
-	watch         atomic.Pointer[func(frames []*dma.Buf)]
+	pollers
+}
 
+// pollers poll all receive queues of a device.
+type pollers struct {
+	watch  atomic.Pointer[func(frames []*dma.Buf)]
+	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{}
-	once   sync.Once
-	err    error
+	err    error // read after done
 }
+
+// start gives the frames of each queue to what takes them, on real-time threads under a policy.
+func (p *pollers) start(d Device, policy *rt.Policy, taker func(queue int) func(frames []*dma.Buf)) {
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.done = make(chan struct{})
+	queues, ended := d.Info().RxQueues, make(chan error)
+	poll := Poll
+	if policy != nil {
+		poll = PollThread
+	}
+	for q := range queues {
+		take := taker(q)
+		policy.Go(fmt.Sprintf("napi/%s-%d", d.Info().Name, q), func() { ended <- poll(p.ctx, d.Rx(q), take) })
+	}
+	go func() {
+		defer close(p.done)
+		for range queues {
+			if err := <-ended; p.err == nil {
+				p.err = err
+			}
+		}
+	}()
+}
+
+// Watch shows every burst of frames to f, before anything else is done with them; f must neither keep nor change
+// them, and runs in several goroutines at a time where there are several queues. nil takes it away. Safe for
+// concurrent use.
+func (p *pollers) Watch(f func(frames []*dma.Buf)) {
+	if f == nil {
+		p.watch.Store(nil)
+		return
+	}
+	p.watch.Store(&f)
+}
+
+// show shows frames to who watches.
+func (p *pollers) show(frames []*dma.Buf) {
+	if watch := p.watch.Load(); watch != nil {
+		(*watch)(frames)
+	}
+}
+
+// Done is closed when receiving has ended.
+func (p *pollers) Done() <-chan struct{} { return p.done }
 
 // NewSink starts a Sink on all receive queues of d, which it owns until it is closed.
 func NewSink(d Device) (*Sink, error) { return NewSinkOn(d, nil) }
@@ -194,24 +242,8 @@ func NewSinkOn(d Device, p *rt.Policy) (*Sink, error) {
 	if queues < 1 || d.Rx(0) == nil {
 		return nil, fmt.Errorf("starting a sink on %s: no receive queue: %w", d.Info().Name, bus.ErrNotSupported)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &Sink{cancel: cancel, done: make(chan struct{})}
-	ended := make(chan error)
-	poll := Poll
-	if p != nil {
-		poll = PollThread
-	}
-	for q := range queues {
-		p.Go(fmt.Sprintf("napi/%s-%d", d.Info().Name, q), func() { ended <- poll(ctx, d.Rx(q), s.take) })
-	}
-	go func() {
-		defer close(s.done)
-		for range queues {
-			if err := <-ended; s.err == nil {
-				s.err = err
-			}
-		}
-	}()
+	s := &Sink{}
+	s.start(d, p, func(int) func([]*dma.Buf) { return s.take })
 	return s, nil
 }
 
@@ -223,9 +255,7 @@ func (s *Sink) Receive(frames []*dma.Buf) int {
 }
 
 func (s *Sink) take(frames []*dma.Buf) {
-	if watch := s.watch.Load(); watch != nil {
-		(*watch)(frames)
-	}
+	s.show(frames)
 	tap := s.tap.Load()
 	if tap != nil {
 		s.tapMu.Lock()
@@ -253,30 +283,16 @@ func (s *Sink) SetTap(f func(frame []byte)) {
 	s.tap.Store(&f)
 }
 
-// Watch makes the sink show every burst of frames to f, before it frees them; f must neither keep nor change
-// them, and runs in the sink's goroutines, several at a time where there are several queues. nil takes it away. Safe for
-// concurrent use.
-func (s *Sink) Watch(f func(frames []*dma.Buf)) {
-	if f == nil {
-		s.watch.Store(nil)
-		return
-	}
-	s.watch.Store(&f)
-}
-
 // Frames is how many frames were received.
 func (s *Sink) Frames() uint64 { return s.frames.Load() }
 
 // Bytes is their length in all, without frame check sequences.
 func (s *Sink) Bytes() uint64 { return s.bytes.Load() }
 
-// Done is closed when the sink has ended.
-func (s *Sink) Done() <-chan struct{} { return s.done }
-
 // Close ends the sink and waits for it. It returns why receiving had ended by itself, nil
 // otherwise. It is idempotent.
 func (s *Sink) Close() error {
-	s.once.Do(s.cancel)
+	s.cancel()
 	<-s.done
 	return s.err
 }
