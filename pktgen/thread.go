@@ -151,6 +151,9 @@ func (t *thread) remove(d *device) {
 	t.mu.Lock()
 	t.devs = slices.DeleteFunc(slices.Clone(t.devs), func(o *device) bool { return o == d })
 	t.mu.Unlock()
+	d.mu.Lock()
+	d.dead = true
+	d.mu.Unlock()
 }
 
 // round gives every running device its turn, and waits where none could do anything.
