@@ -1,6 +1,7 @@
 package pktgen
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -152,7 +153,7 @@ func TestAddAndRemoveWhileRunning(t *testing.T) {
 }
 
 // Of eight devices one loses its link, one vanishes, one is stuck where that is not to hold up the others, one is removed and one has packets that do not fit.
-// Their runs end, or end when they are stopped, with a result; the others send what they shall.
+// Their runs end with a result, and that of the stuck one goes on when it can; the others send what they shall.
 func TestOneOfMany(t *testing.T) {
 	for _, profile := range []string{"", "6.1"} {
 		devs := sinks(8)
@@ -198,6 +199,8 @@ func TestOneOfMany(t *testing.T) {
 		if got, want := b.read("kpktgend_1"), "Running: eth7 eth5 \nStopped: \n"; !strings.HasPrefix(got, want) {
 			t.Errorf("kpktgend_1 = %q, want %q", got, want)
 		}
+		devs[2].queues[0].stuck.Store(false)
+		moves(2)
 		b.ok("pgctrl", "stop\n")
 		wait()
 		for _, i := range []int{2, 5, 6, 7} {
@@ -232,4 +235,32 @@ func TestNoLinkHoldsNobodyUp(t *testing.T) {
 	b.run()
 	b.ended("eth0", 10)
 	b.checkPools()
+}
+
+// A start that is stopped before its threads noticed it is stopped all the same, and has a result: by Ctrl-C, and by
+// another shell.
+func TestStoppedAtOnce(t *testing.T) {
+	b, _ := oneDevice(t)
+	b.s["eth0"].queues[0].keep = 0
+	b.ok("eth0", "count 0")
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i := range 300 {
+		if i%2 == 0 {
+			b.background(gone)()
+		} else {
+			started := b.e.served(ctlRun)
+			stopped := b.e.served(ctlStop)
+			until(t, "the thread", func() bool { return started() && stopped() })
+		}
+		if r := b.result("eth0"); b.runs("eth0") || !strings.HasPrefix(r, "OK: ") || !strings.Contains(r, " usec, ") {
+			t.Fatalf("stopped at once, %d: running %v, Result %q", i, b.runs("eth0"), r)
+		}
+	}
+	// The other way round it runs.
+	b.e.served(ctlStop)
+	wait := b.background(t.Context())
+	until(t, "eth0 to run", func() bool { return b.runs("eth0") })
+	b.ok("pgctrl", "stop")
+	wait()
 }
