@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -75,8 +76,9 @@ func coverage(t *testing.T, frames [][]byte) string {
 // TestGoldenRandom: where fields are random, they have the values that the kernel's had, and no others.
 func TestGoldenRandom(t *testing.T) {
 	cases := kernelCases(t, "pktgen_random.txt", "testdata/kernel-6.1/random")
-	if len(cases) < 30 {
-		t.Errorf("%d cases, want at least 30", len(cases))
+	files, err := filepath.Glob("testdata/kernel-6.1/random/*")
+	if err != nil || len(files) != len(cases) || len(cases) < 30 {
+		t.Errorf("%d captures for %d cases, want one for each of at least 30: %v", len(files), len(cases), err)
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
