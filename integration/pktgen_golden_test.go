@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/ring3dev/ring3/internal/frame"
@@ -104,5 +105,43 @@ func readCapture(file string) (frames [][]byte, err error) {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 		frames = append(frames, bytes.Clone(b))
+	}
+}
+
+// TestGoldenPktgen checks that a difference to what the kernel sent is noticed.
+func TestGoldenPktgen(t *testing.T) {
+	t.Setenv("RING3_GOLDEN", "")
+	files, err := filepath.Glob(goldenDir + "/*.pcap.gz")
+	if err != nil || len(files) < 40 {
+		t.Fatalf("%d captures, want 40 at least: %v", len(files), err)
+	}
+	sent := map[string][][][]byte{}
+	differences := func() []string {
+		t.Helper()
+		args, err := json.Marshal(map[string]any{"fixed": sent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := goldenPktgen(args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.([]string)
+	}
+	for _, f := range files {
+		frames, err := readCapture(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent[strings.TrimSuffix(filepath.Base(f), ".pcap.gz")] = [][][]byte{frames[:1], frames[1:]}
+	}
+	if d := differences(); len(d) != 0 {
+		t.Errorf("the same frames: %q, want no difference", d)
+	}
+	sent["vlan"][0][0][0] ^= 1
+	sent["ipv6"][1] = sent["ipv6"][1][1:]
+	sent["none-such"] = nil
+	if d := differences(); len(d) != 3 {
+		t.Errorf("a bit, a frame and a case: %q, want 3 differences", d)
 	}
 }
