@@ -16,7 +16,7 @@ VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
 LDFLAGS := -X github.com/ring3dev/ring3/host.Version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long vm vm-test vm-test-arm64 bench bench-vm cover fuzz lint clean
+.PHONY: help setup build demo test test-long vm vm-test vm-test-arm64 golden bench bench-vm cover fuzz lint clean
 .NOTPARALLEL:
 
 help: ## list these verbs
@@ -47,6 +47,9 @@ vm-test: setup ## only the tests in a VM; RUN=NAME for one of them
 vm-test-arm64: ## the same on an emulated arm64 machine (an SMMUv3 is its IOMMU)
 	hack/setup arm64
 	RING3_NEED_VM=1 RING3_VM_ARCH=arm64 go test -count=1 -timeout 120m -v -run '^TestVM$(if $(RUN),(NoIOMMU)?$$/$(RUN))' ./integration
+
+golden: setup ## make the captures of what the kernel's pktgen sends again (pktgen/testdata)
+	RING3_NEED_VM=1 RING3_GOLDEN=1 go test -count=1 -timeout 40m -v -run '^TestVM$$/^TestRootPktgen$$' ./integration
 
 bench: setup build ## measure everything that ring3 bench measures; BENCH='pktgen-tx -json' for less
 	bin/ring3 bench $(BENCH)

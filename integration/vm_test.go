@@ -28,7 +28,7 @@ var nics = []string{
 }
 
 // host is what tests may ask of this machine.
-var host = map[string]func(json.RawMessage) (any, error){"pktgen": guestlessPktgen}
+var host = map[string]func(json.RawMessage) (any, error){"pktgen": guestlessPktgen, "pktgen-golden": goldenPktgen}
 
 // programs that the VM has.
 var programs = []string{"fusermount3", "sh", "bash", "cat", "ls", "sleep", "grep", "sed", "awk", "head", "tail", "id", "env", "mkdir", "mktemp", "stat", "rm", "chmod", "chown", "dmesg", "ip", "mount", "umount", "kill"}

@@ -138,6 +138,9 @@ func (d *device) store(_ context.Context, p []byte) (int, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.dead {
+		return 0, unix.EIO
+	}
 	run := commands[name]
 	if run == nil || name == "spi" && !d.prof().IPsec {
 		d.result = `No such parameter "` + name + `"`

@@ -1,8 +1,6 @@
 package pktgen
 
 import (
-	"reflect"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -269,53 +267,4 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("pton6(%q) = %x, want nothing", s, a)
 		}
 	}
-}
-
-func FuzzDeviceCommand(f *testing.F) {
-	for _, c := range deviceCommands {
-		f.Add([]byte(c.text))
-	}
-	f.Add([]byte("pkt_size " + strings.Repeat("9", 100)))
-	s := newSink("eth0")
-	e := newBench(f, []int{0}, s).e
-	f.Fuzz(func(t *testing.T, p []byte) {
-		d := newDevice("eth0", "eth0", s, &thread{eng: e})
-		d.thr.eng.debug.Store(false)
-		d.cloneSkb, d.burst = 3, 2 // so that more is refused
-		before := d.params
-		n, err := d.store(t.Context(), p)
-		if (err == nil) != (n == len(p) && n > 0) || err != nil && n != 0 {
-			t.Errorf("store(%q) = %d, %v", p, n, err)
-		}
-		if err != nil && !reflect.DeepEqual(before, d.params) {
-			t.Errorf("store(%q) = %v, and changed %+v to %+v", p, err, before, d.params)
-		}
-		if len(d.result) > 512 {
-			t.Errorf("store(%q): a result of %d bytes", p, len(d.result))
-		}
-		d.begin()
-		if err := func() error { d.mu.Lock(); defer d.mu.Unlock(); return d.compile() }(); err == nil && len(d.tmpl.bytes) > 1518 {
-			t.Errorf("store(%q): a template of %d bytes", p, len(d.tmpl.bytes))
-		}
-	})
-}
-
-func FuzzOtherCommands(f *testing.F) {
-	for _, s := range []string{"add_device eth0", "add_device eth0@1", "rem_device_all", "max_before_softirq 1", "stop", "stop\n", "reset", "add_device a/b", "add_device ..", "add_device eth0@\x01"} {
-		f.Add([]byte(s))
-	}
-	s := newSink("eth0")
-	b := newBench(f, []int{0}, s)
-	f.Fuzz(func(t *testing.T, p []byte) {
-		b := &bench{t: t, e: b.e}
-		for _, name := range []string{"kpktgend_0", "pgctrl"} {
-			n, err := b.file(name).Write(t.Context(), p)
-			if (err == nil) != (n == len(p) && n > 0) || err != nil && n != 0 {
-				t.Errorf("writing %q to %s = %d, %v", p, name, n, err)
-			}
-			if text, err := b.file(name).ReadAll(); err != nil || len(text) == 0 {
-				t.Errorf("reading %s after %q = %q, %v", name, p, text, err)
-			}
-		}
-	})
 }

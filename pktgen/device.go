@@ -129,6 +129,7 @@ type device struct {
 	state
 	result string
 	dirty  bool // the template is not that of the configuration
+	dead   bool // it was removed: who has its file open gets EIO, as in the kernel
 
 	// The rest belongs to a run.
 	rng     *rand.PCG

@@ -135,12 +135,20 @@ func (p *port) close() (held int, again bool) {
 	return held, again
 }
 
-// drainTime bounds the wait for frames in flight when a run ends.
-const drainTime = time.Second
+// drainTime bounds the wait for frames in flight when a run ends; noLinkTime where nothing leaves any more, so
+// that the others of the thread go on.
+const (
+	drainTime  = time.Second
+	noLinkTime = 10 * time.Millisecond
+)
 
 // drain waits until the queue has sent everything; without a link it drops what waits.
 func (p *port) drain(up bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	limit := drainTime
+	if !up {
+		limit = noLinkTime
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -5,12 +5,17 @@ import (
 	"fmt"
 	"math/bits"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // show writes the device's file.
 func (d *device) show(w *bytes.Buffer) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.dead {
+		return unix.EIO
+	}
 	d.showParams(w)
 	d.showTags(w)
 	d.showFlags(w)

@@ -63,6 +63,9 @@ type sinkQueue struct {
 	limit int // most frames a Burst takes; 0: what the ring has room for
 	keep  int // how many frames to record; 0 none, -1 all
 
+	// patience is how long the last Drain might have waited.
+	patience atomic.Int64
+
 	inUse  atomic.Int32
 	flight []*dma.Buf
 	n      atomic.Uint64
@@ -162,6 +165,9 @@ func (q *sinkQueue) Reap() int {
 func (q *sinkQueue) Drain(ctx context.Context) error {
 	q.enter()
 	defer q.leave()
+	if at, ok := ctx.Deadline(); ok {
+		q.patience.Store(int64(time.Until(at)))
+	}
 	if q.stuck.Load() {
 		<-ctx.Done()
 		return ctx.Err()

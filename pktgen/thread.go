@@ -24,6 +24,7 @@ const (
 	ctlRemAll                     // remove every device
 	ctlRem                        // remove the devices that are marked
 	ctlExit
+	ctlStopRun // ctlStop that came after a ctlRun which is not served yet
 )
 
 // thread serves the devices of one CPU.
@@ -50,6 +51,12 @@ type thread struct {
 // post asks for something and returns what to wait for.
 func (t *thread) post(c control) uint64 {
 	t.mu.Lock()
+	switch {
+	case c == ctlStop && t.control&ctlRun != 0:
+		c = ctlStopRun
+	case c == ctlRun:
+		t.control &^= ctlStopRun
+	}
 	t.control |= c
 	t.req++
 	id := t.req
@@ -119,6 +126,11 @@ func (t *thread) serve() (exit bool) {
 		}
 		t.run = slices.Clone(devs)
 	}
+	if c&ctlStopRun != 0 {
+		for _, d := range slices.Clone(t.run) {
+			t.finish(d)
+		}
+	}
 	for _, d := range devs {
 		if c&(ctlRemAll|ctlExit) != 0 || c&ctlRem != 0 && d.removed.Load() {
 			t.remove(d)
@@ -152,6 +164,9 @@ func (t *thread) remove(d *device) {
 	t.mu.Lock()
 	t.devs = slices.DeleteFunc(slices.Clone(t.devs), func(o *device) bool { return o == d })
 	t.mu.Unlock()
+	d.mu.Lock()
+	d.dead = true
+	d.mu.Unlock()
 }
 
 // round gives every running device its turn, and waits where none could do anything.

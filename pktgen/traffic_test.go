@@ -212,7 +212,7 @@ func TestRandomRanges(t *testing.T) {
 			"smac " + fmtMAC(p.Src), "dmac " + fmtMAC(p.Dst)} {
 			seen[f]++
 		}
-		if a := p.DstIP; a.IsLoopback() || a.IsMulticast() || a.As4()[0] == 0 || a == addr("255.255.255.255") {
+		if a := p.DstIP; a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || a == addr("255.255.255.255") {
 			t.Errorf("packet %d: destination %v", i, a)
 		}
 		if !p.IPChecksumOK || !p.UDPChecksumOK || p.Seq != uint32(i+1) || p.ID != uint16(i) {

@@ -149,11 +149,11 @@ func (d *device) nextDst(i uint32) {
 const dstTries = 1000
 
 // randomDst is a random address of the range, its last excluded, that is neither loopback, multicast,
-// limited broadcast nor of network 0.
+// limited broadcast nor 0.0.0.0. The rest of network 0 is as good as any (since Linux 5.3).
 func (d *device) randomDst() (a uint32) {
 	for range dstTries {
 		a = d.daddrMin + d.random(d.daddrMax-d.daddrMin)
-		if a>>24 != 127 && a>>28 != 14 && a != 0xffffffff && a>>24 != 0 {
+		if a>>24 != 127 && a>>28 != 14 && a != 0xffffffff && a != 0 {
 			break
 		}
 	}

@@ -22,6 +22,8 @@ var (
 	pktgenScript string
 	//go:embed testdata/pktgen.txt
 	pktgenCases string
+	//go:embed testdata/pktgen_random.txt
+	pktgenRandom string
 )
 
 // pktgenMAC is nic0's address, which the guest-less NIC is given too.
@@ -30,13 +32,14 @@ const pktgenMAC = "52:54:00:12:34:56"
 // TestRootPktgen gives the same commands, by echo, to the kernel's pktgen and e1000e, to ring3 on
 // the host, without a guest, and, fewer of them, to nobody's ring3 by VFIO on the NIC that the kernel
 // had. Under --profile 6.1 all say the same, but for times and rates, and the same frames leave
-// the NIC, seen on QEMU's side.
+// the NIC, seen on QEMU's side. What the kernel sends is kept in pktgen/testdata, for a test without a VM.
 func TestRootPktgen(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("the script wants bash, which this machine cannot give to a VM of another architecture")
 	}
 	addr := Address(t, "nic0")
-	kernel := kernelPktgen(t, addr)
+	kernel, random := kernelPktgen(t, addr)
+	t.Run("the kernel as it was", func(t *testing.T) { kernel.keep(t, random) })
 	vfio := vfioPktgen(t, addr)
 	guestless := guestlessPktgen(t)
 	t.Run("guest-less as the kernel", func(t *testing.T) { guestless.compare(t, kernel.cases) })
@@ -101,8 +104,8 @@ func runPktgen(t *testing.T, who, dir, cases string, prepare func(*exec.Cmd) *ex
 	return tr
 }
 
-// kernelPktgen runs the cases on the kernel's pktgen and e1000e.
-func kernelPktgen(t *testing.T, addr string) *transcript {
+// kernelPktgen runs the cases on the kernel's pktgen and e1000e, and with RING3_GOLDEN those with random fields.
+func kernelPktgen(t *testing.T, addr string) (fixed, random *transcript) {
 	t.Helper()
 	const noIPv6 = "/proc/sys/net/ipv6/conf/default/disable_ipv6" // nothing but pktgen shall send
 	write := func(text string) {
@@ -136,7 +139,37 @@ func kernelPktgen(t *testing.T, addr string) *transcript {
 			t.Fatal("the kernel's eth0 has no carrier after 20 s")
 		}
 	}
-	return runPktgen(t, "the kernel", "/proc/net/pktgen", pktgenCases, func(cmd *exec.Cmd) *exec.Cmd { return cmd })
+	run := func(cases string) *transcript {
+		return runPktgen(t, "the kernel", "/proc/net/pktgen", cases, func(cmd *exec.Cmd) *exec.Cmd { return cmd })
+	}
+	fixed, random = run(pktgenCases), &transcript{}
+	if os.Getenv("RING3_GOLDEN") != "" {
+		random = run(pktgenRandom)
+	}
+	return fixed, random
+}
+
+// keep compares what the kernel sent with what it did before, or has the host keep it: see goldenPktgen.
+func (tr *transcript) keep(t *testing.T, random *transcript) {
+	t.Helper()
+	var differences []string
+	AskHost(t, "pktgen-golden", map[string]any{"fixed": tr.runs(), "random": random.runs()}, &differences)
+	for _, d := range differences {
+		t.Error(d)
+	}
+}
+
+// runs are the frames of each start, by case.
+func (tr *transcript) runs() map[string][][][]byte {
+	runs := map[string][][][]byte{}
+	for _, c := range tr.cases {
+		for _, s := range c.steps {
+			if s.command == "start" {
+				runs[c.name] = append(runs[c.name], s.frames)
+			}
+		}
+	}
+	return runs
 }
 
 // vfioPktgen runs some on ring3 up by VFIO, all as nobody.

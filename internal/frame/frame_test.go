@@ -207,3 +207,20 @@ func FuzzPcap(f *testing.F) {
 		t.Errorf("%d bytes have more than that many frames", len(b))
 	})
 }
+
+// A port does not say what UDP carries: no payload is taken for a protocol's, whose mistakes would be the frame's, or
+// for a tunnelled packet.
+func TestAnyPort(t *testing.T) {
+	s := specs()["v4"]
+	for port := range 1 << 16 {
+		s.SrcPort, s.DstPort = uint16(port), ^uint16(port)
+		f, err := Build(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := Decode(f.Bytes)
+		if err != nil || p.SrcPort != s.SrcPort || p.DstPort != s.DstPort || p.Dst != s.Dst || p.SrcIP != s.SrcIP || !p.UDPChecksumOK || !bytes.Equal(p.Payload, s.Payload) {
+			t.Fatalf("ports %d and %d: %v, %v", s.SrcPort, s.DstPort, p, err)
+		}
+	}
+}

@@ -185,9 +185,15 @@ func DecodeTCP(b []byte) (Packet, TCP, error) {
 func decode(b []byte) (Packet, *TCP, error) {
 	var tcp *TCP
 	p := Packet{Len: len(b)}
+	// Whatever the ports say that the payload is, it is not looked at: layers below UDP or TCP, and errors there,
+	// are gopacket's guess.
+	transport := false
 	g := gopacket.NewPacket(b, layers.LayerTypeEthernet, gopacket.DecodeOptions{NoCopy: true})
 	l3 := 14
 	for _, l := range g.Layers() {
+		if transport {
+			break
+		}
 		switch l := l.(type) {
 		case *layers.Ethernet:
 			copy(p.Dst[:], l.DstMAC)
@@ -211,6 +217,7 @@ func decode(b []byte) (Packet, *TCP, error) {
 			p.DstIP, _ = netip.AddrFromSlice(l.DstIP)
 			p.IPChecksumOK = true // it has none
 		case *layers.UDP:
+			transport = true
 			p.SrcPort, p.DstPort = uint16(l.SrcPort), uint16(l.DstPort)
 			p.UDPChecksum = l.Checksum
 			p.UDPLen = int(l.Length)
@@ -218,6 +225,7 @@ func decode(b []byte) (Packet, *TCP, error) {
 			seg := append(append([]byte(nil), l.Contents...), l.Payload...)
 			p.UDPChecksumOK = l.Checksum != 0 && Sum(append(pseudo(p.SrcIP, p.DstIP, 17, p.UDPLen), seg...)) == 0
 		case *layers.TCP:
+			transport = true
 			p.SrcPort, p.DstPort = uint16(l.SrcPort), uint16(l.DstPort)
 			p.Payload = l.Payload
 			seg := append(append([]byte(nil), l.Contents...), l.Payload...)
@@ -225,7 +233,7 @@ func decode(b []byte) (Packet, *TCP, error) {
 				ChecksumOK: Sum(append(pseudo(p.SrcIP, p.DstIP, 6, len(seg)), seg...)) == 0}
 		}
 	}
-	if e := g.ErrorLayer(); e != nil {
+	if e := g.ErrorLayer(); e != nil && !transport {
 		return p, nil, fmt.Errorf("decoding a frame of %d bytes: %w", len(b), e.Error())
 	}
 	p.L3 = l3

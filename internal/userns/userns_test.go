@@ -159,7 +159,7 @@ func TestCommandErrors(t *testing.T) {
 func TestSignals(t *testing.T) {
 	each(t, func(t *testing.T, in *instance) {
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1} {
-			cmd := in.command("shell", "bash", "-c", fmt.Sprintf(`trap 'echo got; exit 3' TERM INT USR1; echo in; kill -%d $PPID; for i in $(seq 100); do sleep 0.1; done`, sig))
+			cmd := in.command("shell", "bash", "-c", fmt.Sprintf(`trap 'echo got; exit 3' TERM INT USR1; echo in; kill -%d $PPID; for i in {1..100}; do sleep 0.1; done`, sig))
 			if got, status := in.bounded(cmd); got != "in\ngot\n" || status != 3 {
 				t.Errorf("%v: %q, %d, want the trap and 3", sig, got, status)
 			}

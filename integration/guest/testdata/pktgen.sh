@@ -29,6 +29,15 @@ result() {
 	done
 }
 
+# devices sets files to those of the devices. ring3 has more, NAME.rx, which the kernel has not.
+devices() {
+	local file
+	files=()
+	for file in eth0*; do
+		[[ $file != *.rx && -e $file ]] && files+=("$file")
+	done
+}
+
 # show FILE... prints files.
 show() {
 	local file lines
@@ -65,10 +74,9 @@ until_ended() {
 
 # until_gone waits until there is no device, likewise.
 until_gone() {
-	local files
 	for _ in {1..200}; do
-		files=(eth0*)
-		[ -e "${files[0]}" ] || return
+		devices
+		[ ${#files[@]} != 0 ] || return
 		sleep 0.02
 	done
 	echo "the devices did not go"
@@ -92,7 +100,8 @@ start() {
 	{ echo start >"$control"; } 2>"$said"
 	until_ended "$before"
 	told start
-	show eth0*
+	devices
+	show "${files[@]}"
 }
 
 while IFS= read -r line; do
@@ -102,7 +111,7 @@ while IFS= read -r line; do
 	==*) printf '%s\n' "$line" && begin ;;
 	'show '*) told "$line" && show "$text" ;;
 	'device '*) device=$text ;;
-	list) told "$line" && stat -c '%A %n' -- * | grep -v 'kpktgend_[1-9]' ;;
+	list) told "$line" && stat -c '%A %n' -- * | grep -v 'kpktgend_[1-9]\|\.rx$' ;;
 	start) start ;;
 	'control '*) { echo "$text" >"$control"; } 2>"$said"; told "$line" ;;
 	'control-raw '*) { printf %b "$text" >"$control"; } 2>"$said"; told "$line" ;;
