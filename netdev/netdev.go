@@ -82,29 +82,34 @@ type Link struct {
 }
 
 // Stats has the counters of /proc/net/dev and of sysfs' statistics directory, with the
-// meaning the kernel gives them (Documentation/networking/statistics.rst).
+// meaning the kernel gives them (Documentation/networking/statistics.rst). JSON has the names of the files.
 type Stats struct {
-	RxPackets, TxPackets    uint64
-	RxBytes, TxBytes        uint64
-	RxErrors, TxErrors      uint64
-	RxDropped, TxDropped    uint64
-	Multicast               uint64
-	Collisions              uint64
-	RxLengthErrors          uint64
-	RxOverErrors            uint64
-	RxCRCErrors             uint64
-	RxFrameErrors           uint64
-	RxFIFOErrors            uint64
-	RxMissedErrors          uint64
-	TxAbortedErrors         uint64
-	TxCarrierErrors         uint64
-	TxFIFOErrors            uint64
-	TxHeartbeatErrors       uint64
-	TxWindowErrors          uint64
-	RxCompressed            uint64
-	TxCompressed            uint64
-	RxNoHandler             uint64
-	RxAllocFailed, TxBusies uint64 // ours: no buffer to refill with; bursts cut short by a full ring
+	RxPackets         uint64 `json:"rx_packets"`
+	TxPackets         uint64 `json:"tx_packets"`
+	RxBytes           uint64 `json:"rx_bytes"`
+	TxBytes           uint64 `json:"tx_bytes"`
+	RxErrors          uint64 `json:"rx_errors"`
+	TxErrors          uint64 `json:"tx_errors"`
+	RxDropped         uint64 `json:"rx_dropped"`
+	TxDropped         uint64 `json:"tx_dropped"`
+	Multicast         uint64 `json:"multicast"`
+	Collisions        uint64 `json:"collisions"`
+	RxLengthErrors    uint64 `json:"rx_length_errors"`
+	RxOverErrors      uint64 `json:"rx_over_errors"`
+	RxCRCErrors       uint64 `json:"rx_crc_errors"`
+	RxFrameErrors     uint64 `json:"rx_frame_errors"`
+	RxFIFOErrors      uint64 `json:"rx_fifo_errors"`
+	RxMissedErrors    uint64 `json:"rx_missed_errors"`
+	TxAbortedErrors   uint64 `json:"tx_aborted_errors"`
+	TxCarrierErrors   uint64 `json:"tx_carrier_errors"`
+	TxFIFOErrors      uint64 `json:"tx_fifo_errors"`
+	TxHeartbeatErrors uint64 `json:"tx_heartbeat_errors"`
+	TxWindowErrors    uint64 `json:"tx_window_errors"`
+	RxCompressed      uint64 `json:"rx_compressed"`
+	TxCompressed      uint64 `json:"tx_compressed"`
+	RxNoHandler       uint64 `json:"rx_nohandler"`
+	RxAllocFailed     uint64 `json:"rx_alloc_failed"` // ours: no buffer to refill with
+	TxBusies          uint64 `json:"tx_busies"`       // ours: bursts cut short by a full ring
 }
 
 // TxQueue is a transmit queue. It belongs to one goroutine.

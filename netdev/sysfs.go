@@ -174,6 +174,13 @@ var statFiles = []struct {
 	{"tx_window_errors", func(s *Stats) uint64 { return s.TxWindowErrors }},
 }
 
+// Each calls f for every counter that has a file, by its name, in alphabetical order.
+func (s *Stats) Each(f func(name string, value uint64)) {
+	for _, c := range statFiles {
+		f(c.name, c.get(s))
+	}
+}
+
 // whileUp is an attribute that gives EINVAL once the device is out of service.
 func whileUp(d Device, f func() string) *sysfs.File {
 	return sysfs.Attr(0o444, func(w *bytes.Buffer) error {

@@ -153,14 +153,8 @@ func (d *device) summary() string {
 	}
 	pps := perSecond(d.sofar)
 	bps := pps * 8 * uint64(d.size)
-	if d.capture != nil {
-		bps = perSecond(d.replay.bytes * 8)
-	} else if len(d.imix) > 0 {
-		var n uint64
-		for _, e := range d.imix {
-			n += e.size * e.count
-		}
-		bps = perSecond(n * 8)
+	if d.capture != nil || len(d.imix) > 0 {
+		bps = perSecond(d.sentBytes() * 8)
 	}
 	return fmt.Sprintf("OK: %d(c%d+d%d) usec, %d (%dbyte,%dfrags)\n  %dpps %dMb/sec (%dbps) errors: %d",
 		elapsed/1000, (elapsed-d.idle)/1000, d.idle/1000, d.sofar, int32(d.size), d.heldFrags(), pps, bps/1e6, bps, d.errors)
