@@ -33,6 +33,7 @@ func (s *System) account() error {
 func (s *System) accountFor(name string, w watchable) error {
 	rx, err := s.pktgen.AddRx(name)
 	if err == nil {
+		s.receivers = append(s.receivers, rx)
 		w.Watch(rx.Take)
 	}
 	return err

@@ -120,7 +120,7 @@ func flatten(err error) []error {
 	return []error{err}
 }
 
-// singleDash lets "-json" stand for "--json", as every command documents it.
+// singleDash lets "-json" stand for "--json", as every command documents it, and "-for" for "--for".
 func singleDash(args []string) []string {
 	out := make([]string, len(args))
 	for i, s := range args {
@@ -128,8 +128,9 @@ func singleDash(args []string) []string {
 			copy(out[i:], args[i:])
 			break
 		}
-		if s == "-json" {
-			s = "--json"
+		switch s {
+		case "-json", "-for":
+			s = "-" + s
 		}
 		out[i] = s
 	}
@@ -167,7 +168,7 @@ would have.
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(a.upCmd(), a.runCmd(), a.serveCmd(), a.shellCmd(), a.lsCmd(), a.getCmd(), a.setCmd(), a.dmesgCmd(),
-		a.ethtoolCmd(), a.pcapCmd(), a.traceCmd(), a.bindCmd(), a.unbindCmd(), a.doctorCmd(), a.versionCmd())
+		a.statsCmd(), a.topCmd(), a.reportCmd(), a.ethtoolCmd(), a.pcapCmd(), a.traceCmd(), a.bindCmd(), a.unbindCmd(), a.doctorCmd(), a.versionCmd())
 	if a.Bench != nil {
 		root.AddCommand(a.benchCmd())
 	}

@@ -118,6 +118,7 @@ func (u *up) handlers() instance.Handlers {
 		return u.sys.collisions(), nil
 	}
 	h[opEthtool] = u.ethtoolHandler
+	h[opStats] = u.statsHandler
 	h[opTrace], h[opTraceLast], h[opTraceSet] = u.traceHandler, u.traceLastHandler, u.traceSetHandler
 	h[opDmesg] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
 		records, _ := u.log.Read(0)

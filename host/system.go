@@ -41,19 +41,20 @@ type Config struct {
 
 // System is a set of devices in service, with what stands on them. Close it.
 type System struct {
-	log      *slog.Logger
-	plan     Plan
-	machines []machine
-	spaces   map[int]*vfio.Space // by IOMMU group
-	nics     int                 // network devices so far
-	captures []*capture
-	tracing  tracing
-	bound    []*boundDevice
-	lo       *loopback // nil where a device has that name
-	pktgen   *pktgen.Engine
-	rt       *rt.Policy // nil: threads are ordinary
-	irqs     *irqTable
-	tree     *tree
+	log       *slog.Logger
+	plan      Plan
+	machines  []machine
+	spaces    map[int]*vfio.Space // by IOMMU group
+	nics      int                 // network devices so far
+	captures  []*capture
+	tracing   tracing
+	bound     []*boundDevice
+	lo        *loopback // nil where a device has that name
+	pktgen    *pktgen.Engine
+	receivers []*pktgen.Rx // account for pktgen's frames
+	rt        *rt.Policy   // nil: threads are ordinary
+	irqs      *irqTable
+	tree      *tree
 
 	serving bool // devices are served, and have no drivers
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"syscall"
@@ -199,10 +198,7 @@ func (a *app) traceRecord(ctx context.Context, args traceArgs, path string) (err
 	defer cl.Close()
 	out := traceFile{path: path}
 	if path != "-" {
-		// What is in the file stays until there is something to write.
-		_, e := os.Stat(path)
-		out.made = errors.Is(e, fs.ErrNotExist)
-		if out.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644); err != nil {
+		if err := out.keep(); err != nil {
 			return fmt.Errorf("trace record: %w", err)
 		}
 		w, pcapng = out.file, tracefile.IsPcapng(path)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ring3dev/ring3/internal/figures"
 	"github.com/ring3dev/ring3/internal/instance"
 	"github.com/ring3dev/ring3/internal/kernfs"
 	"github.com/ring3dev/ring3/internal/klog"
@@ -29,6 +30,7 @@ type upFlags struct {
 	traceFilter     string
 	crashRecords    int
 	profile, rt     string
+	metrics         string
 	mount           string
 	noMount         bool
 	as              string
@@ -45,6 +47,7 @@ func (f *upFlags) add(c *cobra.Command) {
 	c.Flags().IntVar(&f.crashRecords, "crash-records", defaultCrash, "log the last `N` accesses of a device that dies")
 	c.Flags().StringVar(&f.profile, "profile", profile.Default, "follow the texts of kernel `VERSION`: "+strings.Join(profile.Names(), ", "))
 	c.Flags().StringVar(&f.rt, "rt", "", rtHelp)
+	c.Flags().StringVar(&f.metrics, "metrics", "", "serve figures for Prometheus at `ADDR`: :9100 is 127.0.0.1:9100; 0.0.0.0:9100 lets everybody read them")
 	c.Flags().StringVar(&f.mount, "mount", "", "mount the tree at `DIR` (default: a folder below the run folder)")
 }
 
@@ -68,6 +71,9 @@ func (f *upFlags) plan(devices []string) (Plan, error) {
 	}
 	if err == nil {
 		err = p.addRT(f.rt)
+	}
+	if err == nil {
+		err = f.checkMetrics()
 	}
 	return p, err
 }
@@ -136,6 +142,8 @@ type up struct {
 	mount  string
 	server *instance.Server
 	log    *klog.Ring
+	// metrics are served beside; nil without --metrics.
+	metrics *figures.Server
 	// mounter mounts where this process cannot (--as); nil where it can.
 	mounter *kernfs.Mounter
 }
@@ -153,6 +161,9 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 			err = errors.Join(err, u.close())
 		}
 	}()
+	if err = u.listenMetrics(f.metrics); err != nil {
+		return nil, err
+	}
 	var devices []string
 	for _, d := range plan.Devices {
 		devices = append(devices, d.String())
@@ -172,6 +183,9 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	}
 	if plan.RT != 0 {
 		extra = append(extra, fmt.Sprintf("--rt %d", plan.RT))
+	}
+	if f.metrics != "" {
+		extra = append(extra, "--metrics "+f.metrics)
 	}
 	u.in, err = instance.Create(instance.Options{Name: a.name, Version: version(), Devices: devices, Extra: extra, Log: u.log.Logger()})
 	if err != nil {
@@ -194,6 +208,9 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	}
 	if err = u.mountTree(f); err != nil {
 		return nil, err
+	}
+	if u.metrics != nil {
+		u.metrics.Serve(u.figures, version(), u.log.Logger())
 	}
 	u.server, err = u.in.Serve(u.handlers())
 	return u, err
@@ -236,6 +253,9 @@ func (u *up) announce(w io.Writer, took time.Duration) {
 	if u.fuse != nil {
 		fmt.Fprintf(w, "tree: %s\n", u.mount)
 	}
+	if u.metrics != nil {
+		fmt.Fprintf(w, "metrics: %s\n", u.metrics.URL())
+	}
 	fmt.Fprintf(w, "%s is ready after %d ms; 'ring3 shell' enters it, Ctrl-C ends it\n", u.in.Name(), took.Milliseconds())
 }
 
@@ -258,6 +278,9 @@ func (u *up) wait(ctx context.Context) error {
 // close takes everything down, in reverse.
 func (u *up) close() error {
 	var errs []error
+	if u.metrics != nil {
+		errs = append(errs, u.metrics.Close())
+	}
 	if u.server != nil {
 		errs = append(errs, u.server.Close())
 	}

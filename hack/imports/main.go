@@ -36,7 +36,7 @@ var layers = [][]string{
 	{"drivers/portbus"},
 	{"drivers"},
 	{"pktgen", "tpmdd", "rionet", "netdev/tap"},
-	{"internal/kernfs", "internal/instance", "internal/userns", "internal/hwbind"},
+	{"internal/kernfs", "internal/figures", "internal/instance", "internal/userns", "internal/hwbind"},
 	{"host"},
 	{"internal/bench"},
 	{"cmd", "examples"},
@@ -66,6 +66,9 @@ var foreign = []struct {
 	{"github.com/spf13/cobra", []string{"host", "cmd"}, false},
 	{"github.com/vishvananda", []string{"netdev/tap", "internal/bench"}, true},
 	{"golang.org/x/perf", []string{"internal/bench"}, false},
+	{"github.com/prometheus", []string{"internal/figures"}, true},
+	{"github.com/gdamore/tcell", []string{"internal/figures", "host"}, false},
+	{"github.com/creack/pty", nil, true},
 	{"github.com/u-root", []string{"integration/vm", "internal/hwbind"}, false},
 }
 
@@ -209,6 +212,9 @@ func checkForeign(dir, imp string, test bool) string {
 	for _, f := range foreign {
 		if !below(imp, f.path) || test && f.tests || belowAny(dir, f.dirs) {
 			continue
+		}
+		if f.dirs == nil {
+			return fmt.Sprintf("imports %s: only tests do", imp)
 		}
 		return fmt.Sprintf("imports %s: only %s does", imp, strings.Join(f.dirs, " and "))
 	}
