@@ -143,10 +143,14 @@ func (a *app) record(ctx context.Context, record *figures.Record, args statsArgs
 	if length > 0 {
 		args.Interval = min(args.Interval, max(length, minInterval))
 		args.Count = int(length/args.Interval) + 1
-	} else if isTerminal(a.stderr) {
-		fmt.Fprintln(a.stderr, "ring3: report: recording; Ctrl-C ends it and draws")
 	}
-	return a.watch(ctx, args, record.Add)
+	return a.watch(ctx, args, func(f *figures.Snapshot) error {
+		err := record.Add(f)
+		if err == nil && record.Snapshots() == 2 && length == 0 && isTerminal(a.stderr) {
+			fmt.Fprintln(a.stderr, "ring3: report: recording; Ctrl-C ends it and draws")
+		}
+		return err
+	})
 }
 
 // readFigures reads a saved stream.

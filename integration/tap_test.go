@@ -423,6 +423,7 @@ func address(t *testing.T, name string, addrs ...string) {
 // running is a `ring3 up` that is ready.
 type running struct {
 	cmd    *exec.Cmd
+	said   []string // lines, until it was ready
 	stderr *bytes.Buffer
 	ended  bool
 }
@@ -450,14 +451,13 @@ func startRing3(t *testing.T, as, env []string, args ...string) *running {
 	stuck := time.AfterFunc(30*time.Second, func() { _ = r.cmd.Process.Kill() })
 	defer stuck.Stop()
 	lines := bufio.NewScanner(out)
-	var said []string
 	for lines.Scan() {
-		said = append(said, lines.Text())
+		r.said = append(r.said, lines.Text())
 		if strings.Contains(lines.Text(), "is ready") {
 			return r
 		}
 	}
-	t.Fatalf("ring3 %s is not ready: %q, %s", strings.Join(args, " "), said, r.stderr)
+	t.Fatalf("ring3 %s is not ready: %q, %s", strings.Join(args, " "), r.said, r.stderr)
 	return nil
 }
 
