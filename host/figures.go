@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/gdamore/tcell/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/ring3dev/ring3/internal/figures"
@@ -47,12 +46,12 @@ func (a *app) top(ctx context.Context, every time.Duration) error {
 	}
 	cl.Close()
 	a.name = i.Name
-	screen, err := tcell.NewScreen()
+	view, err := figures.OpenTop()
 	if err != nil {
-		return fmt.Errorf("top: the terminal (TERM=%s): %w", os.Getenv("TERM"), err)
+		return fmt.Errorf("top: %w", err)
 	}
 	left := false
-	err = figures.NewTop(screen).Run(ctx, func(ctx context.Context, each func(*figures.Snapshot) error) error {
+	err = view.Run(ctx, func(ctx context.Context, each func(*figures.Snapshot) error) error {
 		err := a.watch(ctx, statsArgs{Interval: every}, each)
 		left = ctx.Err() != nil
 		return err

@@ -274,13 +274,21 @@ func TestTop(t *testing.T) {
 	}
 	c.shows(t, "\x1b[?1049l")
 
-	// Ctrl-C is a key there; and the end of the instance is an end.
+	// Ctrl-C is a key there; the end of the instance is an end; and not every terminal can be drawn on.
 	c, cmd = w.onTerminal(t, "top")
 	c.shows(t, "DEVICE")
 	_, _ = c.Write([]byte{3})
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("ring3 top after Ctrl-C: %v", err)
 	}
+	known := w.env
+	w.env = append(w.env[:len(w.env):len(w.env)], "TERM=nosuch")
+	c, cmd = w.onTerminal(t, "top")
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("ring3 top on a terminal that nobody knows: %v", err)
+	}
+	c.shows(t, "ring3: top: the terminal (TERM=nosuch): ")
+	w.env = known
 	c, cmd = w.onTerminal(t, "top")
 	c.shows(t, "DEVICE")
 	w.up.stop(t)

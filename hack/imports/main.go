@@ -67,7 +67,7 @@ var foreign = []struct {
 	{"github.com/vishvananda", []string{"netdev/tap", "internal/bench"}, true},
 	{"golang.org/x/perf", []string{"internal/bench"}, false},
 	{"github.com/prometheus", []string{"internal/figures"}, true},
-	{"github.com/gdamore/tcell", []string{"internal/figures", "host"}, false},
+	{"github.com/gdamore/tcell", []string{"internal/figures"}, false},
 	{"github.com/creack/pty", nil, true},
 	{"github.com/u-root", []string{"integration/vm", "internal/hwbind"}, false},
 }

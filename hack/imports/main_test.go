@@ -50,7 +50,7 @@ func TestCheck(t *testing.T) {
 		{"bus/trace/x.go", "github.com/expr-lang/expr", "only bus/trace/tracefile"},
 		{"internal/figures/x.go", "github.com/prometheus/client_golang/prometheus", ""},
 		{"pktgen/x.go", "github.com/prometheus/client_golang/prometheus", "only internal/figures"},
-		{"host/x.go", "github.com/gdamore/tcell/v2", ""},
+		{"host/x.go", "github.com/gdamore/tcell/v2", "only internal/figures"},
 		{"integration/x_test.go", "github.com/creack/pty", ""},
 		{"host/x.go", "github.com/creack/pty", "only tests"},
 		{"pktgen/x.go", "C", "cgo"},

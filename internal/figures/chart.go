@@ -173,11 +173,15 @@ func latencyChart(l *pktgen.Latency) *chart {
 	return c
 }
 
-// decades are ticks at 1, 2 and 5 of each power of ten, as many as there is room for.
+// decades are ticks at each power of ten, with 2 and 5 of it where they are few, as many as there is room for.
 func decades(from, to uint64, x func(uint64) float64) (ticks []chartTick) {
+	steps := []uint64{1, 2, 5}
+	if to/1000 >= max(from, 1) {
+		steps = steps[:1]
+	}
 	room := -math.MaxFloat64
 	for unit := uint64(1); unit <= to && unit < math.MaxUint64/10; unit *= 10 {
-		for _, m := range []uint64{1, 2, 5} {
+		for _, m := range steps {
 			v := m * unit
 			if v < from || v > to || x(v) < room {
 				continue

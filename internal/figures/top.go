@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"os"
 	"strings"
 	"unicode/utf8"
 
@@ -22,8 +23,16 @@ type Top struct {
 // history is how many rates are kept of each device, for its sparkline.
 const history = 60
 
-// NewTop makes a view on a screen, which Run takes over and gives back. [tcell.NewScreen] gives that of the process.
-func NewTop(screen tcell.Screen) *Top { return &Top{screen: screen, tracks: map[string][]float64{}} }
+// OpenTop makes a view on the terminal of this process, which Run takes over and gives back.
+func OpenTop() (*Top, error) {
+	screen, err := tcell.NewScreen()
+	if err != nil {
+		return nil, fmt.Errorf("the terminal (TERM=%s): %w", os.Getenv("TERM"), err)
+	}
+	return newTop(screen), nil
+}
+
+func newTop(screen tcell.Screen) *Top { return &Top{screen: screen, tracks: map[string][]float64{}} }
 
 // Run shows what watch gives, until the user wants no more, ctx ends or watch does, whose error it returns. watch's own
 // context ends when the view does.

@@ -51,7 +51,7 @@ func newTopBench(t *testing.T) *topBench {
 	b.cancel = cancel
 	t.Cleanup(cancel)
 	go func() {
-		b.done <- NewTop(b.screen).Run(ctx, func(ctx context.Context, each func(*Snapshot) error) error {
+		b.done <- newTop(b.screen).Run(ctx, func(ctx context.Context, each func(*Snapshot) error) error {
 			for {
 				select {
 				case s := <-b.feed:
