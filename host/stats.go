@@ -80,29 +80,33 @@ func (u *up) figures() *figures.Snapshot {
 
 // statsHandler answers opStats.
 func (u *up) statsHandler(ctx context.Context, raw json.RawMessage, send func(any) error) (any, error) {
+	return nil, sendFigures(ctx, raw, send, u.figures)
+}
+
+func sendFigures(ctx context.Context, raw json.RawMessage, send func(any) error, snapshot func() *figures.Snapshot) error {
 	var a statsArgs
 	if err := json.Unmarshal(raw, &a); err != nil {
-		return nil, fmt.Errorf("stats: arguments: %v: %w", err, syscall.EINVAL)
+		return fmt.Errorf("stats: arguments: %v: %w", err, syscall.EINVAL)
 	}
 	if err := a.check(); err != nil {
-		return nil, fmt.Errorf("stats: %v: %w", err, syscall.EINVAL)
+		return fmt.Errorf("stats: %v: %w", err, syscall.EINVAL)
 	}
 	tick := time.NewTicker(a.Interval)
 	defer tick.Stop()
 	var rates figures.Stream
 	for n := 1; ; n++ {
-		f := u.figures()
+		f := snapshot()
 		rates.Next(f)
 		if err := send(f); err != nil {
-			return nil, err
+			return err
 		}
 		if n == a.Count {
-			return nil, nil
+			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil, nil // the client has left, or the instance ends
+			return nil // the client has left, or the instance ends
 		}
 	}
 }
