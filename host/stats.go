@@ -83,6 +83,7 @@ func (u *up) statsHandler(ctx context.Context, raw json.RawMessage, send func(an
 	return nil, sendFigures(ctx, raw, send, u.figures)
 }
 
+// sendFigures sends what snapshot returns, as often as raw asks for.
 func sendFigures(ctx context.Context, raw json.RawMessage, send func(any) error, snapshot func() *figures.Snapshot) error {
 	var a statsArgs
 	if err := json.Unmarshal(raw, &a); err != nil {

@@ -33,7 +33,6 @@ func saved(t testing.TB, snapshots ...*Snapshot) string {
 type page struct {
 	text      string
 	lines     []string // points
-	bars      int
 	elements  map[string]int
 	character string
 }
