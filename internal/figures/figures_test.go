@@ -130,10 +130,10 @@ func TestText(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, got, _ := strings.Cut(b.String(), "\n") // the time is local
-	const want = `DEVICE  DRIVER  LINK  RX PACKETS  RX BYTES  RX PPS  RX MBIT/S  TX PACKETS  TX BYTES  TX PPS  TX MBIT/S  ERRORS  DROPPED  IRQS  IRQ/S
-eth0    e1000   1000           0         0       0        0.0        1100    110000    2000        1.6       0        0   110    200
-eth1    e1000   down        1100    110000    2000        1.6           0         0       0        0.0       3        0     0      0
-edu0    edu     gone           -         -       -          -           -         -       -          -       -        -     0      0
+	const want = `DEVICE  DRIVER  LINK      RX PACKETS  RX BYTES  RX PPS  RX MBIT/S  TX PACKETS  TX BYTES  TX PPS  TX MBIT/S  ERRORS  DROPPED  IRQS  IRQ/S
+eth0    e1000   1000Mb/s           0         0       0        0.0        1100    110000    2000        1.6       0        0   110    200
+eth1    e1000   down            1100    110000    2000        1.6           0         0       0        0.0       3        0     0      0
+edu0    edu     gone               -         -       -          -           -         -       -          -       -        -     0      0
 PKTGEN      THREAD      STATE    PACKETS       OF   PPS  MBIT/S  ERRORS  SECONDS
 eth0@?[2J?  kpktgend_0  running     1100  forever  2000     1.6       0    0.500
 RECEIVED  PACKETS   BYTES   PPS  MBIT/S  LOST  DUPLICATED  REORDERED  CORRUPTED  OTHER

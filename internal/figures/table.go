@@ -97,7 +97,7 @@ func (s *Snapshot) deviceRows() [][]string {
 	return rows
 }
 
-// linkText is a device's link: "1000", "down"; "gone" where the device is.
+// linkText is a device's link: "1000Mb/s", "down"; "gone" where the device is.
 func (d *Device) linkText() string {
 	switch {
 	case !d.Up:
@@ -107,9 +107,9 @@ func (d *Device) linkText() string {
 	case !d.Net.Link:
 		return "down"
 	case !d.Net.FullDuplex:
-		return fmt.Sprintf("%d half", d.Net.Speed)
+		return fmt.Sprintf("%dMb/s half", d.Net.Speed)
 	}
-	return fmt.Sprint(d.Net.Speed)
+	return fmt.Sprintf("%dMb/s", d.Net.Speed)
 }
 
 func (s *Snapshot) pktgenRows() [][]string {
