@@ -132,7 +132,7 @@ func (a *app) report(ctx context.Context, in string, args statsArgs, length time
 			err = fmt.Errorf("report: %w", err)
 		}
 	} else if broken == nil {
-		err = errors.New("report: it was interrupted before there was anything to draw")
+		err = errors.New("report: the instance ended before there was anything to draw")
 	}
 	return errors.Join(broken, err, out.close())
 }

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"syscall"
 	"time"
@@ -113,24 +114,29 @@ func sendFigures(ctx context.Context, raw json.RawMessage, send func(any) error,
 }
 
 // watch gives each the snapshots of the instance that the user means, until there were as many as asked for, ctx ends or the
-// instance does. None of that is an error.
+// instance does. None of that is an error, once there was one.
 func (a *app) watch(ctx context.Context, args statsArgs, each func(*figures.Snapshot) error) error {
 	i, cl, err := a.dial()
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
+	answered := false
 	err = cl.Stream(ctx, opStats, args, func(raw json.RawMessage) error {
 		f := &figures.Snapshot{}
 		if err := json.Unmarshal(raw, f); err != nil {
 			return fmt.Errorf("a snapshot of %s: %w", i.Name, err)
 		}
+		answered = true
 		return each(f)
 	})
-	if ctx.Err() != nil {
-		return nil
+	switch {
+	case ctx.Err() == nil:
+		return err
+	case !answered:
+		return errors.Join(fmt.Errorf("interrupted before %s answered: is it stopped?", i.Name), exitError(interrupted))
 	}
-	return err
+	return nil
 }
 
 // interval is the value of -n, in seconds as the user writes them.

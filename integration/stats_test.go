@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -271,6 +272,15 @@ func TestTop(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("ring3 top after q: %v", err)
+	}
+	c.shows(t, "\x1b[?1049l")
+
+	// Who ends it with a signal gets the terminal back, too.
+	c, cmd = w.onTerminal(t, "top")
+	c.shows(t, "DEVICE")
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("ring3 top after SIGTERM: %v", err)
 	}
 	c.shows(t, "\x1b[?1049l")
 
