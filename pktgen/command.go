@@ -142,7 +142,7 @@ func (d *device) store(_ context.Context, p []byte) (int, error) {
 		return 0, unix.EIO
 	}
 	run := commands[name]
-	if run == nil || name == "spi" && !d.prof().IPsec {
+	if run == nil {
 		d.result = `No such parameter "` + name + `"`
 		return 0, unix.EINVAL
 	}

@@ -10,7 +10,7 @@ import (
 
 const unknownFlag = " unknown\nAvailable flags, (prepend ! to un-set flag):\n" +
 	"IPV6, IPSRC_RND, IPDST_RND, TXSIZE_RND, UDPSRC_RND, UDPDST_RND, UDPCSUM, NO_TIMESTAMP, MPLS_RND, QUEUE_MAP_RND, " +
-	"QUEUE_MAP_CPU, FLOW_SEQ, MACSRC_RND, MACDST_RND, VID_RND, SVID_RND, NODE, SHARED"
+	"QUEUE_MAP_CPU, FLOW_SEQ, IPSEC, MACSRC_RND, MACDST_RND, VID_RND, SVID_RND, NODE, SHARED"
 
 // deviceCommands are writes to one device, in order. want "=" means that Result stays.
 var deviceCommands = []struct {
@@ -22,7 +22,8 @@ var deviceCommands = []struct {
 	{" ", unix.EINVAL, `No such parameter ""`},
 	{"inject", unix.EINVAL, `No such parameter "inject"`},
 	{"forsurewrongcommand 1", unix.EINVAL, `No such parameter "forsurewrongcom"`},
-	{"spi 100", unix.EINVAL, `No such parameter "spi"`},
+	{"spi 100", 0, "OK: spi=100"},
+	{"spi 0", 0, "OK: spi=0"},
 	{"COUNT 1", unix.EINVAL, `No such parameter "COUNT"`},
 
 	{"count 100", 0, "OK: count=100"},
@@ -114,7 +115,8 @@ var deviceCommands = []struct {
 	{"flag FLOW_RND", 0, "OK: flags=0x4603e"},
 	{"flag !FLOW_RND", 0, "OK: flags=0x4683e"},
 	{"flag nonsense", 0, "Flag -:nonsense:-" + unknownFlag},
-	{"flag IPSEC", 0, "Flag -:IPSEC:-" + unknownFlag},
+	{"flag IPSEC", 0, "OK: flags=0x4783e"},
+	{"flag !IPSEC", 0, "OK: flags=0x4683e"},
 	{"flag", 0, "Flag -::-" + unknownFlag},
 
 	{"clone_skb 10", 0, "OK: clone_skb=10"},

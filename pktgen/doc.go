@@ -85,8 +85,7 @@
 //     their address, where the kernel's stack drops those of others, and counts errors.
 //   - queue_xmit's queue discipline is always a pfifo of one length. A packet that it refuses is kept for
 //     the next try; the kernel builds another with the same sequence number. skb_priority is shown.
-//   - IPSEC and spi are unknown, as in a kernel without CONFIG_XFRM; under 6.1 they are known,
-//     and do nothing, as in a kernel without security associations.
+//   - IPSEC and spi are accepted and shown; there are no security associations, so packets stay what they are.
 //   - IPDST_RND gives up after many tries in a range that holds only addresses it must
 //     not use; the kernel tries forever.
 //   - * A failed imix_weights or mpls leaves the device's setting as it was; in the kernel, what

@@ -21,7 +21,7 @@ const (
 	flagQUEUE_MAP_RND                   // random queue
 	flagQUEUE_MAP_CPU                   // queue of the CPU's number
 	flagFLOW_SEQ                        // flows one after the other, not at random
-	flagIPSEC                           // IPsec, where the profile has it; nothing else changes
+	flagIPSEC                           // IPsec: without security associations nothing else changes
 	flagMACSRC_RND                      // random source MAC
 	flagMACDST_RND                      // random destination MAC
 	flagVID_RND                         // random VLAN id
@@ -54,7 +54,7 @@ func (d *device) parseFlag(s string) (f flags, clear bool) {
 	}
 	for i, n := range d.flagNames() {
 		f := flags(1) << i
-		if n == s && (f != flagIPSEC || d.prof().IPsec) && (f != flagIPV6 || clear) {
+		if n == s && (f != flagIPV6 || clear) {
 			return f, clear
 		}
 	}
@@ -66,11 +66,5 @@ func (d *device) flagList() string {
 	if list := d.prof().Flags; list != "" {
 		return list
 	}
-	var n []string
-	for i, name := range flagNames {
-		if flags(1)<<i != flagIPSEC {
-			n = append(n, name)
-		}
-	}
-	return strings.Join(n, ", ")
+	return strings.Join(flagNames[:], ", ")
 }

@@ -44,9 +44,6 @@ type Pktgen struct {
 	// Shared: there is the flag SHARED (0x40000), which is on at first (since 6.7). Without
 	// it every device behaves as if it were on.
 	Shared bool
-	// IPsec: there are the flag IPSEC and the command spi, as in kernels with CONFIG_XFRM (Debian's). There are
-	// no security associations here, so packets are what they are without.
-	IPsec bool
 	// Flags is the list in the result of an unknown flag. Empty: all names in the order of
 	// their bits (since 6.7).
 	Flags string
@@ -78,7 +75,7 @@ var table = []*Profile{
 		Pktgen: Pktgen{
 			Flags: "IPSRC_RND, IPDST_RND, UDPSRC_RND, UDPDST_RND, MACSRC_RND, MACDST_RND, TXSIZE_RND, IPV6, " +
 				"MPLS_RND, VID_RND, SVID_RND, FLOW_SEQ, QUEUE_MAP_RND, QUEUE_MAP_CPU, UDPCSUM, NO_TIMESTAMP, IPSEC, NODE_ALLOC\n",
-			Strict: true, IPsec: true, LastByte: true, ShortRate: true, ShortHex: true, ZeroLabel: true,
+			Strict: true, LastByte: true, ShortRate: true, ShortHex: true, ZeroLabel: true,
 		},
 	},
 }
