@@ -114,15 +114,19 @@ func (f *Forwarder) take(x *forwardQueue, frames []*dma.Buf) {
 
 // buffer is one for a frame's copy; nil where there is none in time.
 func (f *Forwarder) buffer(x *forwardQueue, b *dma.Buf) *dma.Buf {
-	n := len(b.Data)
+	n, most := len(b.Data), f.to.MTU()+14
 	if b.Meta.Flags&dma.VLAN != 0 {
 		n += vlanTag
+		most += vlanTag
+	} else if n >= 14 && binary.BigEndian.Uint16(b.Data[12:]) == 0x8100 {
+		most += vlanTag
 	}
 	pool := x.pools[0]
 	if n > pool.BufSize() {
-		if pool = x.pools[1]; n > pool.BufSize() {
-			return nil
-		}
+		pool = x.pools[1]
+	}
+	if n > most || n > pool.BufSize() {
+		return nil
 	}
 	for {
 		if c := pool.Get(); c != nil {

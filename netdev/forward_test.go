@@ -218,6 +218,33 @@ func TestForwardGone(t *testing.T) {
 	}
 }
 
+// A frame that is longer than the other device's MTU allows is dropped and counted, and those around it are not.
+func TestForwardTooLong(t *testing.T) {
+	c := newChain(t, map[string]string{"mtu": "1800"}, false)
+	defer c.close()
+	u, ok := c.nets[2].(netdev.MTUSetter)
+	if !ok {
+		t.Fatal("the MTU cannot be set")
+	}
+	if err := u.SetMTU(t.Context(), 1500); err != nil {
+		t.Fatal(err)
+	}
+	f, err := netdev.NewForwarder(c.nets[1], c.nets[2], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, size := range []int{1514, 1515, 1518, 1519, 1814, 60} {
+		send(t, c.nets[0], 1, size)
+		await(t, "frames", uint64(i+1), func() uint64 { st := f.Stats(); return st.Frames + st.Dropped })
+	}
+	if st := f.Stats(); st.Frames != 2 || st.Bytes != 1514+60 || st.Dropped != 4 {
+		t.Errorf("%+v, want 2 frames of 1574 bytes, and 4 dropped", st)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestForwardRefuses(t *testing.T) {
 	c := newChain(t, nil, true)
 	defer c.close()

@@ -170,7 +170,7 @@ func (d *device) setDelay(v uint64) (string, error) {
 	if v == 0x7fffffff {
 		v = neverDelay
 	}
-	d.delay, d.exact = v, fraction{}
+	d.delay, d.exact, d.paced = v, fraction{}, !d.prof().Strict
 	return ok("delay=%d", d.delay)
 }
 
@@ -215,7 +215,7 @@ func (d *device) cmdRatep(s *scanner) (string, error) {
 func (d *device) setInterval(n, den uint64) {
 	d.delay, d.exact, d.behind = n/den, fraction{}, 0
 	if !d.prof().Strict {
-		d.exact = fraction{n % den, den}
+		d.exact, d.paced = fraction{n % den, den}, true
 	}
 }
 

@@ -109,6 +109,7 @@ type state struct {
 	flows              []flow // nil until flows are asked for
 	replay             replay
 	behind             uint64 // of exact.den, not a ns yet
+	paced              bool   // there is a new delay, which counts from now on; kernels make up for what they are behind
 	pace               *pace
 }
 

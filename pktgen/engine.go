@@ -216,11 +216,12 @@ func (e *Engine) add(t *thread, name string) error {
 	if e.up != nil {
 		d.up = e.up(base)
 	}
+	// First its files: the thread may remove it as soon as it has it.
+	e.dir.Put(name, procfs.New(0o600, d.show, d.store))
+	e.rxAdded(name, base)
 	t.mu.Lock()
 	t.devs = append([]*device{d}, t.devs...)
 	t.mu.Unlock()
-	e.dir.Put(name, procfs.New(0o600, d.show, d.store))
-	e.rxAdded(name, base)
 	return nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // sinks are devices eth0 to eth(n-1).
@@ -263,4 +265,37 @@ func TestStoppedAtOnce(t *testing.T) {
 	until(t, "eth0 to run", func() bool { return b.runs("eth0") })
 	b.ok("pgctrl", "stop")
 	wait()
+}
+
+// Devices that are added in one shell and removed in another: whatever has a file is there, and a name is free when
+// its file is gone.
+func TestAddAndRemoveAtOnce(t *testing.T) {
+	b := newBench(t, []int{0, 1}, newSink("eth0"))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 300 {
+			b.ok("pgctrl", "reset")
+		}
+	}()
+	for adding := true; adding; {
+		for i := range 4 {
+			if errno := b.write(fmt.Sprintf("kpktgend_%d", i%2), fmt.Sprintf("add_device eth0@%d", i)); errno != 0 && errno != unix.EBUSY {
+				t.Fatalf("add_device: %v", errno)
+			}
+		}
+		select {
+		case <-done:
+			adding = false
+		default:
+		}
+	}
+	b.ok("pgctrl", "reset")
+	for i := range 4 {
+		name := fmt.Sprintf("eth0@%d", i)
+		if b.e.Dir().Lookup(name) != nil || b.e.Dir().Lookup(name+".rx") != nil {
+			t.Errorf("%s has left a file", name)
+		}
+		b.ok("kpktgend_0", "add_device "+name)
+	}
 }

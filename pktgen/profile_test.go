@@ -258,7 +258,9 @@ func TestHalfRead(t *testing.T) {
 // IPSEC and spi are there in kernels with CONFIG_XFRM, and change no packet.
 func TestIPsec(t *testing.T) {
 	for name, b := range profiles(t) {
-		t.Run(name, func(t *testing.T) { ipsec(t, b, map[string]string{"6.1": "OK: flags=0x1000", "6.12": "OK: flags=0x41000"}[name]) })
+		t.Run(name, func(t *testing.T) {
+			ipsec(t, b, map[string]string{"6.1": "OK: flags=0x1000", "6.12": "OK: flags=0x41000"}[name])
+		})
 	}
 }
 

@@ -58,3 +58,22 @@ func TestRateIsKept(t *testing.T) {
 		}
 	}
 }
+
+// A rate that is set while a device runs counts from then on: nothing is sent at once for the time before.
+func TestRateBegins(t *testing.T) {
+	for _, before := range []string{"delay 2147483647", "delay 3600000000000"} {
+		b, s := oneDevice(t)
+		s.queues[0].keep = 0
+		b.ok("eth0", "count 0", "ratep 1", before)
+		wait := b.background(t.Context())
+		until(t, "the run", func() bool { return b.dev("eth0").running.Load() })
+		time.Sleep(200 * time.Millisecond) // worth 20,000 packets
+		n, begin := s.queues[0].n.Load(), time.Now()
+		b.ok("eth0", "ratep 100000")
+		b.ok("pgctrl", "stop")
+		wait()
+		if got, most := s.queues[0].n.Load()-n, uint64(time.Since(begin).Microseconds()/10)+2; got > most {
+			t.Errorf("%s, then ratep 100000: %d packets at once, want %d at most", before, got, most)
+		}
+	}
+}

@@ -50,7 +50,7 @@ func (d *device) begin() {
 	d.nextTx = d.started
 	d.result = "Starting"
 	d.failure = ""
-	d.built, d.dirty = false, true
+	d.built, d.dirty, d.paced = false, true, false
 	d.running.Store(true)
 }
 
@@ -143,7 +143,11 @@ func (d *device) turn() (_ progress, due int64) {
 		}
 	}
 	if d.delay == neverDelay {
+		d.nextTx = mono() // what was not sent meanwhile is not made up for
 		return waiting, never
+	}
+	if d.paced {
+		d.paced, d.nextTx = false, mono()
 	}
 	switch {
 	case len(d.pending) > 0:

@@ -42,6 +42,15 @@ func accounting(ctx context.Context, o *Options, emit func(Row) error) error {
 // latencies are the figures of a receiver's file that are rows.
 var latencies = []string{"p50", "p99", "p99.9", "max"}
 
+// latencyCases are the rows of a model, without and with a collector that is busy.
+func latencyCases(name string) (quiet, collecting []string) {
+	for _, l := range latencies {
+		c := fmt.Sprintf("%s at 10%% %s", name, l)
+		quiet, collecting = append(quiet, c), append(collecting, c+" collecting")
+	}
+	return quiet, collecting
+}
+
 // accountingWired measures two wired NICs.
 func accountingWired(ctx context.Context, o *Options, s rigSpec, emit func(Row) error) error {
 	name := s.model
@@ -49,11 +58,8 @@ func accountingWired(ctx context.Context, o *Options, s rigSpec, emit func(Row) 
 		name = "sim:" + name
 	}
 	wired := fmt.Sprintf("wired %s burst=256", name)
-	var delays []string
-	for _, l := range latencies {
-		delays = append(delays, fmt.Sprintf("%s at 10%% %s", name, l))
-	}
-	if !o.wants("rx", wired) && !o.wantsAny("latency", delays) {
+	delays, collecting := latencyCases(name)
+	if !o.wants("rx", wired) && !o.wantsAny("latency", delays) && !o.wantsAny("latency", collecting) {
 		return nil
 	}
 	w, err := newWired(ctx, o, s)
@@ -71,7 +77,7 @@ func accountingWired(ctx context.Context, o *Options, s rigSpec, emit func(Row) 
 			return err
 		}
 	}
-	if !o.wantsAny("latency", delays) {
+	if !o.wantsAny("latency", delays) && !o.wantsAny("latency", collecting) {
 		return nil
 	}
 	values, err := w.latency(ctx, o)
@@ -85,7 +91,52 @@ func accountingWired(ctx context.Context, o *Options, s rigSpec, emit func(Row) 
 			}
 		}
 	}
+	return w.collected(ctx, o, collecting, values, emit)
+}
+
+// collected measures the same latencies while something else in the process keeps Go's collector busy. The limit is the
+// row without that.
+func (w *wiredRig) collected(ctx context.Context, o *Options, cases []string, quiet [][]float64, emit func(Row) error) error {
+	if !o.wantsAny("latency", cases) {
+		return nil
+	}
+	stop := litter()
+	defer stop()
+	values, err := w.latency(ctx, o)
+	if err != nil {
+		return fmt.Errorf("latency while collecting: %w", err)
+	}
+	for i, v := range values {
+		limit, value := median(quiet[i]), median(v)
+		if !o.wants("latency", cases[i]) {
+			continue
+		}
+		if err := emit(Row{Bench: "latency", Case: cases[i], Value: value, Unit: "us", Limit: limit, Ratio: value / limit, Samples: v}); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// litter allocates some 100 MB a second, of which a little lives for a while, until it is stopped: a collection every few
+// dozen milliseconds.
+func litter() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		kept := make([][]byte, 256)
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ctx.Err() == nil; {
+			for range 25 {
+				kept[i%len(kept)] = make([]byte, 4096)
+				i++
+			}
+			<-tick.C
+		}
+	}()
+	return func() { cancel(); <-done }
 }
 
 // wiredRig is two wired NICs, one of which sends, while the other receives and, if that is wanted, accounts.
