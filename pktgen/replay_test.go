@@ -200,6 +200,17 @@ func TestReplayBad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// pcapgo sees the lower 8 bits of the link type.
+	wide := bytes.Clone(content)
+	binary.LittleEndian.PutUint32(wide[20:], 257)
+	fcs := bytes.Clone(content)
+	binary.LittleEndian.PutUint32(fcs[20:], 4<<28|1<<26|1)
+	wideNG := bytes.Clone(ng)
+	at := bytes.Index(wideNG, []byte{1, 0, 0, 0}) // the interface's block, after the section's
+	for wideNG[at+4] == 0 || at%4 != 0 || at < 28 {
+		at += 1 + bytes.Index(wideNG[at+1:], []byte{1, 0, 0, 0})
+	}
+	binary.LittleEndian.PutUint16(wideNG[at+8:], 257)
 	big := captureFile(t, "big.pcap", layers.LinkTypeEthernet, [][]byte{make([]byte, 1514), make([]byte, 1515)}, 0)
 	for _, c := range []struct{ path, want string }{
 		{"a.pcap", "want an absolute path"},
@@ -213,6 +224,9 @@ func TestReplayBad(t *testing.T) {
 		{file("cut header", content[:24+7]), "frame 1"},
 		{file("part", part), "frame 1: the capture has 20 bytes of its 9000"},
 		{file("cut ng", ng[:len(ng)-40]), "unexpected EOF"},
+		{file("wide", wide), "link type 257, want 1 (Ethernet)"},
+		{file("fcs", fcs), "frame check sequences"},
+		{file("wide ng", wideNG), "link type 257, want 1 (Ethernet)"},
 		{captureFile(t, "wifi.pcap", layers.LinkTypeIEEE802_11, frames, 0), "link type 105, want 1 (Ethernet)"},
 		{captureFile(t, "wifi.pcapng", layers.LinkTypeIEEE802_11, frames, 0), "link type 105, want 1 (Ethernet)"},
 		{captureFile(t, "short.pcap", layers.LinkTypeEthernet, [][]byte{make([]byte, 13)}, 0), "frame 1 has 13 bytes"},

@@ -2,6 +2,7 @@ package frame
 
 import (
 	"bufio"
+	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,23 +24,52 @@ const maxRecord = 256 << 10
 // NewPcap reads the file's header. It fails where the file is no capture of Ethernet frames.
 func NewPcap(r io.Reader) (*Pcap, error) {
 	b := bufio.NewReader(r)
+	if magic, err := b.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
+		z, err := gzip.NewReader(b)
+		if err != nil {
+			return nil, fmt.Errorf("reading a capture's header: %w", unexpected(err))
+		}
+		b = bufio.NewReader(z)
+	}
 	if magic, err := b.Peek(4); err == nil && binary.BigEndian.Uint32(magic) == ngSection {
 		return newPcapng(b)
+	}
+	if head, _ := b.Peek(pcapHeader); len(head) == pcapHeader {
+		if order := pcapOrder(head); order != nil { // pcapgo looks at 8 bits of this, and says what else is wrong
+			if err := ethernet(order.Uint32(head[20:])); err != nil {
+				return nil, fmt.Errorf("reading a capture's header: %w", err)
+			}
+		}
 	}
 	p, err := pcapgo.NewReader(b)
 	if err != nil {
 		return nil, fmt.Errorf("reading a capture's header: %w", unexpected(err))
 	}
-	if err := ethernet(p.LinkType()); err != nil {
-		return nil, err
-	}
 	p.SetSnaplen(maxRecord)
 	return &Pcap{p}, nil
 }
 
-func ethernet(t layers.LinkType) error {
-	if t != layers.LinkTypeEthernet {
-		return fmt.Errorf("reading a capture's header: link type %d, want %d (Ethernet)", t, layers.LinkTypeEthernet)
+// pcapHeader is the length of the file's header in the classic format (draft-ietf-opsawg-pcap, section 4).
+const pcapHeader = 24
+
+// pcapOrder is the order of bytes that a header's magic number says; nil where it is none.
+func pcapOrder(head []byte) binary.ByteOrder {
+	for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
+		if m := order.Uint32(head); m == 0xa1b2c3d4 || m == 0xa1b23c4d {
+			return order
+		}
+	}
+	return nil
+}
+
+// ethernet refuses all other link types, and frames with a frame check sequence, whose length stands in
+// the upper bits.
+func ethernet(t uint32) error {
+	switch {
+	case t&0xffff != uint32(layers.LinkTypeEthernet):
+		return fmt.Errorf("link type %d, want %d (Ethernet)", t&0xffff, layers.LinkTypeEthernet)
+	case t>>16 != 0:
+		return fmt.Errorf("link type %#x: frames with frame check sequences, want none", t)
 	}
 	return nil
 }
@@ -85,6 +115,7 @@ func (p *Pcap) next() ([]byte, int, time.Time, error) {
 // Types of pcapng's blocks (draft-ietf-opsawg-pcapng, section 4).
 const (
 	ngSection   = 0x0a0d0d0a
+	ngInterface = 1
 	ngPacket    = 2 // obsolete
 	ngSimple    = 3
 	ngEnhanced  = 6
@@ -104,9 +135,6 @@ func newPcapng(b *bufio.Reader) (*Pcap, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading a capture's header: %w", unexpected(err))
-	}
-	if err := ethernet(p.LinkType()); err != nil {
-		return nil, err
 	}
 	return &Pcap{ngPackets{p}}, nil
 }
@@ -182,6 +210,14 @@ func (n *ngBlocks) begin() error {
 	kind, length := n.order.Uint32(head), n.order.Uint32(head[4:])
 	if length < ngFrame || length%4 != 0 || length > maxBlock {
 		return fmt.Errorf("a block of type %#x says it has %d bytes", kind, length)
+	}
+	if kind == ngInterface {
+		if head, err = n.r.Peek(ngHead + 2); err != nil {
+			return unexpected(err)
+		}
+		if err := ethernet(uint32(n.order.Uint16(head[ngHead:]))); err != nil {
+			return err
+		}
 	}
 	at, fixed := 0, uint32(0) // where the captured length is, and what is not data
 	switch kind {
