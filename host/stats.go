@@ -40,10 +40,15 @@ func (a statsArgs) check() error {
 }
 
 // Figures are what there is to count, now. Counters are read, and nothing is held up for longer than by a look into
-// pktgen's files.
+// pktgen's files. Safe for concurrent use, also with Close, after which there is nothing to count.
 func (s *System) Figures() *figures.Snapshot {
-	f := &figures.Snapshot{Time: time.Now(), Mono: pktgen.Now(), Receivers: []figures.Receiver{}}
-	f.Devices, f.Pktgen = make([]figures.Device, len(s.bound)), []figures.Generator{}
+	s.figuring.RLock()
+	defer s.figuring.RUnlock()
+	f := &figures.Snapshot{Time: time.Now(), Mono: pktgen.Now(), Devices: []figures.Device{}, Pktgen: []figures.Generator{}, Receivers: []figures.Receiver{}}
+	if s.closed {
+		return f
+	}
+	f.Devices = make([]figures.Device, len(s.bound))
 	for i, b := range s.bound {
 		d := &f.Devices[i]
 		*d = figures.Device{Name: b.spec.Name, Driver: b.driver.Name, Up: b.dev.Err() == nil, Interrupts: []figures.Interrupt{}}

@@ -79,6 +79,35 @@ func TestFigures(t *testing.T) {
 	}
 }
 
+// TestFiguresClose: devices stay until figures have been read, and are not read after that.
+func TestFiguresClose(t *testing.T) {
+	s := newFiguresSystem(t)
+	s.figuring.RLock() // as Figures does
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	for len(closed) == 0 && s.figuring.TryRLock() { // until Close waits
+		s.figuring.RUnlock()
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case err := <-closed:
+		t.Fatalf("Close = %v while figures were read, want it to wait", err)
+	default:
+	}
+	for _, b := range s.bound {
+		if err := b.dev.Err(); err != nil {
+			t.Errorf("%s while figures were read: %v", b.spec.Name, err)
+		}
+	}
+	s.figuring.RUnlock()
+	if err := <-closed; err != nil {
+		t.Errorf("Close = %v", err)
+	}
+	if f := s.Figures(); len(f.Devices) != 0 || f.Devices == nil || len(f.Receivers) != 0 {
+		t.Errorf("figures after Close: %+v", f)
+	}
+}
+
 // TestSendFigures: so many snapshots, or until the client leaves.
 func TestSendFigures(t *testing.T) {
 	s := newFiguresSystem(t)

@@ -60,6 +60,10 @@ type System struct {
 
 	done chan struct{} // closed when the last machine died
 
+	// figuring is held by who reads figures, and by Close before it takes devices away. It comes before all other locks.
+	figuring sync.RWMutex
+	closed   bool // guarded by figuring
+
 	closeOnce sync.Once
 	closeErr  error
 	unmade    bool // a fault was asked for, and there was none; set by Close
@@ -252,6 +256,10 @@ func (s *System) Close() error {
 		if s.pktgen != nil {
 			s.pktgen.Close()
 		}
+		// Who asked for figures may not have waited for them. A device answers in time, or is gone.
+		s.figuring.Lock()
+		s.closed = true
+		s.figuring.Unlock()
 		for _, b := range s.bound {
 			if b.sink != nil {
 				errs = append(errs, b.sink.Close())

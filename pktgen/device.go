@@ -106,7 +106,8 @@ type state struct {
 	hh                 [12]byte // destination and source MAC of the next packet
 	imixSlot           [imixSlots]uint8
 	imixEntries        [maxImix]imixEntry
-	flows              []flow // nil until flows are asked for
+	imixBase           [maxImix]uint64 // their counts when counters were cleared last
+	flows              []flow          // nil until flows are asked for
 	replay             replay
 	behind             uint64 // of exact.den, not a ns yet
 	paced              bool   // there is a new delay, which counts from now on; kernels make up for what they are behind
@@ -169,10 +170,13 @@ func newDevice(name, base string, nd netdev.Device, t *thread) *device {
 // prof is what the files are like.
 func (d *device) prof() *profile.Pktgen { return d.thr.eng.prof }
 
-// clearCounters is what starts a run's numbers, and a command.
+// clearCounters is what starts a run's numbers, and a command. As in the kernel a mix goes on counting.
 func (d *device) clearCounters() {
 	d.seq, d.idle, d.sofar, d.errors = 1, 0, 0, 0
 	d.replay.bytes = 0
+	for i := range d.imixEntries {
+		d.imixBase[i] = d.imixEntries[i].count
+	}
 }
 
 // mac is the device's own address.

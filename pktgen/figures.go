@@ -7,13 +7,15 @@ import (
 
 // DeviceFigures are the numbers of one device, as its file shows them. Times are of CLOCK_MONOTONIC ([Now]).
 type DeviceFigures struct {
-	Name     string `json:"name"`   // as added: "eth0@3"
-	NetDev   string `json:"netdev"` // the network device's name
-	Thread   string `json:"thread"`
-	Running  bool   `json:"running"`
-	Count    uint64 `json:"count"` // wanted; 0: no end
-	Packets  uint64 `json:"packets"`
-	Bytes    uint64 `json:"bytes"` // as Result counts them: where sizes vary, all are taken to be of the last one's
+	Name    string `json:"name"`   // as added: "eth0@3"
+	NetDev  string `json:"netdev"` // the network device's name
+	Thread  string `json:"thread"`
+	Running bool   `json:"running"`
+	Count   uint64 `json:"count"` // wanted; 0: no end
+	Packets uint64 `json:"packets"`
+	// Bytes are of the run, as Packets are: where sizes vary, all are taken to be of the last one's, but those of a mix and of
+	// a capture are counted. Result, as the kernel's does, adds what a mix counted in earlier runs.
+	Bytes    uint64 `json:"bytes"`
 	Errors   uint64 `json:"errors"`
 	Started  int64  `json:"started_ns"` // of the run that runs or was the last; 0: there was none
 	Stopped  int64  `json:"stopped_ns"` // while it runs: now
@@ -41,7 +43,7 @@ func (d *device) figures() DeviceFigures {
 	f := DeviceFigures{Name: d.name, NetDev: d.base, Thread: d.thr.name}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	f.Running, f.Count, f.Packets, f.Bytes, f.Errors = d.running.Load(), d.count, d.sofar, d.sentBytes(), d.errors
+	f.Running, f.Count, f.Packets, f.Bytes, f.Errors = d.running.Load(), d.count, d.sofar, d.runBytes(), d.errors
 	f.Started, f.Stopped, f.Idle, f.SizeLast = d.started, d.stopped, d.idle, d.size
 	if f.Running {
 		f.Stopped = Now()
@@ -50,7 +52,7 @@ func (d *device) figures() DeviceFigures {
 	return f
 }
 
-// sentBytes is how many bytes a run sent, as its result counts them.
+// sentBytes is how many bytes a run sent, as its result counts them: with those of a mix's earlier runs.
 func (d *device) sentBytes() uint64 {
 	switch {
 	case d.capture != nil:
@@ -63,6 +65,17 @@ func (d *device) sentBytes() uint64 {
 		return n
 	}
 	return d.sofar * uint64(d.size)
+}
+
+// runBytes is sentBytes without what a mix counted before this run, or clear_counters.
+func (d *device) runBytes() uint64 {
+	n := d.sentBytes()
+	if d.capture == nil {
+		for i, e := range d.imix {
+			n -= e.size * d.imixBase[i]
+		}
+	}
+	return n
 }
 
 // Now is the time by the clock that all figures are by, CLOCK_MONOTONIC in ns.

@@ -37,6 +37,33 @@ func TestFigures(t *testing.T) {
 	}
 }
 
+// TestFiguresOfMix: bytes are of the run alone, though the file goes on counting.
+func TestFiguresOfMix(t *testing.T) {
+	b, _ := oneDevice(t)
+	b.ok("eth0", "imix_weights 60,1", "count 100", "clone_skb 0")
+	wants := func(what string, packets, bytes uint64) {
+		t.Helper()
+		if g := b.e.Figures()[0]; g.Packets != packets || g.Bytes != bytes {
+			t.Errorf("%s: %d packets, %d bytes, want %d and %d", what, g.Packets, g.Bytes, packets, bytes)
+		}
+	}
+	for _, run := range []string{"first run", "second run"} {
+		b.run()
+		wants(run, 100, 100*60)
+	}
+	if file := b.read("eth0"); !strings.Contains(file, "imix_size_counts: 60,200 ") {
+		t.Errorf("the file of two runs: %s, want 60,200", file)
+	}
+	b.ok("eth0", "imix_weights 1000,1 50,1") // other sizes at the same places, larger and smaller
+	wants("a new mix", 100, 100*1000)
+	b.ok("eth0", "clear_counters")
+	wants("clear_counters", 0, 0)
+	b.ok("eth0", "imix_weights 50,1", "count 7")
+	wants("a smaller size", 0, 0)
+	b.run()
+	wants("third run", 7, 7*50)
+}
+
 func TestFiguresWhileRunning(t *testing.T) {
 	b, _ := oneDevice(t)
 	b.ok("eth0", "count 0")

@@ -104,13 +104,10 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	seen := map[string]bool{}
 	for i := range s.Pktgen {
 		g := &s.Pktgen[i]
-		// Two names may have become one.
-		if name := Printable(g.Name); !seen[name] {
-			seen[name] = true
-			send(metricRunning, truth(g.Running), name, g.Thread)
-			count(metricSent, g.Packets, name, g.Thread)
-			count(metricErrors, g.Errors, name, g.Thread)
-		}
+		name := unique(seen, Printable(g.Name))
+		send(metricRunning, truth(g.Running), name, g.Thread)
+		count(metricSent, g.Packets, name, g.Thread)
+		count(metricErrors, g.Errors, name, g.Thread)
 	}
 	for i := range s.Receivers {
 		r := &s.Receivers[i]
@@ -125,8 +122,18 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		count(metricLost, r.Lost, r.Name)
 		count(metricDuplicated, r.Duplicated, r.Name)
 		count(metricClones, r.Clones, r.Name)
-		out <- prometheus.MustNewConstHistogram(metricLatency.desc, r.Latency.Samples, float64(r.Latency.Sum)/1e9, cumulative(&r.Latency), r.Name)
+		out <- prometheus.MustNewConstHistogram(metricLatency.desc, r.Latency.Samples, float64(r.Latency.Sum)/1e9, cumulative(&r.Latency), Printable(r.Name))
 	}
+}
+
+// unique makes a name differ from those seen: two may have become one when they were made printable.
+func unique(seen map[string]bool, name string) string {
+	u := name
+	for n := 2; seen[u]; n++ {
+		u = name + "#" + strconv.Itoa(n)
+	}
+	seen[u] = true
+	return u
 }
 
 func truth(b bool) float64 {

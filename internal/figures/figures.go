@@ -111,7 +111,7 @@ func (st *Stream) Next(s *Snapshot) {
 	}
 	generators := index(last.Pktgen, func(g *Generator) string { return g.Name })
 	for i := range s.Pktgen {
-		s.Pktgen[i].rates(generators[s.Pktgen[i].Name], last.Mono, s.Mono)
+		s.Pktgen[i].rates(generators[s.Pktgen[i].Name])
 	}
 	receivers := index(last.Receivers, func(r *Receiver) string { return r.Name })
 	for i := range s.Receivers {
@@ -141,15 +141,23 @@ func (d *Device) rates(was *Device, seconds float64) {
 	d.Net.Tx = rate(a.TxPackets, b.TxPackets, a.TxBytes, b.TxBytes, seconds)
 }
 
-// rates of a generator are of its run alone, where that began in between.
-func (g *Generator) rates(was *Generator, from, to int64) {
-	if was == nil || g.Started != was.Started {
-		was, from = &Generator{}, max(from, g.Started)
+// rates of a generator are of its run alone, where that began or ended in between. They are by the times that were taken
+// together with its counters: a snapshot's own is from before registers were read, which may take long.
+func (g *Generator) rates(was *Generator) {
+	g.Rate = &Rate{}
+	from := g.Started
+	switch {
+	case was == nil || g.Started != was.Started:
+		was = &Generator{}
+	case g.Packets < was.Packets: // cleared, and so are the bytes, though they may be more by now
+		from, was = was.Stopped, &Generator{}
+	default:
+		from = was.Stopped
 	}
-	if to <= from {
+	if g.Stopped <= from {
 		return
 	}
-	seconds := float64(to-from) / 1e9
+	seconds := float64(g.Stopped-from) / 1e9
 	g.Rate = rate(was.Packets, g.Packets, was.Bytes, g.Bytes, seconds)
 	if g.Bytes == g.Packets*uint64(g.SizeLast) {
 		// The last size is taken for all, as in Result; before, another may have been.

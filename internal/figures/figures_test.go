@@ -70,12 +70,50 @@ func TestStreamAgain(t *testing.T) {
 	if r := next(at(0, 1000), two).Pktgen[0].Rate; r == nil || r.PPS != 600 {
 		t.Errorf("rate of a new run = %v, want 600 a second since it began", r)
 	}
+	// One that began just before the snapshot's time, which was long before its counters were read.
+	two = at(1000, 300)
+	two.Pktgen[0].Started, two.Pktgen[0].Stopped = two.Mono-1e3, two.Mono+3e6-1e3
+	if r := next(at(0, 1000), two).Pktgen[0].Rate; r == nil || r.PPS != 1e5 || r.BPS != 1e5*800 {
+		t.Errorf("rate of a new run, read 3 ms late = %v, want 100000 a second", r)
+	}
+	// One that ended half way, and then did nothing.
+	two = at(1000, 300)
+	two.Pktgen[0].Running, two.Pktgen[0].Stopped = false, 1.5e9
+	if r := next(at(0, 100), two).Pktgen[0].Rate; r == nil || r.PPS != 400 {
+		t.Errorf("rate of a run that ended = %v, want 400 a second until then", r)
+	}
+	three := at(2000, 300)
+	three.Pktgen[0].Running, three.Pktgen[0].Stopped = false, 1.5e9
+	if r := next(two, three).Pktgen[0].Rate; r == nil || *r != (Rate{}) {
+		t.Errorf("rate of what has ended before = %v, want 0", r)
+	}
+	// One that began and ended in between.
+	two = at(1000, 300)
+	two.Pktgen[0].Running, two.Pktgen[0].Started, two.Pktgen[0].Stopped = false, 1.25e9, 1.5e9
+	if r := next(at(0, 1000), two).Pktgen[0].Rate; r == nil || r.PPS != 1200 {
+		t.Errorf("rate of a run in between = %v, want 1200 a second", r)
+	}
+	// A device that has never run.
+	one := at(0, 0)
+	two = at(1000, 0)
+	for _, s := range []*Snapshot{one, two} {
+		s.Pktgen[0].Running, s.Pktgen[0].Started, s.Pktgen[0].Stopped = false, 0, 0
+	}
+	if r := next(one, two).Pktgen[0].Rate; r == nil || *r != (Rate{}) {
+		t.Errorf("rate of what never ran = %v, want 0", r)
+	}
+	// clear_counters, after which larger packets were sent: fewer of them, and more bytes.
+	one, two = at(0, 1000), at(1000, 300)
+	one.Pktgen[0].Bytes, two.Pktgen[0].Bytes = 60000, 90000
+	if r := next(one, two).Pktgen[0].Rate; r.PPS != 300 || r.BPS != 8*90000 {
+		t.Errorf("rate after clear_counters = %v, want 300 packets and 90000 bytes a second", r)
+	}
 	// clear_counters.
 	if s := next(at(0, 1000), at(1000, 300)); s.Pktgen[0].Rate.PPS != 300 || s.Receivers[0].Rate.PPS != 300 {
 		t.Errorf("rates after clear_counters: %v, %v, want 300", s.Pktgen[0].Rate, s.Receivers[0].Rate)
 	}
 	// A device that was added.
-	one := at(0, 0)
+	one = at(0, 0)
 	one.Pktgen, one.Devices, one.Receivers = nil, nil, nil
 	if s := next(one, at(1000, 300)); s.Pktgen[0].Rate.PPS != 300 || s.Devices[0].Net.Tx != nil || s.Receivers[0].Rate != nil {
 		t.Errorf("rates of what was not there before: %+v", s)

@@ -94,7 +94,7 @@ func (s *Server) Serve(snapshot func() *Snapshot, version string, log *slog.Logg
 	}()
 }
 
-// Close ends it. Who is being answered has a second for it.
+// Close ends it. Who is being answered has a second for it; a snapshot that was asked for may still be taken after that.
 func (s *Server) Close() error {
 	if s.http == nil {
 		return s.ln.Close()

@@ -85,6 +85,7 @@ func TestMetrics(t *testing.T) {
 	s.Pktgen[0].Name = "eth0@\xff\x1b"
 	again := s.Pktgen[0]
 	again.Name = "eth0@\xfe\x1b" // which is the same when it is printed
+	again.Packets = 7
 	s.Pktgen = append(s.Pktgen, again)
 	srv := serve(t, func() *Snapshot { return s })
 	code, text := scrape(t, srv.URL(), "")
@@ -104,6 +105,7 @@ func TestMetrics(t *testing.T) {
 		`ring3_netdev_receive_multicast_total{device="eth1"} 0`,
 		`ring3_pktgen_packets_total{device="eth0@??",thread="kpktgend_0"} 1100`,
 		`ring3_pktgen_running{device="eth0@??",thread="kpktgend_0"} 1`,
+		`ring3_pktgen_packets_total{device="eth0@??#2",thread="kpktgend_0"} 7`,
 		`ring3_pktgen_receive_packets_total{device="eth1"} 1100`,
 		`ring3_pktgen_receive_lost_packets{device="eth1"} 2`,
 		`ring3_pktgen_receive_corrupted_packets_total{device="eth1",reason="length"} 0`,
@@ -117,8 +119,8 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("no line %s", want)
 		}
 	}
-	if n := strings.Count(text, "\nring3_pktgen_running{"); n != 1 {
-		t.Errorf("%d lines of a generator, want 1", n)
+	if n := strings.Count(text, "\nring3_pktgen_running{"); n != 2 {
+		t.Errorf("%d lines of two generators, want 2", n)
 	}
 	kernel := 0
 	new(netdev.Stats).Each(func(string, uint64) { kernel++ })
@@ -143,6 +145,23 @@ func TestMetricsNothing(t *testing.T) {
 	srv := serve(t, func() *Snapshot { return &Snapshot{Instance: "r0"} })
 	if code, text := scrape(t, srv.URL(), ""); code != http.StatusOK || !strings.Contains(text, `ring3_info{instance="r0",version="v1"} 1`) {
 		t.Errorf("GET = %d, %s", code, text)
+	}
+}
+
+// TestMetricsNames: a name that is no text ends nothing.
+func TestMetricsNames(t *testing.T) {
+	s := at(0, 10)
+	s.Receivers[0].Name = "eth1\xff"
+	srv := serve(t, func() *Snapshot { return s })
+	if code, text := scrape(t, srv.URL(), ""); code != http.StatusOK || !strings.Contains(text, `ring3_pktgen_latency_seconds_count{device="eth1?"} 10`) {
+		t.Errorf("GET = %d, %s", code, text)
+	}
+	seen, got := map[string]bool{}, []string{}
+	for _, name := range []string{"a", "a", "a#2", "b", "a", "a#2"} {
+		got = append(got, unique(seen, name))
+	}
+	if names := strings.Join(got, " "); names != "a a#2 a#2#2 b a#3 a#2#3" {
+		t.Errorf("unique names are %s", names)
 	}
 }
 

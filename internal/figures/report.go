@@ -106,7 +106,7 @@ func (r *Record) tracks() (out []reportTrack) {
 			busy := kind.tracks == &r.devices
 			for i, name := range k.directions {
 				k.pps[i].name, k.bps[i].name = name, name
-				pps, bps = append(pps, k.pps[i].series), append(bps, k.bps[i].series)
+				pps, bps = append(pps, k.pps[i].drawn()), append(bps, k.bps[i].drawn())
 				busy = busy || k.peak[i].PPS > 0
 			}
 			if busy {
@@ -133,18 +133,6 @@ func (r *Record) rateRows() [][]string {
 		}
 	}
 	return rows
-}
-
-// mean is that of all points.
-func (t *thinner) mean() float64 {
-	if len(t.points) == 0 {
-		return 0
-	}
-	sum := 0.0
-	for _, p := range t.points {
-		sum += p.value / float64(len(t.points))
-	}
-	return sum
 }
 
 // With is a chart and the sizes of all, for the part of the template that draws axes.

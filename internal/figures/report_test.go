@@ -137,6 +137,30 @@ func TestReportOf(t *testing.T) {
 	}
 }
 
+// TestThinner: the last values are drawn, and are in the mean, though they are fewer than a point stands for.
+func TestThinner(t *testing.T) {
+	var k thinner
+	if k.mean() != 0 || len(k.drawn().points) != 0 {
+		t.Errorf("nothing has a mean of %v, points %v", k.mean(), k.drawn().points)
+	}
+	const n = maxPoints + 4 // of which four are points of two, and then one more
+	for i := range n {
+		k.add(float64(i), 1)
+	}
+	k.add(n, 1+2*(n+1))
+	ps := k.drawn().points
+	if want := (point{n, 1 + 2*(n+1)}); len(ps) != maxPoints/2+3 || ps[len(ps)-1] != want {
+		t.Errorf("%d points up to %v, want %d up to %v", len(ps), ps[len(ps)-1], maxPoints/2+3, want)
+	}
+	if m := k.mean(); math.Abs(m-3) > 1e-9 {
+		t.Errorf("mean = %v, want 3", m)
+	}
+	k.add(n+1, 1)
+	if ps := k.drawn().points; len(ps) != maxPoints/2+3 || ps[len(ps)-1] != (point{n, 2 + n}) {
+		t.Errorf("then %d points up to %v, want as many, up to %v", len(ps), ps[len(ps)-1], point{n, 2 + n})
+	}
+}
+
 func TestReadRefuses(t *testing.T) {
 	other := at(1000, 1)
 	other.Instance = "r1"

@@ -53,6 +53,31 @@ func (t *thinner) add(at, value float64) {
 	t.per *= 2
 }
 
+// drawn is the series with the values that are no point yet.
+func (t *thinner) drawn() series {
+	s := t.series
+	if t.n > 0 {
+		s.points = append(s.points[:len(s.points):len(s.points)], point{t.at, t.sum / float64(t.n)})
+	}
+	return s
+}
+
+// mean is that of all values.
+func (t *thinner) mean() float64 {
+	all := float64(len(t.points)*t.per + t.n)
+	if all == 0 {
+		return 0
+	}
+	m := 0.0
+	for _, p := range t.points {
+		m += p.value * (float64(t.per) / all)
+	}
+	if t.n > 0 {
+		m += t.sum / all
+	}
+	return m
+}
+
 // track is what is drawn of one device, of a kind.
 type track struct {
 	name       string
