@@ -98,7 +98,7 @@ func (d *device) cmdPcapSpeed(s *scanner) (string, error) {
 		if err != nil || !(v >= 0 && v <= maxSpeed) { // nor NaN
 			return fmt.Sprintf("ERROR: pcap_speed must be original, or a number up to %d", int(maxSpeed)), unix.EINVAL
 		}
-		d.pcapSpeed = v
+		d.pcapSpeed = math.Abs(v) // -0 is 0
 	}
 	return ok("pcap_speed=%s", d.speedText())
 }

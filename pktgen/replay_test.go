@@ -264,6 +264,10 @@ func TestReplayRefuses(t *testing.T) {
 			t.Errorf("pcap_speed %q: %v, %q", v, errno, b.result("eth0"))
 		}
 	}
+	b.ok("eth0", "pcap_speed -0")
+	if r := b.result("eth0"); r != "OK: pcap_speed=0" {
+		t.Errorf("pcap_speed -0: %q", r)
+	}
 	b.ok("eth0", "pcap_speed original")
 	wait := b.background(t.Context())
 	until(t, "the first frame", func() bool { return s.queues[0].n.Load() == 1 })

@@ -194,8 +194,12 @@ func (w *wiredRig) send(ctx context.Context, count uint64, account bool, command
 		if err != nil {
 			return 0, err
 		}
-		if got, err := w.figure("received"); err != nil || uint64(got) != sent || lost != 0 {
-			return 0, fmt.Errorf("sent %d, accounted for %v, lost %v: %w", sent, got, lost, err)
+		got, err := w.figure("received")
+		if err != nil {
+			return 0, err
+		}
+		if uint64(got) != sent || lost != 0 {
+			return 0, fmt.Errorf("sent %d, accounted for %v, lost %v", sent, got, lost)
 		}
 	}
 	return pps, nil
