@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -140,16 +139,16 @@ func (s *System) ethtool(ctx context.Context, q ethtoolArgs) (any, error) {
 			return nil, fmt.Errorf("%v: %w", err, syscall.EINVAL)
 		}
 	}
-	i := slices.IndexFunc(s.bound, func(b *boundDevice) bool { return b.spec.Name == q.Device })
+	b := s.boundOf(q.Device)
 	switch {
-	case i < 0:
+	case b == nil:
 		return nil, fmt.Errorf("no device %q: %w", q.Device, syscall.ENODEV)
-	case s.bound[i].net == nil && q.Op != "i" && q.Op != "d":
+	case b.net == nil && q.Op != "i" && q.Op != "d":
 		return nil, fmt.Errorf("%s is no network device: %w", q.Device, syscall.EOPNOTSUPP)
-	case s.bound[i].dev.Err() != nil:
+	case b.dev.Err() != nil:
 		return nil, fmt.Errorf("%s is gone: %w", q.Device, syscall.ENODEV)
 	}
-	return op.get(ctx, s.bound[i], q.Words)
+	return op.get(ctx, b, q.Words)
 }
 
 // iface is an optional interface of a network device.

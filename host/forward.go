@@ -52,12 +52,3 @@ func (s *System) forward(b, to *boundDevice) (err error) {
 	s.log.Info(fmt.Sprintf("%s: what it receives is sent by %s", b.spec.Name, to.spec.Name))
 	return nil
 }
-
-func (s *System) boundOf(name string) *boundDevice {
-	for _, b := range s.bound {
-		if b.spec.Name == name {
-			return b
-		}
-	}
-	return nil
-}

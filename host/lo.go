@@ -79,10 +79,8 @@ func (s *System) receiver(name string) netdev.Receiver {
 	if s.lo != nil && name == loopbackName {
 		return s.lo.Sink()
 	}
-	for _, b := range s.bound {
-		if b.spec.Name == name && b.sink != nil {
-			return b.sink
-		}
+	if b := s.boundOf(name); b != nil && b.sink != nil {
+		return b.sink
 	}
 	return nil
 }

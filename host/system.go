@@ -220,27 +220,32 @@ func (s *System) wire(w Wire) error {
 	}
 	var ends [2]netdev.Device
 	for i, n := range []string{w.A, w.B} {
-		for _, b := range s.bound {
-			if b.spec.Name == n {
-				ends[i] = b.net
-			}
-		}
-		if ends[i] == nil {
+		b := s.boundOf(n)
+		if b == nil || b.net == nil {
 			return fmt.Errorf("wire %s: %s is no network device", w, n)
 		}
+		ends[i] = b.net
 	}
 	return netdev.Wire(ends[0], ends[1])
 }
 
+// boundOf is the device of that name; nil if there is none.
+func (s *System) boundOf(name string) *boundDevice {
+	for _, b := range s.bound {
+		if b.spec.Name == name {
+			return b
+		}
+	}
+	return nil
+}
+
 // lookup finds a network device for pktgen.
 func (s *System) lookup(name string) (netdev.Device, error) {
-	for _, b := range s.bound {
-		if b.spec.Name == name && b.net != nil {
-			if err := b.busy(); err != nil {
-				return nil, fmt.Errorf("pktgen: %w", err)
-			}
-			return b.net, nil
+	if b := s.boundOf(name); b != nil && b.net != nil {
+		if err := b.busy(); err != nil {
+			return nil, fmt.Errorf("pktgen: %w", err)
 		}
+		return b.net, nil
 	}
 	if s.lo != nil && name == loopbackName {
 		return s.lo, nil

@@ -21,8 +21,8 @@ import (
 // is lost, and the sender slows down; elsewhere what comes too fast is missed where it comes in. What finds the
 // link down, and what is longer than the other device's MTU allows, is dropped and counted.
 type Forwarder struct {
-	from, to Device
-	queues   []*forwardQueue // of to
+	to     Device
+	queues []*forwardQueue // of to
 
 	frames, bytes, dropped atomic.Uint64
 	pollers
@@ -61,7 +61,7 @@ func NewForwarder(from, to Device, p *rt.Policy) (*Forwarder, error) {
 	if from == to || rx < 1 || tx < 1 {
 		return nil, fmt.Errorf("%s: want two devices, with %d and %d queues: %w", what, rx, tx, bus.ErrNotSupported)
 	}
-	f := &Forwarder{from: from, to: to}
+	f := &Forwarder{to: to}
 	for i := range min(rx, tx) {
 		x := &forwardQueue{q: to.Tx(i), out: make([]*dma.Buf, 0, Budget)}
 		f.queues = append(f.queues, x)
@@ -84,9 +84,6 @@ func NewForwarder(from, to Device, p *rt.Policy) (*Forwarder, error) {
 func (f *Forwarder) Stats() ForwardStats {
 	return ForwardStats{f.frames.Load(), f.bytes.Load(), f.dropped.Load()}
 }
-
-// From is where frames come from.
-func (f *Forwarder) From() Device { return f.from }
 
 // To is where frames go.
 func (f *Forwarder) To() Device { return f.to }

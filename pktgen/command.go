@@ -126,10 +126,7 @@ func (d *device) store(_ context.Context, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, unix.EINVAL
 	}
-	s := scanner{p: p, prof: d.prof()}
-	s.skip()
-	name := s.word(nameLen)
-	s.skip()
+	s, name := scan(p, d.prof(), nameLen)
 	if d.thr.eng.debug.Load() {
 		d.thr.eng.log.Debug("pktgen command", "device", d.name, "command", name, "write", string(p[:min(len(p), 1024)]))
 	}

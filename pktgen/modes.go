@@ -36,7 +36,7 @@ func (d *device) handUp(p *port) progress {
 		if left -= n; d.enough() {
 			return finished
 		}
-		if left <= 0 || d.delay != 0 || d.timed() || d.tmpl.varies&varyQueue != 0 {
+		if left <= 0 || d.alone() {
 			return sent
 		}
 	}
@@ -62,26 +62,10 @@ func (d *device) enqueue(p *port) progress {
 			d.errors++
 			return full
 		}
-		if left <= 0 || d.delay != 0 || d.timed() || d.tmpl.varies&varyQueue != 0 {
+		if left <= 0 || d.alone() {
 			return sent
 		}
 	}
-}
-
-// done counts n packets, which were the first of pending.
-func (d *device) done(n int) {
-	d.sofar += uint64(n)
-	d.seq += uint32(n)
-	d.replayed(n)
-	if len(d.pending) == 0 && d.master != nil && d.clones <= 0 {
-		d.master.Free()
-		d.master = nil
-	}
-}
-
-// enough tells whether the run has sent its packets. A kernel finishes its last burst.
-func (d *device) enough() bool {
-	return d.count != 0 && d.sofar >= d.count && (!d.prof().Strict || len(d.pending) == 0)
 }
 
 // pfifo is a queue discipline: the kernel's pfifo. What does not fit is refused.

@@ -193,6 +193,11 @@ func (d *device) transmit(p *port) progress {
 	return d.send(p)
 }
 
+// alone tells whether bursts stand for themselves: each has its time, or its queue.
+func (d *device) alone() bool {
+	return d.delay != 0 || d.timed() || d.tmpl.varies&varyQueue != 0
+}
+
 // interval is the delay to the next packet: whole nanoseconds, whose average is exact.
 func (d *device) interval() uint64 {
 	n := d.delay
@@ -235,25 +240,35 @@ func (d *device) send(p *port) progress {
 		}
 		p.flight += n
 		d.pending = d.pending[n:]
-		d.sofar += uint64(n)
-		d.seq += uint32(n)
-		d.replayed(n)
 		d.sentOnce = d.sentOnce || n > 0
-		if len(d.pending) == 0 && d.master != nil && d.clones <= 0 {
-			d.master.Free()
-			d.master = nil
-		}
+		d.done(n)
 		left -= n
 		switch {
-		case d.count != 0 && d.sofar >= d.count && (!d.prof().Strict || len(d.pending) == 0):
+		case d.enough():
 			return finished
 		case n == 0:
 			d.thr.wait.napped = false // it waits for the far end, not for the ring
 			return full
-		case n < want || left <= 0 || d.delay != 0 || d.timed() || d.tmpl.varies&varyQueue != 0:
+		case n < want || left <= 0 || d.alone():
 			return sent
 		}
 	}
+}
+
+// done counts n packets, which were the first of pending.
+func (d *device) done(n int) {
+	d.sofar += uint64(n)
+	d.seq += uint32(n)
+	d.replayed(n)
+	if len(d.pending) == 0 && d.master != nil && d.clones <= 0 {
+		d.master.Free()
+		d.master = nil
+	}
+}
+
+// enough tells whether the run has sent its packets. A kernel finishes its last burst.
+func (d *device) enough() bool {
+	return d.count != 0 && d.sofar >= d.count && (!d.prof().Strict || len(d.pending) == 0)
 }
 
 // worthwhile is how much room there must be for another doorbell: a burst, or half the
@@ -291,7 +306,7 @@ func (d *device) refill() {
 		}
 		return
 	}
-	if have > 0 && (d.delay != 0 || d.timed() || have >= d.chunk || d.master != nil || d.tmpl.varies&varyQueue != 0) {
+	if have > 0 && (d.alone() || have >= d.chunk || d.master != nil) {
 		return
 	}
 	if d.master != nil {

@@ -213,10 +213,7 @@ func (r *Rx) store(_ context.Context, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, unix.EINVAL
 	}
-	s := scanner{p: p, prof: r.eng.prof}
-	s.skip()
-	name := s.word(nameLen)
-	s.skip()
+	s, name := scan(p, r.eng.prof, nameLen)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch name {

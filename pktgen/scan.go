@@ -14,6 +14,15 @@ type scanner struct {
 	loaded loaded // for pcap
 }
 
+// scan begins with a command: its name, of which limit bytes count, and a scanner that stands at its value.
+func scan(p []byte, prof *profile.Pktgen, limit int) (s scanner, name string) {
+	s = scanner{p: p, prof: prof}
+	s.skip()
+	name = s.word(limit)
+	s.skip()
+	return s, name
+}
+
 // separator tells what stands between a command and its value, in any number.
 func separator(c byte) bool {
 	switch c {

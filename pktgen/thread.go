@@ -301,10 +301,7 @@ func (t *thread) store(ctx context.Context, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, unix.EINVAL
 	}
-	s := scanner{p: p, prof: t.eng.prof}
-	s.skip()
-	name := s.word(threadNameLen)
-	s.skip()
+	s, name := scan(p, t.eng.prof, threadNameLen)
 	switch name {
 	case "add_device":
 		dev := s.word(maxNameLen)
