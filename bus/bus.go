@@ -103,6 +103,22 @@ type Region interface {
 	Write64(Off, uint64)
 }
 
+// Platform is implemented by a device that is no PCI function, but stands where firmware says it does. Its config
+// space has size 0, and its regions are numbered from 0.
+type Platform interface {
+	// HardwareIDs are the names by which firmware describes it, the most specific first: of ACPI
+	// _HID and _CID, "MSFT0101".
+	HardwareIDs() []string
+}
+
+// HardwareIDs are a device's, none for a PCI function. A wrapper passes them on.
+func HardwareIDs(d Device) []string {
+	if p, ok := d.(Platform); ok {
+		return p.HardwareIDs()
+	}
+	return nil
+}
+
 // Direction says who writes DMA memory.
 type Direction uint8
 

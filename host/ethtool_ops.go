@@ -7,7 +7,6 @@ import (
 	"syscall"
 
 	"github.com/ring3dev/ring3/bus"
-	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/netdev"
 )
 
@@ -255,7 +254,7 @@ func getRegisters(_ context.Context, b *boundDevice, _ []string) (any, error) {
 	}
 	var list []ethRegister
 	regions := map[int]bus.Region{}
-	for _, r := range b.driver.Registers(pci.ReadID(b.dev.Config())) {
+	for _, r := range b.driver.Registers(functionID(b.dev)) {
 		if !r.Access.Dumpable() {
 			continue
 		}

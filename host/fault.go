@@ -37,17 +37,25 @@ func (p *Plan) addFaults(faults []string) error {
 // servedBy is the driver that a device will be offered to first, and the registers that it
 // describes; nil if there is none.
 func servedBy(dev bus.Device, drivers []*pci.Driver) (*pci.Driver, []bus.Register) {
-	id := pci.ReadID(dev.Config())
+	serves, _ := pci.Match(dev)
 	for _, d := range drivers {
-		if !d.Serves(id) {
+		if !serves(d) {
 			continue
 		}
 		if d.Registers == nil {
 			return d, nil
 		}
-		return d, d.Registers(id)
+		return d, d.Registers(functionID(dev))
 	}
 	return nil, nil
+}
+
+// functionID is what Driver.Registers is asked with.
+func functionID(dev bus.Device) pci.FunctionID {
+	if len(bus.HardwareIDs(dev)) > 0 {
+		return pci.FunctionID{}
+	}
+	return pci.ReadID(dev.Config())
 }
 
 // wrapFault puts the faults that were asked for around a device.

@@ -235,6 +235,9 @@ func (d *Device) Address() string { return d.in.Address() }
 // Backend is the device's.
 func (d *Device) Backend() string { return d.in.Backend() }
 
+// HardwareIDs are those of the device itself; bus.Platform.
+func (d *Device) HardwareIDs() []string { return bus.HardwareIDs(d.in) }
+
 // Regions are the device's.
 func (d *Device) Regions() []bus.RegionInfo { return d.in.Regions() }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/sysfs"
@@ -26,6 +28,8 @@ type ID struct {
 type Driver struct {
 	Name string
 	IDs  []ID
+	// Platform lists devices that are no PCI functions, by what firmware calls them (bus.Platform): "MSFT0101".
+	Platform []string
 	// API is the version of this contract that the driver was written for, as a literal: 1.
 	// 0 means the present one. A program refuses a driver that was written for another, in
 	// words instead of with a crash.
@@ -34,7 +38,7 @@ type Driver struct {
 	// description each.
 	Options map[string]string
 	// Registers describes the registers of a function that the driver serves, for traces,
-	// dumps and fault reports; nil: none.
+	// dumps and fault reports; nil: none. A platform device has the zero FunctionID.
 	Registers func(FunctionID) []bus.Register
 	// Probe takes a device into service. On error it has released all it took, except
 	// the device itself, which the caller closes. An error that wraps ErrSkip means: not
@@ -113,19 +117,30 @@ type Result struct {
 	Err      error // the reason, for Skipped and Failed
 }
 
+// Match asks a device what it is: which drivers serve it, and what to call it in messages.
+func Match(dev bus.Device) (serves func(*Driver) bool, what string) {
+	if ids := bus.HardwareIDs(dev); len(ids) > 0 {
+		return func(d *Driver) bool {
+			return slices.ContainsFunc(ids, func(id string) bool { return slices.Contains(d.Platform, id) })
+		}, strings.Join(ids, ", ")
+	}
+	id := ReadID(dev.Config())
+	return func(d *Driver) bool { return d.Serves(id) }, id.String()
+}
+
 // Bind matches dev against the drivers in order and probes the first that serves it. A
 // driver that skips passes the device on to the next.
 func Bind(ctx context.Context, dev bus.Device, env Env, drivers []*Driver) Result {
 	if env.Log == nil {
 		env.Log = slog.New(slog.DiscardHandler)
 	}
-	id := ReadID(dev.Config())
+	serves, what := Match(dev)
 	if err := dev.Err(); err != nil {
 		return Result{Outcome: Failed, Err: err} // whatever was read is not its ID
 	}
-	r := Result{Outcome: Skipped, Err: fmt.Errorf("%s: no driver for %s: %w", dev.Address(), id, bus.ErrNotSupported)}
+	r := Result{Outcome: Skipped, Err: fmt.Errorf("%s: no driver for %s: %w", dev.Address(), what, bus.ErrNotSupported)}
 	for _, d := range drivers {
-		if !d.Serves(id) {
+		if !serves(d) {
 			continue
 		}
 		if d.API != 0 && d.API != API {

@@ -115,6 +115,9 @@ func (d *Device) Address() string { return d.dev.Address() }
 // Backend is bus.Device's.
 func (d *Device) Backend() string { return d.dev.Backend() }
 
+// HardwareIDs are those of the device itself; bus.Platform.
+func (d *Device) HardwareIDs() []string { return bus.HardwareIDs(d.dev) }
+
 // Config is bus.Device's.
 func (d *Device) Config() bus.Config { return d.cfg }
 
