@@ -141,7 +141,7 @@ func (p *Process) claim() error {
 	_, err = os.Stat(filepath.Join(dir, stateFiles[p.c.V12]))
 	p.fresh = errors.Is(err, fs.ErrNotExist)
 	if _, err := os.Stat(filepath.Join(dir, stateFiles[!p.c.V12])); err == nil {
-		return fmt.Errorf("it holds the state of a TPM %s: choose another, or tpm=%s: %w", family(!p.c.V12), family(!p.c.V12), unix.EINVAL)
+		return fmt.Errorf("it holds the state of a TPM %s: choose another, or say tpm=%s", family(!p.c.V12), family(!p.c.V12))
 	}
 	return nil
 }
