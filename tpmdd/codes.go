@@ -50,15 +50,19 @@ const (
 	CapPCRs       = 5 // TPM_CAP_PCRS
 	ptTotal       = 0x129
 
-	Cap12Flag      = 4    // TPM_CAP_FLAG
-	Cap12Prop      = 5    // TPM_CAP_PROPERTY
-	Cap12Version   = 0x1a // TPM_CAP_VERSION_VAL
-	capFlagPerm    = 0x108
-	capFlagVol     = 0x109
-	propPCR        = 0x101
-	propMaker      = 0x103
-	propTimeout    = 0x115
-	propDuration   = 0x120
-	propOwner      = 0x111
-	timeoutsLength = 16
+	Cap12Flag        = 4    // TPM_CAP_FLAG
+	Cap12Prop        = 5    // TPM_CAP_PROPERTY
+	Cap12Version     = 6    // TPM_CAP_VERSION
+	Cap12VersionInfo = 0x1a // TPM_CAP_VERSION_VAL
+
+	FlagPermanent    = 0x108 // TPM_CAP_FLAG_PERMANENT
+	FlagVolatile     = 0x109 // TPM_CAP_FLAG_VOLATILE
+	PropManufacturer = 0x103 // TPM_CAP_PROP_MANUFACTURER
+	PropOwner        = 0x111 // TPM_CAP_PROP_OWNER
+	propPCR          = 0x101
+	propTimeout      = 0x115
+	propDuration     = 0x120
 )
+
+// PCRs is how many registers a bank of a PC's TPM has.
+const PCRs = 24

@@ -97,7 +97,7 @@ func (c *Chip) start20(ctx context.Context, x Exchanger) error {
 	if err != nil {
 		return err
 	}
-	c.identity.PCRs = 24
+	c.identity.PCRs = PCRs
 	c.identity.Banks, err = banks(ctx, x)
 	return err
 }

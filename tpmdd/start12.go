@@ -13,13 +13,13 @@ import (
 
 const stState = 2 // TPM_ST_STATE
 
-// Capability12 is TPM_GetCapability (TPM 1.2 part 3, 7.1) with a subcapability of 4 bytes, or none.
-func Capability12(area uint32, sub ...uint32) []byte {
+// GetCapability12 is TPM_GetCapability (TPM 1.2 part 3, 7.1) with a subcapability of 4 bytes, or none.
+func GetCapability12(area uint32, sub ...uint32) []byte {
 	return Command(TagRequest12, OrdGetCapability, append(be32(area, uint32(4*len(sub))), be32(sub...)...)...)
 }
 
-// capability12 asks for a capability that has at least n bytes.
-func capability12(ctx context.Context, x Exchanger, what string, n int, cmd []byte) ([]byte, error) {
+// Capability12 asks for a capability that has at least n bytes.
+func Capability12(ctx context.Context, x Exchanger, what string, n int, cmd []byte) ([]byte, error) {
 	p, err := Ask(ctx, x, what, cmd)
 	if err != nil {
 		return nil, err
@@ -33,14 +33,14 @@ func capability12(ctx context.Context, x Exchanger, what string, n int, cmd []by
 // start12 starts a TPM 1.2 where the firmware has not, asks for its times and has it test itself.
 func (c *Chip) start12(ctx context.Context, x Exchanger) error {
 	c.durations = Durations{}
-	c.identity = Identity{Family: TPM12, Timeouts: timeouts12, PCRs: 24, Banks: hashes[:1]}
+	c.identity = Identity{Family: TPM12, Timeouts: timeouts12, PCRs: PCRs, Banks: hashes[:1]}
 	if err := c.times12(ctx, x); err != nil {
 		return err
 	}
 	if err := c.selfTest12(ctx, x); err != nil {
 		return err
 	}
-	if p, err := capability12(ctx, x, "attempting to determine the number of PCRs", 4, Capability12(Cap12Prop, propPCR)); err == nil {
+	if p, err := Capability12(ctx, x, "attempting to determine the number of PCRs", 4, GetCapability12(Cap12Prop, propPCR)); err == nil {
 		if n := binary.BigEndian.Uint32(p); n > 0 && n <= 256 {
 			c.identity.PCRs = int(n)
 		}
@@ -53,7 +53,7 @@ func (c *Chip) start12(ctx context.Context, x Exchanger) error {
 func (c *Chip) times12(ctx context.Context, x Exchanger) error {
 	const what = "attempting to determine the timeouts"
 	ask := func() ([]byte, error) {
-		return capability12(ctx, x, what, timeoutsLength, Capability12(Cap12Prop, propTimeout))
+		return Capability12(ctx, x, what, 16, GetCapability12(Cap12Prop, propTimeout))
 	}
 	p, err := ask()
 	if codeOf(err) == RCPostInit {
@@ -91,7 +91,7 @@ func (c *Chip) times12(ctx context.Context, x Exchanger) error {
 	id.Timeouts = Timeouts{A: us(t[0]), B: us(t[1]), C: us(t[2]), D: us(t[3])}
 	c.t.SetTimeouts(id.Timeouts)
 
-	if p, err = capability12(ctx, x, "attempting to determine the durations", 12, Capability12(Cap12Prop, propDuration)); err != nil {
+	if p, err = Capability12(ctx, x, "attempting to determine the durations", 12, GetCapability12(Cap12Prop, propDuration)); err != nil {
 		return err
 	}
 	d := Durations{Short: us(uint64(binary.BigEndian.Uint32(p))), Medium: us(uint64(binary.BigEndian.Uint32(p[4:]))), Long: us(uint64(binary.BigEndian.Uint32(p[8:])))}
