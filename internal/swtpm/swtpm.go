@@ -172,6 +172,9 @@ func (p *Process) Fresh() bool { return p.fresh }
 // PID is its process id.
 func (p *Process) PID() int { return p.child.PID() }
 
+// Signal sends it a signal, for tests.
+func (p *Process) Signal(s syscall.Signal) error { return p.child.Signal(s) }
+
 // Done is closed when swtpm ended.
 func (p *Process) Done() <-chan struct{} { return p.child.Done() }
 
