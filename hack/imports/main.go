@@ -28,7 +28,7 @@ const module = "github.com/ring3dev/ring3"
 // or a parent of it, and imports only from its own layer and those below.
 var layers = [][]string{
 	{"internal/ioctl", "internal/node", "internal/cpuset", "internal/osthread", "internal/crash", "internal/mounts", "internal/netspace", "internal/frame", "internal/klog", "internal/profile", "internal/rt"},
-	{"procfs", "sysfs"},
+	{"procfs", "sysfs", "devfs"},
 	{"bus"}, // the contract itself
 	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest", "internal/iova", "internal/physmem", "internal/fdio", "internal/syspci"},
 	{"bus/qemu", "bus/sim", "bus/trace", "bus/trace/tracefile", "bus/fault", "vfio", "uio"},
