@@ -51,7 +51,7 @@ func arrange(p Plan) error {
 			return err
 		}
 	}
-	return nil
+	return l.dev()
 }
 
 // keepOld makes the kernel's own trees reachable below old.

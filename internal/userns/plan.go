@@ -14,7 +14,7 @@ const ViewName = "ns"
 
 // Plan says what stands where inside.
 type Plan struct {
-	Tree string   // where the instance's tree is mounted: proc/, sys/, ns/ are inside
+	Tree string   // where the instance's tree is mounted: proc/, sys/, dev/, ns/ are inside
 	Old  string   // an empty directory; inside it holds the kernel's own proc/ and sys/
 	Over []string // absolute paths at which Tree/ns's entry replaces the kernel's
 	Add  []string // absolute directories that get the entries of Tree's in addition
