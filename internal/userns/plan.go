@@ -35,7 +35,7 @@ func DefaultPlan(tree, old string) Plan {
 		Tree: tree,
 		Old:  old,
 		Over: append(append([]string(nil), overDirs...), overOthers...),
-		Add:  []string{"/sys/devices"},
+		Add:  []string{"/sys/devices", "/sys/class", "/sys/bus", "/sys/kernel"},
 
 		Programs: map[string]string{"modprobe": modprobe},
 	}
