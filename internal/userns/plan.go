@@ -20,6 +20,7 @@ type Plan struct {
 	Add  []string // absolute directories that get the entries of Tree's in addition
 
 	Programs map[string]string // scripts that stand first in PATH inside, by name
+	Files    map[string]string // absolute paths of files that have another text inside
 }
 
 // overDirs are the directories in which ring3 adds names at any time.
