@@ -146,7 +146,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if s.irqs, err = newIRQTable(s.bound, prof); err != nil {
 		return err
 	}
-	if s.tree, err = newTree(s, c.Keep); err != nil {
+	if s.tree, err = newTree(s, c.Keep, c.Dir); err != nil {
 		return err
 	}
 	for _, c := range s.captures {
@@ -289,6 +289,9 @@ func (s *System) Close() error {
 		for i := len(s.bound) - 1; i >= 0; i-- {
 			b := s.bound[i]
 			s.unmade = !b.tellFaults(s.log) || s.unmade
+			if b.tpm != nil {
+				b.tpm.close()
+			}
 			if b.inst != nil {
 				errs = append(errs, b.inst.Close())
 			}

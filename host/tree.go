@@ -18,19 +18,22 @@ import (
 //
 //	proc/net/pktgen/  proc/net/dev  proc/interrupts  proc/irq/N/
 //	sys/class/net/NAME  sys/bus/pci/{devices,drivers}/  sys/devices/{pciDDDD:BB,virtual/net/lo}/  sys/module/NAME/parameters/
-//	dev/
+//	sys/class/{tpm,tpmrm,misc}/  sys/devices/{platform,pnp0}/  dev/{tpmN,tpmrmN,hwrng}
 //	ns/               the same beside the kernel's own entries, for ring3 shell
 type tree struct {
 	root  *node.Dir
 	class *node.Dir // ns/sys/class/net, merged with the machine's
 }
 
-func newTree(s *System, keep string) (*tree, error) {
+func newTree(s *System, keep, dir string) (*tree, error) {
 	t := &tree{root: &node.Dir{}}
 	t.root.MkdirAll("dev")
 	s.exportProc(t.root.MkdirAll("proc"))
 	s.exportSys(t.root.MkdirAll("sys"))
 	if err := exportNodes(t.root.MkdirAll("sys"), "/sys"); err != nil {
+		return nil, err
+	}
+	if err := s.exportTPMs(t.root, dir); err != nil {
 		return nil, err
 	}
 	ns := userns.View(t.root, keep)
