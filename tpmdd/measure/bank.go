@@ -79,8 +79,8 @@ func (b Bank) newHash() hash.Hash {
 	return nil
 }
 
-// sum hashes its arguments, one after the other. The bank has a hash.
-func (b Bank) sum(parts ...[]byte) []byte {
+// Sum hashes its arguments, one after the other. It panics where the algorithm is not computed here.
+func (b Bank) Sum(parts ...[]byte) []byte {
 	h := b.newHash()
 	for _, p := range parts {
 		h.Write(p)

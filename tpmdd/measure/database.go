@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode"
 )
 
 // Bounds of a database.
@@ -91,9 +92,14 @@ func (db *Database) Len() int { return len(db.names) }
 // String is where the database came from.
 func (db *Database) String() string { return db.from }
 
-// Known is a line of a database.
+// Known is a line of a database. Control characters in the name, which could end the line, become underscores.
 func Known(digest []byte, name string) string {
-	return fmt.Sprintf("sha256:%x  %s", digest, cleanName(name))
+	return fmt.Sprintf("sha256:%x  %s", digest, strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '_'
+		}
+		return r
+	}, name))
 }
 
 // Policy is what becomes of a digest that is not in the database.

@@ -37,7 +37,7 @@ func TestDatabaseErrors(t *testing.T) {
 }
 
 func TestKnownIsRead(t *testing.T) {
-	digest := SHA256.sum([]byte("x"))
+	digest := SHA256.Sum([]byte("x"))
 	db, err := ReadDatabase(strings.NewReader(Known(digest, "a\nb")), "x")
 	if err != nil {
 		t.Fatal(err)

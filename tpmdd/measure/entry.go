@@ -85,7 +85,7 @@ func (e Entry) Digest(b Bank) ([]byte, bool) {
 	case e.Violation():
 		copy(out, bytes.Repeat([]byte{0xff}, sha1.Size))
 	case mapped:
-		copy(out, b.sum(e.Data))
+		copy(out, b.Sum(e.Data))
 	default:
 		s := sha1.Sum(e.Data)
 		copy(out, s[:])
@@ -168,8 +168,20 @@ func (e Entry) appendASCII(p []byte, b Bank) []byte {
 	return append(p, '\n')
 }
 
+// Binary writes entries as binary_runtime_measurements has them, with the digests that they state, true or not.
+func Binary(entries []Entry) []byte {
+	var p []byte
+	for _, e := range entries {
+		p = e.appendBinary(p, SHA1)
+	}
+	return p
+}
+
 // shown is the template digest as the list shows it: that of a violation is zero in every bank.
 func (e Entry) shown(b Bank) []byte {
+	if b == SHA1 {
+		return e.Sum[:]
+	}
 	if e.Violation() {
 		return make([]byte, b.Size())
 	}

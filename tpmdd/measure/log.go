@@ -41,7 +41,7 @@ func (l *Log) has(e Entry) bool {
 }
 
 // key identifies an entry by its content. IMA looks up the template digest.
-func key(e Entry) string { return e.Template + string(SHA256.sum(e.Data)) }
+func key(e Entry) string { return e.Template + string(SHA256.Sum(e.Data)) }
 
 // add appends an entry. A full list is an error: what cannot be listed cannot be verified.
 func (l *Log) add(e Entry) error {
@@ -75,7 +75,7 @@ func (l *Log) Violations() int {
 }
 
 // Binary is the list as binary_runtime_measurements.
-func (l *Log) Binary() []byte { return l.render(SHA1, Entry.appendBinary) }
+func (l *Log) Binary() []byte { return Binary(l.Entries()) }
 
 // ASCII is the list as ascii_runtime_measurements.
 func (l *Log) ASCII() []byte { return l.render(SHA1, Entry.appendASCII) }

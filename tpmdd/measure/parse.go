@@ -152,7 +152,7 @@ func (e Entry) Check() error {
 	if err != nil {
 		return fmt.Errorf("%s: digest of its data: %w", ev.Name, err)
 	}
-	if got := b.sum(ev.Buf); !bytes.Equal(got, ev.Digest) {
+	if got := b.Sum(ev.Buf); !bytes.Equal(got, ev.Digest) {
 		return fmt.Errorf("%s: its data have the digest %s:%x: the entry says %x", ev.Name, b, got, ev.Digest)
 	}
 	return nil

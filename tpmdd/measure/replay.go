@@ -18,7 +18,7 @@ func Replay(entries []Entry, pcr int, bank Bank) ([]byte, error) {
 			continue
 		}
 		d, _ := e.Digest(bank)
-		v = bank.sum(v, d)
+		v = bank.Sum(v, d)
 	}
 	return v, nil
 }
@@ -44,7 +44,7 @@ func bootAggregate(bank Bank, read func(pcr int) ([]byte, error)) ([]byte, error
 		}
 		parts = append(parts, v)
 	}
-	return bank.sum(parts...), nil
+	return bank.Sum(parts...), nil
 }
 
 func bootPCRs(bank Bank) int {
