@@ -1,6 +1,9 @@
 package bus
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Access says how a register may be used, in the datasheets' words.
 type Access uint8
@@ -92,4 +95,28 @@ func (r *Register) Format(v uint64) string {
 		return r.Bits(v)
 	}
 	return fmt.Sprintf("%#x", v)
+}
+
+// Bit is a bit, or a field, of a register's value, and its mnemonic.
+type Bit struct {
+	Mask uint64
+	Name string
+}
+
+// BitNames makes Register.Bits of a table: the names of what is set, joined by |, and what is left in
+// hexadecimal.
+func BitNames(table ...Bit) func(v uint64) string {
+	return func(v uint64) string {
+		var s []string
+		for _, b := range table {
+			if v&b.Mask != 0 {
+				s = append(s, b.Name)
+				v &^= b.Mask
+			}
+		}
+		if v != 0 || len(s) == 0 {
+			s = append(s, fmt.Sprintf("%#x", v))
+		}
+		return strings.Join(s, "|")
+	}
 }

@@ -55,7 +55,7 @@ func newIRQTable(bound []*boundDevice, prof *profile.Profile) (*irqTable, error)
 		for _, h := range u.IRQHandlers() {
 			q := h.IRQ()
 			row := irqRow{owner: b, number: next, flow: "edge", handler: h}
-			row.chip, row.hwirq = controller(prof, q.Mode(), b.fn.Addr, q.HWIRQ())
+			row.chip, row.hwirq = controller(prof, q.Mode(), b.fn, q.HWIRQ())
 			if q.Mode() == bus.INTx {
 				row.flow = "fasteoi"
 			}
@@ -68,10 +68,11 @@ func newIRQTable(bound []*boundDevice, prof *profile.Profile) (*irqTable, error)
 
 // controller is what a profile's kernel calls the interrupt controller of a function's vector, and the number that the
 // vector has there.
-func controller(prof *profile.Profile, mode bus.IRQMode, a pci.Addr, n int) (name string, hwirq uint64) {
+func controller(prof *profile.Profile, mode bus.IRQMode, f *pci.Function, n int) (name string, hwirq uint64) {
 	if mode == bus.INTx {
 		return "IO-APIC", uint64(n)
 	}
+	a := f.Addr
 	hwirq = prof.HWIRQ(a.Domain, uint16(a.Bus)<<8|uint16(a.Devfn()), n)
 	switch {
 	case !prof.MSIPerDevice:

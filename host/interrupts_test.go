@@ -59,7 +59,7 @@ func TestInterruptProfiles(t *testing.T) {
 		}
 		h := bus.Handle(q, "eth0", func(uint64) {})
 		row := irqRow{number: 101, flow: "edge", handler: h}
-		row.chip, row.hwirq = controller(prof, c.mode, at, c.n)
+		row.chip, row.hwirq = controller(prof, c.mode, &pci.Function{Addr: at}, c.n)
 		var w bytes.Buffer
 		(&irqTable{cpus: 1, digits: minDigits, rows: []irqRow{row}}).show(&w)
 		if w.String() != c.want {

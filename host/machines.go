@@ -21,6 +21,7 @@ import (
 // machine is what carries a group of devices: one QEMU, or one set of models in this process.
 type machine interface {
 	Device(name string) (bus.Device, error)
+	// Function is nil, without an error, for what is no PCI function.
 	Function(name string) (*pci.Function, error)
 	Done() <-chan struct{}
 	Err() error
@@ -91,6 +92,7 @@ func (s *System) startMachines(ctx context.Context, c Config) error {
 			if b.dev, err = m.Device(d.Name); err == nil {
 				b.fn, err = m.Function(d.Name)
 			}
+			b.emulator, _ = m.(*tpmMachine)
 			errs[i] = errors.Join(errs[i], err)
 			s.bound = append(s.bound, b)
 		}
@@ -154,6 +156,9 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 			spec.Capture = cap.file
 		}
 		q.Devices = append(q.Devices, spec)
+	}
+	if qemu.IsTPM(group[0].Device) { // alone, since it has no wire
+		return s.planTPM(c, group[0], q), nil
 	}
 	return func(ctx context.Context) (machine, error) {
 		m, err := qemu.Start(ctx, q)

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/internal/instance"
 	"github.com/ring3dev/ring3/internal/klog"
 )
@@ -63,11 +64,17 @@ func (d DeviceInfo) line() string {
 	return s
 }
 
+// id is what a device is to who matches drivers: "8086:10d3", or what firmware calls it.
+func (b *boundDevice) id() string {
+	_, what := pci.Match(b.dev)
+	return what
+}
+
 // Devices describes the devices as they are now.
 func (s *System) Devices() []DeviceInfo {
 	var out []DeviceInfo
 	for _, b := range s.bound {
-		d := DeviceInfo{Name: b.spec.Name, Backend: b.dev.Backend(), Address: b.dev.Address(), ID: b.fn.ID.String(), State: stateUp, Driver: b.driver.Name}
+		d := DeviceInfo{Name: b.spec.Name, Backend: b.dev.Backend(), Address: b.dev.Address(), ID: b.id(), State: stateUp, Driver: b.driver.Name}
 		if err := b.dev.Err(); err != nil {
 			d.State, d.Cause = stateGone, err.Error()
 		}

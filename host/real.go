@@ -16,9 +16,10 @@ import (
 	"github.com/ring3dev/ring3/vfio"
 )
 
-// busOptions are the options that a backend keeps for itself, with their values; all others
+// busOptions are the options that a backend keeps for itself, with their values, none for any; all others
 // are the driver's.
 var busOptions = map[string]map[string][]string{
+	"qemu": {"tpm": {"2.0", "1.2"}, "state": {}}, // of TPMs
 	"vfio": {"api": {"group", "cdev"}, "noiommu": {"unsafe"}},
 	"uio":  {"dma": {"unsafe"}},
 }

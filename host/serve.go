@@ -237,7 +237,7 @@ func (s *System) serverOf(b *boundDevice, drivers []*pci.Driver, m machine, grou
 func (a *app) tellServed(s *System, sockets []string) error {
 	var all []servedDevice
 	for i, b := range s.bound {
-		all = append(all, servedDevice{b.spec.Name, b.dev.Backend(), b.dev.Address(), b.fn.ID.String(), sockets[i]})
+		all = append(all, servedDevice{b.spec.Name, b.dev.Backend(), b.dev.Address(), b.id(), sockets[i]})
 	}
 	if a.json {
 		return a.printJSON(all)

@@ -15,6 +15,7 @@ import (
 )
 
 func (a *app) shellCmd() *cobra.Command {
+	tcsd := false
 	c := &cobra.Command{
 		Use:   "shell [-- COMMAND...]",
 		Short: "Run a shell, or a command, that sees the devices as the kernel's own",
@@ -33,15 +34,17 @@ The exit status is the command's.`,
 			if i.Mount == "" {
 				return fmt.Errorf("shell: %s has no mounted tree: it was started with --no-mount", i.Name)
 			}
-			return a.enter(c.Context(), i, cmd)
+			return a.enter(c.Context(), i, cmd, tcsd)
 		},
 	}
+	c.Flags().BoolVar(&tcsd, "tcsd", false, "start a private tcsd, for TPM 1.2's programs (Debian: trousers, tpm-tools)")
 	a.instanceFlag(c, "the instance, where several run")
 	return c
 }
 
 func (a *app) runCmd() *cobra.Command {
 	var f upFlags
+	tcsd := false
 	c := &cobra.Command{
 		Use:   "run [DEVICE...] -- COMMAND...",
 		Short: "Bring devices up, run a command that sees them as the kernel's own, take them down",
@@ -66,7 +69,7 @@ exit status is the command's: one line of CI.
 			if err != nil {
 				return err
 			}
-			err = a.enter(c.Context(), u.in.Info(), cmd)
+			err = a.enter(c.Context(), u.in.Info(), cmd, tcsd)
 			if down := u.close(); down != nil {
 				return errors.Join(down, err)
 			}
@@ -74,6 +77,7 @@ exit status is the command's: one line of CI.
 		},
 	}
 	f.add(c)
+	c.Flags().BoolVar(&tcsd, "tcsd", false, "start a private tcsd for the command, as 'ring3 shell --tcsd' does")
 	a.instanceFlag(c, "the instance's `NAME` (default: r0, r1, ...)")
 	return c
 }
@@ -98,8 +102,8 @@ func usageIf(wrong bool, format string, a ...any) error {
 }
 
 // enter runs a command (nil: the user's shell) among the files of an instance. Its exit
-// status comes back as an exitError.
-func (a *app) enter(ctx context.Context, i instance.Info, argv []string) error {
+// status comes back as an exitError. tcsd: the command has a tcsd of its own.
+func (a *app) enter(ctx context.Context, i instance.Info, argv []string, tcsd bool) error {
 	if ctx.Err() != nil {
 		return exitError(interrupted)
 	}
@@ -112,7 +116,17 @@ func (a *app) enter(ctx context.Context, i instance.Info, argv []string) error {
 		return exitError(interrupted)
 	}
 	// From here on a signal is passed to the command, whose end ends this.
-	status, err := userns.Run(context.WithoutCancel(ctx), userns.Command{Plan: userns.DefaultPlan(i.Mount, i.Old()), Argv: argv, Env: append(os.Environ(), i.Env())})
+	plan := userns.DefaultPlan(i.Mount, i.Old())
+	if tcsd {
+		var err error
+		if plan.Files, err = tcsdFiles(); err == nil {
+			argv, err = underTCSD(argv)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	status, err := userns.Run(context.WithoutCancel(ctx), userns.Command{Plan: plan, Argv: argv, Env: append(os.Environ(), i.Env())})
 	if err != nil {
 		fmt.Fprintf(a.stderr, "ring3: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}

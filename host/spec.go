@@ -18,7 +18,7 @@ type DeviceSpec struct {
 	Options map[string]string // for the driver: "mac", "ring"
 	Props   []string          // for the backend's model, written BACKEND.KEY=VALUE: "KEY=VALUE"
 	IOMMU   bool              // iommu=on: behind QEMU's IOMMU
-	Bus     map[string]string // for the backend itself: "api" of vfio, "dma" of uio
+	Bus     map[string]string // for the backend itself: "api" of vfio, "dma" of uio, "tpm" and "state" of qemu
 }
 
 // String is what ParseDevice reads, options in byte order.
@@ -85,8 +85,12 @@ func ParseDevice(s string) (DeviceSpec, error) {
 		case isProp && backend == vfioUser:
 			return d, usagef("device %s: option %q: who serves it has its properties", name, o)
 		case busOptions[backend][k] != nil:
-			if !slices.Contains(busOptions[backend][k], v) || d.Bus[k] != "" {
-				return d, usagef("device %s: option %q: want %s=%s, once", name, o, k, strings.Join(busOptions[backend][k], " or "+k+"="))
+			values := busOptions[backend][k]
+			switch {
+			case len(values) == 0 && (v == "" || d.Bus[k] != ""):
+				return d, usagef("device %s: option %q: want a value, once", name, o)
+			case len(values) > 0 && (!slices.Contains(values, v) || d.Bus[k] != ""):
+				return d, usagef("device %s: option %q: want %s=%s, once", name, o, k, strings.Join(values, " or "+k+"="))
 			}
 			if d.Bus == nil {
 				d.Bus = map[string]string{}
@@ -106,7 +110,7 @@ func ParseDevice(s string) (DeviceSpec, error) {
 			d.Options[k] = v
 		}
 	}
-	return d, nil
+	return d, checkTPM(d)
 }
 
 // Wire connects two network devices.

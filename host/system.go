@@ -22,6 +22,7 @@ import (
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/pktgen"
+	"github.com/ring3dev/ring3/tpmdd"
 	"github.com/ring3dev/ring3/vfio"
 )
 
@@ -32,6 +33,9 @@ type Config struct {
 	Log     *slog.Logger // nil discards
 	Stderr  io.Writer    // where a trace to "-" goes
 	Keep    string       // where ring3 shell puts the kernel's own /proc and /sys
+	// Dir is a private folder for sockets, and for the state of a TPM that is not kept; empty: there are no
+	// sockets, and the state is in a folder of its own.
+	Dir string
 	// Started is told of each process (QEMU) that must not outlive this one.
 	Started func(pid int, what string)
 	// Files are files of devices that were opened by who may: by the device's name in Plan, then
@@ -75,13 +79,16 @@ type boundDevice struct {
 	dev     bus.Device
 	fault   *fault.Device // what makes it fail; nil if nothing does
 	trace   *trace.Device // dev, once it is about to be bound
-	fn      *pci.Function
+	fn      *pci.Function // nil: it is no PCI function
 	driver  *pci.Driver
 	inst    pci.Instance
 	net     netdev.Device     // nil if it is none
 	sink    *netdev.Sink      // receives, counts and drops
 	tap     *tap.Bridge       // instead of the sink: a kernel interface
 	forward *netdev.Forwarder // or what sends its frames out of another device
+
+	tpm      *tpmNode    // nil if it is none
+	emulator *tpmMachine // what is behind a TPM of QEMU's
 }
 
 // NewSystem brings everything up, or nothing: on error all is released. The error names
@@ -208,6 +215,9 @@ func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver
 	}()
 	b.driver, b.inst = r.Driver, r.Instance
 	b.net, _ = r.Instance.(netdev.Device)
+	if t, ok := r.Instance.(tpmdd.Instance); ok {
+		return s.startTPM(ctx, b, t.Chip())
+	}
 	if b.net == nil {
 		s.log.Info(fmt.Sprintf("%s %s %s: in service", b.driver.Name, b.dev.Address(), b.spec.Name))
 	}

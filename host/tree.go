@@ -52,6 +52,9 @@ func (s *System) exportSys(sys *node.Dir) {
 	class := sys.MkdirAll(classNet)
 	s.exportModules(sys)
 	for i, b := range s.bound {
+		if b.fn == nil {
+			continue
+		}
 		info := pci.SysfsInfo{Driver: b.driver.Name, IRQ: s.irqs.first(b), MSI: s.irqs.messages(b)}
 		if u, ok := b.inst.(pci.AttrUser); ok {
 			info.Attrs = u.Attrs()

@@ -34,3 +34,8 @@ type Transport interface {
 	// MaxCommand is the longest command and answer that fit.
 	MaxCommand() int
 }
+
+// Instance is a driver's device that is a TPM.
+type Instance interface {
+	Chip() *Chip
+}

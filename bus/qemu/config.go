@@ -43,6 +43,8 @@ type DeviceSpec struct {
 	// Capture receives the frames on the device's side of its wire, as pcap, or is
 	// nil. It is the caller's to close, after the machine was closed.
 	Capture *os.File
+	// TPM is the emulator behind a model that is a TPM (IsTPM), nil for all others.
+	TPM *TPM
 }
 
 // networkModels are the models that take a netdev. QEMU does not say so without being
@@ -106,7 +108,7 @@ func (c *Config) check() error {
 			if !ok || !validName(k) {
 				return fmt.Errorf("qemu: %s: property %q: want key=value", d.Name, p)
 			}
-			if slices.Contains([]string{"id", "addr", "bus", "netdev"}, k) {
+			if slices.Contains([]string{"id", "addr", "bus", "netdev", "tpmdev"}, k) {
 				return fmt.Errorf("qemu: %s: property %q: this bus chooses %s itself", d.Name, p, k)
 			}
 		}
@@ -114,7 +116,9 @@ func (c *Config) check() error {
 			return fmt.Errorf("qemu: %s: model %s is a port or bridge: the IOMMU is for what stands below it", d.Name, d.Model)
 		}
 		if d.Bus == "" {
-			slots++
+			if !IsTPM(d.Model) {
+				slots++
+			}
 		} else if up := seen[d.Bus]; up == nil || !slices.Contains(bridgeModels, up.Model) {
 			return fmt.Errorf("qemu: %s stands under %s, which is not a port or bridge named before it", d.Name, d.Bus)
 		}
@@ -125,6 +129,9 @@ func (c *Config) check() error {
 	}
 	if slots > lastSlot-firstSlot+1 {
 		return fmt.Errorf("qemu: %d devices on the root bus, which has %d free slots: put some under a pcie-root-port", slots, lastSlot-firstSlot+1)
+	}
+	if err := c.checkPlatform(); err != nil {
+		return err
 	}
 	wired := map[string]string{}
 	for _, w := range c.Wires {
@@ -180,6 +187,11 @@ func (c *Config) deviceArgs(inherit *files) placing {
 	}
 	for i := range c.Devices {
 		d := &c.Devices[i]
+		if IsTPM(d.Model) {
+			p.args = append(p.args, d.platformArgs(i, inherit)...)
+			p.where = append(p.where, place{})
+			continue
+		}
 		dev := fmt.Sprintf("%s,id=dev%d", d.Model, i)
 		switch {
 		case d.Bus != "":
@@ -218,13 +230,18 @@ func (c *Config) deviceArgs(inherit *files) placing {
 				dev += ",disable-legacy=on"
 			}
 		}
-		for _, kv := range d.Props {
-			k, v, _ := strings.Cut(kv, "=")
-			dev += "," + k + "=" + escape(v)
-		}
-		p.args = append(p.args, "-device", dev)
+		p.args = append(p.args, "-device", dev+d.props())
 	}
 	return p
+}
+
+// props are the further properties, as QEMU takes them.
+func (d *DeviceSpec) props() (s string) {
+	for _, kv := range d.Props {
+		k, v, _ := strings.Cut(kv, "=")
+		s += "," + k + "=" + escape(v)
+	}
+	return s
 }
 
 // iommu says whether any device is to stand behind the IOMMU.

@@ -13,12 +13,16 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
-// device is one function of the machine; bus.Device.
+// device is one function of the machine, or a platform device; bus.Device.
 type device struct {
-	m    *Machine
-	spec DeviceSpec
-	fn   *pci.Function
-	cfg  *config
+	m       *Machine
+	spec    DeviceSpec
+	fn      *pci.Function // nil: a platform device
+	cfg     *config
+	address string
+	regions []bus.RegionInfo
+	ids     []string // of a platform device
+	line    int      // the IOAPIC's input of a platform device; 0: it has none
 
 	irq irqState // guarded by m.irqMu
 
@@ -32,17 +36,22 @@ type device struct {
 }
 
 func newDevice(m *Machine, spec DeviceSpec, fn *pci.Function) *device {
-	d := &device{m: m, spec: spec, fn: fn, done: make(chan struct{})}
+	d := &device{m: m, spec: spec, fn: fn, address: fn.Addr.String(), regions: fn.BARs, done: make(chan struct{})}
 	d.cfg = m.config(fn.Addr)
 	d.cfg.dev = d
 	if d.cfg.Read32(256) == ^uint32(0) {
 		d.cfg.size = 256 // no extended space: a conventional function
 	}
+	d.follow()
+	return d
+}
+
+// follow ends the device with its machine.
+func (d *device) follow() {
 	go func() {
-		<-m.done
+		<-d.m.done
 		d.markClosed()
 	}()
-	return d
 }
 
 var doneMu sync.Mutex
@@ -58,13 +67,13 @@ func (d *device) markClosed() {
 	}
 }
 
-func (d *device) Address() string       { return d.fn.Addr.String() }
+func (d *device) Address() string       { return d.address }
 func (d *device) Backend() string       { return "qemu:" + d.spec.Model }
 func (d *device) Config() bus.Config    { return d.cfg }
 func (d *device) DMA() bus.DMA          { return dmaOf{d} }
 func (d *device) Done() <-chan struct{} { return d.done }
 
-func (d *device) Regions() []bus.RegionInfo { return slices.Clone(d.fn.BARs) }
+func (d *device) Regions() []bus.RegionInfo { return slices.Clone(d.regions) }
 
 // Err looks at the IOMMU too: what it stopped before this call is told by this call.
 func (d *device) Err() error {
@@ -87,7 +96,7 @@ func (d *device) Region(index int) (bus.Region, error) {
 	if err := d.Err(); err != nil {
 		return nil, err
 	}
-	for _, r := range d.fn.BARs {
+	for _, r := range d.regions {
 		if r.Index != index {
 			continue
 		}
@@ -108,6 +117,9 @@ type dmaOf struct{ d *device }
 func (a dmaOf) Alloc(r bus.DMARequest) (*bus.Memory, error) {
 	if err := a.d.Err(); err != nil {
 		return nil, fmt.Errorf("allocating DMA memory: %w", err)
+	}
+	if a.d.platform() {
+		return nil, fmt.Errorf("%s %s: allocating DMA memory: model %s masters no bus: %w", a.d.Address(), a.d.spec.Name, a.d.spec.Model, bus.ErrNotSupported)
 	}
 	if a.d.domain != nil {
 		return a.d.m.iommu.alloc(a.d, r)
@@ -137,6 +149,9 @@ const (
 func (d *device) Reset(ctx context.Context) error {
 	if err := d.Err(); err != nil {
 		return err
+	}
+	if d.platform() {
+		return fmt.Errorf("%s %s: model %s has no reset: %w", d.Address(), d.spec.Name, d.spec.Model, bus.ErrNotSupported)
 	}
 	saved := saveConfig(d.cfg)
 	off, ok := pci.FindCap(d.cfg, capExpress)
@@ -210,9 +225,13 @@ func (d *device) Close() error {
 			err = nil
 		}
 		d.closeErr = err
-		// The read makes QEMU finish every posted write, the last doorbell included.
-		pci.SetCommand(d.cfg, 0, pci.CmdMaster)
-		d.cfg.Read16(pci.CfgCommand)
+		// QEMU finishes every posted write, the last doorbell included.
+		if d.platform() {
+			d.m.qt.flush()
+		} else {
+			pci.SetCommand(d.cfg, 0, pci.CmdMaster)
+			d.cfg.Read16(pci.CfgCommand)
+		}
 		if d.domain != nil && d.alive() {
 			d.m.iommu.look() // the last moment to tell of a fault
 		}

@@ -189,7 +189,7 @@ func (u *iommu) assign() error {
 		id := requester(d.fn)
 		for _, o := range u.m.devices {
 			// A bridge that has the same ID sends interrupts at most.
-			if o != d && !o.fn.IsBridge() && requester(o.fn) == id {
+			if o != d && !o.platform() && !o.fn.IsBridge() && requester(o.fn) == id {
 				return fmt.Errorf("%s and %s stand below the same conventional PCI bridge, where the IOMMU cannot tell them apart: put %s below a pcie-root-port: %w", d.spec.Name, o.spec.Name, d.spec.Name, bus.ErrNotSupported)
 			}
 		}

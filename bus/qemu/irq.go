@@ -39,9 +39,12 @@ func (d *device) IRQVectors(mode bus.IRQMode) int {
 		return 0
 	}
 	n := 0
+	if d.platform() && mode != bus.INTx {
+		return 0
+	}
 	switch mode {
 	case bus.INTx:
-		if pci.INTxPin(d.cfg) != 0 {
+		if d.line != 0 || !d.platform() && pci.INTxPin(d.cfg) != 0 {
 			n = 1
 		}
 		return n
@@ -176,7 +179,10 @@ func (d *device) enableINTx() error {
 		d.m.intxOn = true
 		d.m.qt.watching.Go(d.m.qt.watch)
 	}
-	w := &intx{line: lineOf(d.fn, int(pci.INTxPin(d.cfg))-1)}
+	w := &intx{line: d.line}
+	if !d.platform() {
+		w.line = lineOf(d.fn, int(pci.INTxPin(d.cfg))-1)
+	}
 	q, err := bus.NewIRQ(bus.INTx, 0, func() { d.m.unmask(w) })
 	if err != nil {
 		return err
@@ -195,7 +201,9 @@ func (d *device) enableINTx() error {
 		w.fire()
 	}
 	d.m.lineMu.Unlock()
-	pci.SetCommand(d.cfg, 0, pci.CmdINTxDisable)
+	if !d.platform() {
+		pci.SetCommand(d.cfg, 0, pci.CmdINTxDisable)
+	}
 	return nil
 }
 
@@ -252,7 +260,9 @@ func (d *device) disableLocked() error {
 		s.msi.Disable()
 	}
 	if s.wire != nil {
-		pci.SetCommand(d.cfg, pci.CmdINTxDisable, 0)
+		if !d.platform() {
+			pci.SetCommand(d.cfg, pci.CmdINTxDisable, 0)
+		}
 		d.m.lineMu.Lock()
 		if l := d.m.lines[s.wire.line]; l != nil {
 			l.subs = slices.DeleteFunc(l.subs, func(w *intx) bool { return w == s.wire })
@@ -260,8 +270,8 @@ func (d *device) disableLocked() error {
 		d.m.lineMu.Unlock()
 	}
 	if s.took > 0 || s.wire != nil {
-		// Flushes the writes above: nothing is sent any more once it is answered.
-		d.cfg.Read16(pci.CfgCommand)
+		// Nothing is sent any more once the writes above are done.
+		d.m.qt.flush()
 	}
 	var err error
 	for _, q := range s.irqs {

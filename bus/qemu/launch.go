@@ -1,21 +1,17 @@
 package qemu
 
 import (
-	"bufio"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/child"
 )
 
 // ramSize is the machine's RAM, which is its DMA memory. It takes real memory only where
@@ -33,19 +29,13 @@ func firmware() []byte {
 
 // process is a running QEMU and our ends of what it inherited.
 type process struct {
-	cmd     *exec.Cmd
+	child   *child.Process
 	ram     *os.File
 	qtest   int // descriptor, blocking
 	qmp     *os.File
 	ivshmem int // descriptor
 
-	exited chan struct{} // closed when it ended
-	status error         // valid after exited
-
 	up atomic.Bool // it came up: from now on what it says is for the log
-
-	mu   sync.Mutex
-	last []string // its last lines on stderr
 }
 
 // socketpair returns our end and the file for QEMU's.
@@ -73,7 +63,7 @@ func memfd(name string, size int64) (*os.File, error) {
 // launch starts QEMU. args are those of the devices; inherit the files they name, which
 // stay the caller's.
 func launch(c *Config, path string, args []string, inherit files, vectors int) (p *process, err error) {
-	p = &process{qtest: -1, ivshmem: -1, exited: make(chan struct{})}
+	p = &process{qtest: -1, ivshmem: -1}
 	var theirs []*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -131,17 +121,13 @@ func launch(c *Config, path string, args []string, inherit files, vectors int) (
 		"-chardev", fmt.Sprintf("socket,id=ivshmem,fd=%d", fd[2]),
 		"-device", fmt.Sprintf("ivshmem-doorbell,chardev=ivshmem,vectors=%d,addr=%#x", vectors, ivshmemSlot),
 	}
-	p.cmd = exec.Command(path, append(argv, args...)...)
-	p.cmd.ExtraFiles = inherit
-	// A group of its own: Ctrl-C at the terminal must not end QEMU before the drivers
-	// stopped their devices. The signal comes when this process ends in any way.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	stderr, err := p.cmd.StderrPipe()
-	if err != nil {
-		return nil, fmt.Errorf("qemu: making a pipe: %w", err)
+	cmd := exec.Command(path, append(argv, args...)...)
+	cmd.ExtraFiles = inherit
+	if p.child, err = child.Start(cmd, func(line string) bool { return p.said(c, line) }); err != nil {
+		return nil, fmt.Errorf("qemu: starting %s: %w", path, err)
 	}
-	if err := p.start(c, stderr); err != nil {
-		return nil, err
+	if c.Started != nil {
+		c.Started(p.child.PID())
 	}
 	return p, nil
 }
@@ -155,87 +141,30 @@ func (c *Config) memory() string {
 	return m
 }
 
-// start runs the command on a thread that stays until it ended: a parent-death signal
-// fires when the starting thread does.
-func (p *process) start(c *Config, stderr io.Reader) error {
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		p.readStderr(c, stderr)
-		p.status = p.cmd.Wait()
-		close(p.exited)
-	}()
-	if err := <-started; err != nil {
-		return fmt.Errorf("qemu: starting %s: %w", p.cmd.Path, err)
+// said sorts what QEMU says.
+func (p *process) said(c *Config, line string) (keep bool) {
+	switch {
+	case strings.Contains(line, "is not connected to host network"):
+		return false
+	case strings.Contains(line, "network dump write error"):
+		// QEMU does not say which of them.
+		c.Log.Error(fmt.Sprintf("qemu: capturing %s: the disk is full or failing, and a capture ends here; make room, and start anew", strings.Join(c.captured(), ", ")))
+	case c.iommu() && aboutFault(line): // the IOMMU's records say it with the device's name
+	case p.up.Load():
+		c.Log.Warn("qemu: " + line)
 	}
-	if c.Started != nil {
-		c.Started(p.cmd.Process.Pid)
-	}
-	return nil
-}
-
-// maxStderr is how many of QEMU's last lines are kept.
-const maxStderr = 8
-
-// readStderr passes on what QEMU says until it ends, and keeps the last of it.
-func (p *process) readStderr(c *Config, r io.Reader) {
-	br := bufio.NewReaderSize(r, 4096)
-	for {
-		b, _, err := br.ReadLine()
-		if line := strings.TrimSpace(string(b)); line != "" && !strings.Contains(line, "is not connected to host network") {
-			line = strings.TrimPrefix(line, "qemu-system-x86_64: ")
-			p.mu.Lock()
-			p.last = append(p.last, line)
-			if len(p.last) > maxStderr {
-				p.last = p.last[1:]
-			}
-			p.mu.Unlock()
-			switch {
-			case strings.Contains(line, "network dump write error"):
-				// QEMU does not say which of them.
-				c.Log.Error(fmt.Sprintf("qemu: capturing %s: the disk is full or failing, and a capture ends here; make room, and start anew", strings.Join(c.captured(), ", ")))
-			case c.iommu() && aboutFault(line): // the IOMMU's records say it with the device's name
-			case p.up.Load():
-				c.Log.Warn("qemu: " + line)
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-// lastWords is QEMU's last line, for an error, or "".
-func (p *process) lastWords() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.last) == 0 {
-		return ""
-	}
-	return p.last[len(p.last)-1]
+	return true
 }
 
 // ended describes the end of a process that exited.
 func (p *process) ended() error {
-	status := "exit status 0"
-	if p.status != nil {
-		status = p.status.Error()
-	}
-	if w := p.lastWords(); w != "" {
-		status += ": " + w
-	}
-	return fmt.Errorf("qemu: QEMU (pid %d) ended: %s: %w", p.cmd.Process.Pid, status, bus.ErrGone)
+	return fmt.Errorf("qemu: QEMU (pid %d) ended: %s: %w", p.child.PID(), p.child.End(), bus.ErrGone)
 }
 
 // kill ends QEMU and waits until it has.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill()
-	<-p.exited
+	p.child.Kill()
+	<-p.child.Done()
 }
 
 // closeFiles closes our ends, except the qtest socket once a client has it.

@@ -90,7 +90,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	m.qt = newQtest(m.proc.qtest, m.lineChanged, m.fail)
 	m.proc.qtest = -1
 	go func() {
-		<-m.proc.exited
+		<-m.proc.child.Done()
 		m.record(m.proc.ended())
 		m.qt.dead.Store(true)
 	}()
@@ -108,7 +108,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 
 // bringUp takes the machine from a started process to enumerated devices.
 func (m *Machine) bringUp(ctx context.Context, c *Config, placed placing) (err error) {
-	stop := context.AfterFunc(ctx, func() { _ = m.proc.cmd.Process.Kill() })
+	stop := context.AfterFunc(ctx, func() { m.proc.child.Kill() })
 	defer stop()
 	if m.ram, err = newRAM(int(m.proc.ram.Fd()), ramSize); err != nil {
 		return err
@@ -143,6 +143,10 @@ func (m *Machine) enumerate(c *Config, placed placing) error {
 		return fmt.Errorf("qemu: enumerating the bus: %w", err)
 	}
 	for i, spec := range c.Devices {
+		if IsTPM(spec.Model) {
+			m.devices = append(m.devices, newPlatformDevice(m, spec))
+			continue
+		}
 		f, err := m.locate(placed, i)
 		if err != nil {
 			return fmt.Errorf("qemu: %s (%s): %w", spec.Name, spec.Model, err)
@@ -200,7 +204,8 @@ func (m *Machine) Device(name string) (bus.Device, error) {
 	return nil, fmt.Errorf("qemu: no device is named %s: %w", name, unix.ENODEV)
 }
 
-// Function returns what enumeration found out about the device of that name.
+// Function returns what enumeration found out about the device of that name; nil, without an error, if it is
+// no PCI function.
 func (m *Machine) Function(name string) (*pci.Function, error) {
 	i := slices.IndexFunc(m.devices, func(d *device) bool { return d.spec.Name == name })
 	if i < 0 {
@@ -210,7 +215,7 @@ func (m *Machine) Function(name string) (*pci.Function, error) {
 }
 
 // PID is QEMU's process id.
-func (m *Machine) PID() int { return m.proc.cmd.Process.Pid }
+func (m *Machine) PID() int { return m.proc.child.PID() }
 
 // Version is QEMU's version, "7.2.22".
 func (m *Machine) Version() string {
@@ -248,7 +253,7 @@ func (m *Machine) fail(err error) {
 	if errors.Is(err, bus.ErrGone) && !m.broken.Swap(true) {
 		go func() {
 			select {
-			case <-m.proc.exited:
+			case <-m.proc.child.Done():
 			case <-time.After(exitTime):
 				m.record(err)
 			}
@@ -273,7 +278,7 @@ func (m *Machine) record(err error) {
 	if m.proc.up.Load() && !errors.Is(err, bus.ErrClosed) {
 		m.log.Error(err.Error())
 	}
-	_ = m.proc.cmd.Process.Kill()
+	m.proc.child.Kill()
 }
 
 // explain prefers QEMU's own words over the broken pipe that its end looks like.
@@ -282,8 +287,8 @@ func (m *Machine) explain(c *Config, err error) error {
 		return err
 	}
 	select {
-	case <-m.proc.exited:
-		if said := c.inUsersWords(m.proc.lastWords()); said != "" {
+	case <-m.proc.child.Done():
+		if said := c.inUsersWords(m.proc.child.LastWords()); said != "" {
 			return fmt.Errorf("qemu: %s", said)
 		}
 		return m.proc.ended()

@@ -8,11 +8,13 @@ import (
 	"github.com/ring3dev/ring3/drivers/edu"
 	"github.com/ring3dev/ring3/host"
 	"github.com/ring3dev/ring3/internal/bench"
+	"github.com/ring3dev/ring3/tpmdd/crb"
+	"github.com/ring3dev/ring3/tpmdd/tis"
 )
 
 func main() {
 	p := host.Program{
-		Drivers:      []*pci.Driver{e1000.Driver, edu.Driver},
+		Drivers:      []*pci.Driver{e1000.Driver, edu.Driver, tis.Driver, crb.Driver},
 		Bench:        bench.Command,
 		BenchCompare: bench.CompareCommand,
 	}

@@ -425,3 +425,19 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+// TestStreamsAreRefused: get and set are an open each, which a device with state has no use for.
+func TestStreamsAreRefused(t *testing.T) {
+	root := &node.Dir{}
+	root.MkdirAll("dev").Put("tpm0", &node.File{Mode: 0o600, Open: func(int) (node.Stream, error) {
+		t.Error("the device was opened")
+		return nil, syscall.EBUSY
+	}})
+	_, c := serveTest(t, TreeHandlers(root))
+	_, err := c.Get(t.Context(), "/dev/tpm0")
+	for _, err := range []error{err, c.Set(t.Context(), "/dev/tpm0", []byte("x")), c.Set(t.Context(), "/dev/tpm0", nil)} {
+		if !errors.Is(err, syscall.EOPNOTSUPP) || !strings.Contains(err.Error(), "use `ring3 shell`") {
+			t.Errorf("get or set of a device = %v, want EOPNOTSUPP and what to use", err)
+		}
+	}
+}

@@ -39,7 +39,7 @@ type DirEntry struct {
 }
 
 // TreeHandlers are get, set and readdir on the tree at root, which holds proc, sys and
-// dev. They show and store what its mount would, without one.
+// dev. They show and store what its mount would, without one; files whose opens have state they refuse.
 func TreeHandlers(root *node.Dir) Handlers {
 	return Handlers{
 		opGet: func(_ context.Context, args json.RawMessage, _ func(any) error) (any, error) {
@@ -103,6 +103,9 @@ func openFile(op string, root *node.Dir, args json.RawMessage) (*node.File, []by
 	want := map[string]uint32{opGet: 0o444, opSet: 0o222}[op]
 	if uint32(f.Mode.Perm())&want == 0 {
 		return nil, nil, syscall.EACCES
+	}
+	if f.Open != nil { // also for set with no data, which would write nothing
+		return nil, nil, node.ErrStream
 	}
 	return f, a.Data, nil
 }

@@ -104,11 +104,17 @@ func (e *RemoteError) Unwrap() error {
 }
 
 // Strerror is err as a shell prints it: the words of strerror(3) where err carries an
-// errno ("Invalid argument"), and its own text otherwise.
+// errno ("Invalid argument"), and its own text otherwise. What is not supported says itself
+// what to use instead.
 func Strerror(err error) string {
 	var e syscall.Errno
 	if !errors.As(err, &e) {
 		return err.Error()
+	}
+	if e == syscall.EOPNOTSUPP {
+		if own := err.Error(); own != e.Error() {
+			return own
+		}
 	}
 	s := e.Error() // Go has the C library's words, in small letters
 	return strings.ToUpper(s[:1]) + s[1:]

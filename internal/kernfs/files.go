@@ -2,11 +2,8 @@ package kernfs
 
 import (
 	"context"
-	"fmt"
-	"runtime/debug"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -21,6 +18,8 @@ type handle struct {
 	name string
 	file *node.File
 
+	stream *stream // of a file with Open
+
 	mu    sync.Mutex
 	shown bool
 	text  []byte
@@ -28,7 +27,7 @@ type handle struct {
 
 // Open checks what default_permissions does not: sysfs lets not even root open a file for
 // what no mode bit allows.
-func (t *tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+func (t *tree) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	e, st := t.begin(in.NodeId)
 	if st != fuse.OK {
 		return st
@@ -41,6 +40,9 @@ func (t *tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.
 	if acc != syscall.O_RDONLY && f.Mode&0o222 == 0 || acc != syscall.O_WRONLY && f.Mode&0o444 == 0 {
 		return fuse.EACCES
 	}
+	if f.Open != nil {
+		return t.openStream(cancel, e.name, f, in, out)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.nextFh++
@@ -51,9 +53,8 @@ func (t *tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.
 }
 
 func (t *tree) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.open, in.Fh)
+	t.leaving(in.Fh) // if it was not yet
+	t.finish(in.Fh)
 }
 
 // handleOf finds an open file.
@@ -73,6 +74,9 @@ func (t *tree) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.R
 	h, st := t.handleOf(in.Fh)
 	if st != fuse.OK {
 		return nil, st
+	}
+	if h.stream != nil {
+		return t.readStream(cancel, h, int(in.Flags), len(buf))
 	}
 	if h.file.ReadAt != nil {
 		return t.readBinary(cancel, h, int64(in.Offset), len(buf))
@@ -129,6 +133,9 @@ func (t *tree) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uin
 		return 0, st
 	}
 	p := append([]byte(nil), data...) // data is reused once this call returns
+	if h.stream != nil {
+		return t.writeStream(cancel, h, int(in.Flags), p)
+	}
 	n, st := call(t, cancel, h.name+": store", func(ctx context.Context) (int, error) {
 		if h.file.WriteAt != nil {
 			return h.writeBinary(p, int64(in.Offset))
@@ -155,45 +162,4 @@ func (h *handle) writeBinary(p []byte, off int64) (int, error) {
 		p = p[:min(int64(len(p)), size-off)]
 	}
 	return h.file.WriteAt(p, off)
-}
-
-// call runs f, which may block, for a request that may be interrupted. f's context ends at
-// an interrupt and when the tree is unmounted; f then has the grace time to return, after
-// which it is left to itself. A panic becomes EIO and a line in the log.
-func call[T any](t *tree, cancel <-chan struct{}, what string, f func(context.Context) (T, error)) (T, fuse.Status) {
-	type result struct {
-		v   T
-		err error
-	}
-	ctx, stop := context.WithCancel(t.ctx)
-	defer stop()
-	done := make(chan result, 1)
-	go func() {
-		var r result
-		defer func() {
-			if p := recover(); p != nil {
-				t.log.Error("panic in a file's code", "file", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-				r.err = syscall.EIO
-			}
-			done <- r
-		}()
-		r.v, r.err = f(ctx)
-	}()
-	var r result
-	select {
-	case r = <-done:
-		return r.v, fuse.Status(node.Errno(r.err))
-	case <-cancel:
-		stop()
-	case <-t.ctx.Done():
-	}
-	late := time.NewTimer(t.grace)
-	defer late.Stop()
-	select {
-	case r = <-done:
-		return r.v, fuse.Status(node.Errno(r.err))
-	case <-late.C:
-		t.log.Warn("interrupted, but still busy: left to itself", "file", what, "after", t.grace)
-		return r.v, fuse.EINTR
-	}
 }

@@ -119,6 +119,7 @@ type guard struct {
 
 	mu      sync.Mutex
 	waiting map[uint64]*waiter // requests without an answer, by their unique number
+	streams map[uint64]bool    // open files that the server is to be asked about when they are polled
 	queue   [][]byte           // for the server, oldest first
 	more    *sync.Cond         // queue grew
 	quitPid uint32             // the client that was interrupted last
@@ -136,7 +137,7 @@ type waiter struct {
 }
 
 func newGuard(dev, srv io.ReadWriter, server int) *guard {
-	g := &guard{dev: dev, srv: srv, waiting: make(map[uint64]*waiter), stopped: func() bool { return isStopped(server) }}
+	g := &guard{dev: dev, srv: srv, waiting: make(map[uint64]*waiter), streams: make(map[uint64]bool), stopped: func() bool { return isStopped(server) }}
 	g.more = sync.NewCond(&g.mu)
 	return g
 }

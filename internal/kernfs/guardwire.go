@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"syscall"
 	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
 // The few requests that the guard knows, from linux/fuse.h.
@@ -16,6 +18,8 @@ const (
 	opOpendir     = 27
 	opReleasedir  = 29
 	opInterrupt   = 36
+	opIoctl       = 39
+	opPoll        = 40
 	opBatchForget = 42
 
 	inHeader  = 40      // len, opcode, unique, nodeid, uid, gid, pid, extlen, padding
@@ -52,8 +56,17 @@ func (g *guard) request(m []byte) {
 		if len(m) < inHeader+8 || !g.interrupt(wire.Uint64(m[inHeader:])) {
 			return
 		}
-	case opForget, opBatchForget, opRelease, opReleasedir: // nobody waits for them
+	case opForget, opBatchForget, opReleasedir: // nobody waits for them
+	case opRelease:
+		if len(m) >= inHeader+8 {
+			delete(g.streams, wire.Uint64(m[inHeader:]))
+		}
 	default:
+		// A file with show and store is always ready, also while the server is stopped.
+		if opcode == opPoll && len(m) >= pollIn && !g.streams[wire.Uint64(m[pollFh:])] {
+			_, _ = g.dev.Write(pollAnswer(m, alwaysReady))
+			return
+		}
 		pid := wire.Uint32(m[32:])
 		if pid == g.quitPid && time.Now().Before(g.quitEnd) && g.stopped() {
 			g.fail(unique, syscall.EINTR)
@@ -145,6 +158,9 @@ func (g *guard) answer(m []byte) bool {
 	if unique&ownBit != 0 {
 		return false
 	}
+	if unique == 0 {
+		return true // not an answer: a file's readiness changed
+	}
 	if unique&intrBit != 0 {
 		return true // an INTERRUPT is answered only to have it sent again
 	}
@@ -158,8 +174,12 @@ func (g *guard) answer(m []byte) bool {
 	}
 	if w.gone {
 		g.undo(unique, w, m)
+		return false
 	}
-	return !w.gone
+	if w.opcode == opOpen && len(m) >= outHeader+12 && wire.Uint32(m[outHeader+8:])&fuse.FOPEN_STREAM != 0 {
+		g.streams[wire.Uint64(m[outHeader:])] = true
+	}
+	return true
 }
 
 // undo gives back to the server what it handed out with an answer that the kernel never

@@ -71,6 +71,8 @@ func serveTest(dir string, guard bool) error {
 		case "del":
 			root.MkdirAll("proc/dyn").Remove(arg)
 			fmt.Println("ok")
+		case "box", "put":
+			boxVerb(verb, arg)
 		case "unmount":
 			fmt.Println(s.Unmount(), s.Unmount())
 			log.Reset()
@@ -175,6 +177,7 @@ func testTree() *node.Dir {
 		},
 		WriteAt: func(p []byte, off int64) (int, error) { return copy(config[off:], p), nil }})
 	sys.MkdirAll("class/x/sub").Put("back", &node.Link{Target: "../../../attr"})
+	putStreams(root.MkdirAll("dev"))
 	root.Put("merged", &node.Dir{Kernel: "/proc/self/net", Keep: "/proc/self/net"})
 	return root
 }

@@ -56,10 +56,6 @@ func (t *tree) Rename(_ <-chan struct{}, in *fuse.RenameIn, _, _ string) fuse.St
 func (t *tree) Unlink(_ <-chan struct{}, _ *fuse.InHeader, _ string) fuse.Status { return fuse.EPERM }
 func (t *tree) Rmdir(_ <-chan struct{}, _ *fuse.InHeader, _ string) fuse.Status  { return fuse.EPERM }
 
-func (t *tree) Ioctl(_ <-chan struct{}, _ *fuse.IoctlIn, _ []byte, _ *fuse.IoctlOut, _ []byte) fuse.Status {
-	return fuse.Status(syscall.ENOTTY)
-}
-
 func (t *tree) Fallocate(_ <-chan struct{}, _ *fuse.FallocateIn) fuse.Status {
 	return fuse.Status(syscall.EOPNOTSUPP)
 }

@@ -175,9 +175,17 @@ func (s *Server) serve(buf []byte) {
 			continue
 		default: // ENODEV: unmounted; EOF: the guard ended; ErrClosed: we did
 			s.stop()
+			s.running.Add(1)
+			go func() {
+				defer s.running.Done()
+				s.tree.finishAll()
+			}()
 			return
 		}
 		req := append([]byte(nil), buf[:n]...) // most are short
+		if len(req) >= inHeader+8 && wire.Uint32(req[4:]) == opRelease {
+			s.tree.leaving(wire.Uint64(req[inHeader:])) // before an open that comes after it
+		}
 		s.running.Add(1)
 		go func() {
 			defer s.running.Done()
@@ -199,6 +207,14 @@ const smallAnswer = 4096 + 256
 
 // handle answers a request.
 func (s *Server) handle(req []byte) {
+	switch wire.Uint32(req[4:]) {
+	case opPoll:
+		_, _ = s.conn.Write(s.answerPoll(req))
+		return
+	case opIoctl: // whatever room for an answer it asks for
+		_, _ = s.conn.Write(errorAnswer(req, syscall.ENOTTY))
+		return
+	}
 	var small [smallAnswer]byte
 	out := small[:]
 	if len(req) >= readSize+4 {
@@ -212,6 +228,7 @@ func (s *Server) handle(req []byte) {
 	m, st := s.proto.HandleRequest([][]byte{req}, [][]byte{out})
 	if st != fuse.OK {
 		s.log.Error("a request could not be answered", "status", st)
+		_, _ = s.conn.Write(errorAnswer(req, syscall.EIO))
 		return
 	}
 	if m == 0 {
@@ -233,7 +250,7 @@ func (s *Server) Done() <-chan struct{} { return s.done }
 func (s *Server) Wait() { <-s.done }
 
 // Unmount takes the mount away, also while files are open (their owners get ENOTCONN from
-// then on), and ends the context of every Store. It is idempotent and takes 3 s at most. An
+// then on), ends the context of every Store, and closes all streams. It is idempotent and takes 3 s at most. An
 // error means that the mount may still stand.
 func (s *Server) Unmount() error {
 	s.once.Do(func() {

@@ -51,6 +51,8 @@ type tree struct {
 	placed  map[place]*entry
 	nextFh  uint64
 	open    map[uint64]*handle
+	closing map[uint64]*handle // of streams: released, and not yet closed
+	over    bool               // all streams were closed: there will be no more
 	lists   map[uint64]*listing
 }
 
@@ -67,6 +69,7 @@ func newTree(ctx context.Context, root *node.Dir, log *slog.Logger, grace time.D
 		entries:       make(map[uint64]*entry),
 		placed:        make(map[place]*entry),
 		open:          make(map[uint64]*handle),
+		closing:       make(map[uint64]*handle),
 		lists:         make(map[uint64]*listing),
 	}
 	t.entries[fuse.FUSE_ROOT_ID] = &entry{id: fuse.FUSE_ROOT_ID, ino: 1, node: root, lookups: 1}
@@ -79,7 +82,7 @@ func (t *tree) String() string { return "ring3" }
 func (t *tree) counts() (entries, placed, open, lists int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.entries), len(t.placed), len(t.open), len(t.lists)
+	return len(t.entries), len(t.placed), len(t.open) + len(t.closing), len(t.lists)
 }
 
 // get finds an entry. The kernel never asks for one it forgot.
@@ -130,7 +133,7 @@ func keepsID(n node.Node) bool {
 	case *node.Dir:
 		return true
 	case *node.File:
-		return n.Mode&0o222 == 0
+		return n.Mode&0o222 == 0 && n.Open == nil
 	}
 	return false
 }
@@ -248,6 +251,8 @@ func (t *tree) attr(e *entry, a *fuse.Attr) {
 // fileSize is st_size of a file.
 func fileSize(f *node.File) uint64 {
 	switch {
+	case f.Open != nil:
+		return 0
 	case f.Size > 0:
 		return uint64(f.Size)
 	case f.Flavour == node.Sys && f.ReadAt == nil:

@@ -1,10 +1,10 @@
 // Package node is what an exported file tree is made of: directories, files with a
-// show and a store, and symbolic links. It knows neither FUSE nor sockets; packages
-// procfs and sysfs give it the kernel's two flavours under public names, and
-// internal/kernfs or the control socket serve it.
+// show and a store, files with opens that have state, and symbolic links. It knows neither
+// FUSE nor sockets; packages procfs, sysfs and devfs give it the kernel's flavours under
+// public names, and internal/kernfs or the control socket serve it.
 //
-// All types are safe for concurrent use. Show and Store are called without any lock held,
-// possibly several at a time.
+// All types are safe for concurrent use. Show, Store and Open are called without any lock
+// held, possibly several at a time.
 package node
 
 import (
@@ -48,6 +48,10 @@ type File struct {
 	// ReadAt and WriteAt serve a binary file (config) instead of Show and Store.
 	ReadAt  func(p []byte, off int64) (int, error)
 	WriteAt func(p []byte, off int64) (int, error)
+	// Open makes the file a character device in behaviour, instead of all the above: each
+	// open(2) calls it, with the flags of that, and has a Stream of its own. An error is that of
+	// open(2). st_size is 0.
+	Open func(flags int) (Stream, error)
 }
 
 func (*File) isNode() {}
@@ -215,6 +219,9 @@ const pageSize = 4096
 
 // ReadAll is one open and read to the end, of a file of either kind.
 func (f *File) ReadAll() ([]byte, error) {
+	if f.Open != nil {
+		return nil, ErrStream
+	}
 	if f.ReadAt != nil {
 		p := make([]byte, max(f.Size, pageSize))
 		n, err := f.ReadAt(p, 0)
@@ -235,6 +242,9 @@ func (f *File) ReadAll() ([]byte, error) {
 
 // Write is one write(2).
 func (f *File) Write(ctx context.Context, p []byte) (int, error) {
+	if f.Open != nil {
+		return 0, ErrStream
+	}
 	if f.Store == nil {
 		return 0, syscall.EIO
 	}

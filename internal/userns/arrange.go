@@ -30,6 +30,9 @@ func arrange(p Plan) error {
 	if err := layPrograms(p); err != nil {
 		return err
 	}
+	if err := layFiles(p); err != nil {
+		return err
+	}
 	l := layer{plan: p, missing: make(map[string]map[string]string)}
 	for _, dir := range p.Add {
 		if err := l.add(dir, filepath.Join(p.Tree, dir)); err != nil {
@@ -51,7 +54,7 @@ func arrange(p Plan) error {
 			return err
 		}
 	}
-	return nil
+	return l.dev()
 }
 
 // keepOld makes the kernel's own trees reachable below old.

@@ -30,6 +30,11 @@
 // were, so that relative links resolve and realpath answers as outside. The graft is made
 // once; an entry that the kernel adds later at the top of such a directory does not show.
 //
+// /dev, if the instance's dev/ has anything, is a tmpfs of links to the machine's entries and to ours, which are
+// mounted as a whole at /dev/.kernel and /dev/.ring3. These are there when the shell starts; what the
+// instance adds to dev/ later is at /dev/.ring3 only. A link of the instance's, such as one to a socket in its
+// run folder, is copied; that folder is where it is outside.
+//
 // A directory of ours that stands for one device of the machine's (lo) is laid over that as a whole.
 //
 // Plan.Programs are laid into a file system of their own below Plan.Old and stand first in PATH: a modprobe for which

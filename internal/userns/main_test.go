@@ -55,6 +55,11 @@ func TestMain(m *testing.M) {
 // serveTest serves a tree as an instance does until its standard input ends.
 func serveTest(run string) error {
 	root := testTree()
+	sock, err := putDev(root.MkdirAll("dev"), run)
+	if err != nil {
+		return err
+	}
+	defer sock.Close()
 	ns := View(root, run+"/old")
 	bus := root.MkdirAll("sys/bus/ring3test/devices")
 	bus.Put("x", &node.Link{Target: "y"})

@@ -14,12 +14,13 @@ const ViewName = "ns"
 
 // Plan says what stands where inside.
 type Plan struct {
-	Tree string   // where the instance's tree is mounted: proc/, sys/, ns/ are inside
+	Tree string   // where the instance's tree is mounted: proc/, sys/, dev/, ns/ are inside
 	Old  string   // an empty directory; inside it holds the kernel's own proc/ and sys/
 	Over []string // absolute paths at which Tree/ns's entry replaces the kernel's
 	Add  []string // absolute directories that get the entries of Tree's in addition
 
 	Programs map[string]string // scripts that stand first in PATH inside, by name
+	Files    map[string]string // absolute paths of files that have another text inside
 }
 
 // overDirs are the directories in which ring3 adds names at any time.
@@ -35,7 +36,7 @@ func DefaultPlan(tree, old string) Plan {
 		Tree: tree,
 		Old:  old,
 		Over: append(append([]string(nil), overDirs...), overOthers...),
-		Add:  []string{"/sys/devices"},
+		Add:  []string{"/sys/devices", "/sys/class", "/sys/bus", "/sys/kernel"},
 
 		Programs: map[string]string{"modprobe": modprobe},
 	}

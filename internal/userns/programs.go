@@ -77,3 +77,26 @@ func findPrograms(p Plan) error {
 	}
 	return os.Setenv("PATH", path)
 }
+
+// layFiles puts a plan's files over the machine's.
+func layFiles(p Plan) error {
+	if len(p.Files) == 0 {
+		return nil
+	}
+	dir := p.Old + "/files"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	n := 0
+	for path, text := range p.Files {
+		from := filepath.Join(dir, fmt.Sprint(n))
+		n++
+		if err := os.WriteFile(from, []byte(text), 0o644); err != nil {
+			return err
+		}
+		if err := bind(from, path); err != nil {
+			return fmt.Errorf("laying another %s: %w", path, err)
+		}
+	}
+	return nil
+}

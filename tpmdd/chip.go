@@ -1,0 +1,296 @@
+package tpmdd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+)
+
+// Options say what a Chip is.
+type Options struct {
+	Name string       // "tpm0", for messages
+	Log  *slog.Logger // nil discards; messages are the kernel's
+	// Died is closed when the device is gone. nil: it never is.
+	Died <-chan struct{}
+}
+
+// Chip is a TPM in service. Safe for concurrent use.
+type Chip struct {
+	t    Transport
+	o    Options
+	log  *slog.Logger
+	turn chan struct{} // holds a value while somebody has the chip: whoever waits is served in order
+
+	family    atomic.Uint32
+	durations Durations // set before anybody else has the chip
+
+	closing   chan struct{} // closed by Close
+	closeOnce sync.Once
+	closeErr  error
+	asleep    atomic.Bool
+	inFlight  atomic.Bool
+
+	// What was found out at the start.
+	identity Identity
+}
+
+// Identity is what a chip said of itself at the start.
+type Identity struct {
+	Family    Family
+	Banks     []Bank // PCR banks that are in use; of a TPM 1.2: SHA-1
+	PCRs      int    // how many registers a bank has
+	Timeouts  Timeouts
+	Durations Durations
+	// Of a TPM 1.2: whether the chip's own times had to be corrected.
+	TimeoutsAdjusted, DurationsAdjusted bool
+}
+
+// Bank is a PCR bank.
+type Bank struct {
+	Alg  uint16 // TPM_ALG_ID
+	Name string // "sha256"; "" where the algorithm is not known here
+	Size int    // of a digest, in bytes
+}
+
+// New finds out what the TPM behind t is, and starts it as the kernel's driver does. A TPM that answers, but with an
+// error to everything, is refused. Errors name the chip, the step, what was seen.
+func New(ctx context.Context, t Transport, o Options) (*Chip, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Chip{t: t, o: o, log: o.Log, turn: make(chan struct{}, 1), closing: make(chan struct{})}
+	c.durations = durations20
+	t.SetTimeouts(timeoutsAny)
+	if err := c.Do(ctx, c.start); err != nil {
+		return nil, fmt.Errorf("%s: starting: %w", o.Name, err)
+	}
+	return c, nil
+}
+
+// Name is the chip's, as given.
+func (c *Chip) Name() string { return c.o.Name }
+
+// Family is the language that the chip speaks.
+func (c *Chip) Family() Family { return Family(c.family.Load()) }
+
+// Identity is what the chip said of itself.
+func (c *Chip) Identity() Identity { return c.identity }
+
+// gone is the error of a chip that can be used no more.
+func (c *Chip) gone() error {
+	select {
+	case <-c.closing:
+		return fmt.Errorf("%s: %w (%w)", c.o.Name, unix.EPIPE, bus.ErrClosed)
+	case <-c.o.Died:
+		return fmt.Errorf("%s: %w (%w)", c.o.Name, unix.EPIPE, bus.ErrGone)
+	default:
+	}
+	if c.asleep.Load() {
+		return fmt.Errorf("%s: suspended: %w", c.o.Name, unix.EPIPE)
+	}
+	return nil
+}
+
+// take waits for the chip.
+func (c *Chip) take(ctx context.Context) error {
+	select {
+	case c.turn <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case c.turn <- struct{}{}:
+		return nil
+	case <-c.closing:
+	case <-c.o.Died:
+	case <-ctx.Done():
+		return fmt.Errorf("%s: waiting for the TPM: %w (%w)", c.o.Name, unix.EINTR, ctx.Err())
+	}
+	return c.gone()
+}
+
+func (c *Chip) release() { <-c.turn }
+
+// Transmit sends one command and returns its answer. ctx ends the wait for the chip's turn; a command that was
+// sent is waited for.
+func (c *Chip) Transmit(ctx context.Context, cmd []byte) (answer []byte, err error) {
+	err = c.Do(ctx, func(x Exchanger) error {
+		answer, err = x.Transmit(ctx, cmd)
+		return err
+	})
+	return answer, err
+}
+
+// Do keeps the chip for f, whose commands go through the Exchanger that f is given and which is of no use
+// afterwards. It returns f's error, or its own.
+func (c *Chip) Do(ctx context.Context, f func(x Exchanger) error) error {
+	if err := c.take(ctx); err != nil {
+		return err
+	}
+	defer c.release()
+	if err := c.gone(); err != nil {
+		return err
+	}
+	return c.hold(ctx, f)
+}
+
+// hold is Do for who has the chip already.
+func (c *Chip) hold(ctx context.Context, f func(x Exchanger) error) error {
+	x := &exchange{c: c}
+	defer x.end()
+	if err := c.t.Begin(ctx); err != nil {
+		return c.explain("claiming the interface", err)
+	}
+	x.begun = true
+	return f(x)
+}
+
+// explain names the chip, and prefers the end of the device to what follows from it.
+func (c *Chip) explain(step string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if gone := c.gone(); gone != nil && !c.asleep.Load() {
+		return fmt.Errorf("%s: %w", step, gone)
+	}
+	return fmt.Errorf("%s: %s: %w", c.o.Name, step, err)
+}
+
+// exchange is the chip while it is kept.
+type exchange struct {
+	c     *Chip
+	begun bool
+	over  atomic.Bool
+}
+
+func (x *exchange) end() {
+	x.over.Store(true)
+	if x.begun {
+		x.c.t.End()
+	}
+}
+
+// Retries of what the TPM could not do yet (TPM 2.0 part 1, 37.1): waits begin with the first and double, up to the
+// last.
+const (
+	firstRetry = 20 * time.Millisecond
+	lastRetry  = 2 * time.Second
+)
+
+// Transmit sends one command, again where the TPM says so.
+func (x *exchange) Transmit(_ context.Context, cmd []byte) ([]byte, error) {
+	c := x.c
+	if x.over.Load() {
+		return nil, fmt.Errorf("%s: the chip is somebody else's by now: %w", c.o.Name, unix.EPIPE)
+	}
+	h, err := c.check(cmd)
+	if err != nil {
+		return nil, err
+	}
+	cmd = cmd[:h.Length]
+	for wait := firstRetry; ; wait *= 2 {
+		answer, err := c.once(h, cmd)
+		if err != nil {
+			return nil, err
+		}
+		a, _ := ParseHeader(answer)
+		if a.Code != RCRetry && a.Code != RCTesting || a.Code == RCTesting && h.Code == CCSelfTest || wait > lastRetry {
+			return answer, nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-c.closing:
+			return nil, c.gone()
+		}
+	}
+}
+
+// check is for a command's own length.
+func (c *Chip) check(cmd []byte) (Header, error) {
+	h, ok := ParseHeader(cmd)
+	switch {
+	case !ok:
+		return h, fmt.Errorf("%s: a command of %d bytes, want %d or more: %w", c.o.Name, len(cmd), HeaderSize, unix.EINVAL)
+	case h.Length == 0:
+		return h, fmt.Errorf("%s: a command whose header says 0 bytes: %w", c.o.Name, unix.ENODATA)
+	case h.Length > MaxCommand || int(h.Length) > c.t.MaxCommand():
+		return h, fmt.Errorf("%s: a command of %d bytes, want %d or less: %w", c.o.Name, h.Length, min(MaxCommand, c.t.MaxCommand()), unix.E2BIG)
+	case h.Length < HeaderSize || int64(h.Length) > int64(len(cmd)):
+		return h, fmt.Errorf("%s: a command of %d bytes whose header says %d: %w", c.o.Name, len(cmd), h.Length, unix.EINVAL)
+	}
+	return h, nil
+}
+
+// once sends a command and checks that what came back is an answer.
+func (c *Chip) once(h Header, cmd []byte) ([]byte, error) {
+	c.inFlight.Store(true)
+	defer c.inFlight.Store(false)
+	what := fmt.Sprintf("command %#x", h.Code)
+	if err := c.t.Send(cmd); err != nil {
+		c.log.Error(fmt.Sprintf("tpm %s: tpm_try_transmit: send(): error %d", c.o.Name, -int(errno(err))))
+		return nil, c.explain(what+": sending", err)
+	}
+	if err := c.t.Wait(c.Duration(h.Code)); err != nil {
+		switch errno(err) {
+		case unix.ECANCELED:
+			c.log.Error(fmt.Sprintf("tpm %s: Operation Canceled", c.o.Name))
+		case unix.ETIME:
+			c.log.Error(fmt.Sprintf("tpm %s: Operation Timed out", c.o.Name))
+		}
+		return nil, c.explain(what, err)
+	}
+	var buf [MaxCommand]byte
+	n, err := c.t.Receive(buf[:])
+	if err != nil {
+		c.log.Error(fmt.Sprintf("tpm %s: tpm_transmit: tpm_recv: error %d", c.o.Name, -int(errno(err))))
+		return nil, c.explain(what+": receiving", err)
+	}
+	if a, ok := ParseHeader(buf[:n]); !ok || int64(a.Length) != int64(n) {
+		return nil, c.explain(what, fmt.Errorf("an answer of %d bytes whose header says %d: %w (%w)", n, a.Length, unix.EFAULT, bus.ErrProtocol))
+	}
+	return append([]byte(nil), buf[:n]...), nil
+}
+
+// errno is the errno that err carries, EIO where it carries none.
+func errno(err error) unix.Errno {
+	var e unix.Errno
+	if errors.As(err, &e) {
+		return e
+	}
+	return unix.EIO
+}
+
+// Cancel aborts the command in flight, if there is one: its sender gets ECANCELED. The TPM decides how soon.
+func (c *Chip) Cancel() {
+	if c.inFlight.Load() {
+		c.t.Cancel()
+	}
+}
+
+// Close shuts the TPM down, with its state saved, and gives it to nobody any more. The command in flight ends
+// first, within its duration. It is idempotent.
+func (c *Chip) Close() error {
+	c.closeOnce.Do(func() {
+		close(c.closing)
+		c.turn <- struct{}{} // for good
+		select {
+		case <-c.o.Died:
+		default:
+			if !c.asleep.Load() {
+				c.closeErr = c.hold(context.Background(), c.stop)
+			}
+		}
+		if errors.Is(c.closeErr, bus.ErrGone) {
+			c.closeErr = nil
+		}
+	})
+	return c.closeErr
+}

@@ -1,0 +1,86 @@
+package class
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/ring3dev/ring3/sysfs"
+	"github.com/ring3dev/ring3/tpmdd"
+)
+
+// Place says where a chip stands.
+type Place struct {
+	Name   string // "tpm0"
+	Device string // its device's directory below /sys: "/devices/platform/MSFT0101:00"
+	Bus    string // the device's bus: "platform", "pnp"
+	Driver string // "tpm_tis"
+	ID     string // what firmware calls the device: "MSFT0101"
+}
+
+// Add puts a chip into a tree that stands for /sys: its device, its directories and the links to them.
+func Add(sys *sysfs.Dir, c *tpmdd.Chip, p Place) {
+	number := strings.TrimPrefix(p.Name, "tpm")
+	dev := sys.MkdirAll(p.Device)
+	base := p.Device[strings.LastIndexByte(p.Device, '/')+1:]
+
+	bus := "/bus/" + p.Bus
+	link := func(dir, name, to string) {
+		sys.MkdirAll(dir).Put(name, &sysfs.Link{Target: sysfs.Rel(dir, to)})
+	}
+	link(bus+"/devices", base, p.Device)
+	link(bus+"/drivers/"+p.Driver, base, p.Device)
+	link(p.Device, "subsystem", bus)
+	link(p.Device, "driver", bus+"/drivers/"+p.Driver)
+	if p.Bus == "pnp" {
+		dev.Put("id", sysfs.Showf("%s", p.ID))
+		dev.Put("uevent", sysfs.Showf("DRIVER=%s", p.Driver))
+	} else {
+		dev.Put("modalias", sysfs.Showf("acpi:%s:", p.ID))
+		dev.Put("uevent", sysfs.Showf("DRIVER=%s\nMODALIAS=acpi:%s:", p.Driver, p.ID))
+	}
+
+	chip := p.Device + "/tpm/" + p.Name
+	dir := sys.MkdirAll(chip)
+	for name, n := range attrs(c) {
+		dir.Put(name, n)
+	}
+	major, minor := deviceNumber(number)
+	node(dir, p.Name, major, minor)
+	link(chip, "device", p.Device)
+	link(chip, "subsystem", "/class/tpm")
+	link("/class/tpm", p.Name, chip)
+	if c.Family() == tpmdd.TPM12 {
+		// Where the files were before there was a class.
+		for _, name := range []string{"active", "cancel", "caps", "durations", "enabled", "owned", "pcrs", "pubek", "temp_deactivated", "timeouts", "tpm_version_major"} {
+			dev.Put(name, &sysfs.Link{Target: "tpm/" + p.Name + "/" + name})
+		}
+		return
+	}
+	rm := p.Device + "/tpmrm/tpmrm" + number
+	node(sys.MkdirAll(rm), "tpmrm"+number, dynamicMajor, dynamicMinor)
+	link(rm, "device", p.Device)
+	link(rm, "subsystem", "/class/tpmrm")
+	link("/class/tpmrm", "tpmrm"+number, rm)
+}
+
+// Device numbers: tpm0 is a misc device (LANANA: 10:224), everything else has a major of the kernel's choosing, and of its minors
+// those above 65535 belong to resource managers.
+const (
+	miscMajor    = 10
+	tpmMinor     = 224
+	dynamicMajor = 253
+	dynamicMinor = 65536
+)
+
+func deviceNumber(number string) (major int, minor string) {
+	if number == "0" {
+		return miscMajor, fmt.Sprint(tpmMinor)
+	}
+	return dynamicMajor, number
+}
+
+// node are the files of something that has a node in /dev.
+func node(d *sysfs.Dir, name string, major int, minor any) {
+	d.Put("dev", sysfs.Showf("%d:%v", major, minor))
+	d.Put("uevent", sysfs.Showf("MAJOR=%d\nMINOR=%v\nDEVNAME=%s", major, minor, name))
+}
