@@ -70,6 +70,7 @@ var foreign = []struct {
 	{"github.com/prometheus", []string{"internal/figures"}, true},
 	{"github.com/gdamore/tcell", []string{"internal/figures"}, false},
 	{"github.com/creack/pty", nil, true},
+	{"github.com/google/go-tpm", []string{"tpmdd", "host"}, true},
 	{"github.com/u-root", []string{"integration/vm", "internal/hwbind"}, false},
 }
 

@@ -1,0 +1,148 @@
+package measure
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+
+	"github.com/ring3dev/ring3/tpmdd"
+)
+
+func u32(v ...uint32) (p []byte) {
+	for _, v := range v {
+		p = binary.BigEndian.AppendUint32(p, v)
+	}
+	return p
+}
+
+// password is an authorization area with an empty password.
+var password = append(u32(9, handlePW), 0, 0, 0, 0, 0)
+
+func join(p ...[]byte) []byte { return bytes.Join(p, nil) }
+
+func TestRefuse20(t *testing.T) {
+	cmd := func(code uint32, params ...[]byte) []byte {
+		return tpmdd.Command(tpmdd.TagSessions, code, join(params...)...)
+	}
+	extend := func(pcr uint32) []byte {
+		return cmd(ccPCRExtend, u32(pcr), password, u32(1), []byte{0, 4}, make([]byte, 20))
+	}
+	policy := func(pcr uint32) []byte {
+		return cmd(ccPCRSetAuthPolicy, u32(0x4000000c), password, []byte{0, 2, 0xaa, 0xbb, 0, 0xb}, u32(pcr))
+	}
+	for _, c := range []struct {
+		name string
+		cmd  []byte
+		want bool
+	}{
+		{"PCR_Extend", extend(10), true},
+		{"PCR_Extend of another", extend(11), false},
+		{"PCR_Event", cmd(ccPCREvent, u32(10), password, []byte{0, 1, 'x'}), true},
+		{"PCR_Event of another", cmd(ccPCREvent, u32(16), password, []byte{0, 1, 'x'}), false},
+		{"PCR_Reset", cmd(ccPCRReset, u32(10), password), true},
+		{"EventSequenceComplete", cmd(ccEventSequenceComplete, u32(10, 0x80000001), password, password, []byte{0, 0}), true},
+		{"EventSequenceComplete of none", cmd(ccEventSequenceComplete, u32(0x40000007, 0x80000001), password, password, []byte{0, 0}), false},
+		{"PCR_SetAuthValue", cmd(ccPCRSetAuthValue, u32(10), password, []byte{0, 0}), true},
+		{"PCR_SetAuthPolicy", policy(10), true},
+		{"PCR_SetAuthPolicy of another", policy(20), false},
+		{"PCR_Read", cmd(ccPCRRead, u32(1), []byte{0, 0xb, 3, 0, 4, 0}), false},
+		{"cut", extend(10)[:13], false},
+		{"empty", nil, false},
+	} {
+		got := Refuse(10, tpmdd.TPM20)(c.cmd)
+		if want := []byte{0x80, 1, 0, 0, 0, 10, 0, 0x0b, 1, 0x43}; c.want && !bytes.Equal(got, want) || !c.want && got != nil {
+			t.Errorf("%s: %x, want refused: %v (%x)", c.name, got, c.want, want)
+		}
+	}
+}
+
+func TestRefuse12(t *testing.T) {
+	cmd := func(ord uint32, params ...[]byte) []byte {
+		return tpmdd.Command(tpmdd.TagRequest12, ord, join(params...)...)
+	}
+	extend := cmd(ordExtend, u32(10), make([]byte, 20))
+	for _, c := range []struct {
+		name string
+		cmd  []byte
+		want bool
+	}{
+		{"TPM_Extend", extend, true},
+		{"TPM_Extend of another", cmd(ordExtend, u32(11), make([]byte, 20)), false},
+		{"TPM_SHA1CompleteExtend", cmd(ordSHA1CompleteExtend, u32(10), u32(0)), true},
+		{"TPM_PCR_Reset", cmd(ordPCRReset, []byte{0, 3, 0, 4, 0}), true},
+		{"TPM_PCR_Reset of another", cmd(ordPCRReset, []byte{0, 3, 0xff, 0xfb, 0xff}), false},
+		{"TPM_PCR_Reset of few", cmd(ordPCRReset, []byte{0, 1, 0xff, 0xff}), false},
+		{"TPM_ExecuteTransport of TPM_Extend", cmd(ordExecuteTransport, u32(uint32(len(extend))), extend), true},
+		{"TPM_ExecuteTransport of TPM_PCRRead", cmd(ordExecuteTransport, u32(14), cmd(ordPCRRead, u32(10))), false},
+		{"TPM_PCRRead", cmd(ordPCRRead, u32(10)), false},
+		{"cut", extend[:13], false},
+		{"empty", nil, false},
+	} {
+		got := Refuse(10, tpmdd.TPM12)(c.cmd)
+		if want := []byte{0, 0xc4, 0, 0, 0, 10, 0, 0, 0, 8}; c.want && !bytes.Equal(got, want) || !c.want && got != nil {
+			t.Errorf("%s: %x, want refused: %v (%x)", c.name, got, c.want, want)
+		}
+	}
+}
+
+// TestRefusedKeepsPCR sends what a program would, through Refuse, to a TPM.
+func TestRefusedKeepsPCR(t *testing.T) {
+	for _, family := range families {
+		m, tpm := begin(t, family, Options{})
+		refuse := Refuse(m.PCR(), family)
+		device := func(cmd []byte) {
+			if refuse(cmd) != nil {
+				return
+			}
+			if _, err := tpm.Transmit(t.Context(), cmd); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tag, codes := uint16(tpmdd.TagSessions), []uint32{ccPCRExtend, ccPCREvent, ccPCRReset}
+		if family == tpmdd.TPM12 {
+			tag, codes = tpmdd.TagRequest12, []uint32{ordExtend}
+		}
+		for _, code := range codes {
+			params := map[uint32][]byte{
+				ccPCRExtend: join(u32(10), password, u32(1), []byte{0, 4}, make([]byte, 20)),
+				ccPCREvent:  join(u32(10), password, []byte{0, 1, 'x'}),
+				ccPCRReset:  join(u32(10), password),
+				ordExtend:   join(u32(10), make([]byte, 20)),
+			}
+			device(tpmdd.Command(tag, code, params[code]...))
+		}
+		if !replays(t, m, m.Log().Entries()) {
+			t.Errorf("TPM %s: the PCR changed", family)
+		}
+		// The same command changes the PCR where nobody refuses it.
+		if family == tpmdd.TPM12 {
+			if _, err := tpm.Transmit(t.Context(), tpmdd.Command(tag, ordExtend, join(u32(10), make([]byte, 20))...)); err != nil {
+				t.Fatal(err)
+			}
+		} else if _, err := tpm.Transmit(t.Context(), tpmdd.Command(tag, ccPCREvent, join(u32(10), password, []byte{0, 1, 'x'})...)); err != nil {
+			t.Fatal(err)
+		}
+		if replays(t, m, m.Log().Entries()) {
+			t.Errorf("TPM %s: the PCR did not change without Refuse", family)
+		}
+	}
+}
+
+func FuzzRefuse(f *testing.F) {
+	f.Add(uint8(10), true, tpmdd.Command(tpmdd.TagSessions, ccPCRSetAuthPolicy, join(u32(0x4000000c), password, []byte{0, 0, 0, 0xb}, u32(10))...))
+	f.Add(uint8(10), false, tpmdd.Command(tpmdd.TagRequest12, ordPCRReset, 0, 3, 0, 4, 0))
+	f.Add(uint8(10), false, tpmdd.Command(tpmdd.TagRequest12, ordExecuteTransport, u32(34, 0xc1, 0, ordExtend)...))
+	f.Fuzz(func(t *testing.T, pcr uint8, v20 bool, cmd []byte) {
+		family := tpmdd.TPM12
+		if v20 {
+			family = tpmdd.TPM20
+		}
+		before := bytes.Clone(cmd)
+		if got := Refuse(int(pcr%24), family)(cmd); got != nil && len(got) != tpmdd.HeaderSize {
+			t.Fatalf("answer %x", got)
+		}
+		if !bytes.Equal(before, cmd) {
+			t.Fatal("the command was changed")
+		}
+	})
+}
