@@ -23,6 +23,7 @@ import (
 	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/pktgen"
 	"github.com/ring3dev/ring3/tpmdd"
+	"github.com/ring3dev/ring3/tpmdd/measure"
 	"github.com/ring3dev/ring3/vfio"
 )
 
@@ -59,6 +60,7 @@ type System struct {
 	rt        *rt.Policy   // nil: threads are ordinary
 	irqs      *irqTable
 	tree      *tree
+	measurer  *measure.Measurer // nil: nothing is measured
 
 	serving bool // devices are served, and have no drivers
 
@@ -119,7 +121,10 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if err := s.startMachines(ctx, c); err != nil {
 		return err
 	}
-	for _, b := range s.bound {
+	for _, b := range s.bindOrder() {
+		if err := s.measureDevice(ctx, b); err != nil {
+			return fmt.Errorf("%s: %w", b.spec.Name, err)
+		}
 		if err := s.bind(ctx, b, c.Drivers); err != nil {
 			return err
 		}

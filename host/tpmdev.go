@@ -23,6 +23,7 @@ import (
 	"github.com/ring3dev/ring3/tpmdd"
 	"github.com/ring3dev/ring3/tpmdd/chardev"
 	"github.com/ring3dev/ring3/tpmdd/class"
+	"github.com/ring3dev/ring3/tpmdd/measure"
 	"github.com/ring3dev/ring3/tpmdd/rm"
 )
 
@@ -150,7 +151,14 @@ func (s *System) startTPM(ctx context.Context, b *boundDevice, chip *tpmdd.Chip)
 		}
 	}
 	warn := func(line string) { s.log.Warn("tpm " + b.spec.Name + ": " + line) }
-	b.tpm.files = chardev.New(chip, spaces, chardev.Options{Warn: warn, Log: s.log})
+	o := chardev.Options{Warn: warn, Log: s.log}
+	if s.plan.Measure.TPM == b.spec.Name {
+		if err := s.measureStart(ctx, b); err != nil {
+			return err
+		}
+		o.Refuse = measure.Refuse(s.measurer.PCR(), chip.Family())
+	}
+	b.tpm.files = chardev.New(chip, spaces, o)
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 //	proc/net/pktgen/  proc/net/dev  proc/interrupts  proc/irq/N/
 //	sys/class/net/NAME  sys/bus/pci/{devices,drivers}/  sys/devices/{pciDDDD:BB,virtual/net/lo}/  sys/module/NAME/parameters/
 //	sys/class/{tpm,tpmrm,misc}/  sys/devices/{platform,pnp0}/  dev/{tpmN,tpmrmN,hwrng}
+//	sys/kernel/security/ima
 //	ns/               the same beside the kernel's own entries, for ring3 shell
 type tree struct {
 	root  *node.Dir
@@ -36,6 +37,7 @@ func newTree(s *System, keep, dir string) (*tree, error) {
 	if err := s.exportTPMs(t.root, dir); err != nil {
 		return nil, err
 	}
+	s.exportMeasurements(t.root)
 	ns := userns.View(t.root, keep)
 	ns.MkdirAll("proc").Put("interrupts", s.irqs.merged())
 	ns.MkdirAll("proc/net").Put("dev", s.mergedNetDev())
