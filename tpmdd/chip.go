@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,8 +17,9 @@ import (
 
 // Options say what a Chip is.
 type Options struct {
-	Name string       // "tpm0", for messages
-	Log  *slog.Logger // nil discards; messages are the kernel's
+	Name  string       // "tpm0", for messages
+	Where string       // how errors begin: address and driver
+	Log   *slog.Logger // nil discards; messages are the kernel's
 	// Died is closed when the device is gone. nil: it never is.
 	Died <-chan struct{}
 }
@@ -66,13 +68,33 @@ func New(ctx context.Context, t Transport, o Options) (*Chip, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Where == "" {
+		o.Where = o.Name
+	}
 	c := &Chip{t: t, o: o, log: o.Log, turn: make(chan struct{}, 1), closing: make(chan struct{})}
 	c.durations = durations20
 	t.SetTimeouts(timeoutsAny)
 	if err := c.Do(ctx, c.start); err != nil {
-		return nil, fmt.Errorf("%s: starting: %w", o.Name, err)
+		return nil, c.named("starting", err)
 	}
 	return c, nil
+}
+
+// named makes an error say where, if it does not.
+func (c *Chip) named(step string, err error) error {
+	var refused *TPMError
+	switch {
+	case err == nil || strings.HasPrefix(err.Error(), c.o.Where+": "):
+		return err
+	case errors.As(err, &refused):
+		return c.errorf("%s: %w (%w)", step, err, bus.ErrProtocol)
+	}
+	return c.errorf("%s: %w", step, err)
+}
+
+// errorf makes an error that says where.
+func (c *Chip) errorf(format string, args ...any) error {
+	return fmt.Errorf(c.o.Where+": "+format, args...)
 }
 
 // Name is the chip's, as given.
@@ -88,13 +110,13 @@ func (c *Chip) Identity() Identity { return c.identity }
 func (c *Chip) gone() error {
 	select {
 	case <-c.closing:
-		return fmt.Errorf("%s: %w (%w)", c.o.Name, unix.EPIPE, bus.ErrClosed)
+		return c.errorf("%w (%w)", unix.EPIPE, bus.ErrClosed)
 	case <-c.o.Died:
-		return fmt.Errorf("%s: %w (%w)", c.o.Name, unix.EPIPE, bus.ErrGone)
+		return c.errorf("%w (%w)", unix.EPIPE, bus.ErrGone)
 	default:
 	}
 	if c.asleep.Load() {
-		return fmt.Errorf("%s: suspended: %w", c.o.Name, unix.EPIPE)
+		return c.errorf("suspended: %w", unix.EPIPE)
 	}
 	return nil
 }
@@ -112,7 +134,7 @@ func (c *Chip) take(ctx context.Context) error {
 	case <-c.closing:
 	case <-c.o.Died:
 	case <-ctx.Done():
-		return fmt.Errorf("%s: waiting for the TPM: %w (%w)", c.o.Name, unix.EINTR, ctx.Err())
+		return c.errorf("waiting for the TPM: %w (%w)", unix.EINTR, ctx.Err())
 	}
 	return c.gone()
 }
@@ -158,10 +180,10 @@ func (c *Chip) explain(step string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if gone := c.gone(); gone != nil && !c.asleep.Load() {
-		return fmt.Errorf("%s: %w", step, gone)
+	if c.gone() != nil && !c.asleep.Load() {
+		return c.gone()
 	}
-	return fmt.Errorf("%s: %s: %w", c.o.Name, step, err)
+	return c.errorf("%s: %w", step, err)
 }
 
 // exchange is the chip while it is kept.
@@ -189,7 +211,7 @@ const (
 func (x *exchange) Transmit(_ context.Context, cmd []byte) ([]byte, error) {
 	c := x.c
 	if x.over.Load() {
-		return nil, fmt.Errorf("%s: the chip is somebody else's by now: %w", c.o.Name, unix.EPIPE)
+		return nil, c.errorf("the chip is somebody else's by now: %w", unix.EPIPE)
 	}
 	h, err := c.check(cmd)
 	if err != nil {
@@ -218,13 +240,13 @@ func (c *Chip) check(cmd []byte) (Header, error) {
 	h, ok := ParseHeader(cmd)
 	switch {
 	case !ok:
-		return h, fmt.Errorf("%s: a command of %d bytes, want %d or more: %w", c.o.Name, len(cmd), HeaderSize, unix.EINVAL)
+		return h, c.errorf("a command of %d bytes, want %d or more: %w", len(cmd), HeaderSize, unix.EINVAL)
 	case h.Length == 0:
-		return h, fmt.Errorf("%s: a command whose header says 0 bytes: %w", c.o.Name, unix.ENODATA)
+		return h, c.errorf("a command whose header says 0 bytes: %w", unix.ENODATA)
 	case h.Length > MaxCommand || int(h.Length) > c.t.MaxCommand():
-		return h, fmt.Errorf("%s: a command of %d bytes, want %d or less: %w", c.o.Name, h.Length, min(MaxCommand, c.t.MaxCommand()), unix.E2BIG)
+		return h, c.errorf("a command of %d bytes, want %d or less: %w", h.Length, min(MaxCommand, c.t.MaxCommand()), unix.E2BIG)
 	case h.Length < HeaderSize || int64(h.Length) > int64(len(cmd)):
-		return h, fmt.Errorf("%s: a command of %d bytes whose header says %d: %w", c.o.Name, len(cmd), h.Length, unix.EINVAL)
+		return h, c.errorf("a command of %d bytes whose header says %d: %w", len(cmd), h.Length, unix.EINVAL)
 	}
 	return h, nil
 }
@@ -285,7 +307,7 @@ func (c *Chip) Close() error {
 		case <-c.o.Died:
 		default:
 			if !c.asleep.Load() {
-				c.closeErr = c.hold(context.Background(), c.stop)
+				c.closeErr = c.named("closing", c.hold(context.Background(), c.stop))
 			}
 		}
 		if errors.Is(c.closeErr, bus.ErrGone) {

@@ -34,6 +34,7 @@
 //	EIO        ErrProtocol   what the TPM said breaks its specification, retries included
 //	ECANCELED                the command was cancelled
 //	EPIPE      ErrGone       the device is gone, or the chip was closed or is asleep
+//	EPIPE      ErrTimeout    the TPM does not give the interface to anybody: no locality, no power
 //	EBUSY      ErrTimeout    the TPM took no more bytes in time
 //	E2BIG, ENODATA, EINVAL   the command's own length is wrong; nothing was sent
 //

@@ -22,11 +22,12 @@ func (e *TPMError) Error() string {
 	return fmt.Sprintf("A TPM error (%d) occurred %s", e.Code, e.What)
 }
 
-// Ask sends a command of ring3's own and returns the parameters of the answer. An error code in it is a *TPMError.
+// Ask sends a command of ring3's own and returns the parameters of the answer. An error code in it is a *TPMError, which
+// says what was attempted.
 func Ask(ctx context.Context, x Exchanger, what string, cmd []byte) ([]byte, error) {
 	answer, err := x.Transmit(ctx, cmd)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
+		return nil, err
 	}
 	h, ok := ParseHeader(answer)
 	if !ok {
@@ -52,7 +53,7 @@ func (c *Chip) start(x Exchanger) error {
 	// A command that changes nothing: TPM 1.2 refuses it, with its own tag.
 	answer, err := x.Transmit(ctx, getCapability(CapProperties, ptTotal, 1))
 	if err != nil {
-		return fmt.Errorf("asking for the family: %w", err)
+		return err
 	}
 	switch h, _ := ParseHeader(answer); h.Tag {
 	case TagNoSessions:
@@ -62,7 +63,7 @@ func (c *Chip) start(x Exchanger) error {
 		c.family.Store(uint32(TPM12))
 		return c.start12(ctx, x)
 	default:
-		return fmt.Errorf("asking for the family: an answer with tag %#x, want %#x or %#x: %w (%w)", h.Tag, TagNoSessions, TagResponse12, unix.EIO, bus.ErrProtocol)
+		return c.errorf("asking for the family: an answer with tag %#x, want %#x or %#x: %w (%w)", h.Tag, TagNoSessions, TagResponse12, unix.EIO, bus.ErrProtocol)
 	}
 }
 

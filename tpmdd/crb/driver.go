@@ -43,9 +43,9 @@ func open(ctx context.Context, dev bus.Device, env pci.Env) (_ *Device, err erro
 	if err := t.buffers(); err != nil {
 		return nil, t.errorf("looking at the buffers: %w", err)
 	}
-	chip, err := tpmdd.New(ctx, t, tpmdd.Options{Name: env.Name, Log: env.Log, Died: dev.Done()})
+	chip, err := tpmdd.New(ctx, t, tpmdd.Options{Name: env.Name, Where: dev.Address() + " tpm_crb", Log: env.Log, Died: dev.Done()})
 	if err != nil {
-		return nil, t.errorf("%w", err)
+		return nil, err
 	}
 	return &Device{chip: chip}, nil
 }

@@ -41,11 +41,11 @@ func (t *transport) dead() error {
 }
 
 // late is the error of a register that did not become what was wanted.
-func (t *transport) late(what string, after time.Duration, reg string, seen fmt.Stringer) error {
+func (t *transport) late(what string, after time.Duration, reg string, seen fmt.Stringer, e unix.Errno) error {
 	if err := t.dead(); err != nil {
 		return err
 	}
-	return fmt.Errorf("%s: not after %v (%s=%v): %w (%w)", what, after, reg, seen, unix.ETIME, bus.ErrTimeout)
+	return fmt.Errorf("%s: not after %v (%s=%v): %w (%w)", what, after, reg, seen, e, bus.ErrTimeout)
 }
 
 // buffers finds out where command and answer go, and that this is inside the region.
@@ -89,7 +89,7 @@ func (t *transport) Begin(context.Context) error {
 		return l&(want|locActive|locZero) == want
 	}) {
 		t.regs.Write32(regLOCCTRL, locRelinquish)
-		return t.late("requesting locality 0", t.timeouts.C, "LOC_STATE", l)
+		return t.late("requesting locality 0", t.timeouts.C, "LOC_STATE", l, unix.EPIPE)
 	}
 	if err := t.request("waking the TPM up", reqReady); err != nil {
 		t.End()
@@ -102,7 +102,7 @@ func (t *transport) Begin(context.Context) error {
 func (t *transport) request(what string, bit ctrl) error {
 	t.regs.Write32(regCTRLREQ, uint32(bit))
 	if !t.cleared(regCTRLREQ, bit, t.timeouts.C) {
-		return t.late(what, t.timeouts.C, "CTRL_REQ", bit)
+		return t.late(what, t.timeouts.C, "CTRL_REQ", bit, unix.EPIPE)
 	}
 	return nil
 }
@@ -176,7 +176,7 @@ func (t *transport) Wait(d time.Duration) error {
 		case left <= 0:
 			t.regs.Write32(regCANCEL, uint32(cancelInvoke))
 			t.cleared(regSTART, startInvoke, t.timeouts.B)
-			return t.late("waiting for the answer", d, "CTRL_START", startInvoke)
+			return t.late("waiting for the answer", d, "CTRL_START", startInvoke, unix.ETIME)
 		}
 	}
 }

@@ -12,7 +12,7 @@
 // # Accesses
 //
 // An access may cost as much as a system call and a round trip, so each is made once, and of 32 bits where the
-// interface takes that (INTF_CAPABILITY, data transfer size). TPM2_GetRandom of 32 bytes takes 24, where a driver that
+// interface takes that (INTF_CAPABILITY, data transfer size). TPM2_GetRandom of 32 bytes takes 25, where a driver that
 // moves bytes takes 81.
 //
 // # Interrupts

@@ -59,9 +59,9 @@ func open(ctx context.Context, dev bus.Device, env pci.Env) (_ *Device, err erro
 		}
 	}
 	d := &Device{dev: dev, t: t}
-	d.chip, err = tpmdd.New(ctx, t, tpmdd.Options{Name: env.Name, Log: env.Log, Died: dev.Done()})
+	d.chip, err = tpmdd.New(ctx, t, tpmdd.Options{Name: env.Name, Where: dev.Address() + " tpm_tis", Log: env.Log, Died: dev.Done()})
 	if err != nil {
-		return nil, errors.Join(t.errorf("%w", err), t.disable())
+		return nil, errors.Join(err, t.disable())
 	}
 	env.Log.Info(fmt.Sprintf("tpm_tis %s: %s TPM (device-id 0x%X, rev-id %d)", dev.Address(), d.chip.Family(), t.didvid>>16, t.rid))
 	return d, nil

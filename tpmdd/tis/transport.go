@@ -34,6 +34,7 @@ type transport struct {
 
 	timeouts tpmdd.Timeouts
 	canceled atomic.Bool // the command in flight
+	aborting bool        // a command that took too long was aborted, and may not have ended yet
 	odd      bool        // a senseless STS was told of
 
 	interrupts
@@ -96,7 +97,7 @@ func (t *transport) poll(limit time.Duration, done func() bool) bool {
 func (t *transport) waitValid() error {
 	var a access
 	if !t.poll(t.timeouts.A, func() bool { a = t.access(); return a&accValid != 0 }) {
-		return t.late("waiting for valid registers", t.timeouts.A, "ACCESS", a, unix.ETIME)
+		return t.late("waiting for valid registers", t.timeouts.A, "ACCESS", a, unix.EPIPE)
 	}
 	return nil
 }
@@ -118,13 +119,18 @@ func (t *transport) Begin(context.Context) error {
 	if !t.poll(t.timeouts.A, active) {
 		a := t.access()
 		t.regs.Write8(regACCESS, uint8(accActive)) // the request is withdrawn
-		return t.late("requesting locality 0", t.timeouts.A, "ACCESS", a, unix.EBUSY)
+		return t.late("requesting locality 0", t.timeouts.A, "ACCESS", a, unix.EPIPE)
 	}
 	return nil
 }
 
-// End gives the locality back.
-func (t *transport) End() { t.regs.Write8(regACCESS, uint8(accActive)) }
+// End gives the locality back. A command that is being aborted keeps it: what locality is active afterwards
+// would be decided when the abort ends, and the next Begin could lose it again.
+func (t *transport) End() {
+	if !t.aborting {
+		t.regs.Write8(regACCESS, uint8(accActive))
+	}
+}
 
 // ready brings the TPM to where it takes a command, whatever it did before.
 func (t *transport) ready() { t.regs.Write8(regSTS, uint8(stsReady)) }
@@ -155,19 +161,26 @@ func (t *transport) fill(cmd []byte) error {
 			return t.late("becoming ready", t.timeouts.B, "STS", s, unix.ETIME)
 		}
 	}
-	for rest := cmd; len(rest) > 0; {
-		if len(rest) < len(cmd) || s.burst() == 0 {
+	t.aborting = false
+	// All but the last bytes; then the TPM must expect those, and nothing afterwards.
+	last := (len(cmd) - 1) &^ 3
+	for done := 0; done < len(cmd); {
+		if done > 0 || s.burst() == 0 {
 			var err error
 			if s, err = t.waitBurst(); err != nil {
 				return err
 			}
-			if len(rest) < len(cmd) && !s.has(stsExpect) {
-				return fmt.Errorf("writing the command: no more bytes are expected after %d of %d (STS=%v): %w (%w)", len(cmd)-len(rest), len(cmd), s, unix.EIO, bus.ErrProtocol)
+			if done > 0 && !s.has(stsExpect) {
+				return fmt.Errorf("writing the command: no more bytes are expected after %d of %d (STS=%v): %w (%w)", done, len(cmd), s, unix.EIO, bus.ErrProtocol)
 			}
 		}
-		n := min(len(rest), s.burst())
-		t.write(rest[:n])
-		rest = rest[n:]
+		end := last
+		if done >= last {
+			end = len(cmd)
+		}
+		n := min(end-done, s.burst())
+		t.write(cmd[done : done+n])
+		done += n
 	}
 	if !t.poll(t.timeouts.C, func() bool { s = t.status(); return s.has(stsValid) }) {
 		return t.late("writing the command", t.timeouts.C, "STS", s, unix.ETIME)
@@ -234,6 +247,7 @@ func (t *transport) Wait(d time.Duration) error {
 	}
 	err := t.late("waiting for the answer", d, "STS", s, unix.ETIME)
 	t.ready() // which aborts it
+	t.aborting = true
 	return err
 }
 
