@@ -168,7 +168,8 @@ type Plan struct {
 	Forwards [][2]string           // pairs of devices that send what the other receives
 	Faults   map[string]fault.Plan // by device name
 	Trace    TracePlan
-	RT       int    // priority of real-time threads; 0: there are none
+	RT       int // priority of real-time threads; 0: there are none
+	Measure  MeasurePlan
 	Profile  string // the kernel whose texts are followed: "6.12", "6.1"; empty: the first
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/pktgen"
 	"github.com/ring3dev/ring3/tpmdd"
+	"github.com/ring3dev/ring3/tpmdd/measure"
 	"github.com/ring3dev/ring3/vfio"
 )
 
@@ -59,6 +60,7 @@ type System struct {
 	rt        *rt.Policy   // nil: threads are ordinary
 	irqs      *irqTable
 	tree      *tree
+	measurer  *measure.Measurer // nil: nothing is measured
 
 	serving bool // devices are served, and have no drivers
 
@@ -119,7 +121,10 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if err := s.startMachines(ctx, c); err != nil {
 		return err
 	}
-	for _, b := range s.bound {
+	for _, b := range s.bindOrder() {
+		if err := s.measureDevice(ctx, b); err != nil {
+			return fmt.Errorf("%s: %w", b.spec.Name, err)
+		}
 		if err := s.bind(ctx, b, c.Drivers); err != nil {
 			return err
 		}
@@ -146,7 +151,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if s.irqs, err = newIRQTable(s.bound, prof); err != nil {
 		return err
 	}
-	if s.tree, err = newTree(s, c.Keep); err != nil {
+	if s.tree, err = newTree(s, c.Keep, c.Dir); err != nil {
 		return err
 	}
 	for _, c := range s.captures {
@@ -289,6 +294,9 @@ func (s *System) Close() error {
 		for i := len(s.bound) - 1; i >= 0; i-- {
 			b := s.bound[i]
 			s.unmade = !b.tellFaults(s.log) || s.unmade
+			if b.tpm != nil {
+				b.tpm.close()
+			}
 			if b.inst != nil {
 				errs = append(errs, b.inst.Close())
 			}

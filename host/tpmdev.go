@@ -4,14 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/qemu"
+	"github.com/ring3dev/ring3/devfs"
+	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/swtpm"
 	"github.com/ring3dev/ring3/tpmdd"
+	"github.com/ring3dev/ring3/tpmdd/chardev"
+	"github.com/ring3dev/ring3/tpmdd/class"
+	"github.com/ring3dev/ring3/tpmdd/measure"
+	"github.com/ring3dev/ring3/tpmdd/rm"
 )
 
 // isTPM says whether a device is a TPM, as far as its backend knows before it runs.
@@ -116,26 +129,164 @@ func (m *tpmMachine) Close() error {
 
 // tpmNode is what stands on a TPM.
 type tpmNode struct {
-	chip *tpmdd.Chip
+	chip    *tpmdd.Chip
+	files   *chardev.Device
+	sockets []*net.UnixListener
+	served  sync.WaitGroup
 }
 
 // startTPM takes a TPM that has a driver into service.
 func (s *System) startTPM(ctx context.Context, b *boundDevice, chip *tpmdd.Chip) error {
+	b.tpm = &tpmNode{chip: chip}
 	if b.emulator != nil && chip.Family() == tpmdd.TPM12 {
-		// A real one comes with its endorsement key.
-		made := false
-		err := chip.Do(ctx, func(x tpmdd.Exchanger) (err error) {
-			made, err = tpmdd.CreateEK(ctx, x)
-			return err
-		})
-		var refused *tpmdd.TPMError // it is disabled, or owned, and has one
-		if err != nil && !errors.As(err, &refused) {
+		if err := s.createEK(ctx, b); err != nil {
 			return fmt.Errorf("%s: %w", b.spec.Name, err)
 		}
-		if made {
-			s.log.Info(fmt.Sprintf("%s: the emulator's endorsement key was made", b.spec.Name))
+	}
+	var spaces *rm.Manager
+	if chip.Family() == tpmdd.TPM20 {
+		var err error
+		if spaces, err = rm.New(ctx, chip, s.log); err != nil {
+			return fmt.Errorf("%s: starting the resource manager: %w", b.spec.Name, err)
 		}
 	}
-	b.tpm = &tpmNode{chip: chip}
+	warn := func(line string) { s.log.Warn("tpm " + b.spec.Name + ": " + line) }
+	o := chardev.Options{Warn: warn, Log: s.log}
+	if s.plan.Measure.TPM == b.spec.Name {
+		if err := s.measureStart(ctx, b); err != nil {
+			return err
+		}
+		o.Refuse = measure.Refuse(s.measurer.PCR(), chip.Family())
+	}
+	b.tpm.files = chardev.New(chip, spaces, o)
 	return nil
 }
+
+// createEK makes the endorsement key of an emulated TPM 1.2 that has none. A real one comes with it.
+func (s *System) createEK(ctx context.Context, b *boundDevice) error {
+	made := false
+	err := b.tpm.chip.Do(ctx, func(x tpmdd.Exchanger) (err error) {
+		made, err = tpmdd.CreateEK(ctx, x)
+		return err
+	})
+	var refused *tpmdd.TPMError // it is disabled, or owned, and has one
+	if err != nil && !errors.As(err, &refused) {
+		return err
+	}
+	if made {
+		s.log.Info(fmt.Sprintf("%s: the emulator's endorsement key was made", b.spec.Name))
+	}
+	return nil
+}
+
+// rmName is what the device of the resource manager of a TPM is called.
+func rmName(name string) string { return "tpmrm" + strings.TrimPrefix(name, "tpm") }
+
+// exportTPMs fills dev/ and sys/ with what stands on TPMs, and serves their sockets in dir.
+func (s *System) exportTPMs(root *node.Dir, dir string) error {
+	dev, sys := root.MkdirAll("dev"), root.MkdirAll("sys")
+	first := true
+	for _, b := range s.bound {
+		if b.tpm == nil {
+			continue
+		}
+		class.Add(sys, b.tpm.chip, s.placeOf(b))
+		open := map[string]func(flags int) (*chardev.File, error){b.spec.Name: b.tpm.files.OpenTPM}
+		if b.tpm.chip.Family() == tpmdd.TPM20 {
+			open[rmName(b.spec.Name)] = b.tpm.files.OpenRM
+		}
+		for name, f := range open {
+			dev.Put(name, devfs.Node(0o600, func(flags int) (devfs.Stream, error) {
+				x, err := f(flags)
+				if err != nil {
+					return nil, err // and no Stream that is not nil
+				}
+				return x, nil
+			}))
+			if dir == "" {
+				continue
+			}
+			path := filepath.Join(dir, name+".sock")
+			if err := b.tpm.serve(path, f, s.log); err != nil {
+				return fmt.Errorf("%s: %w", b.spec.Name, err)
+			}
+			dev.Put(name+".sock", &devfs.Link{Target: path})
+		}
+		if first {
+			dev.Put("hwrng", devfs.Node(0o600, b.tpm.openRandom))
+			class.AddRandom(sys, b.spec.Name)
+			first = false
+		}
+	}
+	return nil
+}
+
+// serve serves a device at a Unix socket too.
+func (t *tpmNode) serve(path string, open func(int) (*chardev.File, error), log *slog.Logger) error {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("serving %s: %w", path, err)
+	}
+	t.sockets = append(t.sockets, l)
+	t.served.Go(func() {
+		err := chardev.ServeSocket(l, func() (chardev.Stream, error) {
+			x, err := open(unix.O_RDWR)
+			if err != nil {
+				return nil, err
+			}
+			return x, nil
+		}, log)
+		if err != nil {
+			log.Error(fmt.Sprintf("serving %s: %v", path, err))
+		}
+	})
+	return nil
+}
+
+// close ends the sockets. The chip is its driver's.
+func (t *tpmNode) close() {
+	for _, l := range t.sockets {
+		_ = l.Close()
+	}
+	t.served.Wait()
+}
+
+// placeOf says where a TPM stands in /sys.
+func (s *System) placeOf(b *boundDevice) class.Place {
+	p := class.Place{Name: b.spec.Name, Bus: "platform", Driver: b.driver.Name, ID: bus.HardwareIDs(b.dev)[0]}
+	if b.tpm.chip.Family() == tpmdd.TPM12 {
+		p.Bus = "pnp"
+		p.Device = "/devices/pnp0/" + freePnP(b.spec.Name)
+	} else {
+		p.Device = "/devices/platform/" + b.dev.Address()
+	}
+	return p
+}
+
+// freePnP is a number among the machine's Plug and Play devices that the kernel will hardly use.
+func freePnP(name string) string {
+	n, _ := strconv.Atoi(strings.TrimPrefix(name, "tpm"))
+	return fmt.Sprintf("00:%02x", 0xf0-n)
+}
+
+// randomFile is an open of /dev/hwrng.
+type randomFile struct{ chip *tpmdd.Chip }
+
+func (t *tpmNode) openRandom(int) (devfs.Stream, error) { return randomFile{t.chip}, nil }
+
+// Read gives what one command gives; who wants more reads on.
+func (f randomFile) Read(ctx context.Context, p []byte, _ int) (int, error) {
+	p = p[:min(len(p), 128)]
+	n, err := tpmdd.Random(ctx, f.chip, f.chip.Family(), p)
+	var e *tpmdd.TPMError
+	if n == 0 && errors.As(err, &e) {
+		return 0, fmt.Errorf("%w (%w)", unix.EIO, err)
+	}
+	if n > 0 {
+		return n, nil
+	}
+	return 0, err
+}
+
+func (f randomFile) Write(context.Context, []byte, int) (int, error) { return 0, unix.EBADF }
+func (f randomFile) Close() error                                    { return nil }

@@ -18,14 +18,15 @@ import (
 //
 //	proc/net/pktgen/  proc/net/dev  proc/interrupts  proc/irq/N/
 //	sys/class/net/NAME  sys/bus/pci/{devices,drivers}/  sys/devices/{pciDDDD:BB,virtual/net/lo}/  sys/module/NAME/parameters/
-//	dev/
+//	sys/class/{tpm,tpmrm,misc}/  sys/devices/{platform,pnp0}/  dev/{tpmN,tpmrmN,hwrng}
+//	sys/kernel/security/ima
 //	ns/               the same beside the kernel's own entries, for ring3 shell
 type tree struct {
 	root  *node.Dir
 	class *node.Dir // ns/sys/class/net, merged with the machine's
 }
 
-func newTree(s *System, keep string) (*tree, error) {
+func newTree(s *System, keep, dir string) (*tree, error) {
 	t := &tree{root: &node.Dir{}}
 	t.root.MkdirAll("dev")
 	s.exportProc(t.root.MkdirAll("proc"))
@@ -33,6 +34,10 @@ func newTree(s *System, keep string) (*tree, error) {
 	if err := exportNodes(t.root.MkdirAll("sys"), "/sys"); err != nil {
 		return nil, err
 	}
+	if err := s.exportTPMs(t.root, dir); err != nil {
+		return nil, err
+	}
+	s.exportMeasurements(t.root)
 	ns := userns.View(t.root, keep)
 	ns.MkdirAll("proc").Put("interrupts", s.irqs.merged())
 	ns.MkdirAll("proc/net").Put("dev", s.mergedNetDev())

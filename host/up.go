@@ -30,6 +30,8 @@ type upFlags struct {
 	traceFilter     string
 	crashRecords    int
 	profile, rt     string
+	measure         string
+	enforce         string
 	metrics         string
 	mount           string
 	noMount         bool
@@ -47,6 +49,8 @@ func (f *upFlags) add(c *cobra.Command) {
 	c.Flags().IntVar(&f.crashRecords, "crash-records", defaultCrash, "log the last `N` accesses of a device that dies")
 	c.Flags().StringVar(&f.profile, "profile", profile.Default, "follow the texts of kernel `VERSION`: "+strings.Join(profile.Names(), ", "))
 	c.Flags().StringVar(&f.rt, "rt", "", rtHelp)
+	c.Flags().StringVar(&f.measure, "measure", "", measureHelp)
+	c.Flags().StringVar(&f.enforce, "enforce", "", enforceHelp)
 	c.Flags().StringVar(&f.metrics, "metrics", "", "serve figures for Prometheus at `ADDR`: :9100 is 127.0.0.1:9100; 0.0.0.0:9100 lets everybody read them")
 	c.Flags().StringVar(&f.mount, "mount", "", "mount the tree at `DIR` (default: a folder below the run folder)")
 }
@@ -68,6 +72,9 @@ func (f *upFlags) plan(devices []string) (Plan, error) {
 	}
 	if err == nil {
 		err = p.addProfile(f.profile)
+	}
+	if err == nil {
+		err = p.addMeasure(f.measure, f.enforce)
 	}
 	if err == nil {
 		err = p.addRT(f.rt)
@@ -169,20 +176,14 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 		devices = append(devices, d.String())
 	}
 	var extra []string
-	for _, w := range plan.Wires {
-		extra = append(extra, "--wire "+w.String())
-	}
-	for _, t := range plan.Taps {
-		extra = append(extra, "--tap "+t.String())
-	}
-	for _, f := range plan.Forwards {
-		extra = append(extra, "--forward "+f[0]+"-"+f[1])
-	}
-	if plan.Profile != "" && plan.Profile != profile.Default {
-		extra = append(extra, "--profile "+plan.Profile)
+	if w := plan.wiring(); w != "" {
+		extra = append(extra, w)
 	}
 	if plan.RT != 0 {
 		extra = append(extra, fmt.Sprintf("--rt %d", plan.RT))
+	}
+	if f.measure != "" {
+		extra = append(extra, "--measure "+f.measure)
 	}
 	if f.metrics != "" {
 		extra = append(extra, "--metrics "+f.metrics)

@@ -22,7 +22,10 @@ func identity(t *testing.T, s Subject) {
 	default:
 	}
 	last := -1
-	for _, i := range d.Regions() {
+	for n, i := range d.Regions() {
+		if isPlatform(d) && i.Index != n {
+			t.Errorf("region %d of a platform device stands at %d, want them numbered from 0", i.Index, n)
+		}
 		if i.Index <= last {
 			t.Errorf("region %d stands after region %d, want index order", i.Index, last)
 		}
@@ -45,6 +48,12 @@ func identity(t *testing.T, s Subject) {
 		wantErr(t, "Region of none", err, bus.ErrNotSupported)
 	}
 	// The caller's copy is the caller's.
+	if ids := bus.HardwareIDs(d); len(ids) > 0 {
+		first := ids[0]
+		if ids[0] = ""; bus.HardwareIDs(d)[0] != first || first == "" {
+			t.Errorf("HardwareIDs = %q after the copy was changed, want %q", bus.HardwareIDs(d), first)
+		}
+	}
 	if l := d.Regions(); len(l) > 0 {
 		l[0].Size = 1
 		if d.Regions()[0].Size == 1 {
@@ -55,6 +64,10 @@ func identity(t *testing.T, s Subject) {
 
 func config(t *testing.T, s Subject) {
 	c := s.Device.Config()
+	if isPlatform(s.Device) {
+		noConfig(t, c)
+		return
+	}
 	if n := c.Size(); n != 256 && n != 4096 {
 		t.Fatalf("Size = %d, want 256 or 4096", n)
 	}
@@ -94,6 +107,24 @@ func config(t *testing.T, s Subject) {
 	c.Write8(pci.CfgIRQPin, ^pin)
 	if got := c.Read8(pci.CfgIRQPin); got != pin {
 		t.Errorf("Interrupt Pin = %d after a write, want %d: it is read-only", got, pin)
+	}
+}
+
+// isPlatform says whether a device is no PCI function.
+func isPlatform(d bus.Device) bool { return len(bus.HardwareIDs(d)) > 0 }
+
+// noConfig holds a config space that is none to that.
+func noConfig(t *testing.T, c bus.Config) {
+	if n := c.Size(); n != 0 {
+		t.Errorf("Size of a platform device's config space = %d, want 0", n)
+	}
+	for off := bus.Off(0); off < 64; off += 4 {
+		c.Write32(off, 0)
+		c.Write16(off, 0)
+		c.Write8(off, 0)
+		if a, b, e := c.Read8(off), c.Read16(off), c.Read32(off); a != 0xff || b != 0xffff || e != 0xffffffff {
+			t.Errorf("config space of a platform device at %#x reads %#x, %#x, %#x, want all-ones", off, a, b, e)
+		}
 	}
 }
 

@@ -11,7 +11,8 @@
 // device's help (a register that keeps what is written, an interrupt, DMA, a link that
 // dies) is checked where the [Subject] offers it, and skipped with the reason where it
 // does not. [Edu] offers all but the last for QEMU's educational device, on any backend
-// that can carry one, [Testdev] one register of its test device; [Plain] is any device as it is.
+// that can carry one, [Testdev] one register of its test device; [Plain] is any device as it is. [TIS] and
+// [CRB] do so for platform devices, which have no config space: that they have none is checked then.
 //
 // open is called once for each test, which may ruin the device; it releases what it
 // took in t.Cleanup, and Close of the device comes before that. The suite fails

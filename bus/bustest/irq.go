@@ -166,13 +166,14 @@ func intxLevel(t *testing.T, s Subject) {
 	quiet(t, q, "the line is masked since it fired")
 	q.Unmask()
 	wait(t, q)
-	if !pci.INTxPending(s.Device.Config()) {
+	config := s.Device.Config() // a platform device has no Status
+	if !isPlatform(s.Device) && !pci.INTxPending(config) {
 		t.Error("the Interrupt Status bit is clear while the line is high")
 	}
 	s.Lower()
 	q.Unmask()
 	quiet(t, q, "the line was lowered")
-	if pci.INTxPending(s.Device.Config()) {
+	if !isPlatform(s.Device) && pci.INTxPending(config) {
 		t.Error("the Interrupt Status bit is set after the line was lowered")
 	}
 	// Raised before it was enabled: it is high when it is.

@@ -66,3 +66,20 @@ func TestSimNICs(t *testing.T) {
 		})
 	}
 }
+
+func TestSimTPM(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		hooks func(*testing.T, bus.Device) bustest.Subject
+		specs []sim.DeviceSpec
+	}{
+		{"tis", bustest.TIS, []sim.DeviceSpec{{Name: "tpm0", Model: "tpm-tis"}}},
+		{"tis 1.2", bustest.TIS, []sim.DeviceSpec{{Name: "tpm0", Model: "tpm-tis", Props: []string{"family=1.2"}}}},
+		{"crb", bustest.CRB, []sim.DeviceSpec{{Name: "tpm0", Model: "tpm-crb"}}},
+		{"beside functions", bustest.TIS, []sim.DeviceSpec{
+			{Name: "edu0", Model: "edu"}, {Name: "tpm0", Model: "tpm-crb"}, {Name: "edu1", Model: "edu"}, {Name: "tpm1", Model: "tpm-tis"},
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) { bustest.All(t, model(c.hooks, c.specs...)) })
+	}
+}

@@ -5,7 +5,7 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
-// region is a BAR; bus.Region.
+// region is a BAR, or what takes its place; bus.Region.
 type region struct {
 	d    *device
 	w    *window
@@ -67,14 +67,19 @@ func (r *region) Write64(o bus.Off, v uint64) { r.write(o, v, 8) }
 // config is a function's config space; bus.Config.
 type config struct{ d *device }
 
-func (c *config) Size() int { return len(c.d.space.b) }
+func (c *config) Size() int {
+	if c.d.isPlatform() {
+		return 0
+	}
+	return len(c.d.space.b)
+}
 
 func (c *config) read(off bus.Off, width int) uint32 {
 	d := c.d
 	d.m.lock()
 	defer d.m.unlock()
 	d.m.clock.access(readTime)
-	if d.gone || !d.space.inside(off, width) {
+	if d.gone || d.isPlatform() || !d.space.inside(off, width) {
 		return ^uint32(0)
 	}
 	return d.space.read(off, width)
@@ -85,7 +90,7 @@ func (c *config) write(off bus.Off, v uint32, width int) {
 	d.m.lock()
 	defer d.m.unlock()
 	d.m.clock.access(writeTime)
-	if d.gone || !d.space.inside(off, width) {
+	if d.gone || d.isPlatform() || !d.space.inside(off, width) {
 		return
 	}
 	if d.space.write(off, width, v) {

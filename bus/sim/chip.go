@@ -40,6 +40,10 @@ type header struct {
 	msi     int // vectors, 0: none
 	msix    int // vectors, 0: none
 	msixBAR int // region of the MSI-X table (offset 0) and the pending bits (offset 0x2000)
+
+	// platform says that it is no function: what firmware calls it, the most specific name first. Of what stands
+	// above it has regions, with the addresses at which they are for good, widths and intx.
+	platform []string
 }
 
 // slot is what is around a chip. The methods may be called from the chip's own methods only.

@@ -29,21 +29,28 @@ type DeviceSpec struct {
 	// Capture, if it is not nil, is shown every frame on the device's side of its wire, sent or
 	// received. It is called under the machine's lock, and neither keeps nor changes the frame.
 	Capture func(frame []byte)
+	// TPM, if it is not nil, is what stands behind a TPM's registers instead of the built-in one.
+	TPM TPM
 }
 
 // model is a device model. Those that there are stand in models.
 type model struct {
 	name    string
 	aliases []string
-	about   string            // one line: what it is
-	net     bool              // the chip is a netChip
-	props   map[string]string // the properties that it has, a line each
-	make    func(s slot, o options) (chip, header, error)
+	about   string // one line: what it is
+	net     bool   // the chip is a netChip
+	// platform: no PCI function, and takes no slot; its header says what firmware calls it.
+	platform bool
+	tpm      bool              // has a TPM behind its registers
+	props    map[string]string // the properties that it has, a line each
+	make     func(s slot, o options) (chip, header, error)
 }
 
 // options is what a model is made with. An error about a property begins with its name.
 type options struct {
 	index int               // of the device in the machine, from 0
+	nth   int               // of the platform devices in the machine, from 0
+	tpm   TPM               // nil: the built-in one
 	props map[string]string // only those that the model has
 }
 
@@ -53,14 +60,16 @@ type Model struct {
 	Aliases []string
 	About   string // one line
 	Network bool   // it can be wired
-	Props   map[string]string
+	// Platform says that it is no PCI function (bus.Platform).
+	Platform bool
+	Props    map[string]string
 }
 
 // Models lists the device models that there are.
 func Models() []Model {
 	var out []Model
 	for _, m := range models() {
-		out = append(out, Model{Name: m.name, Aliases: slices.Clone(m.aliases), About: m.about, Network: m.net, Props: maps.Clone(m.props)})
+		out = append(out, Model{Name: m.name, Aliases: slices.Clone(m.aliases), About: m.about, Network: m.net, Platform: m.platform, Props: maps.Clone(m.props)})
 	}
 	return out
 }
@@ -86,6 +95,9 @@ const (
 	lastSlot  = 23
 )
 
+// maxPlatform is how many platform devices one machine has: what fits where they stand.
+const maxPlatform = 8
+
 func validName(s string) bool {
 	if s == "" || len(s) > 64 {
 		return false
@@ -99,8 +111,8 @@ func validName(s string) bool {
 }
 
 func (c *Config) check() error {
-	if n := lastSlot - firstSlot + 1; len(c.Devices) == 0 || len(c.Devices) > n {
-		return fmt.Errorf("sim: %d devices: want 1 to %d", len(c.Devices), n)
+	if err := c.checkCount(); err != nil {
+		return err
 	}
 	if c.Clock > Eager {
 		return fmt.Errorf("sim: clock %d: want RealTime, Stepped or Eager", c.Clock)
@@ -122,9 +134,29 @@ func (c *Config) check() error {
 		if d.Capture != nil && !IsNetwork(d.Model) {
 			return fmt.Errorf("sim: %s: model %s is no network adapter, so there is nothing to capture", d.Name, d.Model)
 		}
+		if d.TPM != nil && !modelOf(d.Model).tpm {
+			return fmt.Errorf("sim: %s: model %s has no TPM that another could stand for", d.Name, d.Model)
+		}
 		seen[d.Name] = d
 	}
 	return c.checkWires(seen)
+}
+
+// checkCount checks that all devices have a place.
+func (c *Config) checkCount() error {
+	platform := 0
+	for _, d := range c.Devices {
+		if m := modelOf(d.Model); m != nil && m.platform {
+			platform++
+		}
+	}
+	if n := lastSlot - firstSlot + 1; len(c.Devices) == 0 || len(c.Devices)-platform > n {
+		return fmt.Errorf("sim: %d devices: want 1 to %d", len(c.Devices)-platform, n)
+	}
+	if platform > maxPlatform {
+		return fmt.Errorf("sim: %d platform devices: want at most %d", platform, maxPlatform)
+	}
+	return nil
 }
 
 func (c *Config) checkWires(seen map[string]*DeviceSpec) error {

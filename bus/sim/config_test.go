@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
@@ -17,7 +18,10 @@ import (
 func TestWrongConfig(t *testing.T) {
 	dev := func(s ...string) []DeviceSpec { return []DeviceSpec{{Name: s[0], Model: s[1], Props: s[2:]}} }
 	two := []DeviceSpec{{Name: "a", Model: "e1000e"}, {Name: "b", Model: "e1000e"}, {Name: "c", Model: "edu"}}
-	var many []DeviceSpec
+	var many, tpms []DeviceSpec
+	for i := range 9 {
+		tpms = append(tpms, DeviceSpec{Name: fmt.Sprint("t", i), Model: "tpm-tis"})
+	}
 	for i := range 22 {
 		many = append(many, DeviceSpec{Name: fmt.Sprint("d", i), Model: "edu"})
 	}
@@ -42,6 +46,16 @@ func TestWrongConfig(t *testing.T) {
 		{Config{Devices: dev("n", "null"), Wires: [][2]string{{"n", "x"}}}, "sim: wire n-x: n (null) swallows what it sends, so it has no wire"},
 		{Config{Devices: two, Wires: [][2]string{{"a", "a"}}}, "sim: wire a-a: "},
 		{Config{Devices: two, Wires: [][2]string{{"a", "b"}, {"b", "a"}}}, "sim: wire b-a: b is wired to a already"},
+		{Config{Devices: dev("t", "tpm-tis", "family=3")}, "sim: t: model tpm-tis: property family=3: want 1.2 or 2.0"},
+		{Config{Devices: dev("t", "tpm-tis", "delay=-1s")}, "sim: t: model tpm-tis: property delay=-1s: want a duration from 0s to 1h0m0s, for example 5ms"},
+		{Config{Devices: dev("t", "tpm-tis", "burst=0")}, "sim: t: model tpm-tis: property burst=0: want 1 to 4096 bytes"},
+		{Config{Devices: dev("t", "tpm-tis", "irq=no")}, "sim: t: model tpm-tis: property irq=no: want on or off"},
+		{Config{Devices: dev("t", "tpm-crb", "family=1.2")}, `sim: t: model tpm-crb has no property "family": it has delay, misbehave`},
+		{Config{Devices: dev("t", "tpm-crb", "misbehave=storm")}, `sim: t: model tpm-crb: property misbehave=storm: no kind is named "storm": there are fail, fatal, hang`},
+		{Config{Devices: dev("t", "tpm-tis", "misbehave=tag:0")}, "sim: t: model tpm-tis: property misbehave=tag:0: tag:0: want the number of a command, from 1, or N-M, or N-"},
+		{Config{Devices: dev("t", "tpm-tis", "misbehave=tag+tag:2")}, "sim: t: model tpm-tis: property misbehave=tag+tag:2: tag is given twice"},
+		{Config{Devices: []DeviceSpec{{Name: "a", Model: "edu", TPM: newEngine(false, false)}}}, "sim: a: model edu has no TPM that another could stand for"},
+		{Config{Devices: tpms}, "sim: 9 platform devices: want at most 8"},
 		{Config{Devices: two, Clock: 9}, "sim: clock 9: want RealTime, Stepped or Eager"},
 		{Config{Devices: []DeviceSpec{{Name: "a", Model: "edu", Capture: func([]byte) {}}}}, "sim: a: model edu is no network adapter, so there is nothing to capture"},
 	} {
@@ -73,6 +87,15 @@ func TestModels(t *testing.T) {
 				t.Fatal(err)
 			}
 			fn, err := m.Function("d")
+			if platform := len(bus.HardwareIDs(d)) > 0; platform != x.Platform {
+				t.Errorf("%s: is a platform device %v, want %v", name, platform, x.Platform)
+			}
+			if x.Platform {
+				if fn != nil || err != nil || len(m.Topology().Functions) != 0 || IsNetwork(name) || d.Backend() != "sim:"+name {
+					t.Errorf("%s: Function = %v, %v, %d functions; %s", name, fn, err, len(m.Topology().Functions), d.Backend())
+				}
+				continue
+			}
 			if err != nil || fn.ID != pci.ReadID(d.Config()) || d.Address() != "2345:00:03.0" || d.Backend() != "sim:"+name {
 				t.Errorf("%s: Function = %+v, %v; %s %s", name, fn, err, d.Address(), d.Backend())
 			}

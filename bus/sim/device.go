@@ -13,14 +13,16 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
-// device is one function of the machine: bus.Device for its driver, slot for its chip.
+// device is one function of the machine, or a platform device: bus.Device for its driver, slot for its chip.
 type device struct {
 	m    *Machine
 	spec DeviceSpec
-	addr pci.Addr
-	fn   *pci.Function
+	addr pci.Addr      // of a function
+	fn   *pci.Function // nil: a platform device
+	nth  int           // of a platform device: which of those that firmware calls the same
 	hdr  header
-	far  *device // at the other end of the wire
+	bars []bus.RegionInfo // the regions, placed
+	far  *device          // at the other end of the wire
 
 	irqMu sync.Mutex // guards irq; before Machine.mu
 	irq   irqState
@@ -28,7 +30,7 @@ type device struct {
 	// Guarded by Machine.mu.
 	chip    chip
 	net     netChip // the same, of a network device
-	space   *space
+	space   *space  // of a platform device one that nobody reaches
 	regions [6]*window
 	msixTab []byte
 	pending []uint64 // MSI-X vectors that fired while they were masked
@@ -54,24 +56,39 @@ type window struct {
 	decodes bool
 }
 
-func newDevice(m *Machine, i int, spec DeviceSpec) (*device, error) {
+// newDevice makes the next device of the machine.
+func newDevice(m *Machine, spec DeviceSpec) (*device, error) {
 	d := &device{m: m, spec: spec, done: make(chan struct{})}
-	d.addr = pci.Addr{Domain: m.domain, Dev: uint8(firstSlot + i)}
 	props, err := spec.props()
 	if err != nil {
 		return nil, err
 	}
-	if d.chip, d.hdr, err = modelOf(spec.Model).make(d, options{index: i, props: props}); err != nil {
+	o := options{index: len(m.devices), props: props, tpm: spec.TPM}
+	for _, x := range m.devices {
+		if x.isPlatform() {
+			o.nth++
+		}
+	}
+	if d.chip, d.hdr, err = modelOf(spec.Model).make(d, o); err != nil {
 		return nil, err
+	}
+	if d.isPlatform() {
+		d.standing()
+	} else {
+		d.addr = pci.Addr{Domain: m.domain, Dev: uint8(firstSlot + o.index - o.nth)}
 	}
 	d.net, _ = d.chip.(netChip)
 	d.space = newSpace(&d.hdr)
+	if d.isPlatform() {
+		d.space = newSpace(&header{})
+	}
 	for _, r := range d.hdr.regions {
 		d.regions[r.Index] = &window{info: r, widths: d.hdr.widths[r.Index]}
 	}
 	d.msixTab = make([]byte, entrySize*d.hdr.msix)
 	d.pending = make([]uint64, (d.hdr.msix+63)/64)
 	d.resetMSIX()
+	d.decode()
 	return d, nil
 }
 
@@ -79,7 +96,7 @@ func newDevice(m *Machine, i int, spec DeviceSpec) (*device, error) {
 func (d *device) place(fn *pci.Function) {
 	d.m.lock()
 	defer d.m.unlock()
-	d.fn = fn
+	d.fn, d.bars = fn, fn.BARs
 	for _, r := range fn.BARs {
 		d.regions[r.Index].info = r
 	}
@@ -98,17 +115,20 @@ func (d *device) decode() {
 		if w.info.Kind == bus.RegionIO {
 			on = pci.CmdIO
 		}
+		if d.isPlatform() {
+			w.decodes = true // nothing turns it off
+			continue
+		}
 		w.decodes = cmd&on != 0 && !d.space.asleep() && w.info.Addr != 0 && d.space.addr(&w.info) == w.info.Addr
 	}
 }
 
-func (d *device) Address() string       { return d.addr.String() }
 func (d *device) Backend() string       { return "sim:" + d.spec.Model }
 func (d *device) Config() bus.Config    { return &config{d} }
 func (d *device) DMA() bus.DMA          { return dmaOf{d} }
 func (d *device) Done() <-chan struct{} { return d.done }
 
-func (d *device) Regions() []bus.RegionInfo { return slices.Clone(d.fn.BARs) }
+func (d *device) Regions() []bus.RegionInfo { return slices.Clone(d.bars) }
 
 func (d *device) errorf(format string, args ...any) error {
 	return fmt.Errorf(d.Address()+" "+d.spec.Name+": "+format, args...)
@@ -141,7 +161,7 @@ func (d *device) Region(index int) (bus.Region, error) {
 	if err := d.Err(); err != nil {
 		return nil, err
 	}
-	for _, r := range d.fn.BARs {
+	for _, r := range d.bars {
 		if r.Index == index {
 			return &region{d: d, w: d.regions[index], info: r}, nil
 		}

@@ -17,6 +17,10 @@
 //	             then is the driver. mac=ADDRESS
 //	e1000, e1000-82545em, e1000e
 //	             82540EM, 82545EM and 82574L, which can be wired. mac=ADDRESS
+//	tpm-tis      a TPM behind the FIFO of the TPM Interface Specification, as QEMU's tpm-tis: a platform
+//	             device. family=1.2 or 2.0, burst=N, delay=DURATION, irq=off, ek=off, misbehave=...
+//	tpm-crb      a TPM 2.0 behind a command response buffer, as QEMU's tpm-crb: a platform device.
+//	             delay=DURATION, misbehave=...
 //
 // [Models] lists them with their properties. On ring3's command line they begin with "sim.":
 // eth0=sim:null,sim.rx=60.
@@ -49,6 +53,72 @@
 // tag in legacy descriptors and throttles without being asked to; both send an empty segment after
 // a last one that is full, and take frames of up to 1526 bytes as not long.
 //
+// # Platform devices
+//
+// A TPM is no PCI function but stands where firmware says (bus.Platform): MSFT0101 or, for TPM 1.2, PNP0C31.
+// It has no config space, no slot, no DMA and no reset of its own; its one region is where it is on a PC,
+// 0xfed40000, and 32 KiB further up for each platform device before it. [Machine.Function] gives none, and
+// enumeration does not find it, so a machine of platform devices alone has an empty [Machine.Topology].
+// Interrupts are INTx on line 5, which all platform devices of a machine share.
+//
+// # TPMs
+//
+// Registers behave as those of QEMU 7.2, five localities with requests, seizures and aborts included, where the
+// specifications leave it open. Differences, in which QEMU's are wrong: a locality whose command was
+// aborted by another begins anew instead of finding what the other left in the buffer; who gives up a locality
+// aborts its command; INT_STATUS shows what is enabled only. Registers of the FIFO interface take 8, 16 and
+// 32 bits. Measured launch (locality 4), the physical presence interface and CRB interrupts are left out.
+//
+// A command takes 1 ms of virtual time, or what delay says, and has its effect when that is over. With burst=N the
+// FIFO is N bytes deep: no more is announced, and what is written or read beyond what the last read of STS announced
+// is lost, or reads 0xff. irq=off has interrupts that can be enabled and never come, for drivers that try them out.
+//
+// Behind the registers is a [TPM]: the one of [DeviceSpec.TPM], or one that is built in, which has no keys but
+// what else a driver and a resource manager need, and whose random numbers are the same in each run:
+//
+//	2.0  Startup Shutdown SelfTest GetTestResult GetCapability GetRandom PCR_Read PCR_Extend PCR_Reset,
+//	     HashSequenceStart SequenceUpdate SequenceComplete (three transient objects),
+//	     StartAuthSession PolicyGetDigest (three sessions loaded, 64 in all), ContextSave ContextLoad FlushContext;
+//	     banks of SHA-1, SHA-256, SHA-384 and SHA-512; passwords, all of them empty
+//	1.2  Startup SaveState SelfTestFull ContinueSelfTest GetTestResult GetCapability GetRandom PCRRead
+//	     Extend PCR_Reset ReadPubek (no key with ek=off); no owner, no authorization
+//
+// Its result codes are those of the reference implementation, but that a wrong tag is answered as hardware does, with tag
+// 0x00c4 and 0x1e. A TPM 2.0 that resumes (Startup to a saved state) has
+// its PCRs back, but no sessions.
+//
+// # TPMs that misbehave
+//
+// misbehave=KIND goes wrong with each command, KIND:N with the N-th only (from 1, since power-on), KIND:N-M
+// with those from N to M, KIND:N- from N on. Several are joined by a plus sign: retry:1-3+hang:5. A command counts
+// from its first byte (CRB: when it is started), whether or not it is executed.
+//
+//	long      the answer's header says 4 bytes more than there are
+//	short     4 bytes more follow than the header says
+//	huge      the answer has 5000 bytes, more than the 4096 that a TPM may give
+//	runt      the answer has 6 bytes, less than a header
+//	tag       the answer's tag is 0xdead
+//	fail      the answer is TPM_FAIL of TPM 1.2, as when QEMU lost its TPM
+//	retry     the answer is TPM_RC_RETRY (1.2: TPM_RETRY), and nothing is executed
+//	testing   the answer is TPM_RC_TESTING (1.2: TPM_DOING_SELFTEST), and nothing is executed
+//	hang      the command ends only when it is aborted
+//	wedge     the command does not end even then
+//	locality  a request for the locality is ignored; no command comes through then, so none counts
+//
+// Of tpm-tis alone:
+//
+//	expect    Expect stays set after the last byte
+//	noexpect  Expect is clear from the first byte on
+//	burst0    the burst count is 0; the command counts once a driver that saw it writes commandReady
+//	storm     the line is high without a cause, from the command's first byte until the next command's
+//
+// Of tpm-crb alone:
+//
+//	fatal     the command ends without an answer, and CTRL_STS says that there was an error
+//
+// What any device can be made to do wrong, such as bits that flip or stick and interrupts that are lost, package
+// fault does.
+//
 // # Config space, regions, reset
 //
 // A function has the header, base address registers and capabilities that its device has:
@@ -76,7 +146,7 @@
 //
 // # Interrupts
 //
-// Messages are writes to an address that stands for eventfds; written elsewhere by a driver's
+// Platform devices have a line of their own. Messages are writes to an address that stands for eventfds; written elsewhere by a driver's
 // mistake they are stray DMA. INTx is level-triggered, shared by functions whose slots are four
 // apart, and masked when it fires until [bus.IRQ.Unmask].
 //
@@ -104,7 +174,7 @@
 //
 // # Life and death
 //
-// [Machine.Unplug] pulls a device out: its registers read all-ones, its Err wraps bus.ErrGone.
+// [Machine.Reset] is power-on reset. [Machine.Unplug] pulls a device out: its registers read all-ones, its Err wraps bus.ErrGone.
 // [Machine.Close] closes all devices, and reports memory that was not freed.
 //
 // # Limits
@@ -120,5 +190,6 @@
 //
 // Sources: PCI Local Bus 3.0; PCI Express Base 3.0; PCI Power Management 1.2; QEMU's docs/specs/edu
 // and docs/specs/pci-testdev; Intel 317453
-// (8254x) and 317694 (82574L).
+// (8254x) and 317694 (82574L); TCG PC Client Specific TPM Interface Specification (TIS) 1.3; TCG PC Client Platform
+// TPM Profile (PTP) 1.05; TPM Main Specification 1.2 parts 2 and 3; TPM 2.0 Library Specification 1.59 parts 2 and 3.
 package sim

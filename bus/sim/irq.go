@@ -38,15 +38,22 @@ type intx struct {
 	masked bool // fired, not yet unmasked
 }
 
-// firstLine is the input of the interrupt controller that line 0 is, for messages.
-const firstLine = 20
-
-// line of the pin: slots are swizzled, as on package qemu's machine.
-func (d *device) lineOf() *line { return &d.m.lines[d.addr.Dev%4] }
+// firstLine is the input of the interrupt controller that line 0 is, for messages. After the lines of the slots
+// comes the one of platform devices.
+const (
+	firstLine = 20
+	pciLines  = 4
+)
 
 // IRQVectors looks at config space each time, as a driver would.
 func (d *device) IRQVectors(mode bus.IRQMode) int {
 	if d.Err() != nil {
+		return 0
+	}
+	if d.isPlatform() {
+		if mode == bus.INTx && d.hdr.intx {
+			return 1
+		}
 		return 0
 	}
 	c := d.Config()
@@ -192,11 +199,11 @@ func (d *device) enableINTx() error {
 	if err != nil {
 		return err
 	}
-	q.SetLine(firstLine + int(d.addr.Dev%4))
+	l, number := d.lineOf()
+	q.SetLine(number)
 	w.irq = q
 	d.irq.irqs = []*bus.IRQ{q}
 	d.m.lock()
-	l := d.lineOf()
 	d.wire = w
 	l.subs = append(l.subs, w)
 	if l.high > 0 {
@@ -221,7 +228,7 @@ func (d *device) unmask(w *intx) {
 	d.m.lock()
 	defer d.m.unlock()
 	w.masked = false
-	if d.wire == w && d.lineOf().high > 0 {
+	if l, _ := d.lineOf(); d.wire == w && l.high > 0 {
 		w.fire()
 	}
 }
@@ -249,7 +256,7 @@ func (d *device) disableIRQs() error {
 	}
 	d.m.lock()
 	if w != nil {
-		l := d.lineOf()
+		l, _ := d.lineOf()
 		l.subs = slices.DeleteFunc(l.subs, func(x *intx) bool { return x == w })
 		d.wire = nil
 	}
@@ -273,7 +280,7 @@ func (d *device) setLine(high bool) {
 		return
 	}
 	d.asserts = high
-	l := d.lineOf()
+	l, _ := d.lineOf()
 	if !high {
 		l.high--
 		return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,7 +39,7 @@ type Machine struct {
 	// dmaBytes is how much of it is in use.
 	dmaBytes uint64
 	bell     []*bus.IRQ // by the data of a message
-	lines    [4]line
+	lines    [pciLines + 1]line
 	wires    wires
 	stray    uint64 // DMA that hit nothing
 	strayE   error  // the first
@@ -74,8 +75,8 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 
 // build makes the devices, wires them, and enumerates the bus.
 func (m *Machine) build(c *Config) error {
-	for i, spec := range c.Devices {
-		d, err := newDevice(m, i, spec)
+	for _, spec := range c.Devices {
+		d, err := newDevice(m, spec)
 		if err != nil {
 			return fmt.Errorf("sim: %s: model %s: %w", spec.Name, spec.Model, err)
 		}
@@ -89,11 +90,13 @@ func (m *Machine) build(c *Config) error {
 		d.chip.reset()
 	}
 	m.unlock()
-	var err error
-	if m.topo, err = pci.Enumerate(m, m.domain, windows); err != nil {
-		return fmt.Errorf("sim: enumerating the bus: %w", err)
+	if err := m.enumerate(); err != nil {
+		return err
 	}
 	for _, d := range m.devices {
+		if d.isPlatform() {
+			continue
+		}
 		fn := m.topo.Find(d.addr)
 		if fn == nil {
 			return fmt.Errorf("sim: %s: model %s: enumerating the bus: no function at %s: %w", d.spec.Name, d.spec.Model, d.addr, bus.ErrProtocol)
@@ -102,6 +105,18 @@ func (m *Machine) build(c *Config) error {
 			return fmt.Errorf("sim: %s: model %s: %w", d.spec.Name, d.spec.Model, fn.Err)
 		}
 		d.place(fn)
+	}
+	return nil
+}
+
+// enumerate looks for the functions that there are, which may be none.
+func (m *Machine) enumerate() (err error) {
+	if !slices.ContainsFunc(m.devices, func(d *device) bool { return !d.isPlatform() }) {
+		m.topo = &pci.Topology{Domain: m.domain}
+		return nil
+	}
+	if m.topo, err = pci.Enumerate(m, m.domain, windows); err != nil {
+		return fmt.Errorf("sim: enumerating the bus: %w", err)
 	}
 	return nil
 }
@@ -169,7 +184,7 @@ func (m *Machine) StrayDMA() (n uint64, first error) {
 // Config gives the config space of any function of the machine; pci.Access.
 func (m *Machine) Config(a pci.Addr) bus.Config {
 	for _, d := range m.devices {
-		if d.addr == a {
+		if d.addr == a && !d.isPlatform() {
 			return &config{d}
 		}
 	}
@@ -205,7 +220,8 @@ func (m *Machine) Device(name string) (bus.Device, error) {
 	return d, nil
 }
 
-// Function returns what enumeration found out about the device of that name.
+// Function returns what enumeration found out about the device of that name: nil, and no error, of a
+// platform device, which is no function and which nobody enumerates.
 func (m *Machine) Function(name string) (*pci.Function, error) {
 	d, err := m.named(name)
 	if err != nil {

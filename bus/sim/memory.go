@@ -176,6 +176,9 @@ func (a dmaOf) check(step string, q bus.DMARequest) (uint64, error) {
 	if err := a.d.Err(); err != nil {
 		return 0, stepError(step, err)
 	}
+	if a.d.isPlatform() {
+		return 0, a.none(step)
+	}
 	if err := iova.Check(a.who(step), q); err != nil {
 		return 0, err
 	}
@@ -184,6 +187,11 @@ func (a dmaOf) check(step string, q bus.DMARequest) (uint64, error) {
 		return 0, a.full(step, q)
 	}
 	return pages, nil
+}
+
+// none is for a device that masters no bus.
+func (a dmaOf) none(step string) error {
+	return stepError(step, a.d.errorf("a platform device does no DMA: %w", bus.ErrNotSupported))
 }
 
 func (a dmaOf) full(step string, q bus.DMARequest) error {
@@ -236,6 +244,9 @@ func (a dmaOf) Place(w bus.Window) (release func(), err error) {
 	defer m.unlock()
 	if err := d.errLocked(); err != nil {
 		return nil, stepError("placing", err)
+	}
+	if d.isPlatform() {
+		return nil, a.none("placing")
 	}
 	if d.memory.overlaps(base, end) {
 		return nil, d.errorf("placing DMA memory: %d bytes at %#x: the device has memory there: %w", w.Size, base, bus.ErrBusy)

@@ -62,6 +62,7 @@ var foreign = []struct {
 }{
 	{"github.com/hanwen/go-fuse", []string{"internal/kernfs"}, false},
 	{"github.com/google/gopacket", []string{"internal/frame", "bus/trace/tracefile"}, true},
+	{"github.com/google/go-tpm", []string{"tpmdd"}, true},
 	{"github.com/expr-lang/expr", []string{"bus/trace/tracefile"}, false},
 	{"github.com/spf13/cobra", []string{"host", "cmd"}, false},
 	{"github.com/vishvananda", []string{"netdev/tap", "internal/bench"}, true},

@@ -22,6 +22,7 @@ func Add(sys *sysfs.Dir, c *tpmdd.Chip, p Place) {
 	number := strings.TrimPrefix(p.Name, "tpm")
 	dev := sys.MkdirAll(p.Device)
 	base := p.Device[strings.LastIndexByte(p.Device, '/')+1:]
+	parent := &sysfs.Link{Target: "../../../" + base}
 
 	bus := "/bus/" + p.Bus
 	link := func(dir, name, to string) {
@@ -46,7 +47,7 @@ func Add(sys *sysfs.Dir, c *tpmdd.Chip, p Place) {
 	}
 	major, minor := deviceNumber(number)
 	node(dir, p.Name, major, minor)
-	link(chip, "device", p.Device)
+	dir.Put("device", parent)
 	link(chip, "subsystem", "/class/tpm")
 	link("/class/tpm", p.Name, chip)
 	if c.Family() == tpmdd.TPM12 {
@@ -58,7 +59,7 @@ func Add(sys *sysfs.Dir, c *tpmdd.Chip, p Place) {
 	}
 	rm := p.Device + "/tpmrm/tpmrm" + number
 	node(sys.MkdirAll(rm), "tpmrm"+number, dynamicMajor, dynamicMinor)
-	link(rm, "device", p.Device)
+	sys.MkdirAll(rm).Put("device", parent)
 	link(rm, "subsystem", "/class/tpmrm")
 	link("/class/tpmrm", "tpmrm"+number, rm)
 }

@@ -1,0 +1,149 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ring3dev/ring3/internal/node"
+	"github.com/ring3dev/ring3/internal/profile"
+	"github.com/ring3dev/ring3/tpmdd"
+	"github.com/ring3dev/ring3/tpmdd/measure"
+)
+
+// MeasurePlan says what is measured where. The zero value measures nothing.
+type MeasurePlan struct {
+	TPM    string // name of the TPM
+	PCR    int
+	DB     string // database of known digests; "" for none
+	Policy measure.Policy
+}
+
+const (
+	measureHelp = "measure what is started into a PCR of a TPM: `TPM[,pcr=N]` (10 to 23; 10)"
+	enforceHelp = "with --measure, what to do with what is not in the database: `DB=log|deny|lock`"
+)
+
+// addMeasure adds what --measure and --enforce say.
+func (p *Plan) addMeasure(spec, enforce string) error {
+	if spec == "" {
+		if enforce != "" {
+			return usagef("--enforce %q: want --measure too, which says where digests go", enforce)
+		}
+		return nil
+	}
+	name, option, more := strings.Cut(spec, ",")
+	m := MeasurePlan{TPM: name, PCR: measure.DefaultPCR}
+	d := p.find(name)
+	switch {
+	case d == nil:
+		return usagef("--measure %q: no device is named %s", spec, name)
+	case !isTPM(*d):
+		return usagef("--measure %q: %s is no TPM", spec, name)
+	}
+	if more {
+		v, ok := strings.CutPrefix(option, "pcr=")
+		n, err := strconv.Atoi(v)
+		if !ok || err != nil || n < measure.DefaultPCR || n >= tpmdd.PCRs {
+			return usagef("--measure %q: option %q: want pcr=N, %d to %d", spec, option, measure.DefaultPCR, tpmdd.PCRs-1)
+		}
+		m.PCR = n
+	}
+	if enforce != "" {
+		i := strings.LastIndexByte(enforce, '=')
+		if i <= 0 {
+			return usagef("--enforce %q: want DB=log, DB=deny or DB=lock", enforce)
+		}
+		var err error
+		if m.Policy, err = measure.ParsePolicy(enforce[i+1:]); err != nil {
+			return usagef("--enforce %q: want DB=log, DB=deny or DB=lock", enforce)
+		}
+		m.DB = enforce[:i]
+	}
+	p.Measure = m
+	return nil
+}
+
+// bindOrder is the devices in the order in which they get their drivers: the TPM that measures the others comes first.
+func (s *System) bindOrder() []*boundDevice {
+	order := slices.Clone(s.bound)
+	slices.SortStableFunc(order, func(a, b *boundDevice) int {
+		return boolInt(b.spec.Name == s.plan.Measure.TPM) - boolInt(a.spec.Name == s.plan.Measure.TPM)
+	})
+	return order
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// measureStart begins the list, once the TPM is there: with this program, and with what it was told to do.
+func (s *System) measureStart(ctx context.Context, b *boundDevice) error {
+	p := s.plan.Measure
+	o := measure.Options{Chip: b.tpm.chip, Family: b.tpm.chip.Family(), Name: p.TPM, PCR: p.PCR, Policy: p.Policy, Log: s.log}
+	var err error
+	if p.DB != "" {
+		if o.DB, err = measure.OpenDatabase(p.DB); err != nil {
+			return fmt.Errorf("--enforce: %w", err)
+		}
+	}
+	if s.measurer, err = measure.New(ctx, o); err != nil {
+		return err
+	}
+	if err := s.measurer.Self(ctx); err != nil {
+		return err
+	}
+	if text := s.plan.wiring(); text != "" {
+		if err := s.measurer.Data(ctx, "config:wiring", []byte(text)); err != nil {
+			return err
+		}
+	}
+	return s.measureDevice(ctx, b)
+}
+
+// measureDevice measures what a device's driver is told, before it starts.
+func (s *System) measureDevice(ctx context.Context, b *boundDevice) error {
+	if s.measurer == nil {
+		return nil
+	}
+	return s.measurer.Data(ctx, ConfigName(b.spec), []byte(b.spec.String()))
+}
+
+// ConfigName is what a device's configuration is called in a measurement list.
+func ConfigName(d DeviceSpec) string { return "config:" + d.Name }
+
+// wiring is what the plan says of devices among each other, as the flags do.
+func (p *Plan) wiring() string {
+	var all []string
+	for _, w := range p.Wires {
+		all = append(all, "--wire "+w.String())
+	}
+	for _, t := range p.Taps {
+		all = append(all, "--tap "+t.String())
+	}
+	for _, f := range p.Forwards {
+		all = append(all, "--forward "+f[0]+"-"+f[1])
+	}
+	if p.Profile != "" && p.Profile != profile.Default {
+		all = append(all, "--profile "+p.Profile)
+	}
+	return strings.Join(all, " ")
+}
+
+// exportMeasurements puts the list where IMA has it.
+func (s *System) exportMeasurements(root *node.Dir) {
+	if s.measurer == nil {
+		return
+	}
+	security := root.MkdirAll("sys/kernel/security")
+	ima := security.MkdirAll("integrity/ima")
+	for name, f := range s.measurer.Log().Files() {
+		ima.Put(name, f)
+	}
+	security.Put("ima", &node.Link{Target: "integrity/ima"})
+}
