@@ -5,52 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/ring3dev/ring3/internal/instance"
 	"github.com/ring3dev/ring3/sysfs"
 	"github.com/ring3dev/ring3/tpmdd"
 	"github.com/ring3dev/ring3/tpmdd/attest"
 	"github.com/ring3dev/ring3/tpmdd/measure"
+	"github.com/ring3dev/ring3/tpmdd/swtpmtest"
 )
-
-// startTPM runs a fresh swtpm and gives the path of its socket, which takes one client at a time.
-func startTPM(t *testing.T) string {
-	t.Helper()
-	exe, err := exec.LookPath("swtpm")
-	if err != nil {
-		t.Skip("no swtpm here")
-	}
-	dir := shortDir(t)
-	path := filepath.Join(dir, "s")
-	cmd := exec.Command(exe, "socket", "--tpm2", "--server", "type=unixio,path="+path, "--ctrl", "type=unixio,path="+filepath.Join(dir, "c"),
-		"--flags", "not-need-init,startup-clear", "--tpmstate", "dir="+dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		c, err := net.Dial("unix", path)
-		if err == nil {
-			c.Close()
-			return path
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("swtpm: %v", err)
-		}
-	}
-}
 
 // shortDir is a private directory in which sockets have paths that fit.
 func shortDir(t *testing.T) string {
@@ -63,7 +29,7 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// tpmRig is an attester's and a verifier's shell.
+// tpmRig is an attester's and a verifier's shell. The TPM's socket takes one client at a time.
 type tpmRig struct {
 	t   *testing.T
 	dir string
@@ -72,7 +38,7 @@ type tpmRig struct {
 
 func newTPMRig(t *testing.T) *tpmRig {
 	t.Setenv(instance.BaseEnv, shortDir(t))
-	return &tpmRig{t: t, dir: t.TempDir(), tpm: startTPM(t)}
+	return &tpmRig{t: t, dir: t.TempDir(), tpm: swtpmtest.Start(t, tpmdd.TPM20).Path()}
 }
 
 // run is one ring3 command; @x in args is a file of the rig's.
