@@ -384,5 +384,5 @@ func (a *app) showReport(r *attest.Report) error {
 	for _, p := range r.Problems {
 		errs = append(errs, errors.New(p))
 	}
-	return errors.Join(append(errs, fmt.Errorf("not trusted, for %d reasons", len(errs)))...)
+	return errors.Join(append(errs, fmt.Errorf("not trusted: reasons above: %d", len(errs)))...)
 }

@@ -113,7 +113,7 @@ func TestTPMCommands(t *testing.T) {
 	r.write("empty", "# nothing\n")
 	_, errs, code = r.run("", "tpm", "verify", "@quote", "--expect", "@expect", "--ek", strings.Repeat("00", 32), "--db", "@empty")
 	if code != 1 || strings.Count(errs, "\n") != 3 || !strings.Contains(errs, "ring3: ek: fingerprint "+report.EK.String()) ||
-		!strings.Contains(errs, "ring3: database: entry 1: \"config:eth0\"") || !strings.Contains(errs, "ring3: not trusted, for 2 reasons\n") {
+		!strings.Contains(errs, "ring3: database: entry 1: \"config:eth0\"") || !strings.Contains(errs, "ring3: not trusted: reasons above: 2\n") {
 		t.Errorf("verify = %d:\n%s", code, errs)
 	}
 	// From now on a nonce is enough.
