@@ -16,6 +16,7 @@ import (
 
 	"github.com/ring3dev/ring3/tpmdd"
 	"github.com/ring3dev/ring3/tpmdd/measure"
+	"github.com/ring3dev/ring3/tpmdd/swtpmtest"
 )
 
 var allPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
@@ -23,7 +24,7 @@ var allPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
 // machine is an attester that measured something.
 type machine struct {
 	*TPM
-	tpm *swtpm
+	tpm *swtpmtest.TPM
 	m   *measure.Measurer
 }
 
@@ -47,7 +48,7 @@ func database(t *testing.T, contents ...string) *measure.Database {
 // start measures contents, as driver binaries, on a fresh TPM.
 func start(t *testing.T, o measure.Options, contents ...string) *machine {
 	t.Helper()
-	tpm := startTPM(t)
+	tpm := swtpmtest.Start(t, tpmdd.TPM20)
 	o.Chip, o.Family = tpm, tpmdd.TPM20
 	m, err := measure.New(t.Context(), o)
 	if err != nil {

@@ -12,17 +12,17 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/tpmdd"
 	"github.com/ring3dev/ring3/tpmdd/measure"
+	"github.com/ring3dev/ring3/tpmdd/swtpmtest"
 )
 
 func TestDial(t *testing.T) {
-	tpm := startTPM(t)
-	tpm.c.Close()
-	c, err := Dial(tpm.path)
+	tpm := swtpmtest.Start(t, tpmdd.TPM20)
+	c, err := Dial(tpm.Path())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	v, err := Open(t.Context(), tpm.path, c).ReadPCRs(measure.SHA256, []int{0, 17})
+	v, err := Open(t.Context(), tpm.Path(), c).ReadPCRs(measure.SHA256, []int{0, 17})
 	if err != nil || len(v[0]) != 32 || v[17][0] != 0xff {
 		t.Errorf("ReadPCRs = %v, %v", v, err)
 	}

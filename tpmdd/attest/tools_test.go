@@ -12,7 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ring3dev/ring3/tpmdd"
 	"github.com/ring3dev/ring3/tpmdd/measure"
+	"github.com/ring3dev/ring3/tpmdd/swtpmtest"
 )
 
 // bridgeEnv makes this binary what tpm2-tools start to reach a socket.
@@ -92,8 +94,24 @@ func TestCheckquote(t *testing.T) {
 
 // TestFingerprintIsTheToolsEK: tpm2_createek and openssl lead to the same fingerprint.
 func TestFingerprintIsTheToolsEK(t *testing.T) {
-	mc := start(t, measure.Options{})
-	id, err := mc.Identity()
+	tpm := swtpmtest.Start(t, tpmdd.TPM20)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	pub, ctx := filepath.Join(dir, "ek.pem"), filepath.Join(dir, "ek.ctx")
+	t.Setenv(bridgeEnv, tpm.Path())
+	tool(t, "tpm2_createek", "-T", "cmd:exec "+exe, "-G", "rsa", "-c", ctx, "-u", pub, "-f", "pem")
+	p, err := os.ReadFile(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(p)
+	if block == nil {
+		t.Fatalf("%s: no PEM", p)
+	}
+	id, err := Open(t.Context(), "tpm0", tpm).Identity()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,28 +123,6 @@ func TestFingerprintIsTheToolsEK(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// swtpm has one client at a time, which is then ours again.
-	mc.tpm.c.Close()
-	defer func() {
-		if mc.tpm.c, err = net.Dial("unix", mc.tpm.path); err != nil {
-			t.Error(err)
-		}
-		mc.flush(0x80000000, &err) // what tpm2_createek leaves
-	}()
-	dir := t.TempDir()
-	pub, ctx := filepath.Join(dir, "ek.pem"), filepath.Join(dir, "ek.ctx")
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv(bridgeEnv, mc.tpm.path)
-	tcti := "cmd:exec " + exe
-	tool(t, "tpm2_createek", "-T", tcti, "-G", "rsa", "-c", ctx, "-u", pub, "-f", "pem")
-	p, err := os.ReadFile(pub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, _ := pem.Decode(p)
 	if want := fmt.Sprintf("%x", measure.SHA256.Sum(block.Bytes)); got.String() != want {
 		t.Errorf("Fingerprint = %s, want %s", got, want)
 	}

@@ -282,6 +282,10 @@ func (r *Report) checkEntry(i int, e measure.Entry, db *measure.Database) {
 		r.problem("log", "entry %d: %v", i, err)
 		return
 	}
+	if _, err := measure.ParseBank(ev.Alg); err != nil {
+		r.problem("log", "entry %d: %v", i, err)
+		return
+	}
 	out := Entry{PCR: e.PCR, Digest: fmt.Sprintf("%s:%x", ev.Alg, ev.Digest), Name: ev.Name}
 	if e.Template == measure.TemplateData {
 		out.Data = ev.Buf

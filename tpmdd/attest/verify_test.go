@@ -45,7 +45,7 @@ func TestLogIsAltered(t *testing.T) {
 		{"altered", func(e []measure.Entry) []measure.Entry {
 			e[2].Data = slices.Clone(e[1].Data) // its template digest stays
 			return e
-		}, []string{"log: entry 2: /usr/bin/driver0: template digest", "log: replayed"}},
+		}, []string{"log: entry 2: \"/usr/bin/driver0\": template digest", "log: replayed"}},
 		{"another boot", func(e []measure.Entry) []measure.Entry { return e[1:] }, []string{"log: boot_aggregate: the first entry is", "log: replayed", "database: entry 1"}},
 		{"of another PCR", func(e []measure.Entry) []measure.Entry { e[2].PCR = 11; return e }, []string{"log: replayed", "PCR sha256:11", "database: entry 2"}},
 	} {

@@ -9,32 +9,23 @@ import (
 	"github.com/ring3dev/ring3/tpmdd"
 )
 
-// Command codes that are sent, or refused to others (TPM 2.0 part 2, 6.5.2).
+// Command codes that are refused to others, beside those of package tpmdd (TPM 2.0 part 2, 6.5.2).
 const (
 	ccPCRSetAuthPolicy      = 0x0000012c
-	ccEventSequenceComplete = 0x00000185
 	ccPCREvent              = 0x0000013c
-	ccPCRReset              = 0x0000013d
-	ccGetCapability         = 0x0000017a
-	ccPCRRead               = 0x0000017e
-	ccPCRExtend             = 0x00000182
 	ccPCRSetAuthValue       = 0x00000183
+	ccEventSequenceComplete = 0x00000185
 )
 
-// Ordinals of TPM 1.2 (part 2, 17).
+// Ordinals of TPM 1.2, likewise (part 2, 17).
 const (
-	ordExtend             = 0x00000014
-	ordPCRRead            = 0x00000015
 	ordSHA1CompleteExtend = 0x000000a3
 	ordPCRReset           = 0x000000c8
 	ordExecuteTransport   = 0x000000e6
 )
 
-const (
-	capPCRs   = 5          // TPM_CAP_PCRS
-	handlePW  = 0x40000009 // TPM_RS_PW, a password session
-	selectLen = 3          // bytes of a selection: 24 PCRs
-)
+// handlePW is TPM_RS_PW, a password session.
+const handlePW = 0x40000009
 
 // chip is the TPM as this package uses it: its few commands, in both languages.
 type chip struct {
@@ -43,20 +34,13 @@ type chip struct {
 	name   string
 }
 
-// run sends a command and gives the parameters of its answer. An answer with an error code is an error here.
+// run sends a command and gives the parameters of its answer.
 func (c *chip) run(ctx context.Context, what string, cmd []byte) ([]byte, error) {
-	ans, err := c.x.Transmit(ctx, cmd)
+	p, err := tpmdd.Ask(ctx, c.x, what, cmd)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %s: %w", c.name, what, err)
+		return nil, fmt.Errorf("%s: %w", c.name, err)
 	}
-	h, ok := tpmdd.ParseHeader(ans)
-	if !ok || int64(h.Length) != int64(len(ans)) {
-		return nil, fmt.Errorf("%s: %s: answer of %d bytes: want a header with its length: %w", c.name, what, len(ans), bus.ErrProtocol)
-	}
-	if h.Code != 0 {
-		return nil, fmt.Errorf("%s: %s: TPM %s answers %#x: want 0", c.name, what, c.family, h.Code)
-	}
-	return ans[tpmdd.HeaderSize:], nil
+	return p, nil
 }
 
 // short is the error for an answer that does not have what it should.
@@ -69,16 +53,16 @@ func (c *chip) banks(ctx context.Context, pcr int) ([]Bank, error) {
 	if c.family == tpmdd.TPM12 {
 		return []Bank{SHA1}, nil
 	}
-	what := "listing the banks"
+	const what = "attempting to list the banks"
 	var params []byte
-	for _, v := range []uint32{capPCRs, 0, 1} {
+	for _, v := range []uint32{tpmdd.CapPCRs, 0, 1} {
 		params = binary.BigEndian.AppendUint32(params, v)
 	}
-	p, err := c.run(ctx, what, tpmdd.Command(tpmdd.TagNoSessions, ccGetCapability, params...))
+	p, err := c.run(ctx, what, tpmdd.Command(tpmdd.TagNoSessions, tpmdd.CCGetCapability, params...))
 	if err != nil {
 		return nil, err
 	}
-	if len(p) < 9 || binary.BigEndian.Uint32(p[1:]) != capPCRs {
+	if len(p) < 9 || binary.BigEndian.Uint32(p[1:]) != tpmdd.CapPCRs {
 		return nil, c.short(what, p)
 	}
 	var out []Bank
@@ -103,36 +87,21 @@ func (c *chip) banks(ctx context.Context, pcr int) ([]Bank, error) {
 	return out, nil
 }
 
-// read reads a PCR (TPM2_PCR_Read, part 3, 22.4; TPM_PCRRead, 1.2 part 3, 16.2).
+// read reads a PCR.
 func (c *chip) read(ctx context.Context, b Bank, pcr int) ([]byte, error) {
-	what := fmt.Sprintf("reading PCR %s:%d", b, pcr)
-	if c.family == tpmdd.TPM12 {
-		p, err := c.run(ctx, what, tpmdd.Command(tpmdd.TagRequest12, ordPCRRead, binary.BigEndian.AppendUint32(nil, uint32(pcr))...))
-		if err == nil && len(p) != SHA1.Size() {
-			err = c.short(what, p)
-		}
-		return p, err
-	}
-	params := []byte{0, 0, 0, 1, byte(b >> 8), byte(b), selectLen, 0, 0, 0}
-	params[7+pcr/8] = 1 << (pcr % 8)
-	p, err := c.run(ctx, what, tpmdd.Command(tpmdd.TagNoSessions, ccPCRRead, params...))
+	v, err := tpmdd.ReadPCR(ctx, c.x, c.family, tpmdd.Bank{Alg: uint16(b), Name: b.String(), Size: b.Size()}, uint32(pcr))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: PCR %s:%d: %w", c.name, b, pcr, err)
 	}
-	// update counter, the selection again, a list of one digest
-	head := 4 + len(params)
-	if len(p) != head+4+2+b.Size() || binary.BigEndian.Uint32(p[head:]) != 1 {
-		return nil, c.short(what, p)
-	}
-	return p[head+6:], nil
+	return v, nil
 }
 
 // extend adds one digest for each bank to a PCR (TPM2_PCR_Extend, part 3, 22.2; TPM_Extend, 1.2 part 3, 16.1).
 func (c *chip) extend(ctx context.Context, pcr int, banks []Bank, digest func(Bank) []byte) error {
-	what := fmt.Sprintf("extending PCR %d", pcr)
+	what := fmt.Sprintf("attempting to extend PCR %d", pcr)
 	params := binary.BigEndian.AppendUint32(nil, uint32(pcr))
 	if c.family == tpmdd.TPM12 {
-		_, err := c.run(ctx, what, tpmdd.Command(tpmdd.TagRequest12, ordExtend, append(params, digest(SHA1)...)...))
+		_, err := c.run(ctx, what, tpmdd.Command(tpmdd.TagRequest12, tpmdd.OrdExtend, append(params, digest(SHA1)...)...))
 		return err
 	}
 	// A PCR's authorization is the empty password (its session has no nonce, no attributes, no secret).
@@ -144,6 +113,6 @@ func (c *chip) extend(ctx context.Context, pcr int, banks []Bank, digest func(Ba
 		params = binary.BigEndian.AppendUint16(params, uint16(b))
 		params = append(params, digest(b)...)
 	}
-	_, err := c.run(ctx, what, tpmdd.Command(tpmdd.TagSessions, ccPCRExtend, params...))
+	_, err := c.run(ctx, what, tpmdd.Command(tpmdd.TagSessions, tpmdd.CCPCRExtend, params...))
 	return err
 }

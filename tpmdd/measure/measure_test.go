@@ -17,14 +17,15 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/tpmdd"
+	"github.com/ring3dev/ring3/tpmdd/swtpmtest"
 )
 
 var families = []tpmdd.Family{tpmdd.TPM12, tpmdd.TPM20}
 
 // begin makes a Measurer on a fresh TPM.
-func begin(t *testing.T, family tpmdd.Family, o Options) (*Measurer, *swtpm) {
+func begin(t *testing.T, family tpmdd.Family, o Options) (*Measurer, *swtpmtest.TPM) {
 	t.Helper()
-	tpm := startTPM(t, family)
+	tpm := swtpmtest.Start(t, family)
 	o.Chip, o.Family = tpm, family
 	m, err := New(t.Context(), o)
 	if err != nil {
@@ -188,11 +189,11 @@ func TestNewRefuses(t *testing.T) {
 		pcr  int
 		want error
 	}{{m.PCR(), bus.ErrBusy}, {9, nil}, {24, nil}} {
-		if _, err := New(t.Context(), Options{Chip: tpm, Family: tpm.family, PCR: c.pcr}); err == nil || c.want != nil && !errors.Is(err, c.want) {
+		if _, err := New(t.Context(), Options{Chip: tpm, Family: tpm.Family(), PCR: c.pcr}); err == nil || c.want != nil && !errors.Is(err, c.want) {
 			t.Errorf("New(PCR %d) = %v, want an error like %v", c.pcr, err, c.want)
 		}
 	}
-	if _, err := New(t.Context(), Options{Chip: tpm, Family: tpm.family, PCR: 16}); err != nil {
+	if _, err := New(t.Context(), Options{Chip: tpm, Family: tpm.Family(), PCR: 16}); err != nil {
 		t.Errorf("New(PCR 16) = %v", err)
 	}
 }
@@ -241,7 +242,7 @@ func (b *broken) Transmit(ctx context.Context, cmd []byte) ([]byte, error) {
 }
 
 func TestNothingStartsAfterTPMFailure(t *testing.T) {
-	b := &broken{Exchanger: startTPM(t, tpmdd.TPM20)}
+	b := &broken{Exchanger: swtpmtest.Start(t, tpmdd.TPM20)}
 	m, err := New(t.Context(), Options{Chip: b, Family: tpmdd.TPM20})
 	if err != nil {
 		t.Fatal(err)

@@ -143,17 +143,17 @@ func (e Entry) Check() error {
 		return nil
 	}
 	if s := sha1.Sum(e.Data); s != e.Sum {
-		return fmt.Errorf("%s: template digest %x: want %x, the SHA-1 of its data", ev.Name, e.Sum, s)
+		return fmt.Errorf("%q: template digest %x: want %x, the SHA-1 of its data", ev.Name, e.Sum, s)
 	}
 	if e.Template != TemplateData {
 		return nil
 	}
 	b, err := ParseBank(ev.Alg)
 	if err != nil {
-		return fmt.Errorf("%s: digest of its data: %w", ev.Name, err)
+		return fmt.Errorf("%q: digest of its data: %w", ev.Name, err)
 	}
 	if got := b.Sum(ev.Buf); !bytes.Equal(got, ev.Digest) {
-		return fmt.Errorf("%s: its data have the digest %s:%x: the entry says %x", ev.Name, b, got, ev.Digest)
+		return fmt.Errorf("%q: its data have the digest %s:%x: the entry says %x", ev.Name, b, got, ev.Digest)
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func changes20(cmd []byte, pcr int) bool {
 		return false
 	}
 	switch h.Code {
-	case ccPCRExtend, ccPCREvent, ccEventSequenceComplete, ccPCRReset, ccPCRSetAuthValue:
+	case tpmdd.CCPCRExtend, ccPCREvent, ccEventSequenceComplete, tpmdd.CCPCRReset, ccPCRSetAuthValue:
 		handle, ok := uint32At(cmd, tpmdd.HeaderSize)
 		return ok && handle == uint32(pcr)
 	case ccPCRSetAuthPolicy:
@@ -89,7 +89,7 @@ func changes12(cmd []byte, pcr int) bool {
 		return false
 	}
 	switch h.Code {
-	case ordExtend, ordSHA1CompleteExtend:
+	case tpmdd.OrdExtend, ordSHA1CompleteExtend:
 		n, ok := uint32At(cmd, tpmdd.HeaderSize)
 		return ok && n == uint32(pcr)
 	case ordPCRReset:
@@ -98,7 +98,7 @@ func changes12(cmd []byte, pcr int) bool {
 	case ordExecuteTransport:
 		// The wrapped command begins after its size; its own header is never encrypted.
 		inner, ok := uint32At(cmd, tpmdd.HeaderSize+4+6)
-		return ok && (inner == ordExtend || inner == ordSHA1CompleteExtend || inner == ordPCRReset)
+		return ok && (inner == tpmdd.OrdExtend || inner == ordSHA1CompleteExtend || inner == ordPCRReset)
 	}
 	return false
 }

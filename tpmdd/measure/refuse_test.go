@@ -25,7 +25,7 @@ func TestRefuse20(t *testing.T) {
 		return tpmdd.Command(tpmdd.TagSessions, code, join(params...)...)
 	}
 	extend := func(pcr uint32) []byte {
-		return cmd(ccPCRExtend, u32(pcr), password, u32(1), []byte{0, 4}, make([]byte, 20))
+		return cmd(tpmdd.CCPCRExtend, u32(pcr), password, u32(1), []byte{0, 4}, make([]byte, 20))
 	}
 	policy := func(pcr uint32) []byte {
 		return cmd(ccPCRSetAuthPolicy, u32(0x4000000c), password, []byte{0, 2, 0xaa, 0xbb, 0, 0xb}, u32(pcr))
@@ -39,13 +39,13 @@ func TestRefuse20(t *testing.T) {
 		{"PCR_Extend of another", extend(11), false},
 		{"PCR_Event", cmd(ccPCREvent, u32(10), password, []byte{0, 1, 'x'}), true},
 		{"PCR_Event of another", cmd(ccPCREvent, u32(16), password, []byte{0, 1, 'x'}), false},
-		{"PCR_Reset", cmd(ccPCRReset, u32(10), password), true},
+		{"PCR_Reset", cmd(tpmdd.CCPCRReset, u32(10), password), true},
 		{"EventSequenceComplete", cmd(ccEventSequenceComplete, u32(10, 0x80000001), password, password, []byte{0, 0}), true},
 		{"EventSequenceComplete of none", cmd(ccEventSequenceComplete, u32(0x40000007, 0x80000001), password, password, []byte{0, 0}), false},
 		{"PCR_SetAuthValue", cmd(ccPCRSetAuthValue, u32(10), password, []byte{0, 0}), true},
 		{"PCR_SetAuthPolicy", policy(10), true},
 		{"PCR_SetAuthPolicy of another", policy(20), false},
-		{"PCR_Read", cmd(ccPCRRead, u32(1), []byte{0, 0xb, 3, 0, 4, 0}), false},
+		{"PCR_Read", cmd(tpmdd.CCPCRRead, u32(1), []byte{0, 0xb, 3, 0, 4, 0}), false},
 		{"cut", extend(10)[:13], false},
 		{"empty", nil, false},
 	} {
@@ -60,21 +60,21 @@ func TestRefuse12(t *testing.T) {
 	cmd := func(ord uint32, params ...[]byte) []byte {
 		return tpmdd.Command(tpmdd.TagRequest12, ord, join(params...)...)
 	}
-	extend := cmd(ordExtend, u32(10), make([]byte, 20))
+	extend := cmd(tpmdd.OrdExtend, u32(10), make([]byte, 20))
 	for _, c := range []struct {
 		name string
 		cmd  []byte
 		want bool
 	}{
 		{"TPM_Extend", extend, true},
-		{"TPM_Extend of another", cmd(ordExtend, u32(11), make([]byte, 20)), false},
+		{"TPM_Extend of another", cmd(tpmdd.OrdExtend, u32(11), make([]byte, 20)), false},
 		{"TPM_SHA1CompleteExtend", cmd(ordSHA1CompleteExtend, u32(10), u32(0)), true},
 		{"TPM_PCR_Reset", cmd(ordPCRReset, []byte{0, 3, 0, 4, 0}), true},
 		{"TPM_PCR_Reset of another", cmd(ordPCRReset, []byte{0, 3, 0xff, 0xfb, 0xff}), false},
 		{"TPM_PCR_Reset of few", cmd(ordPCRReset, []byte{0, 1, 0xff, 0xff}), false},
 		{"TPM_ExecuteTransport of TPM_Extend", cmd(ordExecuteTransport, u32(uint32(len(extend))), extend), true},
-		{"TPM_ExecuteTransport of TPM_PCRRead", cmd(ordExecuteTransport, u32(14), cmd(ordPCRRead, u32(10))), false},
-		{"TPM_PCRRead", cmd(ordPCRRead, u32(10)), false},
+		{"TPM_ExecuteTransport of TPM_PCRRead", cmd(ordExecuteTransport, u32(14), cmd(tpmdd.OrdPCRRead, u32(10))), false},
+		{"TPM_PCRRead", cmd(tpmdd.OrdPCRRead, u32(10)), false},
 		{"cut", extend[:13], false},
 		{"empty", nil, false},
 	} {
@@ -98,16 +98,16 @@ func TestRefusedKeepsPCR(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		tag, codes := uint16(tpmdd.TagSessions), []uint32{ccPCRExtend, ccPCREvent, ccPCRReset}
+		tag, codes := uint16(tpmdd.TagSessions), []uint32{tpmdd.CCPCRExtend, ccPCREvent, tpmdd.CCPCRReset}
 		if family == tpmdd.TPM12 {
-			tag, codes = tpmdd.TagRequest12, []uint32{ordExtend}
+			tag, codes = tpmdd.TagRequest12, []uint32{tpmdd.OrdExtend}
 		}
 		for _, code := range codes {
 			params := map[uint32][]byte{
-				ccPCRExtend: join(u32(10), password, u32(1), []byte{0, 4}, make([]byte, 20)),
-				ccPCREvent:  join(u32(10), password, []byte{0, 1, 'x'}),
-				ccPCRReset:  join(u32(10), password),
-				ordExtend:   join(u32(10), make([]byte, 20)),
+				tpmdd.CCPCRExtend: join(u32(10), password, u32(1), []byte{0, 4}, make([]byte, 20)),
+				ccPCREvent:        join(u32(10), password, []byte{0, 1, 'x'}),
+				tpmdd.CCPCRReset:  join(u32(10), password),
+				tpmdd.OrdExtend:   join(u32(10), make([]byte, 20)),
 			}
 			device(tpmdd.Command(tag, code, params[code]...))
 		}
@@ -116,7 +116,7 @@ func TestRefusedKeepsPCR(t *testing.T) {
 		}
 		// The same command changes the PCR where nobody refuses it.
 		if family == tpmdd.TPM12 {
-			if _, err := tpm.Transmit(t.Context(), tpmdd.Command(tag, ordExtend, join(u32(10), make([]byte, 20))...)); err != nil {
+			if _, err := tpm.Transmit(t.Context(), tpmdd.Command(tag, tpmdd.OrdExtend, join(u32(10), make([]byte, 20))...)); err != nil {
 				t.Fatal(err)
 			}
 		} else if _, err := tpm.Transmit(t.Context(), tpmdd.Command(tag, ccPCREvent, join(u32(10), password, []byte{0, 1, 'x'})...)); err != nil {
@@ -131,7 +131,7 @@ func TestRefusedKeepsPCR(t *testing.T) {
 func FuzzRefuse(f *testing.F) {
 	f.Add(uint8(10), true, tpmdd.Command(tpmdd.TagSessions, ccPCRSetAuthPolicy, join(u32(0x4000000c), password, []byte{0, 0, 0, 0xb}, u32(10))...))
 	f.Add(uint8(10), false, tpmdd.Command(tpmdd.TagRequest12, ordPCRReset, 0, 3, 0, 4, 0))
-	f.Add(uint8(10), false, tpmdd.Command(tpmdd.TagRequest12, ordExecuteTransport, u32(34, 0xc1, 0, ordExtend)...))
+	f.Add(uint8(10), false, tpmdd.Command(tpmdd.TagRequest12, ordExecuteTransport, u32(34, 0xc1, 0, tpmdd.OrdExtend)...))
 	f.Fuzz(func(t *testing.T, pcr uint8, v20 bool, cmd []byte) {
 		family := tpmdd.TPM12
 		if v20 {

@@ -65,7 +65,7 @@ func CheckBootAggregate(entries []Entry, pcr func(bank Bank, n int) []byte) erro
 		return fmt.Errorf("boot_aggregate: the first entry: %w", err)
 	}
 	if ev.Name != BootAggregate || entries[0].Template != TemplateFile {
-		return fmt.Errorf("boot_aggregate: the first entry is %s %s: want %s %s", entries[0].Template, ev.Name, TemplateFile, BootAggregate)
+		return fmt.Errorf("boot_aggregate: the first entry is %q %q: want %s %s", entries[0].Template, ev.Name, TemplateFile, BootAggregate)
 	}
 	bank, err := ParseBank(ev.Alg)
 	if err != nil {
