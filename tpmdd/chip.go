@@ -161,12 +161,12 @@ func (c *Chip) Do(ctx context.Context, f func(x Exchanger) error) error {
 	if err := c.gone(); err != nil {
 		return err
 	}
-	return c.hold(ctx, f)
+	return c.hold(ctx, 0, f)
 }
 
-// hold is Do for who has the chip already.
-func (c *Chip) hold(ctx context.Context, f func(x Exchanger) error) error {
-	x := &exchange{c: c}
+// hold is Do for who has the chip already. limit bounds each command, 0: by its own duration.
+func (c *Chip) hold(ctx context.Context, limit time.Duration, f func(x Exchanger) error) error {
+	x := &exchange{c: c, limit: limit}
 	defer x.end()
 	if err := c.t.Begin(ctx); err != nil {
 		return c.explain("claiming the interface", err)
@@ -189,6 +189,7 @@ func (c *Chip) explain(step string, err error) error {
 // exchange is the chip while it is kept.
 type exchange struct {
 	c     *Chip
+	limit time.Duration // of each command; 0: its own
 	begun bool
 	over  atomic.Bool
 }
@@ -219,7 +220,7 @@ func (x *exchange) Transmit(_ context.Context, cmd []byte) ([]byte, error) {
 	}
 	cmd = cmd[:h.Length]
 	for wait := firstRetry; ; wait *= 2 {
-		answer, err := c.once(h, cmd)
+		answer, err := c.once(h, cmd, x.limit)
 		if err != nil {
 			return nil, err
 		}
@@ -252,7 +253,7 @@ func (c *Chip) check(cmd []byte) (Header, error) {
 }
 
 // once sends a command and checks that what came back is an answer.
-func (c *Chip) once(h Header, cmd []byte) ([]byte, error) {
+func (c *Chip) once(h Header, cmd []byte, limit time.Duration) ([]byte, error) {
 	c.inFlight.Store(true)
 	defer c.inFlight.Store(false)
 	what := fmt.Sprintf("command %#x", h.Code)
@@ -260,7 +261,11 @@ func (c *Chip) once(h Header, cmd []byte) ([]byte, error) {
 		c.log.Error(fmt.Sprintf("tpm %s: tpm_try_transmit: send(): error %d", c.o.Name, -int(errno(err))))
 		return nil, c.explain(what+": sending", err)
 	}
-	if err := c.t.Wait(c.Duration(h.Code)); err != nil {
+	d := c.Duration(h.Code)
+	if limit > 0 {
+		d = min(d, limit)
+	}
+	if err := c.t.Wait(d); err != nil {
 		switch errno(err) {
 		case unix.ECANCELED:
 			c.log.Error(fmt.Sprintf("tpm %s: Operation Canceled", c.o.Name))
@@ -297,6 +302,9 @@ func (c *Chip) Cancel() {
 	}
 }
 
+// closeTime is what a TPM has to save its state at the end. One that does not answer must not keep the process.
+const closeTime = 5 * time.Second
+
 // Close shuts the TPM down, with its state saved, and gives it to nobody any more. The command in flight ends
 // first, within its duration. It is idempotent.
 func (c *Chip) Close() error {
@@ -307,7 +315,7 @@ func (c *Chip) Close() error {
 		case <-c.o.Died:
 		default:
 			if !c.asleep.Load() {
-				c.closeErr = c.named("closing", c.hold(context.Background(), c.stop))
+				c.closeErr = c.named("closing", c.hold(context.Background(), closeTime, c.stop))
 			}
 		}
 		if errors.Is(c.closeErr, bus.ErrGone) {

@@ -182,7 +182,7 @@ func (c *Chip) Suspend(ctx context.Context) error {
 	if err := c.gone(); err != nil {
 		return err
 	}
-	err := c.hold(ctx, func(x Exchanger) error {
+	err := c.hold(ctx, 0, func(x Exchanger) error {
 		cmd := Command(TagNoSessions, CCShutdown, be16(suState)...)
 		if c.Family() == TPM12 {
 			cmd = Command(TagRequest12, OrdSaveState)
@@ -210,7 +210,7 @@ func (c *Chip) Resume(ctx context.Context) error {
 	if err := c.gone(); err != nil {
 		return err
 	}
-	return c.hold(ctx, func(x Exchanger) error {
+	return c.hold(ctx, 0, func(x Exchanger) error {
 		if c.Family() == TPM12 {
 			_, err := Ask(ctx, x, "continue selftest", Command(TagRequest12, OrdContinueSelfTest))
 			if codeOf(err) == RCPostInit {

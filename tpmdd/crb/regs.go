@@ -1,6 +1,10 @@
 package crb
 
-import "github.com/ring3dev/ring3/bus"
+import (
+	"fmt"
+
+	"github.com/ring3dev/ring3/bus"
+)
 
 // Registers of locality 0 (PTP 1.05, 6.5.3, tables 26 to 45).
 const (
@@ -55,20 +59,19 @@ const (
 	cancelInvoke ctrl = 1 << 0
 )
 
-func (c ctrl) String() string { return ctrlBits(uint64(c)) }
+func (c ctrl) String() string { return fmt.Sprintf("%#x", uint32(c)) }
 
 // Fields of INTF_ID.
 const (
-	intfType uint32 = 0xf // 1: the CRB is active
-	typeCRB         = 1
+	intfType uint32 = 0xf // typeCRB: the CRB is active
+	typeCRB  uint32 = 1
 )
 
 var (
 	locStateBits = bus.BitNames(bus.Bit{Mask: uint64(locEstablished), Name: "tpmEstablished"}, bus.Bit{Mask: uint64(locAssigned), Name: "locAssigned"},
 		bus.Bit{Mask: uint64(locValid), Name: "tpmRegValidSts"})
-	ctrlBits = bus.BitNames()
-	reqBits  = bus.BitNames(bus.Bit{Mask: uint64(reqReady), Name: "cmdReady"}, bus.Bit{Mask: uint64(reqIdle), Name: "goIdle"})
-	stsBits  = bus.BitNames(bus.Bit{Mask: uint64(stsError), Name: "tpmSts"}, bus.Bit{Mask: uint64(stsIdle), Name: "tpmIdle"})
+	reqBits = bus.BitNames(bus.Bit{Mask: uint64(reqReady), Name: "cmdReady"}, bus.Bit{Mask: uint64(reqIdle), Name: "goIdle"})
+	stsBits = bus.BitNames(bus.Bit{Mask: uint64(stsError), Name: "tpmSts"}, bus.Bit{Mask: uint64(stsIdle), Name: "tpmIdle"})
 )
 
 // registers is the table for traces and fault reports.

@@ -20,6 +20,7 @@ type transport struct {
 	cmd, rsp window
 	timeouts tpmdd.Timeouts
 	canceled atomic.Bool // the command in flight
+	aborting bool        // a command that took too long was cancelled, and may not have ended yet
 }
 
 // window is a part of the region.
@@ -121,6 +122,10 @@ func (t *transport) End() {
 // Send puts a command into the buffer and starts it.
 func (t *transport) Send(cmd []byte) error {
 	t.canceled.Store(false)
+	if t.aborting && !t.cleared(regSTART, startInvoke, t.timeouts.B) {
+		return t.late("waiting for the end of a command that was cancelled", t.timeouts.B, "CTRL_START", startInvoke, unix.ETIME)
+	}
+	t.aborting = false
 	t.regs.Write32(regCANCEL, 0)
 	t.write(cmd)
 	t.regs.Write32(regSTART, uint32(startInvoke))
@@ -171,11 +176,11 @@ func (t *transport) Wait(d time.Duration) error {
 		case t.dead() != nil:
 			return t.dead()
 		case t.canceled.Load():
-			t.cleared(regSTART, startInvoke, t.timeouts.B)
+			t.aborting = !t.cleared(regSTART, startInvoke, t.timeouts.B)
 			return fmt.Errorf("cancelled: %w", unix.ECANCELED)
 		case left <= 0:
 			t.regs.Write32(regCANCEL, uint32(cancelInvoke))
-			t.cleared(regSTART, startInvoke, t.timeouts.B)
+			t.aborting = true
 			return t.late("waiting for the answer", d, "CTRL_START", startInvoke, unix.ETIME)
 		}
 	}
