@@ -16,6 +16,8 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/sim"
 	"github.com/ring3dev/ring3/tpmdd"
+	"github.com/ring3dev/ring3/tpmdd/crb"
+	"github.com/ring3dev/ring3/tpmdd/tis"
 )
 
 // openSim makes a TPM of bus/sim's.
@@ -33,9 +35,12 @@ func openSim(t testing.TB, model string, props ...string) bus.Device {
 	return dev
 }
 
-// serve takes a TPM into service.
-func serve(ctx context.Context, t testing.TB, dev bus.Device) (pci.Instance, *tpmdd.Chip, error) {
-	b := pci.Bind(ctx, dev, pci.Env{Name: "tpm0", Log: bustest.Log(t)}, drivers)
+// serve takes a TPM into service, with the one driver or any.
+func serve(ctx context.Context, t testing.TB, dev bus.Device, only ...*pci.Driver) (pci.Instance, *tpmdd.Chip, error) {
+	if len(only) == 0 {
+		only = drivers
+	}
+	b := pci.Bind(ctx, dev, pci.Env{Name: "tpm0", Log: bustest.Log(t)}, only)
 	if b.Err != nil {
 		return nil, nil, b.Err
 	}
@@ -180,21 +185,25 @@ func TestSmallBursts(t *testing.T) {
 	}
 }
 
+// faultRuns limits the runs of a scenario; there are some 2,000.
+const faultRuns = 2500
+
 // TestFaults lives a TPM's life with every access failing in turn.
 func TestFaults(t *testing.T) {
 	for _, c := range []struct {
-		name, model, driver string
-		props               []string
+		name, model string
+		driver      *pci.Driver
+		props       []string
 	}{
-		{"tis", "tpm-tis", "tpm_tis", nil},
-		{"tis-1.2", "tpm-tis", "tpm_tis", []string{"family=1.2"}},
-		{"crb", "tpm-crb", "tpm_crb", nil},
+		{"tis", "tpm-tis", tis.Driver, nil},
+		{"tis-1.2", "tpm-tis", tis.Driver, []string{"family=1.2"}},
+		{"crb", "tpm-crb", crb.Driver, nil},
 	} {
 		faulttest.Every(t, faulttest.Scenario{
-			Name: c.name, Driver: c.driver,
+			Name: c.name, Driver: c.driver.Name,
 			Open: func(t testing.TB) bus.Device { return openSim(t, c.model, c.props...) },
 			Run: func(ctx context.Context, dev bus.Device) error {
-				inst, chip, err := serve(ctx, t, dev)
+				inst, chip, err := serve(ctx, t, dev, c.driver)
 				if err != nil {
 					return err
 				}
@@ -210,6 +219,6 @@ func TestFaults(t *testing.T) {
 			},
 			// A bit that flips or sticks on the way to a TPM, or is lost there, may not matter.
 			Notices: func(f fault.Fault) bool { return false },
-		}, faulttest.Options{Max: 300, Parallel: 32})
+		}, faulttest.Options{Max: faultRuns, Parallel: 32})
 	}
 }

@@ -76,7 +76,7 @@ func property12(which uint32) ([]byte, bool) {
 	case prop12TISTimeout:
 		return list(second, second, second, second) // as swtpm says
 	case prop12Duration:
-		return list(50*second, 100*second, 300*second)
+		return list(second/2, second, 2*second) // about what chips say; swtpm says 100 times as much
 	case prop12InputBuffer:
 		return list(tpmMax)
 	case prop12Owner:

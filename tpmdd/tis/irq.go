@@ -163,7 +163,10 @@ func (t *transport) giveUp(why string) {
 func (t *transport) mask() error {
 	t.irq = nil
 	t.regs.Write32(regINTEN, t.regs.Read32(regINTEN)&^intGlobal)
-	return errors.Join(t.handler.Close(), t.dev.DisableIRQs())
+	if err := errors.Join(t.handler.Close(), t.dev.DisableIRQs()); err != nil {
+		return t.errorf("disabling the interrupt: %w", err)
+	}
+	return nil
 }
 
 // disable is mask for who has not the locality.
