@@ -69,9 +69,9 @@ func (c *table) opens() {
 	c.read("read after a close with an answer unread", 4096)
 }
 
-// lengths are about a write's size and what its header says of it. Left out are headers that say 6 to 9: the
-// kernel hands such a command over, swtpm waits for the rest of it, and the kernel for swtpm, two minutes. So it is with a header
-// that says 5 and a CRB; a TIS does not start such a command.
+// lengths are about a write's size and what its header says of it. Left out is a header that says 6 with a TIS: that
+// write had not returned after two minutes, nor could it be killed; swtpm seems to wait for the rest of a header. Headers that
+// say 7 to 9, and 5 with a CRB, were not tried, for fear of the same.
 func (c *table) lengths() {
 	c.head("write")
 	header := func(n uint32) []byte {
