@@ -109,14 +109,18 @@ func (p *program) measure(ctx context.Context, dir string) error {
 	}
 	config := vm.Config{Arch: "amd64", Devices: devices, Image: image, MemoryMB: 2048, Load: []string{"pktgen", "tun"},
 		Args: []string{"no_timer_check"}} // on a busy machine the check fails, and the kernel gives up
+	p.addTPM(&config, dir)
 	if err := p.boot(ctx, p.plan, config); err != nil {
+		return err
+	}
+	if err := p.accesses(config.TPM); err != nil {
 		return err
 	}
 	if !p.wantsOff() {
 		return nil
 	}
 	plan := p.plan
-	plan.NoIOMMU, config.NoIOMMU = true, true
+	plan.NoIOMMU, config.NoIOMMU, config.TPM = true, true, nil
 	if err := p.boot(ctx, plan, config); err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ type Config struct {
 	MemoryMB    int           // 0: 1024
 	NoIOMMU     bool          // no virtual IOMMU
 	Devices     []string      // QEMU's arguments: "-device", "e1000e,id=nic0,...", "-netdev", ...
+	TPM         *TPM          // /dev/tpm0; nil: none
 	Args        []string      // more of the kernel's arguments
 	Modules     []string      // more that can be loaded; what they need comes along
 	Load        []string      // more that init loads

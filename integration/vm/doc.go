@@ -62,6 +62,13 @@
 // architecture ([Programs]). Modules that can be loaded are those in Config.Modules and in
 // config.go's lists, with what they need.
 //
+// # A TPM
+//
+// Config.TPM gives the VM one, with swtpm behind it. integration/tpm_vm_test.go boots VMs with TPM 2.0 and 1.2 for tests
+// whose names begin with TestRootTPM: they write down what the kernel's files and devices do, which is kept below
+// tpmdd/class/testdata and tpmdd/chardev/testdata (make golden) and compared every time. A TPM's state directory is
+// the caller's, so what a VM did to a TPM can be looked at afterwards without one, and the other way round.
+//
 // # What fails a test
 //
 // Besides itself: a process or a mount that it left behind (both are then removed), a device

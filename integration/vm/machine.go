@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ring3dev/ring3/integration/vm/wire"
+	"github.com/ring3dev/ring3/internal/swtpm"
 )
 
 // BootTimeout is how long a VM may take from QEMU's start to init's first word, unless Config
@@ -31,6 +32,7 @@ type Machine struct {
 	cmd     *exec.Cmd
 	exited  chan struct{} // closed when QEMU ended
 	console *console
+	swtpm   *swtpm.Process // nil: no TPM
 	qmp     *qmp
 	conn    *wire.Conn
 	files   []*os.File // our ends of the channels
@@ -100,7 +102,7 @@ func (m *Machine) boot(ctx context.Context, c *Config, limit time.Duration) erro
 		return err
 	}
 	begin := time.Now()
-	if err := m.launch(argv); err != nil {
+	if err := m.launch(c, argv); err != nil {
 		return fmt.Errorf("vm: starting %s: %w\n%s", argv[0], err, m.Tail())
 	}
 	hello := make(chan error, 1)
@@ -138,6 +140,7 @@ func (m *Machine) Close() {
 		_ = m.cmd.Process.Kill()
 		<-m.exited
 	}
+	_ = m.swtpm.Close()
 	for _, f := range m.files {
 		f.Close()
 	}

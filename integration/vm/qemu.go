@@ -115,7 +115,7 @@ func prepare(c *Config, accel, dir string) ([]string, error) {
 }
 
 // launch starts QEMU with the channels.
-func (m *Machine) launch(argv []string) error {
+func (m *Machine) launch(c *Config, argv []string) (err error) {
 	var theirs []*os.File
 	closeTheirs := func() {
 		for _, f := range theirs {
@@ -136,6 +136,13 @@ func (m *Machine) launch(argv []string) error {
 		m.files = append(m.files, os.NewFile(uintptr(fds[0]), name))
 		argv = append(argv, "-chardev", fmt.Sprintf("socket,id=%s,fd=%d", name, 3+i))
 	}
+	if c.TPM != nil {
+		var args []string
+		if m.swtpm, args, err = c.TPM.start(m.dir, 3+len(theirs)); err != nil {
+			return err
+		}
+		theirs, argv = append(theirs, m.swtpm.Control()), append(argv, args...)
+	}
 	argv = append(argv, "-mon", "chardev=qmp,mode=control", "-serial", "stdio",
 		"-device", "virtio-serial-pci,addr=1e.0", "-device", "virtserialport,chardev="+wire.Port+",name="+wire.Port)
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -148,7 +155,6 @@ func (m *Machine) launch(argv []string) error {
 	closeTheirs() // so that QEMU's end is seen
 	m.cmd = cmd
 	m.conn = wire.NewConn(m.files[1])
-	var err error
 	m.qmp, err = newQMP(m.files[0])
 	return err
 }

@@ -21,6 +21,9 @@ func Shell(ctx context.Context, c Config) error {
 	if c.Shell == "" {
 		return errors.New("vm: which shell?")
 	}
+	if c.TPM != nil {
+		return errors.New("vm: a TPM in a VM with a shell is not supported")
+	}
 	accel, err := c.accel()
 	if err != nil {
 		return err

@@ -68,7 +68,7 @@ func run(args []string, stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	benches := []func(*session, func(...row.Row) error) error{transmit, sizes, load, interrupts, mapping}
+	benches := []func(*session, func(...row.Row) error) error{transmit, sizes, load, interrupts, mapping, tpm}
 	if p.NoIOMMU {
 		benches = []func(*session, func(...row.Row) error) error{transmit}
 	}

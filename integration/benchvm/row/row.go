@@ -17,6 +17,7 @@ type Plan struct {
 	NoIOMMU bool          `json:"noIOMMU,omitempty"` // this VM has none
 	Testpmd string        `json:"testpmd,omitempty"` // folder of DPDK in the VM; "": none, for this reason:
 	NoDPDK  string        `json:"noDPDK,omitempty"`
+	NoTPM   string        `json:"noTPM,omitempty"` // why the VM has none; "": it has
 }
 
 // Where the devices stand in the VM.
