@@ -32,7 +32,7 @@ func Capability12(ctx context.Context, x Exchanger, what string, n int, cmd []by
 
 // start12 starts a TPM 1.2 where the firmware has not, asks for its times and has it test itself.
 func (c *Chip) start12(ctx context.Context, x Exchanger) error {
-	c.durations = Durations{}
+	c.durations = durationsEarly
 	c.identity = Identity{Family: TPM12, Timeouts: timeouts12, PCRs: PCRs, Banks: hashes[:1]}
 	if err := c.times12(ctx, x); err != nil {
 		return err

@@ -15,6 +15,9 @@ type Durations struct{ Short, Medium, Long, LongLong time.Duration }
 
 var durations20 = Durations{Short: 20 * time.Millisecond, Medium: 750 * time.Millisecond, Long: 2 * time.Second, LongLong: 5 * time.Minute}
 
+// durationsEarly are a TPM 1.2's until it says its own: far more than TIS 1.3 (5.5.1.3) has for chips that say none.
+var durationsEarly = Durations{Short: 2 * time.Second, Medium: 5 * time.Second, Long: 20 * time.Second}
+
 // defaultDuration is for a command of which nothing is known.
 const defaultDuration = 2 * time.Minute
 

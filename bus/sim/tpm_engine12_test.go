@@ -52,7 +52,7 @@ func TestEngine12(t *testing.T) {
 		{"manufacturer", cmd12(ord12GetCapability, "00000005 00000004 00000103"), 0, "00000004 52494e33"},
 		{"owner", cmd12(ord12GetCapability, "00000005 00000004 00000111"), 0, "00000001 00"},
 		{"timeouts", cmd12(ord12GetCapability, "00000005 00000004 00000115"), 0, "00000010 000f4240 000f4240 000f4240 000f4240"},
-		{"durations", cmd12(ord12GetCapability, "00000005 00000004 00000120"), 0, "0000000c 02faf080 05f5e100 11e1a300"},
+		{"durations", cmd12(ord12GetCapability, "00000005 00000004 00000120"), 0, "0000000c 0007a120 000f4240 001e8480"},
 		{"input buffer", cmd12(ord12GetCapability, "00000005 00000004 00000124"), 0, "00000004 00001000"},
 		{"a property of none", cmd12(ord12GetCapability, "00000005 00000004 00000999"), rc12BadMode, ""},
 		{"a property cut short", cmd12(ord12GetCapability, "00000005 00000002 0101"), rc12BadMode, ""},
