@@ -37,6 +37,8 @@ type Config struct {
 	Binary  string       // a program or path; "" means Binary
 	Log     *slog.Logger // nil discards
 	Started func(pid int)
+	// Direct is for measuring: the socket is that of commands and answers, and the TPM is started.
+	Direct bool
 }
 
 // Process is a running swtpm. Safe for concurrent use.
@@ -92,10 +94,18 @@ func Start(c Config) (_ *Process, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: making swtpm's socket: %w", c.Name, err)
 	}
+	if c.Direct {
+		_ = unix.SetNonblock(pair[0], true) // for deadlines; QEMU sets its own up
+	}
 	p.control = os.NewFile(uintptr(pair[0]), "swtpm control")
 	theirs := os.NewFile(uintptr(pair[1]), "swtpm")
 	defer theirs.Close()
-	args := []string{"socket", "--ctrl", "type=unixio,clientfd=3", "--tpmstate", "dir=" + c.Dir + ",mode=0600", "--terminate"}
+	args := []string{"socket", "--tpmstate", "dir=" + c.Dir + ",mode=0600", "--terminate"}
+	if c.Direct {
+		args = append(args, "--fd", "3", "--flags", "not-need-init,startup-clear")
+	} else {
+		args = append(args, "--ctrl", "type=unixio,clientfd=3")
+	}
 	if !c.V12 {
 		args = append(args, "--tpm2")
 	}
