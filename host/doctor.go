@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/internal/instance"
 	"github.com/ring3dev/ring3/internal/kernfs"
+	"github.com/ring3dev/ring3/internal/swtpm"
 	"github.com/ring3dev/ring3/internal/userns"
 )
 
@@ -72,7 +72,8 @@ func examine(ctx context.Context) []Finding {
 		return Finding{Check: name, OK: err == nil, Says: says, Needed: needed}
 	}
 	return append([]Finding{
-		check("qemu", "no device of the backend qemu; sim has models that need nothing, such as sim:e1000e", func() (string, error) { return qemuVersion(ctx) }),
+		check("qemu", "no device of the backend qemu; sim has models that need nothing, such as sim:e1000e", func() (string, error) { return versionOf(ctx, qemu.Binary, "qemu-system-x86") }),
+		optional(check("swtpm", "no TPM of the backend qemu; sim:tpm-tis needs nothing", func() (string, error) { return versionOf(ctx, swtpm.Binary, "swtpm") })),
 		check("fuse", "no mounted tree: only 'ring3 get' and 'ring3 set' work, with 'ring3 up --no-mount'", func() (string, error) {
 			return "the tree can be mounted", kernfs.Probe()
 		}),
@@ -83,11 +84,17 @@ func examine(ctx context.Context) []Finding {
 	}, doctorHardware(check)...)
 }
 
-// qemuVersion runs QEMU for its version line.
-func qemuVersion(ctx context.Context) (string, error) {
-	path, err := exec.LookPath(qemu.Binary)
+// optional marks what only some want.
+func optional(f Finding) Finding {
+	f.Optional = true
+	return f
+}
+
+// versionOf runs a program for its version line.
+func versionOf(ctx context.Context, program, pkg string) (string, error) {
+	path, err := exec.LookPath(program)
 	if err != nil {
-		return "", errors.New(qemu.Binary + " is not installed: Debian, Ubuntu: apt-get install qemu-system-x86")
+		return "", fmt.Errorf("%s is not installed: Debian, Ubuntu: apt-get install %s", program, pkg)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

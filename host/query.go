@@ -79,6 +79,9 @@ func (s *System) Devices() []DeviceInfo {
 			d.State, d.Cause = stateGone, err.Error()
 		}
 		d.IRQ = s.irqs.describe(b)
+		if b.tpm != nil {
+			d.Model = "TPM " + b.tpm.chip.Family().String()
+		}
 		if b.net != nil {
 			d.Model, d.MAC = b.net.Info().Model, b.net.MAC().String()
 			d.Link = "down"

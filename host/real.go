@@ -21,7 +21,7 @@ import (
 var busOptions = map[string]map[string][]string{
 	"qemu": {"tpm": {"2.0", "1.2"}, "state": {}}, // of TPMs
 	"vfio": {"api": {"group", "cdev"}, "noiommu": {"unsafe"}},
-	"uio":  {"dma": {"unsafe"}},
+	"uio":  {"dma": {"unsafe"}, "tpm": {"2.0", "1.2"}},
 }
 
 // isHardware says whether a backend carries what is in this machine.
@@ -69,8 +69,8 @@ func (r *real) Close() error                           { return r.dev.Close() }
 
 // newReal takes a device that was opened.
 func newReal(dev bus.Device, fn *pci.Function) (machine, error) {
-	if fn == nil {
-		err := fmt.Errorf("%s (%s): it is no PCI function, by which drivers are found; package uio serves it", dev.Address(), dev.Backend())
+	if fn == nil && len(bus.HardwareIDs(dev)) == 0 {
+		err := fmt.Errorf("%s (%s): it is no PCI function, by which drivers are found: say tpm=2.0 or tpm=1.2 if it is a TPM; package uio serves all others", dev.Address(), dev.Backend())
 		return nil, errors.Join(err, dev.Close())
 	}
 	fn.Parent = parentOf(syspci.Sys, fn.Addr)
@@ -118,6 +118,9 @@ func (s *System) planUIO(c Config, group []DeviceSpec, _ uint32) (starter, error
 	d := group[0]
 	return func(ctx context.Context) (machine, error) {
 		o := uio.Options{DMAUnsafe: d.Bus["dma"] == "unsafe", Log: s.log}
+		if v := d.Bus["tpm"]; v != "" {
+			o.HardwareIDs = []string{tpmIDs[v]}
+		}
 		if named := c.Files[d.Name]; named != nil {
 			var err error
 			if o.Files, err = uio.FilesOf(d.Device, named); err != nil {

@@ -131,6 +131,11 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 	if err != nil {
 		return err
 	}
+	for _, d := range plan.Devices {
+		if isTPM(d) {
+			return usagef("serve: %s is a TPM, which is no PCI function, and vfio-user serves those only", d.Name)
+		}
+	}
 	log := klog.New(klog.Options{Stderr: a.stderr}).Logger()
 	s, err := newServed(ctx, Config{Plan: plan, Drivers: a.Drivers, Log: log, Stderr: a.stderr})
 	if err != nil {

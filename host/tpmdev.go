@@ -29,8 +29,17 @@ import (
 
 // isTPM says whether a device is a TPM, as far as its backend knows before it runs.
 func isTPM(d DeviceSpec) bool {
-	return (d.Backend == "qemu" || d.Backend == "sim") && strings.HasPrefix(d.Device, "tpm-")
+	switch d.Backend {
+	case "qemu", "sim":
+		return strings.HasPrefix(d.Device, "tpm-")
+	case "uio":
+		return d.Bus["tpm"] != ""
+	}
+	return false
 }
+
+// tpmIDs are what firmware calls a TPM, by family.
+var tpmIDs = map[string]string{"": "MSFT0101", "2.0": "MSFT0101", "1.2": "PNP0C31"}
 
 // tpmName is what a TPM is called: the kernel's tools know no other names.
 var tpmName = regexp.MustCompile(`^tpm(0|[1-9][0-9]?)$`)
@@ -40,6 +49,8 @@ func checkTPM(d DeviceSpec) error {
 	switch {
 	case !isTPM(d) && d.Backend == "qemu" && len(d.Bus) > 0:
 		return usagef("device %s: tpm= and state= are options of qemu:tpm-tis and qemu:tpm-crb", d.Name)
+	case !isTPM(d) && d.Backend == "vfio" && tpmName.MatchString(d.Name):
+		return usagef("device %s: a TPM is no PCI function, and VFIO has none: on hardware it is uio:uioN,tpm=2.0, where the platform has a UIO driver with its map (docs/tpm.md)", d.Name)
 	case !isTPM(d):
 		return nil
 	case !tpmName.MatchString(d.Name):
@@ -88,10 +99,7 @@ func (s *System) planTPM(c Config, d DeviceSpec, q qemu.Config) starter {
 			return nil, err
 		}
 		spec := &q.Devices[len(q.Devices)-1]
-		spec.TPM = &qemu.TPM{Control: m.sw.Control(), HardwareID: "MSFT0101"}
-		if v12 {
-			spec.TPM.HardwareID = "PNP0C31"
-		}
+		spec.TPM = &qemu.TPM{Control: m.sw.Control(), HardwareID: tpmIDs[d.Bus["tpm"]]}
 		started, err := qemu.Start(ctx, q)
 		m.sw.CloseControl()
 		if err != nil {

@@ -25,7 +25,9 @@ type Options struct {
 	// DMAUnsafe gives out DMA memory although nothing confines the device: it can write to
 	// all of memory, and a wrong address in a descriptor is the end of the machine.
 	DMAUnsafe bool
-	Log       *slog.Logger // nil discards
+	// HardwareIDs say what a device is that is no PCI function (bus.Platform): UIO's drivers do not.
+	HardwareIDs []string
+	Log         *slog.Logger // nil discards
 	// Sys and Dev are where sysfs and the device files are; "" means /sys and /dev.
 	Sys, Dev string
 
@@ -54,6 +56,7 @@ type Device struct {
 	cfg    *config       // the same
 	files  *held
 	lacks  map[string]error // files that could not be opened, and why
+	ids    []string         // of a device that is no PCI function
 	hasIRQ bool
 	line   int             // the kernel's number of the interrupt
 	pumped chan struct{}   // closed when the pump has ended; nil without interrupt
@@ -75,7 +78,13 @@ type Device struct {
 	closeErr  error
 }
 
-var _ bus.Device = (*Device)(nil)
+var (
+	_ bus.Device   = (*Device)(nil)
+	_ bus.Platform = (*Device)(nil)
+)
+
+// HardwareIDs are Options.HardwareIDs of a device that is no PCI function, none of one that is.
+func (d *Device) HardwareIDs() []string { return slices.Clone(d.ids) }
 
 // Open opens a device that a UIO driver of the kernel's has: a PCI function by its address
 // ("0000:00:05.0"), or any UIO device as "uio0" or "/dev/uio0". ctx bounds nothing but Open.
@@ -89,6 +98,9 @@ func Open(ctx context.Context, device string, o Options) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{place: p, tree: t, log: o.Log, kernel: o.kernel, regions: map[int]region{}, done: make(chan struct{})}
+	if p.fn == nil {
+		d.ids = slices.Clone(o.HardwareIDs)
+	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
