@@ -34,20 +34,21 @@ func (p *Plan) addFaults(faults []string) error {
 	return nil
 }
 
-// servedBy is the driver that a device will be offered to first, and the registers that it
-// describes; nil if there is none.
-func servedBy(dev bus.Device, drivers []*pci.Driver) (*pci.Driver, []bus.Register) {
+// servedBy is the driver that will serve a device, as far as its ID tells, and the registers that it describes; nil if there
+// is none. Firmware has one ID for TPMs with any interface; where several drivers know it, it is the one that is called
+// as the model, or else the first.
+func servedBy(model string, dev bus.Device, drivers []*pci.Driver) (*pci.Driver, []bus.Register) {
 	serves, _ := pci.Match(dev)
+	var found *pci.Driver
 	for _, d := range drivers {
-		if !serves(d) {
-			continue
+		if serves(d) && (found == nil || strings.ReplaceAll(d.Name, "_", "-") == model) {
+			found = d
 		}
-		if d.Registers == nil {
-			return d, nil
-		}
-		return d, d.Registers(functionID(dev))
 	}
-	return nil, nil
+	if found == nil || found.Registers == nil {
+		return found, nil
+	}
+	return found, found.Registers(functionID(dev))
 }
 
 // functionID is what Driver.Registers is asked with.
@@ -64,7 +65,7 @@ func (s *System) wrapFault(b *boundDevice, drivers []*pci.Driver) error {
 	if !ok {
 		return nil
 	}
-	_, plan.Registers = servedBy(b.dev, drivers)
+	_, plan.Registers = servedBy(b.spec.Device, b.dev, drivers)
 	if err := plan.Check(); err != nil {
 		return usagef("--fault %s: %v", b.spec.Name, err)
 	}

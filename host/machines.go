@@ -176,6 +176,9 @@ func (s *System) planSim(_ Config, group []DeviceSpec, domain uint32) (starter, 
 	m := sim.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group)}
 	for _, d := range group {
 		spec := sim.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d)}
+		if isTPM(d) {
+			spec.Number = s.nextTPM()
+		}
 		cap, err := s.capture(d)
 		if err == nil && cap != nil {
 			spec.Capture, err = s.recordTo(d, cap)

@@ -193,7 +193,7 @@ func newServed(ctx context.Context, c Config) (*System, error) {
 		if err != nil {
 			break
 		}
-		driver, regs := servedBy(b.dev, c.Drivers)
+		driver, regs := servedBy(b.spec.Device, b.dev, c.Drivers)
 		if err = s.wrapFault(b, c.Drivers); err != nil {
 			break
 		}
@@ -229,7 +229,7 @@ func (s *System) machineOf(i int) machine {
 // serverOf makes the server of a device.
 func (s *System) serverOf(b *boundDevice, drivers []*pci.Driver, m machine, group *vfiouser.Group) (*vfiouser.Server, error) {
 	o := vfiouser.ServerOptions{Name: b.spec.Name, Group: group, Log: s.log}
-	_, o.Registers = servedBy(b.dev, drivers)
+	_, o.Registers = servedBy(b.spec.Device, b.dev, drivers)
 	if r, ok := m.(interface {
 		Reset(ctx context.Context, name string) error
 	}); ok {

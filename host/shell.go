@@ -120,7 +120,7 @@ func (a *app) enter(ctx context.Context, i instance.Info, argv []string, tcsd bo
 	if tcsd {
 		var err error
 		if plan.Files, err = tcsdFiles(); err == nil {
-			argv, err = underTCSD(argv)
+			argv, err = underTCSD(tcsdStore(i.Devices), argv)
 		}
 		if err != nil {
 			return err

@@ -216,6 +216,11 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 		if n := p.servedOf(w.A, w.B); n != "" {
 			return p, usagef("wire %q: %s is served by another process, which has its wire", s, n)
 		}
+		for _, n := range []string{w.A, w.B} {
+			if isTPM(*p.find(n)) {
+				return p, usagef("wire %q: %s is a TPM, which has no wire", s, n)
+			}
+		}
 		if a, b := p.find(w.A), p.find(w.B); a.Backend != b.Backend {
 			return p, usagef("wire %q: %s is on %s and %s on %s: a wire stays on one backend", s, w.A, a.Backend, w.B, b.Backend)
 		}

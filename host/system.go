@@ -51,6 +51,7 @@ type System struct {
 	machines  []machine
 	spaces    map[int]*vfio.Space // by IOMMU group
 	nics      int                 // network devices so far
+	tpms      int                 // TPMs so far
 	captures  []*capture
 	tracing   tracing
 	bound     []*boundDevice
@@ -189,7 +190,7 @@ func (s *System) Stop() { s.pktgen.Close() }
 
 // bind gives a device its driver.
 func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver) error {
-	driver, regs := servedBy(b.dev, drivers) // before its accesses count
+	driver, regs := servedBy(b.spec.Device, b.dev, drivers) // before its accesses count
 	if err := s.wrapFault(b, drivers); err != nil {
 		return err
 	}

@@ -20,8 +20,9 @@ import (
 )
 
 // TPM 1.2's programs (Debian's tpm-tools) speak to a daemon, trousers' tcsd, which has the TPM for itself. `ring3
-// shell --tcsd` has one of its own: with its own configuration and key store, at a port of its own, for as long as the
-// command runs. tcsd wants to become the user tss, who inside is who the caller is.
+// shell --tcsd` has one of its own: with its own configuration, at a port of its own, for as long as the command runs.
+// Its key store, without which an owned TPM's storage root key cannot be used, is kept beside the TPM's state (state=).
+// tcsd wants to become the user tss, who inside is who the caller is.
 
 // tcsdUser and tcsdGroup are lines for passwd(5) and group(5).
 const (
@@ -75,8 +76,22 @@ func tcsdPath() (string, error) {
 // tcsdArg is the hidden command that runs inside.
 const tcsdArg = "tcsd-run"
 
+// storeName is a folder in the state directory of a TPM, which swtpm leaves alone.
+const storeName = "tcsd"
+
+// tcsdStore is the folder of the daemon's key store; "": the TPM is not kept, and neither are keys. devices are as an
+// instance tells them, with absolute paths.
+func tcsdStore(devices []string) string {
+	for _, s := range devices {
+		if d, err := ParseDevice(s); err == nil && isTPM(d) && d.Bus["tpm"] == "1.2" && d.Bus["state"] != "" {
+			return filepath.Join(d.Bus["state"], storeName)
+		}
+	}
+	return ""
+}
+
 // underTCSD is the command line that starts the daemon, then argv.
-func underTCSD(argv []string) ([]string, error) {
+func underTCSD(store string, argv []string) ([]string, error) {
 	if _, err := tcsdPath(); err != nil {
 		return nil, err
 	}
@@ -90,22 +105,25 @@ func underTCSD(argv []string) ([]string, error) {
 			argv[0] = "/bin/sh"
 		}
 	}
-	return append([]string{self, tcsdArg, "--"}, argv...), nil
+	return append([]string{self, tcsdArg, "--store=" + store, "--"}, argv...), nil
 }
 
 func (a *app) tcsdCmd() *cobra.Command {
-	return &cobra.Command{
+	store := ""
+	c := &cobra.Command{
 		Use: tcsdArg + " -- COMMAND...", Hidden: true, Args: cobra.MinimumNArgs(1),
 		Short: "Run a command with a tcsd of its own; for 'ring3 shell --tcsd'",
-		RunE:  func(_ *cobra.Command, args []string) error { return runTCSD(args) },
+		RunE:  func(_ *cobra.Command, args []string) error { return runTCSD(store, args) },
 	}
+	c.Flags().StringVar(&store, "store", "", "keep its keys in `DIR`")
+	return c
 }
 
 // tcsdWait is how long the daemon may take until it listens.
 const tcsdWait = 20 * time.Second
 
-// runTCSD starts the daemon, runs the command, and ends the daemon.
-func runTCSD(argv []string) error {
+// runTCSD starts the daemon, runs the command, and ends the daemon. store "": its keys end with it.
+func runTCSD(store string, argv []string) error {
 	path, err := tcsdPath()
 	if err != nil {
 		return err
@@ -115,12 +133,17 @@ func runTCSD(argv []string) error {
 		return fmt.Errorf("tcsd: %w", err)
 	}
 	defer os.RemoveAll(dir)
+	if store == "" {
+		store = dir
+	} else if err := os.MkdirAll(store, 0o700); err != nil {
+		return fmt.Errorf("tcsd: %w", err)
+	}
 	port, err := freePort()
 	if err != nil {
 		return fmt.Errorf("tcsd: finding a port: %w", err)
 	}
 	conf := filepath.Join(dir, "tcsd.conf")
-	text := fmt.Sprintf("port = %d\nsystem_ps_file = %s\n", port, filepath.Join(dir, "system.data"))
+	text := fmt.Sprintf("port = %d\nsystem_ps_file = %s\n", port, filepath.Join(store, "system.data"))
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("tcsd: %w", err)
 	}

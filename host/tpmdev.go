@@ -72,8 +72,15 @@ type tpmMachine struct {
 	dir string // to be removed; "": the state is kept
 }
 
+// nextTPM is a number for a TPM's address. A backend counts in each machine, and each TPM is in a machine of its own.
+func (s *System) nextTPM() int {
+	s.tpms++
+	return s.tpms - 1
+}
+
 // planTPM starts swtpm, then QEMU.
 func (s *System) planTPM(c Config, d DeviceSpec, q qemu.Config) starter {
+	number := s.nextTPM()
 	return func(ctx context.Context) (_ machine, err error) {
 		m := &tpmMachine{}
 		defer func() {
@@ -87,7 +94,7 @@ func (s *System) planTPM(c Config, d DeviceSpec, q qemu.Config) starter {
 				return nil, fmt.Errorf("%s: making a folder for its state: %w", d.Name, err)
 			}
 			state = m.dir
-		} else if state, err = filepath.Abs(state); err != nil {
+		} else if state, err = filepath.Abs(state); err != nil { // of a Plan that was made otherwise
 			return nil, fmt.Errorf("%s: state=%s: %w", d.Name, d.Bus["state"], err)
 		}
 		v12 := d.Bus["tpm"] == "1.2"
@@ -99,7 +106,7 @@ func (s *System) planTPM(c Config, d DeviceSpec, q qemu.Config) starter {
 			return nil, err
 		}
 		spec := &q.Devices[len(q.Devices)-1]
-		spec.TPM = &qemu.TPM{Control: m.sw.Control(), HardwareID: tpmIDs[d.Bus["tpm"]]}
+		spec.TPM = &qemu.TPM{Control: m.sw.Control(), HardwareID: tpmIDs[d.Bus["tpm"]], Number: number}
 		started, err := qemu.Start(ctx, q)
 		m.sw.CloseControl()
 		if err != nil {

@@ -173,6 +173,11 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	}
 	var devices []string
 	for _, d := range plan.Devices {
+		if state := d.Bus["state"]; state != "" { // who reads this may be somewhere else
+			if d.Bus["state"], err = filepath.Abs(state); err != nil {
+				return nil, fmt.Errorf("%s: state=%s: %w", d.Name, state, err)
+			}
+		}
 		devices = append(devices, d.String())
 	}
 	var extra []string

@@ -94,12 +94,22 @@ func TestScripts(t *testing.T) {
 			e.Defer(func() { cleanRun(t, runDir) })
 			return os.Mkdir(runDir, 0o700)
 		},
+		Condition: lacksCondition,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"waitfor": waitFor,
 			"empty":   empty,
 			"gone":    gone,
 		},
 	})
+}
+
+// lacksCondition is [lacks:PROGRAM]: it is not there, and no test needs it. With RING3_NEED_QEMU the script runs, and fails.
+func lacksCondition(cond string) (bool, error) {
+	name, ok := strings.CutPrefix(cond, "lacks:")
+	if !ok {
+		return false, fmt.Errorf("unknown condition %q", cond)
+	}
+	return lacks(name) != "" && os.Getenv("RING3_NEED_QEMU") == "", nil
 }
 
 // waitFor waits until a file contains a text: waitfor FILE TEXT.

@@ -16,6 +16,8 @@ type TPM struct {
 	// HardwareID is what firmware would call the device: "MSFT0101" for TPM 2.0, "PNP0C31" for
 	// TPM 1.2.
 	HardwareID string
+	// Number is what distinguishes it from others of that ID in other machines: of MSFT0101:01 it is 1.
+	Number int
 	// Trace, if not nil, gets a line of QEMU's for each access to a register of tpm-tis.
 	Trace *os.File
 }
@@ -76,7 +78,7 @@ func (d *DeviceSpec) platformArgs(i int, inherit *files) []string {
 func newPlatformDevice(m *Machine, spec DeviceSpec) *device {
 	p := platformModels[spec.Model]
 	d := &device{m: m, spec: spec, done: make(chan struct{}), line: p.line, ids: []string{spec.TPM.HardwareID}}
-	d.address = spec.TPM.HardwareID + ":00"
+	d.address = fmt.Sprintf("%s:%02x", spec.TPM.HardwareID, spec.TPM.Number)
 	d.regions = []bus.RegionInfo{{Kind: bus.RegionMem, Size: p.size, Addr: p.base}}
 	d.cfg = &config{m: m, dev: d}
 	d.follow()

@@ -29,6 +29,8 @@ type DeviceSpec struct {
 	// Capture, if it is not nil, is shown every frame on the device's side of its wire, sent or
 	// received. It is called under the machine's lock, and neither keeps nor changes the frame.
 	Capture func(frame []byte)
+	// Number, of a platform device, is the least that it has in its address: others of its kind may be in other machines.
+	Number int
 	// TPM, if it is not nil, is what stands behind a TPM's registers instead of the built-in one.
 	TPM TPM
 }

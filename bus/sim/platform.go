@@ -14,9 +14,10 @@ func (d *device) isPlatform() bool { return len(d.hdr.platform) > 0 }
 
 // standing finds out which of its name it is, and where its regions are.
 func (d *device) standing() {
+	d.nth = d.spec.Number
 	for _, x := range d.m.devices {
 		if x.isPlatform() && x.hdr.platform[0] == d.hdr.platform[0] {
-			d.nth++
+			d.nth = max(d.nth, x.nth+1)
 		}
 	}
 	d.bars = slices.Clone(d.hdr.regions)
