@@ -69,6 +69,20 @@ func State12(t testing.TB) string {
 	return b.String()
 }
 
+// Raw12 is what files of a TPM 1.2 say that two systems say alike of the same TPM, as it is.
+func Raw12(t testing.TB) map[string]string {
+	t.Helper()
+	said := map[string]string{}
+	for _, f := range []string{"enabled", "active", "owned", "temp_deactivated", "caps", "durations", "timeouts", "pubek", "tpm_version_major"} {
+		text, err := os.ReadFile("/sys/class/tpm/tpm0/" + f)
+		if err != nil {
+			t.Error(err)
+		}
+		said[f] = string(text)
+	}
+	return said
+}
+
 // Tree adds a folder with everything in it.
 func Tree(t testing.TB, b *bytes.Buffer, dir string) {
 	t.Helper()
