@@ -127,11 +127,11 @@ func needTPM(t *testing.T) {
 }
 
 func TestVMTPMTIS20(t *testing.T) {
-	tpmSuite(t, "tis20", &vm.TPM{Model: "tpm-tis", Dir: t.TempDir()}, "Files", "Device", "Manager")
+	tpmSuite(t, "tis20", &vm.TPM{Model: "tpm-tis", Dir: t.TempDir()}, "Files", "Device", "Manager", "Shell")
 }
 
 func TestVMTPMCRB20(t *testing.T) {
-	tpmSuite(t, "crb20", &vm.TPM{Model: "tpm-crb", Dir: t.TempDir()}, "Files", "Device")
+	tpmSuite(t, "crb20", &vm.TPM{Model: "tpm-crb", Dir: t.TempDir()}, "Files", "Device", "Shell")
 }
 
 func TestVMTPMTIS12(t *testing.T) {
