@@ -266,16 +266,50 @@ func (t *tpmNode) close() {
 	t.served.Wait()
 }
 
-// placeOf says where a TPM stands in /sys.
+// placeOf says where a TPM stands in /sys, as the kernel does: with a FIFO on the platform bus or, a TPM 1.2, among Plug and
+// Play devices; with a command response buffer in the ACPI namespace.
 func (s *System) placeOf(b *boundDevice) class.Place {
 	p := class.Place{Name: b.spec.Name, Bus: "platform", Driver: b.driver.Name, ID: bus.HardwareIDs(b.dev)[0]}
-	if b.tpm.chip.Family() == tpmdd.TPM12 {
-		p.Bus = "pnp"
-		p.Device = "/devices/pnp0/" + freePnP(b.spec.Name)
-	} else {
-		p.Device = "/devices/platform/" + b.dev.Address()
+	dir := "/devices/platform/"
+	switch {
+	case b.tpm.chip.Family() == tpmdd.TPM12:
+		p.Bus, p.Device = "pnp", "/devices/pnp0/"+freePnP(b.spec.Name)
+		if r, err := b.dev.Region(0); err == nil {
+			p.Registers = r.Info()
+		}
+		return p
+	case b.driver.Name == "tpm_crb":
+		p.Bus, dir = "acpi", "/devices/LNXSYSTM:00/LNXSYBUS:00/"
 	}
+	p.Device = dir + s.freeInstance(b, p.ID)
 	return p
+}
+
+// freeInstance is what a device is called that firmware calls id: NN of "id:NN" is the first that neither the machine has, whose
+// own TPM then stays whole beside it, nor a TPM before it.
+func (s *System) freeInstance(b *boundDevice, id string) string {
+	taken := map[string]bool{}
+	for _, pattern := range []string{"/sys/bus/acpi/devices/", "/sys/bus/platform/devices/"} {
+		found, _ := filepath.Glob(pattern + id + ":*")
+		for _, f := range found {
+			taken[filepath.Base(f)] = true
+		}
+	}
+	for _, other := range s.bound {
+		if other.tpm == nil || other.tpm.chip.Family() == tpmdd.TPM12 {
+			continue
+		}
+		n := 0
+		for taken[fmt.Sprintf("%s:%02x", id, n)] {
+			n++
+		}
+		name := fmt.Sprintf("%s:%02x", id, n)
+		if other == b {
+			return name
+		}
+		taken[name] = true
+	}
+	return b.dev.Address()
 }
 
 // freePnP is a number among the machine's Plug and Play devices that the kernel will hardly use.
@@ -295,6 +329,7 @@ func (f randomFile) Read(ctx context.Context, p []byte, _ int) (int, error) {
 	n, err := tpmdd.Random(ctx, f.chip, f.chip.Family(), p)
 	var e *tpmdd.TPMError
 	if n == 0 && errors.As(err, &e) {
+		f.chip.Complain(err)
 		return 0, fmt.Errorf("%w (%w)", unix.EIO, err)
 	}
 	if n > 0 {

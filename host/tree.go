@@ -18,7 +18,7 @@ import (
 //
 //	proc/net/pktgen/  proc/net/dev  proc/interrupts  proc/irq/N/
 //	sys/class/net/NAME  sys/bus/pci/{devices,drivers}/  sys/devices/{pciDDDD:BB,virtual/net/lo}/  sys/module/NAME/parameters/
-//	sys/class/{tpm,tpmrm,misc}/  sys/devices/{platform,pnp0}/  dev/{tpmN,tpmrmN,hwrng}
+//	sys/class/{tpm,tpmrm,misc}/  sys/devices/{platform,pnp0,LNXSYSTM:00}/  dev/{tpmN,tpmrmN,hwrng}
 //	sys/kernel/security/ima
 //	ns/               the same beside the kernel's own entries, for ring3 shell
 type tree struct {

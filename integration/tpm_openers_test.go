@@ -98,7 +98,7 @@ func (k *tpmKey) flush() error {
 const (
 	openerPrograms = 8
 	openersEach    = 8
-	insideTPM      = "RING3_TPM_INSIDE" // set in such a program: for how long
+	insideOpener   = "RING3_TPM_OPENER" // set in such a program: for how long
 )
 
 // TestTPMOpeners has 64 openers use /dev/tpmrm0 at once, from several programs, each with a key of its own and some
@@ -110,12 +110,12 @@ func TestTPMOpeners(t *testing.T) {
 		long = time.Minute
 	}
 	dir := tpmDir(t)
-	env := append(tpmEnv(dir), insideTPM+"="+long.String(), insideTap+"="+ring3)
+	env := append(tpmEnv(dir), insideOpener+"="+long.String(), insideTap+"="+ring3)
 	up := startRing3(t, nil, tpmEnv(dir), "up", "tpm0=qemu:tpm-crb")
 	var programs sync.WaitGroup
 	for range openerPrograms {
 		programs.Go(func() {
-			cmd := exec.Command(ring3, "shell", "--", "/proc/self/exe", "-test.run=^TestTPMInside$", "-test.v")
+			cmd := exec.Command(ring3, "shell", "--", "/proc/self/exe", "-test.run=^TestTPMOpenerInside$", "-test.v")
 			cmd.Args[3], _ = os.Executable()
 			cmd.Env = env
 			if out, err := cmd.CombinedOutput(); err != nil {
@@ -130,9 +130,9 @@ func TestTPMOpeners(t *testing.T) {
 	up.stop(t)
 }
 
-// TestTPMInside is one program of TestTPMOpeners.
-func TestTPMInside(t *testing.T) {
-	long, err := time.ParseDuration(os.Getenv(insideTPM))
+// TestTPMOpenerInside is one program of TestTPMOpeners.
+func TestTPMOpenerInside(t *testing.T) {
+	long, err := time.ParseDuration(os.Getenv(insideOpener))
 	if err != nil {
 		t.Skip("part of TestTPMOpeners")
 	}

@@ -87,14 +87,21 @@ var tpmVersions = sync.OnceValue(func() string {
 // tpmSuite runs tests in a VM that has a TPM, named as the text that is kept of it.
 func tpmSuite(t *testing.T, name string, tpm *vm.TPM, tests ...string) {
 	t.Helper()
+	s := newTPMSuite(t, tpm, tests...)
+	s.Config.Host = map[string]func(json.RawMessage) (any, error){"tpm-golden": keepTPM(name)}
+	s.Run(t)
+}
+
+// newTPMSuite is tests in a VM that has a TPM.
+func newTPMSuite(t *testing.T, tpm *vm.TPM, tests ...string) *vm.Suite {
+	t.Helper()
 	needTPM(t)
-	s := vm.Suite{
+	return &vm.Suite{
 		Package: "integration/guest", Dir: filepath.Dir(ring3),
 		Config: vm.Config{
 			Arch: vmArch, Image: image(t), TPM: tpm,
 			// QEMU's own processor is AMD's, for which this kernel takes no random numbers of a CRB.
 			Devices: []string{"-cpu", "max,vendor=GenuineIntel"},
-			Host:    map[string]func(json.RawMessage) (any, error){"tpm-golden": keepTPM(name)},
 		},
 		Timeout: 5 * time.Minute,
 		Want: func(name string) bool {
@@ -102,7 +109,6 @@ func tpmSuite(t *testing.T, name string, tpm *vm.TPM, tests ...string) {
 			return ok && slices.Contains(tests, name)
 		},
 	}
-	s.Run(t)
 }
 
 // needTPM skips a test, or fails it, where no VM with a TPM can be booted.
@@ -121,11 +127,11 @@ func needTPM(t *testing.T) {
 }
 
 func TestVMTPMTIS20(t *testing.T) {
-	tpmSuite(t, "tis20", &vm.TPM{Model: "tpm-tis", Dir: t.TempDir()}, "Files", "Device", "Manager")
+	tpmSuite(t, "tis20", &vm.TPM{Model: "tpm-tis", Dir: t.TempDir()}, "Files", "Device", "Manager", "Shell")
 }
 
 func TestVMTPMCRB20(t *testing.T) {
-	tpmSuite(t, "crb20", &vm.TPM{Model: "tpm-crb", Dir: t.TempDir()}, "Files", "Device")
+	tpmSuite(t, "crb20", &vm.TPM{Model: "tpm-crb", Dir: t.TempDir()}, "Files", "Device", "Shell")
 }
 
 func TestVMTPMTIS12(t *testing.T) {

@@ -20,6 +20,8 @@ type Options struct {
 	Name  string       // "tpm0", for messages
 	Where string       // how errors begin: address and driver
 	Log   *slog.Logger // nil discards; messages are the kernel's
+	// Found, where set, is called when it is known which family answers, before the TPM is started.
+	Found func(Family)
 	// Died is closed when the device is gone. nil: it never is.
 	Died <-chan struct{}
 }
@@ -245,6 +247,10 @@ func (c *Chip) check(cmd []byte) (Header, error) {
 	case h.Length == 0:
 		return h, c.errorf("a command whose header says 0 bytes: %w", unix.ENODATA)
 	case h.Length > MaxCommand || int(h.Length) > c.t.MaxCommand():
+		if h.Length <= MaxCommand { // the kernel's transport says so, and then the kernel
+			c.log.Error(fmt.Sprintf("tpm %s: invalid command count value %d %d", c.o.Name, h.Length, c.t.MaxCommand()))
+			c.log.Error(fmt.Sprintf("tpm %s: tpm_try_transmit: send(): error %d", c.o.Name, -int(unix.E2BIG)))
+		}
 		return h, c.errorf("a command of %d bytes, want %d or less: %w", h.Length, min(MaxCommand, c.t.MaxCommand()), unix.E2BIG)
 	case h.Length < HeaderSize || int64(h.Length) > int64(len(cmd)):
 		return h, c.errorf("a command of %d bytes whose header says %d: %w", len(cmd), h.Length, unix.EINVAL)

@@ -3,6 +3,7 @@ package tpmdd
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -39,6 +40,15 @@ func Ask(ctx context.Context, x Exchanger, what string, cmd []byte) ([]byte, err
 	return answer[HeaderSize:], nil
 }
 
+// Complain logs that a TPM refused a command of ring3's own, where the kernel does: that it is switched off, or tests
+// itself, is no news.
+func (c *Chip) Complain(err error) {
+	var e *TPMError
+	if errors.As(err, &e) && e.Code != RCDisabled && e.Code != RCDeactivated && e.Code != RCTesting {
+		c.log.Error(fmt.Sprintf("tpm %s: %v", c.o.Name, e))
+	}
+}
+
 // codeOf is the TPM's error code in err; 0 where there is none.
 func codeOf(err error) uint32 {
 	if e, ok := err.(*TPMError); ok {
@@ -57,13 +67,21 @@ func (c *Chip) start(x Exchanger) error {
 	}
 	switch h, _ := ParseHeader(answer); h.Tag {
 	case TagNoSessions:
-		c.family.Store(uint32(TPM20))
+		c.found(TPM20)
 		return c.start20(ctx, x)
 	case TagResponse12:
-		c.family.Store(uint32(TPM12))
+		c.found(TPM12)
 		return c.start12(ctx, x)
 	default:
 		return c.errorf("asking for the family: an answer with tag %#x, want %#x or %#x: %w (%w)", h.Tag, TagNoSessions, TagResponse12, unix.EIO, bus.ErrProtocol)
+	}
+}
+
+// found sets the family.
+func (c *Chip) found(f Family) {
+	c.family.Store(uint32(f))
+	if c.o.Found != nil {
+		c.o.Found(f)
 	}
 }
 

@@ -30,6 +30,8 @@ type Driver struct {
 	IDs  []ID
 	// Platform lists devices that are no PCI functions, by what firmware calls them (bus.Platform): "MSFT0101".
 	Platform []string
+	// Prefixed says that its messages begin with what they are about, as the kernel's do. Bind adds nothing then.
+	Prefixed bool
 	// API is the version of this contract that the driver was written for, as a literal: 1.
 	// 0 means the present one. A program refuses a driver that was written for another, in
 	// words instead of with a crash.
@@ -152,7 +154,9 @@ func Bind(ctx context.Context, dev bus.Device, env Env, drivers []*Driver) Resul
 			}
 		}
 		env := env
-		env.Log = env.Log.With("driver", d.Name, "address", dev.Address(), "device", env.Name)
+		if !d.Prefixed {
+			env.Log = env.Log.With("driver", d.Name, "address", dev.Address(), "device", env.Name)
+		}
 		inst, err := d.Probe(ctx, dev, env)
 		switch {
 		case err == nil:

@@ -66,7 +66,8 @@
 //
 // Config.TPM gives the VM one, with swtpm behind it. integration/tpm_vm_test.go boots VMs with TPM 2.0 and 1.2 for tests
 // whose names begin with TestRootTPM: they write down what the kernel's files and devices do, which is kept below
-// tpmdd/class/testdata and tpmdd/chardev/testdata (make golden) and compared every time. A TPM's state directory is
+// tpmdd/class/testdata and tpmdd/chardev/testdata (make golden) and compared every time. What looks is package tpmseen, which integration/tpm_tables_test.go and
+// tpm_tree_test.go run on ring3's files and devices too, to compare these with the kernel's. A TPM's state directory is
 // the caller's, so what a VM did to a TPM can be looked at afterwards without one, and the other way round.
 //
 // # What fails a test

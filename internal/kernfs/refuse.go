@@ -60,5 +60,14 @@ func (t *tree) Fallocate(_ <-chan struct{}, _ *fuse.FallocateIn) fuse.Status {
 	return fuse.Status(syscall.EOPNOTSUPP)
 }
 
+// Fsync is for nothing in files of text, and for character devices not at all.
+func (t *tree) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	h, st := t.handleOf(in.Fh)
+	if st == fuse.OK && h.stream != nil {
+		return fuse.EINVAL
+	}
+	return st
+}
+
 // Flush is told to be unknown, so that the kernel does not ask at every close(2).
 func (t *tree) Flush(_ <-chan struct{}, _ *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }

@@ -29,6 +29,9 @@ type stream struct {
 
 // openStream is Open of a file with Open.
 func (t *tree) openStream(cancel <-chan struct{}, name string, f *node.File, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if in.Flags&syscall.O_DIRECT != 0 { // what no character device of the kernel's knows that this is for
+		return fuse.EINVAL
+	}
 	if st := t.awaitCloses(cancel, f); st != fuse.OK {
 		return st
 	}

@@ -121,7 +121,7 @@ func TestStreamOpens(t *testing.T) {
 			name  string
 			flags int
 			want  error
-		}{{"refused", unix.O_RDWR, unix.EPERM}, {"panic", unix.O_RDWR, unix.EIO}, {"ro", unix.O_RDWR, unix.EACCES}, {"none", unix.O_RDWR, unix.ENOENT}} {
+		}{{"refused", unix.O_RDWR, unix.EPERM}, {"panic", unix.O_RDWR, unix.EIO}, {"ro", unix.O_RDWR, unix.EACCES}, {"none", unix.O_RDWR, unix.ENOENT}, {"one", unix.O_RDWR | unix.O_DIRECT, unix.EINVAL}} {
 			if fd, err := unix.Open(path+"/"+c.name, c.flags, 0); err != c.want {
 				t.Errorf("open(%s) = %d, %v, want %v", c.name, fd, err, c.want)
 			}
@@ -149,6 +149,26 @@ func TestStreamOpens(t *testing.T) {
 		}
 		if got := s.sh(`stat -c '%s %a' $D/dev/one; echo x > $D/dev/many; head -c 1 $D/dev/many`); got != "0 600\nx" {
 			t.Errorf("a shell: %q, want size 0, mode 600 and x", got)
+		}
+	})
+}
+
+// TestStreamNoFile: calls that are for files of bytes on a disk, which a character device is not.
+func TestStreamNoFile(t *testing.T) {
+	served(t, func(t *testing.T, s *server) {
+		f := s.open("one", unix.O_RDWR)
+		for _, c := range []struct {
+			name      string
+			err, want error
+		}{
+			{"fsync", unix.Fsync(f.fd), unix.EINVAL}, {"fdatasync", unix.Fdatasync(f.fd), unix.EINVAL},
+			{"ftruncate", unix.Ftruncate(f.fd, 0), unix.EINVAL}, {"truncate", unix.Truncate(filepath.Join(s.dir, "dev", "one"), 0), unix.EINVAL},
+			{"fchmod to what it is", unix.Fchmod(f.fd, 0o600), nil}, {"fchmod", unix.Fchmod(f.fd, 0o644), unix.EPERM},
+			{"fchown to whose it is", unix.Fchown(f.fd, os.Geteuid(), os.Getegid()), nil},
+		} {
+			if c.err != c.want {
+				t.Errorf("%s: %v, want %v", c.name, c.err, c.want)
+			}
 		}
 	})
 }

@@ -234,7 +234,11 @@ func (t *tree) attr(e *entry, a *fuse.Attr) {
 	switch n := e.node.(type) {
 	case *node.Dir:
 		mode := n.Mode.Perm()
-		if mode == 0 {
+		switch {
+		case mode != 0:
+		case e.flavour == node.Sys: // sysfs says so, and nobody can make a name in it either
+			mode = 0o755
+		default:
 			mode = 0o555
 		}
 		a.Mode = syscall.S_IFDIR | uint32(mode)
@@ -270,16 +274,21 @@ func (t *tree) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut)
 	return st
 }
 
-// SetAttr accepts what changes nothing here, as O_TRUNC and touch, and refuses the rest.
+// SetAttr accepts what changes nothing here, as O_TRUNC, touch, and a chmod to what is, and refuses the rest. What
+// stands for a character device has no length that ftruncate could change.
 func (t *tree) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	e, st := t.begin(in.NodeId)
 	if st != fuse.OK {
 		return st
 	}
-	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
+	t.attr(e, &out.Attr)
+	a := &out.Attr
+	if in.Valid&fuse.FATTR_MODE != 0 && in.Mode&0o7777 != a.Mode&0o7777 || in.Valid&fuse.FATTR_UID != 0 && in.Uid != a.Uid || in.Valid&fuse.FATTR_GID != 0 && in.Gid != a.Gid {
 		return fuse.EPERM
 	}
-	t.attr(e, &out.Attr)
+	if f, ok := e.node.(*node.File); ok && f.Open != nil && in.Valid&fuse.FATTR_SIZE != 0 {
+		return fuse.EINVAL
+	}
 	return fuse.OK
 }
 

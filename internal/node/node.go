@@ -72,7 +72,7 @@ func (*Link) isNode() {}
 // becomes a link to Keep/<name>. Ours, Kernel and Keep are set before the directory is
 // used and not changed later.
 type Dir struct {
-	Mode fs.FileMode // permission bits; 0 means 0555
+	Mode fs.FileMode // permission bits; 0 means 0555, in sysfs 0755
 
 	Ours   *Dir   // second layer, nil for none
 	Kernel string // third layer: absolute path of a real directory, "" for none

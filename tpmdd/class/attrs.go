@@ -38,24 +38,25 @@ func attrs(c *tpmdd.Chip) map[string]sysfs.Node {
 // show is a read-only attribute.
 func show(f func(w *bytes.Buffer) error) *sysfs.File { return sysfs.Attr(0o444, f, nil) }
 
-// pcr shows a register.
+// pcr shows a register. The kernel takes a TPM's error code for a number of bytes to show, of a page that holds zeros; so whoever
+// reads it gets that many.
 func pcr(c *tpmdd.Chip, w *bytes.Buffer, b tpmdd.Bank, n uint32) error {
 	digest, err := tpmdd.ReadPCR(context.Background(), c, c.Family(), b, n)
-	if err != nil {
-		return failed(err)
+	var refused *tpmdd.TPMError
+	switch {
+	case errors.As(err, &refused):
+		c.Complain(err)
+		w.Write(make([]byte, min(refused.Code, page-1)))
+		return nil
+	case err != nil:
+		return err
 	}
 	fmt.Fprintf(w, "%X\n", digest)
 	return nil
 }
 
-// failed gives a TPM's own error an errno.
-func failed(err error) error {
-	var e *tpmdd.TPMError
-	if errors.As(err, &e) {
-		return fmt.Errorf("%w (%w)", unix.EIO, err)
-	}
-	return err
-}
+// page is what sysfs gives a file.
+const page = 4096
 
 // legacy are the files that only a TPM 1.2 has. On an error of the TPM's, or on the way to it, they are empty.
 func legacy(c *tpmdd.Chip) map[string]*sysfs.File {
@@ -63,6 +64,7 @@ func legacy(c *tpmdd.Chip) map[string]*sysfs.File {
 		return show(func(w *bytes.Buffer) error {
 			ctx := context.Background()
 			if err := c.Do(ctx, func(x tpmdd.Exchanger) error { return f(ctx, w, x) }); err != nil {
+				c.Complain(err)
 				w.Reset()
 			}
 			return nil

@@ -2,8 +2,10 @@ package class
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/sysfs"
 	"github.com/ring3dev/ring3/tpmdd"
 )
@@ -12,14 +14,16 @@ import (
 type Place struct {
 	Name   string // "tpm0"
 	Device string // its device's directory below /sys: "/devices/platform/MSFT0101:00"
-	Bus    string // the device's bus: "platform", "pnp"
+	Bus    string // the device's bus: "platform", "acpi", "pnp"
 	Driver string // "tpm_tis"
 	ID     string // what firmware calls the device: "MSFT0101"
+
+	Registers bus.RegionInfo // what a device on bus pnp shows of them
 }
 
 // Add puts a chip into a tree that stands for /sys: its device, its directories and the links to them.
 func Add(sys *sysfs.Dir, c *tpmdd.Chip, p Place) {
-	number := strings.TrimPrefix(p.Name, "tpm")
+	nth := strings.TrimPrefix(p.Name, "tpm")
 	dev := sys.MkdirAll(p.Device)
 	base := p.Device[strings.LastIndexByte(p.Device, '/')+1:]
 	parent := &sysfs.Link{Target: "../../../" + base}
@@ -32,24 +36,20 @@ func Add(sys *sysfs.Dir, c *tpmdd.Chip, p Place) {
 	link(bus+"/drivers/"+p.Driver, base, p.Device)
 	link(p.Device, "subsystem", bus)
 	link(p.Device, "driver", bus+"/drivers/"+p.Driver)
-	if p.Bus == "pnp" {
-		dev.Put("id", sysfs.Showf("%s", p.ID))
-		dev.Put("uevent", sysfs.Showf("DRIVER=%s", p.Driver))
-	} else {
-		dev.Put("modalias", sysfs.Showf("acpi:%s:", p.ID))
-		dev.Put("uevent", sysfs.Showf("DRIVER=%s\nMODALIAS=acpi:%s:", p.Driver, p.ID))
-	}
+	device(dev, p)
 
 	chip := p.Device + "/tpm/" + p.Name
 	dir := sys.MkdirAll(chip)
 	for name, n := range attrs(c) {
 		dir.Put(name, n)
 	}
-	major, minor := deviceNumber(number)
+	major, minor := deviceNumber(nth)
 	node(dir, p.Name, major, minor)
+	power(dir)
 	dir.Put("device", parent)
 	link(chip, "subsystem", "/class/tpm")
 	link("/class/tpm", p.Name, chip)
+	sys.MkdirAll("/class/tpmrm") // also where there is nothing in it
 	if c.Family() == tpmdd.TPM12 {
 		// Where the files were before there was a class.
 		for _, name := range []string{"active", "cancel", "caps", "durations", "enabled", "owned", "pcrs", "pubek", "temp_deactivated", "timeouts", "tpm_version_major"} {
@@ -57,11 +57,13 @@ func Add(sys *sysfs.Dir, c *tpmdd.Chip, p Place) {
 		}
 		return
 	}
-	rm := p.Device + "/tpmrm/tpmrm" + number
-	node(sys.MkdirAll(rm), "tpmrm"+number, dynamicMajor, dynamicMinor)
-	sys.MkdirAll(rm).Put("device", parent)
-	link(rm, "subsystem", "/class/tpmrm")
-	link("/class/tpmrm", "tpmrm"+number, rm)
+	at := p.Device + "/tpmrm/tpmrm" + nth
+	rm := sys.MkdirAll(at)
+	node(rm, "tpmrm"+nth, dynamicMajor, managerMinor(nth))
+	power(rm)
+	rm.Put("device", parent)
+	link(at, "subsystem", "/class/tpmrm")
+	link("/class/tpmrm", "tpmrm"+nth, at)
 }
 
 // Device numbers: tpm0 is a misc device (LANANA: 10:224), everything else has a major of the kernel's choosing, and of its minors
@@ -80,8 +82,14 @@ func deviceNumber(number string) (major int, minor string) {
 	return dynamicMajor, number
 }
 
+// managerMinor is a resource manager's minor number.
+func managerMinor(number string) int {
+	n, _ := strconv.Atoi(number)
+	return dynamicMinor + n
+}
+
 // node are the files of something that has a node in /dev.
 func node(d *sysfs.Dir, name string, major int, minor any) {
 	d.Put("dev", sysfs.Showf("%d:%v", major, minor))
-	d.Put("uevent", sysfs.Showf("MAJOR=%d\nMINOR=%v\nDEVNAME=%s", major, minor, name))
+	d.Put("uevent", uevent("MAJOR=%d\nMINOR=%v\nDEVNAME=%s\n", major, minor, name))
 }

@@ -13,6 +13,7 @@ import (
 var Driver = &pci.Driver{
 	Name:      "tpm_crb",
 	Platform:  []string{"MSFT0101"},
+	Prefixed:  true,
 	Registers: func(pci.FunctionID) []bus.Register { return registers },
 	Probe: func(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, error) {
 		d, err := open(ctx, dev, env)

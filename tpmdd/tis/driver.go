@@ -15,6 +15,7 @@ import (
 var Driver = &pci.Driver{
 	Name:      "tpm_tis",
 	Platform:  []string{"MSFT0101", "PNP0C31"},
+	Prefixed:  true,
 	Options:   map[string]string{"interrupts": "on (default) or off: poll"},
 	Registers: func(pci.FunctionID) []bus.Register { return registers },
 	Probe: func(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, error) {
@@ -59,11 +60,13 @@ func open(ctx context.Context, dev bus.Device, env pci.Env) (_ *Device, err erro
 		}
 	}
 	d := &Device{dev: dev, t: t}
-	d.chip, err = tpmdd.New(ctx, t, tpmdd.Options{Name: env.Name, Where: dev.Address() + " tpm_tis", Log: env.Log, Died: dev.Done()})
+	found := func(f tpmdd.Family) {
+		env.Log.Info(fmt.Sprintf("tpm_tis %s: %s TPM (device-id 0x%X, rev-id %d)", dev.Address(), f, t.didvid>>16, t.rid))
+	}
+	d.chip, err = tpmdd.New(ctx, t, tpmdd.Options{Name: env.Name, Where: dev.Address() + " tpm_tis", Log: env.Log, Found: found, Died: dev.Done()})
 	if err != nil {
 		return nil, errors.Join(err, t.disable())
 	}
-	env.Log.Info(fmt.Sprintf("tpm_tis %s: %s TPM (device-id 0x%X, rev-id %d)", dev.Address(), d.chip.Family(), t.didvid>>16, t.rid))
 	return d, nil
 }
 

@@ -1,6 +1,4 @@
-//go:build vm
-
-package guest
+package tpmseen
 
 import (
 	"encoding/binary"
@@ -10,15 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRootTPMManager writes down what /dev/tpmrm0, the kernel's resource manager, does, one case a line, as
-// TestRootTPMDevice.
-func TestRootTPMManager(t *testing.T) {
+// Manager is what /dev/tpmrm0, the resource manager, does, one case a line, as Device.
+func Manager(t testing.TB) string {
+	t.Helper()
 	c := newTable(t, "/dev/tpmrm0")
 	c.spaces()
 	c.objects()
 	c.sessions()
 	c.managerErrors()
-	c.keep("tpmrm0")
+	return c.end()
 }
 
 // handle does a command whose answer begins with a handle, and says which.
@@ -34,7 +32,7 @@ func (c *table) handle(name string, p []byte) uint32 {
 
 // handles asks which handles there are from one on.
 func (c *table) handles(name string, from uint32) {
-	p := binary.BigEndian.AppendUint32(unhex("8001 00000016 0000017a 00000001"), from)
+	p := binary.BigEndian.AppendUint32(Unhex("8001 00000016 0000017a 00000001"), from)
 	c.write("write TPM2_GetCapability, "+name, append(p, 0, 0, 0, 100))
 	a := make([]byte, 4096)
 	n, err := unix.Read(c.fd, a)
@@ -137,7 +135,7 @@ func (c *table) managerErrors() {
 		p    []byte
 	}{
 		{"an unknown command", noSuch},
-		{"a command of a vendor's", unhex("8001 0000000a 20000001")},
+		{"a command of a vendor's", Unhex("8001 0000000a 20000001")},
 		{"TPM2_ReadPublic of 0x80000000", handleCommand(readPublic, 0x80000000)},
 		{"TPM2_ReadPublic of 0x80ffffff, which there is not", handleCommand(readPublic, 0x80ffffff)},
 		{"TPM2_ReadPublic of 0x80fffff0", handleCommand(readPublic, 0x80fffff0)},
@@ -146,13 +144,13 @@ func (c *table) managerErrors() {
 		{"TPM2_FlushContext of 0x80ffffff, which there is not", handleCommand(flush, 0x80ffffff)},
 		{"TPM2_FlushContext of 0x02000000, which there is not", handleCommand(flush, 0x02000000)},
 		{"TPM2_FlushContext of 0x40000001", handleCommand(flush, 0x40000001)},
-		{"TPM2_ReadPublic without its handle", unhex("8001 0000000a 00000173")},
-		{"TPM2_ReadPublic with half a handle", unhex("8001 0000000c 00000173 80ff")},
-		{"0 bytes", nil}, {"5 bytes", getRandom[:5]}, {"9 bytes, header says 9", unhex("8001 00000009 000001")},
-		{"12 bytes, header says 13", unhex("8001 0000000d 0000017b 0008")}, {"12 bytes, header says 0", unhex("8001 00000000 0000017b 0008")},
-		{"12 bytes, header says 5", unhex("8001 00000005 0000017b 0008")},
+		{"TPM2_ReadPublic without its handle", Unhex("8001 0000000a 00000173")},
+		{"TPM2_ReadPublic with half a handle", Unhex("8001 0000000c 00000173 80ff")},
+		{"0 bytes", nil}, {"5 bytes", getRandom[:5]}, {"9 bytes, header says 9", Unhex("8001 00000009 000001")},
+		{"12 bytes, header says 13", Unhex("8001 0000000d 0000017b 0008")}, {"12 bytes, header says 0", Unhex("8001 00000000 0000017b 0008")},
+		{"12 bytes, header says 5", Unhex("8001 00000005 0000017b 0008")},
 		{"20 bytes, header says 12", padTo(getRandom, 20)}, {"4097 bytes", padTo(getRandom, 4097)},
-		{"a command of TPM 1.2", unhex("00c1 0000000e 00000046 00000008")},
+		{"a command of TPM 1.2", Unhex("00c1 0000000e 00000046 00000008")},
 	} {
 		c.reopen(unix.O_RDWR)
 		c.do(w.name, w.p)

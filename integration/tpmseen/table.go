@@ -1,6 +1,4 @@
-//go:build vm
-
-package guest
+package tpmseen
 
 import (
 	"encoding/binary"
@@ -15,19 +13,15 @@ import (
 
 // table is what a TPM's device was seen to do, one case a line.
 type table struct {
-	t    *testing.T
+	t    testing.TB
 	path string
 	b    strings.Builder
-	fd   int    // what cases are about
-	crb  bool   // the TPM is a CRB
-	log  string // the kernel's, before
+	fd   int  // what cases are about
+	crb  bool // the TPM is a CRB
 }
 
 // newTable begins a table. The descriptor is to be opened (reopen).
-func newTable(t *testing.T, path string) *table {
-	t.Helper()
-	return &table{t: t, path: path, fd: -1, log: KernelLog(t)}
-}
+func newTable(t testing.TB, path string) *table { return &table{t: t, path: path, fd: -1} }
 
 func (c *table) head(s string) { fmt.Fprintf(&c.b, "== %s\n", s) }
 
@@ -143,17 +137,14 @@ func (c *table) await() {
 	}
 }
 
-// keep has the host compare the table with what was seen before, or keep it.
-func (c *table) keep(name string) {
-	c.t.Helper()
+// end closes the table.
+func (c *table) end() string {
 	c.close()
-	c.head("kernel's log meanwhile")
-	c.b.WriteString(tpmLines(strings.TrimPrefix(KernelLog(c.t), c.log)))
-	keepTPM(c.t, name, c.b.String())
+	return c.b.String()
 }
 
-// unhex makes bytes of hexadecimal digits with blanks.
-func unhex(s string) []byte {
+// Unhex makes bytes of hexadecimal digits with blanks.
+func Unhex(s string) []byte {
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
 	if err != nil {
 		panic(err)
@@ -168,14 +159,14 @@ func padTo(p []byte, n int) []byte {
 
 // Commands of TPM 2.0 (part 3).
 var (
-	getRandom   = unhex("8001 0000000c 0000017b 0008")
-	noSuch      = unhex("8001 0000000a 00000fff")
-	createECC   = unhex("8002 00000043 00000131 40000001 00000009 40000009 0000 00 0000 0004 0000 0000 001a 0023 000b 00030072 0000 0006 0080 0043 0010 0003 0010 0000 0000 0000 00000000")
-	startPolicy = unhex("8001 0000002b 00000176 40000007 40000007 0010 00000000000000000000000000000000 0000 01 0010 000b")
+	getRandom   = Unhex("8001 0000000c 0000017b 0008")
+	noSuch      = Unhex("8001 0000000a 00000fff")
+	createECC   = Unhex("8002 00000043 00000131 40000001 00000009 40000009 0000 00 0000 0004 0000 0000 001a 0023 000b 00030072 0000 0006 0080 0043 0010 0003 0010 0000 0000 0000 00000000")
+	startPolicy = Unhex("8001 0000002b 00000176 40000007 40000007 0010 00000000000000000000000000000000 0000 01 0010 000b")
 )
 
 // handleCommand is a command that takes a handle and no more: TPM2_FlushContext, TPM2_ReadPublic.
 func handleCommand(code, handle uint32) []byte {
-	p := binary.BigEndian.AppendUint32(unhex("8001 0000000e"), code)
+	p := binary.BigEndian.AppendUint32(Unhex("8001 0000000e"), code)
 	return binary.BigEndian.AppendUint32(p, handle)
 }
