@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,8 +99,8 @@ func (s *System) measureStart(ctx context.Context, b *boundDevice) error {
 	if err := s.measurer.Self(ctx); err != nil {
 		return err
 	}
-	if text := s.plan.wiring(); text != "" {
-		if err := s.measurer.Data(ctx, "config:wiring", []byte(text)); err != nil {
+	if text := s.plan.flags(); text != "" {
+		if err := s.measurer.Data(ctx, "config:flags", []byte(text)); err != nil {
 			return err
 		}
 	}
@@ -117,20 +118,40 @@ func (s *System) measureDevice(ctx context.Context, b *boundDevice) error {
 // ConfigName is what a device's configuration is called in a measurement list.
 func ConfigName(d DeviceSpec) string { return "config:" + d.Name }
 
-// wiring is what the plan says of devices among each other, as the flags do.
-func (p *Plan) wiring() string {
+// flags is what the plan says beyond its devices, as the command line does: everything that says where frames and
+// records go, and how drivers are made to behave.
+func (p *Plan) flags() string {
 	var all []string
+	add := func(flag, value string) { all = append(all, "--"+flag+" "+value) }
 	for _, w := range p.Wires {
-		all = append(all, "--wire "+w.String())
+		add("wire", w.String())
 	}
 	for _, t := range p.Taps {
-		all = append(all, "--tap "+t.String())
+		add("tap", t.String())
 	}
 	for _, f := range p.Forwards {
-		all = append(all, "--forward "+f[0]+"-"+f[1])
+		add("forward", f[0]+"-"+f[1])
+	}
+	for _, n := range slices.Sorted(maps.Keys(p.Captures)) {
+		add("pcap", n+"="+p.Captures[n])
+	}
+	for _, n := range slices.Sorted(maps.Keys(p.Faults)) {
+		add("fault", n+"="+p.Faults[n].String())
+	}
+	for _, n := range slices.Sorted(maps.Keys(p.Trace.Files)) {
+		add("trace", n+"="+p.Trace.Files[n])
+	}
+	if p.Trace.Filter != "" {
+		add("trace-filter", p.Trace.Filter)
+	}
+	if p.Trace.Crash != defaultCrash {
+		add("crash-records", strconv.Itoa(p.Trace.Crash))
 	}
 	if p.Profile != "" && p.Profile != profile.Default {
-		all = append(all, "--profile "+p.Profile)
+		add("profile", p.Profile)
+	}
+	if p.RT != 0 {
+		add("rt", strconv.Itoa(p.RT))
 	}
 	return strings.Join(all, " ")
 }

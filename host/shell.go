@@ -37,7 +37,7 @@ The exit status is the command's.`,
 			return a.enter(c.Context(), i, cmd, tcsd)
 		},
 	}
-	c.Flags().BoolVar(&tcsd, "tcsd", false, "start a private tcsd, for TPM 1.2's programs (Debian: trousers, tpm-tools)")
+	c.Flags().BoolVar(&tcsd, "tcsd", false, "start a private tcsd, for TPM 1.2's programs (Debian: trousers, tpm-tools); inside is no network but lo")
 	a.instanceFlag(c, "the instance, where several run")
 	return c
 }
@@ -77,7 +77,7 @@ exit status is the command's: one line of CI.
 		},
 	}
 	f.add(c)
-	c.Flags().BoolVar(&tcsd, "tcsd", false, "start a private tcsd for the command, as 'ring3 shell --tcsd' does")
+	c.Flags().BoolVar(&tcsd, "tcsd", false, "start a private tcsd for the command, without other network, as 'ring3 shell --tcsd' does")
 	a.instanceFlag(c, "the instance's `NAME` (default: r0, r1, ...)")
 	return c
 }
@@ -119,6 +119,7 @@ func (a *app) enter(ctx context.Context, i instance.Info, argv []string, tcsd bo
 	plan := userns.DefaultPlan(i.Mount, i.Old())
 	if tcsd {
 		var err error
+		plan.OwnNet = true // whoever reaches its port has the TPM
 		if plan.Files, err = tcsdFiles(); err == nil {
 			argv, err = underTCSD(tcsdStore(i.Devices), argv)
 		}

@@ -295,9 +295,7 @@ func (s *System) Close() error {
 		for i := len(s.bound) - 1; i >= 0; i-- {
 			b := s.bound[i]
 			s.unmade = !b.tellFaults(s.log) || s.unmade
-			if b.tpm != nil {
-				b.tpm.close()
-			}
+			b.tpm.unlisten()
 			if b.inst != nil {
 				errs = append(errs, b.inst.Close())
 			}
@@ -316,6 +314,7 @@ func (s *System) Close() error {
 			if b.dev != nil {
 				errs = append(errs, b.dev.Close())
 			}
+			b.tpm.wait() // for commands, which end with the device if with nothing else
 		}
 		for _, m := range s.machines {
 			errs = append(errs, m.Close())

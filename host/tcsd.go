@@ -39,10 +39,14 @@ func withUser(path, line string) (string, error) {
 	defer f.Close()
 	name, _, _ := strings.Cut(line, ":")
 	var out strings.Builder
-	for sc := bufio.NewScanner(f); sc.Scan(); {
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
 		if !strings.HasPrefix(sc.Text(), name+":") {
 			fmt.Fprintln(&out, sc.Text())
 		}
+	}
+	if err := sc.Err(); err != nil {
+		return "", fmt.Errorf("reading %s: %w", path, err)
 	}
 	fmt.Fprintln(&out, line)
 	return out.String(), nil

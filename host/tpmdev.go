@@ -258,12 +258,21 @@ func (t *tpmNode) serve(path string, open func(int) (*chardev.File, error), log 
 	return nil
 }
 
-// close ends the sockets. The chip is its driver's.
-func (t *tpmNode) close() {
+// unlisten ends the sockets for whoever comes. The chip is its driver's.
+func (t *tpmNode) unlisten() {
+	if t == nil {
+		return
+	}
 	for _, l := range t.sockets {
 		_ = l.Close()
 	}
-	t.served.Wait()
+}
+
+// wait waits until nobody is served any more.
+func (t *tpmNode) wait() {
+	if t != nil {
+		t.served.Wait()
+	}
 }
 
 // placeOf says where a TPM stands in /sys, as the kernel does: with a FIFO on the platform bus or, a TPM 1.2, among Plug and

@@ -181,11 +181,8 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 		devices = append(devices, d.String())
 	}
 	var extra []string
-	if w := plan.wiring(); w != "" {
+	if w := plan.flags(); w != "" {
 		extra = append(extra, w)
-	}
-	if plan.RT != 0 {
-		extra = append(extra, fmt.Sprintf("--rt %d", plan.RT))
 	}
 	if f.measure != "" {
 		extra = append(extra, "--measure "+f.measure)

@@ -40,7 +40,8 @@ type Chip struct {
 	closeOnce sync.Once
 	closeErr  error
 	asleep    atomic.Bool
-	inFlight  atomic.Bool
+	flight    sync.Mutex
+	inFlight  bool // guarded by flight
 
 	// What was found out at the start.
 	identity Identity
@@ -234,6 +235,8 @@ func (x *exchange) Transmit(_ context.Context, cmd []byte) ([]byte, error) {
 		case <-time.After(wait):
 		case <-c.closing:
 			return nil, c.gone()
+		case <-c.o.Died:
+			return nil, c.gone()
 		}
 	}
 }
@@ -260,8 +263,8 @@ func (c *Chip) check(cmd []byte) (Header, error) {
 
 // once sends a command and checks that what came back is an answer.
 func (c *Chip) once(h Header, cmd []byte, limit time.Duration) ([]byte, error) {
-	c.inFlight.Store(true)
-	defer c.inFlight.Store(false)
+	c.flying(true)
+	defer c.flying(false)
 	what := fmt.Sprintf("command %#x", h.Code)
 	if err := c.t.Send(cmd); err != nil {
 		c.log.Error(fmt.Sprintf("tpm %s: tpm_try_transmit: send(): error %d", c.o.Name, -int(errno(err))))
@@ -303,20 +306,51 @@ func errno(err error) unix.Errno {
 
 // Cancel aborts the command in flight, if there is one: its sender gets ECANCELED. The TPM decides how soon.
 func (c *Chip) Cancel() {
-	if c.inFlight.Load() {
+	c.flight.Lock()
+	defer c.flight.Unlock()
+	if c.inFlight {
 		c.t.Cancel()
 	}
 }
 
-// closeTime is what a TPM has to save its state at the end. One that does not answer must not keep the process.
+// takeForGood waits for the chip at its end.
+func (c *Chip) takeForGood() bool {
+	for range 2 {
+		select {
+		case c.turn <- struct{}{}:
+			return true
+		case <-time.After(closeTime):
+			c.Cancel()
+		}
+	}
+	select {
+	case c.turn <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// flying notes whether a command is in flight, between which and the next nobody's Cancel falls.
+func (c *Chip) flying(is bool) {
+	c.flight.Lock()
+	c.inFlight = is
+	c.flight.Unlock()
+}
+
+// closeTime is what a command in flight has to end, when it is cancelled to end once more, and a TPM to save its state. One
+// that does not answer must not keep the process.
 const closeTime = 5 * time.Second
 
-// Close shuts the TPM down, with its state saved, and gives it to nobody any more. The command in flight ends
-// first, within its duration. It is idempotent.
+// Close shuts the TPM down, with its state saved, and gives it to nobody any more. A command in flight may end first, for
+// 5 s; then it is cancelled. ErrTimeout: it does not end even so, and still has the interface. It is idempotent.
 func (c *Chip) Close() error {
 	c.closeOnce.Do(func() {
 		close(c.closing)
-		c.turn <- struct{}{} // for good
+		if !c.takeForGood() {
+			c.closeErr = c.errorf("closing: a command does not end: %w (%w)", unix.ETIME, bus.ErrTimeout)
+			return
+		}
 		select {
 		case <-c.o.Died:
 		default:

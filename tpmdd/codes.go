@@ -37,6 +37,7 @@ const (
 	RCFailedTest    = 0x1c  // 1.2: TPM_FAILEDSELFTEST
 	RCNoEndorsement = 0x23  // 1.2
 	RCPostInit      = 0x26  // 1.2: TPM_INVALID_POSTINIT: TPM_Startup is required first
+	RCRetry12       = 0x800 // 1.2: TPM_RETRY
 	RCDoingSelfTest = 0x802 // 1.2
 )
 

@@ -290,3 +290,53 @@ func TestMachineDies(t *testing.T) {
 		})
 	}
 }
+
+// TestCloseInFlight: a command that never ends does not keep the process for its duration, which may be five minutes.
+func TestCloseInFlight(t *testing.T) {
+	for _, k := range kinds[:3] {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			r := bring(t, k.c, k.options)
+			_ = r.Emulator.Signal(unix.SIGSTOP)
+			defer func() { _ = r.Emulator.Signal(unix.SIGCONT) }()
+			done := make(chan error, 1)
+			go func() {
+				_, err := r.Transmit(t.Context(), longCommand())
+				done <- err
+			}()
+			time.Sleep(50 * time.Millisecond)
+			begin := time.Now()
+			_ = r.inst.Close()
+			if took := time.Since(begin); took > 25*time.Second {
+				t.Errorf("Close() took %v with a command in flight, want 5 s for it and 5 s for its end", took)
+			}
+			_ = r.Device.Close()
+			if err := <-done; err == nil {
+				t.Error("the command: no error, want one")
+			}
+		})
+	}
+}
+
+// TestResumeAwake: it changes nothing for a command in flight.
+func TestResumeAwake(t *testing.T) {
+	r := bring(t, qemutest.TPMConfig{}, nil)
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.Transmit(t.Context(), longCommand())
+		done <- err
+	}()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		case <-time.After(time.Millisecond):
+			if err := r.inst.(bus.PowerHandler).Resume(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

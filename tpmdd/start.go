@@ -201,11 +201,10 @@ func (c *Chip) Suspend(ctx context.Context) error {
 		return err
 	}
 	err := c.hold(ctx, 0, func(x Exchanger) error {
-		cmd := Command(TagNoSessions, CCShutdown, be16(suState)...)
 		if c.Family() == TPM12 {
-			cmd = Command(TagRequest12, OrdSaveState)
+			return saveState12(ctx, x)
 		}
-		_, err := Ask(ctx, x, "suspend", cmd)
+		_, err := Ask(ctx, x, "suspend", Command(TagNoSessions, CCShutdown, be16(suState)...))
 		return err
 	})
 	if err == nil {
@@ -229,6 +228,9 @@ func (c *Chip) Resume(ctx context.Context) error {
 		return err
 	}
 	return c.hold(ctx, 0, func(x Exchanger) error {
+		if r, ok := c.t.(Resumer); ok {
+			r.Resumed()
+		}
 		if c.Family() == TPM12 {
 			_, err := Ask(ctx, x, "continue selftest", Command(TagRequest12, OrdContinueSelfTest))
 			if codeOf(err) == RCPostInit {

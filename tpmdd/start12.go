@@ -66,6 +66,7 @@ func (c *Chip) times12(ctx context.Context, x Exchanger) error {
 	if err != nil {
 		return err
 	}
+	us := func(n uint64) time.Duration { return time.Duration(n) * time.Microsecond }
 	id := &c.identity
 	said := [4]uint64{}
 	for i := range said {
@@ -87,7 +88,11 @@ func (c *Chip) times12(ctx context.Context, x Exchanger) error {
 		c.log.Info(fmt.Sprintf("tpm %s: [Hardware Error]: Adjusting reported timeouts: A %d->%dus B %d->%dus C %d->%dus D %d->%dus", c.o.Name,
 			said[0], t[0], said[1], t[1], said[2], t[2], said[3], t[3]))
 	}
-	us := func(n uint64) time.Duration { return time.Duration(n) * time.Microsecond }
+	for i := range t {
+		if us(t[i]) > longestTimeout {
+			t[i], id.TimeoutsAdjusted = uint64(longestTimeout.Microseconds()), true
+		}
+	}
 	id.Timeouts = Timeouts{A: us(t[0]), B: us(t[1]), C: us(t[2]), D: us(t[3])}
 	c.t.SetTimeouts(id.Timeouts)
 
@@ -99,6 +104,11 @@ func (c *Chip) times12(ctx context.Context, x Exchanger) error {
 		d = Durations{Short: time.Second, Medium: d.Medium * 1000, Long: d.Long * 1000}
 		id.DurationsAdjusted = true
 		c.log.Info(fmt.Sprintf("tpm %s: Adjusting TPM timeout parameters.", c.o.Name))
+	}
+	for _, v := range []*time.Duration{&d.Short, &d.Medium, &d.Long} {
+		if *v > longestDuration {
+			*v, id.DurationsAdjusted = longestDuration, true
+		}
 	}
 	id.Durations, c.durations = d, d
 	return nil
@@ -118,6 +128,18 @@ func (c *Chip) selfTest12(ctx context.Context, x Exchanger) error {
 		time.Sleep(selfTestPoll)
 	}
 	return c.tolerate(err)
+}
+
+// saveState12 saves the state of a TPM 1.2, again while that is busy with something of its own.
+func saveState12(ctx context.Context, x Exchanger) (err error) {
+	const tries = 50
+	for range tries {
+		if _, err = Ask(ctx, x, "suspend", Command(TagRequest12, OrdSaveState)); codeOf(err) != RCRetry12 {
+			return err
+		}
+		time.Sleep(selfTestPoll)
+	}
+	return err
 }
 
 // tolerate lets a TPM 1.2 pass that is switched off: it takes the commands that switch it on.

@@ -18,6 +18,12 @@ var durations20 = Durations{Short: 20 * time.Millisecond, Medium: 750 * time.Mil
 // durationsEarly are a TPM 1.2's until it says its own: far more than TIS 1.3 (5.5.1.3) has for chips that say none.
 var durationsEarly = Durations{Short: 2 * time.Second, Medium: 5 * time.Second, Long: 20 * time.Second}
 
+// What a TPM 1.2 says of its own times is believed up to here: some chips count in other units than they should.
+const (
+	longestTimeout  = 10 * time.Second
+	longestDuration = 5 * time.Minute
+)
+
 // defaultDuration is for a command of which nothing is known.
 const defaultDuration = 2 * time.Minute
 

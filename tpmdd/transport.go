@@ -35,6 +35,10 @@ type Transport interface {
 	MaxCommand() int
 }
 
+// Resumer is implemented by a transport that must set its interface up again after a suspend; the chip calls it between Begin
+// and End.
+type Resumer interface{ Resumed() }
+
 // Instance is a driver's device that is a TPM.
 type Instance interface {
 	Chip() *Chip

@@ -21,6 +21,7 @@ type Plan struct {
 
 	Programs map[string]string // scripts that stand first in PATH inside, by name
 	Files    map[string]string // absolute paths of files that have another text inside
+	OwnNet   bool              // inside is a network of its own, with lo alone
 }
 
 // overDirs are the directories in which ring3 adds names at any time.

@@ -132,6 +132,9 @@ func start(c Command, j job) (*exec.Cmd, *os.File, error) {
 			return nil, nil, err
 		}
 		a.Pdeathsig = syscall.SIGHUP
+		if c.Plan.OwnNet {
+			a.Cloneflags |= syscall.CLONE_NEWNET
+		}
 		cmd := &exec.Cmd{
 			Path:        "/proc/self/exe", // also after the file was replaced by a new build
 			Args:        []string{filepath.Base(os.Args[0]), childArg, string(arg)},
@@ -259,6 +262,11 @@ func child(arg string) (int, error) {
 	if err := arrange(j.Plan); err != nil {
 		return 1, explain("/proc", os.Getuid(), err)
 	}
+	if j.Plan.OwnNet {
+		if err := loopbackUp(); err != nil {
+			return 1, fmt.Errorf("setting lo up: %w", err)
+		}
+	}
 	if j.Probe {
 		return 0, probeLink(j.Plan)
 	}
@@ -288,4 +296,22 @@ func child(arg string) (int, error) {
 		return 1, errors.New("the parent is gone")
 	}
 	return statusNotExecutable, fmt.Errorf("%s: %w", path, syscall.Exec(path, j.Argv, os.Environ()))
+}
+
+// loopbackUp sets lo up, which is down in a new network.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	r, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, r); err != nil {
+		return err
+	}
+	r.SetUint16(r.Uint16() | unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
 }

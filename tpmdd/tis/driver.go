@@ -85,14 +85,16 @@ func (d *Device) IRQHandlers() []*bus.Handler {
 func (d *Device) Suspend(ctx context.Context) error { return d.chip.Suspend(ctx) }
 
 // Resume lets it be used again; bus.PowerHandler.
-func (d *Device) Resume(ctx context.Context) error {
-	d.t.rearm() // a TPM that lost its power forgot
-	return d.chip.Resume(ctx)
-}
+func (d *Device) Resume(ctx context.Context) error { return d.chip.Resume(ctx) }
 
 // Close shuts the TPM down and releases it.
 func (d *Device) Close() error {
-	return errors.Join(d.chip.Close(), d.t.disable())
+	err := d.chip.Close()
+	if errors.Is(err, bus.ErrTimeout) {
+		// A command still has the interface; what can be taken from it is the interrupt.
+		return errors.Join(err, d.t.cut())
+	}
+	return errors.Join(err, d.t.disable())
 }
 
 // identify waits until the registers are valid, and reads what the interface can do.

@@ -45,16 +45,22 @@ func (t *transport) enable(name string) error {
 	return nil
 }
 
-// rearm tells the TPM which interrupt is wanted. INT_ENABLE takes that from the active locality only.
+// rearm claims the locality and tells the TPM which interrupt is wanted.
 func (t *transport) rearm() {
+	t.regs.Write8(regACCESS, uint8(accRequestUse))
+	t.Resumed()
+	t.End()
+}
+
+// Resumed tells the TPM which interrupt is wanted: one that lost its power forgot. INT_ENABLE takes that from the active
+// locality only.
+func (t *transport) Resumed() {
 	if t.irq == nil {
 		return
 	}
-	t.regs.Write8(regACCESS, uint8(accRequestUse))
 	polarity := t.regs.Read32(regINTEN) & intPolarity
 	t.regs.Write32(regINTSTS, intAll)
 	t.regs.Write32(regINTEN, intGlobal|polarity|intDataAvail)
-	t.End()
 }
 
 // signal wakes who waits.
@@ -163,6 +169,14 @@ func (t *transport) giveUp(why string) {
 func (t *transport) mask() error {
 	t.irq = nil
 	t.regs.Write32(regINTEN, t.regs.Read32(regINTEN)&^intGlobal)
+	return t.cut()
+}
+
+// cut takes the interrupt away from whoever waits for it.
+func (t *transport) cut() error {
+	if t.handler == nil {
+		return nil
+	}
 	if err := errors.Join(t.handler.Close(), t.dev.DisableIRQs()); err != nil {
 		return t.errorf("disabling the interrupt: %w", err)
 	}
