@@ -39,8 +39,8 @@
 //	ak            it is bound to that EK, or known; restricted, signing, fixedTPM, fixedParent, sensitiveDataOrigin, no decryption
 //	attest        the TPM made it, it is a quote, the signature is the AK's
 //	nonce         it is this one: the quote is fresh
-//	pcrs          the values stated have the digest that was signed
-//	log           entry by entry true in itself; replayed it gives the quoted PCR; boot_aggregate fits PCRs 0 to 9
+//	pcrs          the values stated have the digest that was signed; they are of the bank that the verifier wants (SHA-256), its PCR (10) among them
+//	log           entry by entry true in itself and for that PCR; replayed it gives the quoted one; boot_aggregate fits PCRs 0 to 9
 //	database      each digest is known
 //
 // All of it is checked and all that is wrong is reported, one line each. Whether the firmware's PCRs (0 to 9) are good is
