@@ -60,7 +60,8 @@ const (
 	RCDeactivated   = 0x06  // 1.2
 	RCDisabled      = 0x07  // 1.2
 	RCDisabledCmd   = 0x08  // 1.2: this command is
-	RCBadTag        = 0x1e  // 1.2: also to each command of a TPM 2.0
+	RCBadOrdinal    = 0x0a  // 1.2
+	RCBadTag        = 0x1e  // 1.2
 	RCNoEndorsement = 0x23  // 1.2
 	RCPostInit      = 0x26  // 1.2: TPM_INVALID_POSTINIT: TPM_Startup is required first
 	RCDoingSelfTest = 0x802 // 1.2

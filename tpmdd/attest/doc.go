@@ -55,7 +55,7 @@
 //
 // # Errors
 //
-// Errors name the device, the step, what was seen and wanted. They wrap tpm2.TPMRC where the TPM refused, and EPERM
+// Errors name the device, the step, what was seen and wanted. They wrap tpm2.TPMRC where the TPM refused, bus.ErrNotSupported where it is a TPM 1.2, and EPERM
 // where a secret is refused: a PCR changed, a wrong password. Whatever was loaded is flushed, on errors and after an
 // interrupt too: /dev/tpm0 has three places for keys, and nobody cleans up behind a program there. The endorsement and
 // owner hierarchies must have no password.
