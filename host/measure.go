@@ -10,7 +10,6 @@ import (
 
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/profile"
-	"github.com/ring3dev/ring3/tpmdd"
 	"github.com/ring3dev/ring3/tpmdd/measure"
 )
 
@@ -23,7 +22,7 @@ type MeasurePlan struct {
 }
 
 const (
-	measureHelp = "measure what is started into a PCR of a TPM: `TPM[,pcr=N]` (10 to 23; 10)"
+	measureHelp = "measure what is started into a PCR of a TPM: `TPM[,pcr=N]` (10 to 15; 10)"
 	enforceHelp = "with --measure, what to do with what is not in the database: `DB=log|deny|lock`"
 )
 
@@ -47,8 +46,11 @@ func (p *Plan) addMeasure(spec, enforce string) error {
 	if more {
 		v, ok := strings.CutPrefix(option, "pcr=")
 		n, err := strconv.Atoi(v)
-		if !ok || err != nil || n < measure.DefaultPCR || n >= tpmdd.PCRs {
-			return usagef("--measure %q: option %q: want pcr=N, %d to %d", spec, option, measure.DefaultPCR, tpmdd.PCRs-1)
+		if !ok || err != nil {
+			return usagef("--measure %q: option %q: want pcr=N, %d to %d", spec, option, measure.DefaultPCR, measure.LastPCR)
+		}
+		if err := measure.CheckPCR(n); err != nil {
+			return usagef("--measure %q: %v", spec, err)
 		}
 		m.PCR = n
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -20,8 +19,6 @@ import (
 
 // Where a TPM and its measurement list are.
 const (
-	tpmSock    = "tpmrm0.sock" // in an instance's run folder
-	tpmDevice  = "/dev/tpmrm0"
 	logPath    = "/sys/kernel/security/ima/binary_runtime_measurements"
 	maxTPMFile = 1 << 20 // of a password, of roots
 )
@@ -63,7 +60,7 @@ key (AK) was bound to its EK so, a nonce is enough:
 
 // deviceFlag adds the flags that say which TPM.
 func (a *app) deviceFlag(c *cobra.Command, f *tpmFlags) {
-	c.Flags().StringVar(&f.device, "device", "", "the TPM's device or Unix socket at `PATH` (default: the running instance's; where none runs, "+tpmDevice+")")
+	c.Flags().StringVar(&f.device, "device", "", "the TPM's device or Unix socket at `PATH` (default: the one that the running instance measures into, or its only one; where none runs, /dev/tpmrm0)")
 	a.instanceFlag(c, "the instance, where several run")
 }
 
@@ -83,35 +80,6 @@ func (f *tpmFlags) selection() (measure.Bank, []int, error) {
 		return 0, nil, usagef("--pcrs: %v", err)
 	}
 	return bank, pcrs, nil
-}
-
-// tpmPath is where the TPM is that the user means.
-func (a *app) tpmPath(device string) (string, error) {
-	if device != "" {
-		return device, nil
-	}
-	i, err := instance.Pick(a.name)
-	switch {
-	case err == nil:
-		return filepath.Join(i.Dir, tpmSock), nil
-	case errors.Is(err, instance.ErrNone) && a.name == "":
-		return tpmDevice, nil
-	}
-	return "", err
-}
-
-// withTPM does something with the TPM.
-func (a *app) withTPM(ctx context.Context, f *tpmFlags, do func(*attest.TPM) error) (err error) {
-	path, err := a.tpmPath(f.device)
-	if err != nil {
-		return err
-	}
-	conn, err := attest.Dial(path)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	return do(attest.Open(ctx, path, conn))
 }
 
 // readInput reads a file that the user named, most bytes at most.
@@ -223,8 +191,14 @@ func (a *app) tpmQuoteCmd() *cobra.Command {
 					return err
 				}
 			}
-			o.Log = a.measurements(c.Context(), log)
-			return a.withTPM(c.Context(), &f, func(t *attest.TPM) error {
+			at, err := a.placeTPM(f.device)
+			if err != nil {
+				return err
+			}
+			if o.Log, err = a.measurements(c.Context(), log, at); err != nil {
+				return err
+			}
+			return at.open(c.Context(), func(t *attest.TPM) error {
 				q, err := t.Quote(o)
 				if err != nil {
 					return err
@@ -235,7 +209,7 @@ func (a *app) tpmQuoteCmd() *cobra.Command {
 	}
 	c.Flags().StringVar(&challenge, "challenge", "", "answer the challenge in `FILE`")
 	c.Flags().StringVar(&nonce, "nonce", "", fmt.Sprintf("answer a nonce, %d to %d bytes in `HEX`", attest.MinNonce, attest.MaxNonce))
-	c.Flags().StringVar(&log, "log", "", "the measurement list in `FILE`, binary or ASCII (default: the running instance's, none where none runs)")
+	c.Flags().StringVar(&log, "log", "", "the measurement list in `FILE`, binary or ASCII (default: that of the instance that measures into the TPM; none where none does)")
 	f.pcrFlags(c, "0-10")
 	a.deviceFlag(c, &f)
 	return c
@@ -249,33 +223,41 @@ func parseHex(flag, s string) (attest.Hex, error) {
 	return h, nil
 }
 
-// measurements is what reads the list: a file once, an instance's as often as it grows.
-func (a *app) measurements(ctx context.Context, path string) func() ([]byte, error) {
+// measurements is what reads a TPM's list: a file once, an instance's as often as it grows; nil where there is none.
+func (a *app) measurements(ctx context.Context, path string, at tpmPlace) (func() ([]byte, error), error) {
 	if path != "" {
 		p, err := a.readInput(path, measure.MaxParse)
-		return func() ([]byte, error) { return p, err }
+		return func() ([]byte, error) { return p, nil }, err
+	}
+	i := at.in
+	if i == nil {
+		var err error
+		if i, err = a.measuresInto(at.path); i == nil || err != nil {
+			return nil, err
+		}
+	}
+	if i.Measure == "" {
+		return nil, fmt.Errorf("%s measures nothing, so there is no list: was it started with --measure?", i.Name)
 	}
 	return func() ([]byte, error) {
-		i, cl, err := a.dial()
-		if errors.Is(err, instance.ErrNone) && a.name == "" {
-			return nil, nil
-		}
+		cl, err := instance.Dial(*i)
 		if err != nil {
 			return nil, err
 		}
 		defer cl.Close()
 		p, err := cl.Get(ctx, logPath)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %s: %s: was it started with --measure?", i.Name, logPath, instance.Strerror(err))
+			return nil, fmt.Errorf("%s: %s: %s", i.Name, logPath, instance.Strerror(err))
 		}
 		return p, nil
-	}
+	}, nil
 }
 
 // verifyFlags are what verify is told.
 type verifyFlags struct {
-	expect, roots, nonce, ak, db string
-	eks                          []string
+	expect, roots, nonce, ak, db, bank string
+	eks                                []string
+	pcr                                int
 }
 
 func (a *app) tpmVerifyCmd() *cobra.Command {
@@ -288,7 +270,8 @@ anything does. It needs no TPM.
 
 Checked are: that the endorsement key is a known one; that the attestation key is in the same TPM, and
 signs only what that made; nonce, signature, PCRs; that the measurement list is the one that the
-PCRs were extended with, since this boot; and each digest in it.`,
+PCR was extended with, since this boot; and each digest in it. Which PCR and bank that is, is the
+verifier's choice: an attester can make up a list for another PCR.`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
 			w, err := a.verifyWant(&f)
@@ -307,6 +290,8 @@ PCRs were extended with, since this boot; and each digest in it.`,
 	c.Flags().StringVar(&f.roots, "ek-roots", "", "trust endorsement keys that certificates in `FILE` (PEM) certify")
 	c.Flags().StringVar(&f.nonce, "nonce", "", "the nonce that was asked for, in `HEX`")
 	c.Flags().StringVar(&f.ak, "ak", "", "the `NAME` of an attestation key that was bound before, as verify prints it")
+	c.Flags().IntVar(&f.pcr, "pcr", measure.DefaultPCR, fmt.Sprintf("the PCR that was measured into, `N` from %d to %d", measure.DefaultPCR, measure.LastPCR))
+	c.Flags().StringVar(&f.bank, "bank", "sha256", "want PCRs of this `BANK`: sha1, sha256, sha384, sha512")
 	c.Flags().StringVar(&f.db, "db", "", "the digests that are known, in `FILE` (default: they are listed and not judged)")
 	return c
 }
@@ -315,6 +300,12 @@ PCRs were extended with, since this boot; and each digest in it.`,
 func (a *app) verifyWant(f *verifyFlags) (w attest.Want, err error) {
 	if bound := f.expect != ""; bound == (f.nonce != "" || f.ak != "") || !bound && (f.nonce == "" || f.ak == "") {
 		return w, usagef("verify: want either --expect FILE, or both --nonce HEX and --ak NAME")
+	}
+	if w.PCR = f.pcr; measure.CheckPCR(w.PCR) != nil {
+		return w, usagef("--pcr: %v", measure.CheckPCR(w.PCR))
+	}
+	if w.Bank, err = measure.ParseBank(f.bank); err != nil {
+		return w, usagef("--%v", err)
 	}
 	if f.expect != "" {
 		w.Expect = new(attest.Expectation)

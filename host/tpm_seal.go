@@ -88,15 +88,16 @@ func (a *app) tpmUnsealCmd() *cobra.Command {
 	return c
 }
 
-// password reads --password-file, without the newline that an editor leaves.
+// password reads the first line of --password-file.
 func (a *app) password(path string) ([]byte, error) {
 	if path == "" {
 		return nil, nil
 	}
 	p, err := a.readInput(path, maxTPMFile)
 	if err == nil {
-		if p = bytes.TrimRight(p, "\r\n"); len(p) == 0 {
-			err = fmt.Errorf("%s: it is empty", path)
+		p, _, _ = bytes.Cut(p, []byte("\n"))
+		if p = bytes.TrimSuffix(p, []byte("\r")); len(p) == 0 {
+			err = fmt.Errorf("%s: its first line is empty", path)
 		}
 	}
 	if err != nil {

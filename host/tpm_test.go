@@ -124,7 +124,7 @@ func TestTPMCommands(t *testing.T) {
 
 func TestTPMSealCommands(t *testing.T) {
 	r := newTPMRig(t)
-	r.write("password", "open\n")
+	r.write("password", "open\r\nthe second line is not asked for\n")
 	for _, pw := range [][]string{nil, {"--password-file", "@password"}} {
 		out, errs, code := r.run("a secret", append([]string{"tpm", "seal", "--device", "@tpm"}, pw...)...)
 		if code != 0 {
@@ -149,10 +149,12 @@ func TestTPMSealCommands(t *testing.T) {
 func TestTPMOfInstance(t *testing.T) {
 	r := newTPMRig(t)
 	a := &app{Program: &Program{}}
-	if got, err := a.tpmPath(""); err != nil || got != "/dev/tpmrm0" {
-		t.Errorf("tpmPath without an instance = %q, %v, want /dev/tpmrm0", got, err)
+	if _, err := os.Stat("/dev/tpm0"); err != nil { // or a TPM 1.2 may be the machine's
+		if got, err := a.placeTPM(""); err != nil || got.path != "/dev/tpmrm0" || got.in != nil {
+			t.Errorf("placeTPM without an instance = %+v, %v, want /dev/tpmrm0", got, err)
+		}
 	}
-	in, err := instance.Create(instance.Options{Name: "r0"})
+	in, err := instance.Create(instance.Options{Name: "r0", Measure: "tpm1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,8 +163,12 @@ func TestTPMOfInstance(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if err := os.Symlink(r.tpm, filepath.Join(in.Dir(), tpmSock)); err != nil {
-		t.Fatal(err)
+	// tpm1 is measured into, and tpm0 is another one.
+	other := swtpmtest.Start(t, tpmdd.TPM20).Path()
+	for name, to := range map[string]string{"tpm0.sock": other, "tpmrm0.sock": other, "tpm1.sock": r.tpm, "tpmrm1.sock": r.tpm} {
+		if err := os.Symlink(to, filepath.Join(in.Dir(), name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var root sysfs.Dir
 	ima := root.MkdirAll("/sys/kernel/security/ima")
@@ -172,19 +178,78 @@ func TestTPMOfInstance(t *testing.T) {
 	}
 	defer s.Close()
 	nonce := strings.Repeat("5a", 16)
-	if _, errs, code := r.run("", "tpm", "quote", "--nonce", nonce); code != 1 || !strings.Contains(errs, "was it started with --measure?") {
+	if _, errs, code := r.run("", "tpm", "quote", "--nonce", nonce); code != 1 || !strings.Contains(errs, "r0: /sys/kernel/security/ima/binary_runtime_measurements: ") {
 		t.Errorf("quote without a list = %d %s", code, errs)
 	}
 	for name, f := range r.measure("mtu=9000").Files() {
 		ima.Put(name, f)
 	}
-	var q attest.Quote
-	if err := attest.Read(strings.NewReader(r.ok("tpm", "quote", "--nonce", nonce)), &q); err != nil {
+	for _, c := range []struct {
+		args []string
+		want int
+	}{
+		{nil, 2},
+		{[]string{"--device", "@tpm"}, 2},
+		{[]string{"--device", filepath.Join(in.Dir(), "tpm1.sock")}, 2},
+		{[]string{"--device", other}, 0}, // never the list of another TPM
+		{[]string{"--device", filepath.Join(in.Dir(), "tpmrm0.sock")}, 0},
+	} {
+		var q attest.Quote
+		if err := attest.Read(strings.NewReader(r.ok(append([]string{"tpm", "quote", "--nonce", nonce}, c.args...)...)), &q); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := measure.Parse(q.Log)
+		if err != nil || len(entries) != c.want {
+			t.Errorf("quote %v: log = %v, %v, want %d entries", c.args, entries, err, c.want)
+		}
+		if got := bytes.Equal(q.PCRs[measure.DefaultPCR], make([]byte, 32)); got != (c.want == 0) {
+			t.Errorf("quote %v: PCR 10 is %s", c.args, q.PCRs[measure.DefaultPCR])
+		}
+	}
+}
+
+// TestWhichTPM is an instance that measures nothing.
+func TestWhichTPM(t *testing.T) {
+	r := &tpmRig{t: t, dir: t.TempDir()}
+	t.Setenv(instance.BaseEnv, shortDir(t))
+	in, err := instance.Create(instance.Options{Name: "r0"})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if entries, err := measure.Parse(q.Log); err != nil || len(entries) != 2 {
-		t.Errorf("log = %v, %v, want 2 entries", entries, err)
+	t.Cleanup(func() { in.Close() })
+	tpm12, tpm20 := swtpmtest.Start(t, tpmdd.TPM12).Path(), swtpmtest.Start(t, tpmdd.TPM20).Path()
+	sock := func(name string) string { return filepath.Join(in.Dir(), name+".sock") }
+	quote := []string{"tpm", "quote", "--nonce", strings.Repeat("5a", 16)}
+	for _, c := range []struct {
+		name string
+		add  map[string]string
+		args []string
+		code int
+		want string
+	}{
+		{"none", nil, quote, 1, "ring3: r0 has no TPM: want --device PATH for another\n"},
+		{"one of TPM 1.2", map[string]string{"tpm0": tpm12}, quote, 1, "ring3: tpm0 is a TPM 1.2: quotes and seals need a TPM 2.0\n"},
+		{"identity", nil, []string{"tpm", "identity"}, 1, "ring3: tpm0 is a TPM 1.2: quotes and seals need a TPM 2.0\n"},
+		{"named", nil, []string{"tpm", "identity", "--device", sock("tpm0")}, 1, "it is a TPM 1.2: quotes and seals need a TPM 2.0"},
+		{"several", map[string]string{"tpm1": tpm20, "tpmrm1": tpm20}, quote, 2, "ring3: r0 has the TPMs tpm0 and tpm1, and measures into none: want --device " + sock("tpmrmN") + "\n"},
+		{"one that is named", nil, []string{"tpm", "identity", "--device", sock("tpmrm1")}, 0, ""},
+	} {
+		for name, to := range c.add {
+			if err := os.Symlink(to, sock(name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, errs, code := r.run("", c.args...); code != c.code || !strings.Contains(errs, c.want) || strings.Count(errs, "\n") > 1 {
+			t.Errorf("%s: %v = %d %q, want %d %q", c.name, c.args, code, errs, c.code, c.want)
+		}
 	}
+	if err := os.Remove(sock("tpm0")); err != nil {
+		t.Fatal(err)
+	}
+	if _, errs, code := r.run("", quote...); code != 1 || !strings.Contains(errs, "r0 measures nothing, so there is no list: was it started with --measure?") {
+		t.Errorf("quote of the only TPM, of which there is no list = %d %q", code, errs)
+	}
+	r.ok(append(quote, "--log", "/dev/null")...)
 }
 
 func TestTPMUsage(t *testing.T) {
@@ -211,6 +276,8 @@ func TestTPMUsage(t *testing.T) {
 		{"tpm verify @id --expect x --nonce 00 --ak 00", 2, "either --expect FILE, or both"},
 		{"tpm verify @id --nonce 00 --ak 00 --ek 00", 2, "--ek 00: want 64"},
 		{"tpm verify @id --nonce 00 --ak 00 --ek-roots @id", 1, "no certificate in it"},
+		{"tpm verify @id --nonce 00 --ak 00 --pcr 16", 2, "--pcr: PCR 16: want 10 to 15"},
+		{"tpm verify @id --nonce 00 --ak 00 --bank md5", 2, "--bank \"md5\""},
 		{"tpm verify @none --nonce 00 --ak 00", 1, "no such file"},
 		{"tpm unseal @id", 1, "its kind is"},
 		{"tpm identity --device @none", 1, "opening the TPM: stat"},

@@ -190,7 +190,7 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	if f.metrics != "" {
 		extra = append(extra, "--metrics "+f.metrics)
 	}
-	u.in, err = instance.Create(instance.Options{Name: a.name, Version: version(), Devices: devices, Extra: extra, Log: u.log.Logger()})
+	u.in, err = instance.Create(instance.Options{Name: a.name, Version: version(), Devices: devices, Extra: extra, Measure: plan.Measure.TPM, Log: u.log.Logger()})
 	if err != nil {
 		return nil, err
 	}

@@ -135,16 +135,36 @@ func (c *Chip) selfTest20(ctx context.Context, x Exchanger) (err error) {
 	return err
 }
 
-// Hash algorithms of PCR banks (TCG Algorithm Registry).
+// hashes are the algorithms of PCR banks (TCG Algorithm Registry 1.32, table 3). The kernel shows nothing of those without a name.
 var hashes = []Bank{
 	{0x0004, "sha1", 20}, {0x000b, "sha256", 32}, {0x000c, "sha384", 48}, {0x000d, "sha512", 64}, {0x0012, "sm3", 32},
+	{0x0027, "", 32}, {0x0028, "", 48}, {0x0029, "", 64}, // SHA-3
+}
+
+// FindBank is the bank of an algorithm (TPM_ALG_ID). It says false where the algorithm is not known here.
+func FindBank(alg uint16) (Bank, bool) {
+	if i := slices.IndexFunc(hashes, func(b Bank) bool { return b.Alg == alg }); i >= 0 {
+		return hashes[i], true
+	}
+	return Bank{Alg: alg}, false
 }
 
 // maxBanks is TPM_ALG's: a TPM that says more lies.
 const maxBanks = 16
 
-// banks are those of a TPM 2.0 in which some register is allocated (part 2, 10.9.7).
-func banks(ctx context.Context, x Exchanger) ([]Bank, error) {
+// Allocation are the registers that one bank has.
+type Allocation struct {
+	Bank Bank   // its Size is 0 where the algorithm is not known here
+	PCRs []byte // a bit for each, PCR 0 the first byte's lowest
+}
+
+// Has says whether the bank has a register.
+func (a Allocation) Has(pcr int) bool {
+	return pcr/8 < len(a.PCRs) && a.PCRs[pcr/8]&(1<<(pcr%8)) != 0
+}
+
+// Allocations lists the banks of a TPM 2.0, those without registers too (part 2, 10.9.7).
+func Allocations(ctx context.Context, x Exchanger) ([]Allocation, error) {
 	const what = "get tpm pcr allocation"
 	p, err := Ask(ctx, x, what, getCapability(CapPCRs, 0, 1))
 	if err != nil {
@@ -158,21 +178,30 @@ func banks(ctx context.Context, x Exchanger) ([]Bank, error) {
 	if n > maxBanks {
 		return nil, bad
 	}
-	var out []Bank
+	var out []Allocation
 	for p = p[9:]; n > 0; n-- {
 		if len(p) < 3 || len(p) < 3+int(p[2]) {
 			return nil, bad
 		}
-		alg, sel := binary.BigEndian.Uint16(p), p[3:3+int(p[2])]
+		bank, _ := FindBank(binary.BigEndian.Uint16(p))
+		out = append(out, Allocation{bank, p[3 : 3+int(p[2])]})
 		p = p[3+int(p[2]):]
-		if !slices.ContainsFunc(sel, func(b byte) bool { return b != 0 }) {
-			continue
+	}
+	return out, nil
+}
+
+// banks are those of a TPM 2.0 in which some register is allocated.
+func banks(ctx context.Context, x Exchanger) ([]Bank, error) {
+	all, err := Allocations(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	var out []Bank
+	for _, a := range all {
+		// Of an algorithm that is not known nothing can be shown, nor extended.
+		if a.Bank.Size > 0 && slices.ContainsFunc(a.PCRs, func(b byte) bool { return b != 0 }) {
+			out = append(out, a.Bank)
 		}
-		i := slices.IndexFunc(hashes, func(b Bank) bool { return b.Alg == alg })
-		if i < 0 {
-			continue // nothing can be shown of it, nor extended
-		}
-		out = append(out, hashes[i])
 	}
 	return out, nil
 }

@@ -64,9 +64,10 @@ var classes12 = []struct {
 // classes20 are the commands of TPM 2.0 that have a duration (PTP 1.05, table 17), and those that make keys, for which it gives
 // none and a TPM may take minutes.
 var classes20 = map[uint32]class{
-	CCStartup: medium, CCSelfTest: long, CCGetRandom: long, 0x15c: medium, 0x13e: medium, 0x185: medium, 0x186: medium,
-	0x177: longLong, CCPCRExtend: medium, 0x121: long, 0x129: long, CCGetCapability: medium, 0x14e: long,
-	CCCreatePrimary: longLong, 0x153: longLong, 0x191: longLong,
+	CCStartup: medium, CCSelfTest: long, CCGetRandom: long, CCSequenceUpdate: medium, CCSequenceComplete: medium,
+	CCEventSequenceComplete: medium, CCHashSequenceStart: medium, CCVerifySignature: longLong, CCPCRExtend: medium,
+	CCHierarchyControl: long, CCHierarchyChangeAuth: long, CCGetCapability: medium, CCNVRead: long,
+	CCCreatePrimary: longLong, CCCreate: longLong, CCCreateLoaded: longLong,
 }
 
 // Duration is how long a command may take, at most.

@@ -25,6 +25,7 @@ type Options struct {
 	Version string       // of the program, for ls
 	Devices []string     // as given by the user, for ls
 	Extra   []string     // further arguments, for ls
+	Measure string       // the device that everything is measured into; "": none
 	Log     *slog.Logger // nil discards
 }
 
@@ -65,7 +66,7 @@ func Create(o Options) (*Instance, error) {
 	}
 	in := &Instance{base: base, log: o.Log, state: State{
 		Format: format, ID: rand.Text(), Version: o.Version, Proc: self, Where: thisHere(),
-		Since: time.Now().Round(0), Devices: o.Devices, Extra: o.Extra,
+		Since: time.Now().Round(0), Devices: o.Devices, Extra: o.Extra, Measure: o.Measure,
 	}}
 	in.state = in.state.clone()
 

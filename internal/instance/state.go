@@ -30,6 +30,7 @@ type State struct {
 	Mount   string    `json:"mount,omitempty"`   // where the tree stands; "" while it is not mounted
 	Devices []string  `json:"devices,omitempty"` // as given: "eth0=qemu:e1000e"
 	Extra   []string  `json:"extra,omitempty"`   // further words of the command line, for people
+	Measure string    `json:"measure,omitempty"` // the TPM that everything is measured into
 	// What must go when the process is gone.
 	Children []Proc   `json:"children,omitempty"`
 	Mounts   []Mount  `json:"mounts,omitempty"`

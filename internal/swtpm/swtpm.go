@@ -176,9 +176,6 @@ func (p *Process) CloseControl() {
 	}
 }
 
-// Fresh says whether the directory held no state when it was taken.
-func (p *Process) Fresh() bool { return p.fresh }
-
 // PID is its process id.
 func (p *Process) PID() int { return p.child.PID() }
 

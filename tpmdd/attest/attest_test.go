@@ -168,6 +168,11 @@ func TestAttest(t *testing.T) {
 	problems(t, Verify(q, Want{Nonce: nonce, AK: bytes.Repeat([]byte{1}, 34)}), "ak: its name is")
 	problems(t, Verify(q, Want{Nonce: nonce}), "ak: its name is")
 	problems(t, Verify(q, Want{AK: r.AK}), "nonce: 0 bytes")
+	// What the verifier wants of the PCR.
+	other := Want{Nonce: nonce, AK: r.AK, PCR: 11}
+	problems(t, Verify(q, other), "pcrs: PCR sha256:11 is not signed", "of PCR 10: want 11", "log: replayed, it gives PCR sha256:11")
+	other.PCR = 16
+	problems(t, Verify(q, other), "log: PCR 16: want 10 to 15: any program", "pcrs: PCR sha256:16 is not signed", "of PCR 10: want 16", "log: replayed")
 }
 
 // TestOtherBanks quotes what the sha1 and sha384 banks hold: each is extended with its own digests.
@@ -184,8 +189,19 @@ func TestOtherBanks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		problems(t, Verify(q, Want{Nonce: nonce, AK: ak.Name}), "log: boot_aggregate: it is over PCRs 0 to 9 of the bank sha256")
+		const boot = "log: boot_aggregate: it is over PCRs 0 to 9 of the bank sha256"
+		problems(t, Verify(q, Want{Nonce: nonce, AK: ak.Name, Bank: b}), boot)
+		problems(t, Verify(q, Want{Nonce: nonce, AK: ak.Name}), boot, fmt.Sprintf("pcrs: signed are those of the bank %s: want sha256", b), "log: replayed")
 	}
+}
+
+// TestAnotherPCR measures into PCR 11, which the verifier knows, or not.
+func TestAnotherPCR(t *testing.T) {
+	mc := start(t, measure.Options{PCR: 11}, known)
+	q, w := mc.attest(t)
+	problems(t, Verify(q, w), "log: entry 0 is of PCR 11: want 10", "log: entry 1 is of PCR 11: want 10")
+	w.PCR = 11
+	problems(t, Verify(q, w))
 }
 
 func TestChallengeOfAnotherTPM(t *testing.T) {

@@ -39,8 +39,8 @@
 //	ak            it is bound to that EK, or known; restricted, signing, fixedTPM, fixedParent, sensitiveDataOrigin, no decryption
 //	attest        the TPM made it, it is a quote, the signature is the AK's
 //	nonce         it is this one: the quote is fresh
-//	pcrs          the values stated have the digest that was signed
-//	log           entry by entry true in itself; replayed it gives the quoted PCR; boot_aggregate fits PCRs 0 to 9
+//	pcrs          the values stated have the digest that was signed; they are of the bank that the verifier wants (SHA-256), its PCR (10) among them
+//	log           entry by entry true in itself and for that PCR; replayed it gives the quoted one; boot_aggregate fits PCRs 0 to 9
 //	database      each digest is known
 //
 // All of it is checked and all that is wrong is reported, one line each. Whether the firmware's PCRs (0 to 9) are good is
@@ -55,7 +55,7 @@
 //
 // # Errors
 //
-// Errors name the device, the step, what was seen and wanted. They wrap tpm2.TPMRC where the TPM refused, and EPERM
+// Errors name the device, the step, what was seen and wanted. They wrap tpm2.TPMRC where the TPM refused, bus.ErrNotSupported where it is a TPM 1.2, and EPERM
 // where a secret is refused: a PCR changed, a wrong password. Whatever was loaded is flushed, on errors and after an
 // interrupt too: /dev/tpm0 has three places for keys, and nobody cleans up behind a program there. The endorsement and
 // owner hierarchies must have no password.

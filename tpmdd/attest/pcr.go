@@ -12,11 +12,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/tpmdd"
 	"github.com/ring3dev/ring3/tpmdd/measure"
 )
-
-// numPCRs is how many a PC has.
-const numPCRs = 24
 
 // ParsePCRs reads a list such as 0-9,16.
 func ParsePCRs(s string) ([]int, error) {
@@ -28,8 +26,8 @@ func ParsePCRs(s string) ([]int, error) {
 		if isRange && err == nil {
 			b, err = strconv.Atoi(to)
 		}
-		if err != nil || a < 0 || b < a || b >= numPCRs {
-			return nil, fmt.Errorf("PCRs %q: %q: want numbers from 0 to %d, such as 0-9,16", s, part, numPCRs-1)
+		if err != nil || a < 0 || b < a || b >= tpmdd.PCRs {
+			return nil, fmt.Errorf("PCRs %q: %q: want numbers from 0 to %d, such as 0-9,16", s, part, tpmdd.PCRs-1)
 		}
 		for ; a <= b; a++ {
 			out = append(out, a)
@@ -41,7 +39,7 @@ func ParsePCRs(s string) ([]int, error) {
 
 // selection is a TPM's form of some PCRs of one bank.
 func selection(bank measure.Bank, pcrs []int) tpm2.TPMLPCRSelection {
-	bits := make([]byte, numPCRs/8)
+	bits := make([]byte, tpmdd.PCRs/8)
 	for _, n := range pcrs {
 		bits[n/8] |= 1 << (n % 8)
 	}
@@ -79,8 +77,8 @@ func (t *TPM) ReadPCRs(bank measure.Bank, pcrs []int) (map[int]Hex, error) {
 	out := make(map[int]Hex)
 	for _, n := range pcrs {
 		step := fmt.Sprintf("reading PCR %s:%d", bank, n)
-		if n < 0 || n >= numPCRs {
-			return nil, t.failed(step, fmt.Errorf("want 0 to %d", numPCRs-1))
+		if n < 0 || n >= tpmdd.PCRs {
+			return nil, t.failed(step, fmt.Errorf("want 0 to %d", tpmdd.PCRs-1))
 		}
 		rsp, err := tpm2.PCRRead{PCRSelectionIn: selection(bank, []int{n})}.Execute(t)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/tpmdd"
 )
 
@@ -35,6 +36,10 @@ func (t *TPM) Send(cmd []byte) ([]byte, error) {
 	for wait := firstRetry; ; wait *= 2 {
 		ans, err := t.x.Transmit(t.ctx, cmd)
 		h, ok := tpmdd.ParseHeader(ans)
+		// Which of the two a TPM 1.2 finds first differs. A TPM 2.0 has this tag for commands with a wrong one only.
+		if err == nil && ok && h.Tag == tpmdd.TagResponse12 && (h.Code == tpmdd.RCBadTag || h.Code == tpmdd.RCBadOrdinal) {
+			return nil, fmt.Errorf("it is a TPM 1.2: quotes and seals need a TPM 2.0: %w", bus.ErrNotSupported)
+		}
 		if err != nil || !ok || h.Code != uint32(tpm2.TPMRCRetry) || wait > lastRetry {
 			return ans, err
 		}

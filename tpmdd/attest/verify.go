@@ -30,6 +30,11 @@ type Want struct {
 	Nonce Hex
 	AK    Hex
 
+	// PCR and Bank are where the log must lead. They are the verifier's choice: an attester can extend other PCRs as it likes,
+	// and may have a bank of a broken algorithm. 0: measure.DefaultPCR, and measure.SHA256.
+	PCR  int
+	Bank measure.Bank
+
 	// DB has what is known; nil: digests are listed and not judged.
 	DB *measure.Database
 }
@@ -61,6 +66,12 @@ func (r *Report) problem(what, format string, args ...any) {
 
 // Verify judges a quote.
 func Verify(q *Quote, w Want) *Report {
+	if w.PCR == 0 {
+		w.PCR = measure.DefaultPCR
+	}
+	if w.Bank == 0 {
+		w.Bank = measure.SHA256
+	}
 	r := &Report{Problems: []string{}, Bank: q.Bank, PCRs: q.PCRs, Entries: []Entry{}}
 	ak := r.checkAK(q)
 	nonce := w.Nonce
@@ -72,9 +83,9 @@ func Verify(q *Quote, w Want) *Report {
 		r.problem("ak", "its name is %s: want %s, the one known", ak.Name, orNone(w.AK))
 	}
 	if info := r.checkAttest(q, ak, nonce); info != nil {
-		r.checkPCRs(q, info)
+		r.checkPCRs(q, info, w)
 	}
-	r.checkLog(q, w.DB)
+	r.checkLog(q, w)
 	r.OK = len(r.Problems) == 0
 	return r
 }
@@ -214,7 +225,7 @@ func (r *Report) checkAttest(q *Quote, ak *Public, nonce Hex) *tpm2.TPMSQuoteInf
 }
 
 // checkPCRs compares the values stated with what was signed.
-func (r *Report) checkPCRs(q *Quote, info *tpm2.TPMSQuoteInfo) {
+func (r *Report) checkPCRs(q *Quote, info *tpm2.TPMSQuoteInfo, w Want) {
 	bank, pcrs, err := selected(info.PCRSelect)
 	if err != nil {
 		r.problem("pcrs", "%v", err)
@@ -222,6 +233,12 @@ func (r *Report) checkPCRs(q *Quote, info *tpm2.TPMSQuoteInfo) {
 	}
 	if bank.String() != q.Bank {
 		r.problem("pcrs", "signed are those of the bank %s: the quote states %q", bank, q.Bank)
+	}
+	if bank != w.Bank {
+		r.problem("pcrs", "signed are those of the bank %s: want %s", bank, w.Bank)
+	}
+	if !slices.Contains(pcrs, w.PCR) {
+		r.problem("pcrs", "PCR %s:%d is not signed: want it, what is measured is in it", bank, w.PCR)
 	}
 	values := make(map[int]Hex)
 	for _, n := range pcrs {
@@ -241,19 +258,17 @@ func (r *Report) checkPCRs(q *Quote, info *tpm2.TPMSQuoteInfo) {
 }
 
 // checkLog replays the log, and judges what it says.
-func (r *Report) checkLog(q *Quote, db *measure.Database) {
+func (r *Report) checkLog(q *Quote, w Want) {
+	if err := measure.CheckPCR(w.PCR); err != nil {
+		r.problem("log", "%v", err)
+	}
 	entries, err := measure.Parse(q.Log)
 	if err != nil {
 		r.problem("log", "%v", err)
 		return
 	}
-	bank, err := measure.ParseBank(q.Bank)
-	if err != nil {
-		r.problem("log", "%v", err)
-		return
-	}
 	if err := measure.CheckBootAggregate(entries, func(b measure.Bank, n int) []byte {
-		if b != bank {
+		if b != w.Bank || b.String() != q.Bank {
 			return nil
 		}
 		return q.PCRs[n]
@@ -261,15 +276,17 @@ func (r *Report) checkLog(q *Quote, db *measure.Database) {
 		r.problem("log", "%v", err)
 	}
 	for i, e := range entries {
-		r.checkEntry(i, e, db)
-	}
-	for _, n := range logPCRs(entries) {
-		got, err := measure.Replay(entries, n, bank)
-		if err != nil {
-			r.problem("log", "%v", err)
-		} else if !bytes.Equal(got, q.PCRs[n]) {
-			r.problem("log", "replayed, it gives PCR %s:%d = %x: the quote has %s", bank, n, got, orNone(q.PCRs[n]))
+		if e.PCR != w.PCR {
+			r.problem("log", "entry %d is of PCR %d: want %d", i, e.PCR, w.PCR)
 		}
+		r.checkEntry(i, e, w.DB)
+	}
+	// An empty one too: it gives a PCR that was never extended.
+	got, err := measure.Replay(entries, w.PCR, w.Bank)
+	if err != nil {
+		r.problem("log", "%v", err)
+	} else if !bytes.Equal(got, q.PCRs[w.PCR]) {
+		r.problem("log", "replayed, it gives PCR %s:%d = %x: the quote has %s", w.Bank, w.PCR, got, orNone(q.PCRs[w.PCR]))
 	}
 }
 

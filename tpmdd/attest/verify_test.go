@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 	"testing"
@@ -40,14 +41,14 @@ func TestLogIsAltered(t *testing.T) {
 		{"removed", func(e []measure.Entry) []measure.Entry { return slices.Delete(e, 2, 3) }, []string{"log: replayed"}},
 		{"reordered", func(e []measure.Entry) []measure.Entry { e[1], e[3] = e[3], e[1]; return e }, []string{"log: replayed", "database: entry 2"}},
 		{"cut", func(e []measure.Entry) []measure.Entry { return e[:2] }, []string{"log: replayed"}},
-		{"empty", func([]measure.Entry) []measure.Entry { return nil }, []string{"log: boot_aggregate: the list is empty"}},
+		{"empty", func([]measure.Entry) []measure.Entry { return nil }, []string{"log: boot_aggregate: the list is empty", "log: replayed, it gives PCR sha256:10 = 0000"}},
 		{"replaced", func(e []measure.Entry) []measure.Entry { e[2] = e[1]; return e }, []string{"log: replayed"}},
 		{"altered", func(e []measure.Entry) []measure.Entry {
 			e[2].Data = slices.Clone(e[1].Data) // its template digest stays
 			return e
 		}, []string{"log: entry 2: \"/usr/bin/driver0\": template digest", "log: replayed"}},
 		{"another boot", func(e []measure.Entry) []measure.Entry { return e[1:] }, []string{"log: boot_aggregate: the first entry is", "log: replayed", "database: entry 1"}},
-		{"of another PCR", func(e []measure.Entry) []measure.Entry { e[2].PCR = 11; return e }, []string{"log: replayed", "PCR sha256:11", "database: entry 2"}},
+		{"of another PCR", func(e []measure.Entry) []measure.Entry { e[2].PCR = 11; return e }, []string{"log: replayed", "log: entry 2 is of PCR 11: want 10", "database: entry 2"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			entries, err := measure.Parse(q.Log)
@@ -59,6 +60,37 @@ func TestLogIsAltered(t *testing.T) {
 			problems(t, Verify(&bad, w), c.want...)
 		})
 	}
+	// The true boot_aggregate and a known digest, in a PCR that any program may extend, beside the true one.
+	t.Run("forged for another PCR", func(t *testing.T) {
+		forged, err := measure.Parse(q.Log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		forged = forged[:2]
+		for i := range forged {
+			forged[i].PCR = 16
+			d, _ := forged[i].Digest(measure.SHA256)
+			_, err := tpm2.PCRExtend{
+				PCRHandle: tpm2.AuthHandle{Handle: 16, Auth: tpm2.PasswordAuth(nil)},
+				Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: d}}},
+			}.Execute(mc)
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		nonce := bytes.Repeat([]byte{7}, MinNonce)
+		q, err := mc.Quote(QuoteOptions{Nonce: nonce, Bank: measure.SHA256, PCRs: append(slices.Clone(allPCRs), 16),
+			Log: func() ([]byte, error) { return measure.Binary(forged), nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ak, err := ParsePublic(q.AK)
+		if err != nil {
+			t.Fatal(err)
+		}
+		problems(t, Verify(q, Want{Nonce: nonce, AK: ak.Name, DB: w.DB}),
+			"log: entry 0 is of PCR 16: want 10", "log: entry 1 is of PCR 16: want 10", "log: replayed, it gives PCR sha256:10")
+	})
 }
 
 func TestWrongQuotes(t *testing.T) {
@@ -97,7 +129,7 @@ func TestWrongQuotes(t *testing.T) {
 		{"PCR not stated", edit(func(q *Quote) { delete(q.PCRs, 3) }), w, []string{"pcrs: PCR sha256:3", "pcrs: the values", "log: boot_aggregate"}},
 		{"PCR not signed", edit(func(q *Quote) { q.PCRs[16] = make([]byte, 32) }), w, []string{"pcrs: PCR sha256:16 is stated and not signed"}},
 		{"another bank", edit(func(q *Quote) { q.Bank = "sha1" }), w, []string{"pcrs: signed are those of the bank sha256", "log: "}},
-		{"no bank", edit(func(q *Quote) { q.Bank = "" }), w, []string{"pcrs: signed are those of the bank sha256", "log: bank"}},
+		{"no bank", edit(func(q *Quote) { q.Bank = "" }), w, []string{"pcrs: signed are those of the bank sha256", "log: boot_aggregate"}},
 		{"the PCRs' digest", edit(func(q *Quote) { q.Attest[len(q.Attest)-1] ^= 1 }), w, []string{notSigned, "pcrs: the values stated"}},
 		{"magic", edit(func(q *Quote) { q.Attest[0] = 0 }), w, []string{notSigned, "attest: begins with 00544347: want ff544347"}},
 		{"type", edit(func(q *Quote) { binary.BigEndian.PutUint16(q.Attest[4:], uint16(tpm2.TPMSTAttestTime)) }), w, []string{notSigned, "attest: "}},

@@ -1,17 +1,20 @@
 package measure
 
 import (
-	"crypto/sha1"
-	"crypto/sha256"
-	"crypto/sha512"
+	"crypto"
+	_ "crypto/sha1" // these three are what computed has
+	_ "crypto/sha256"
+	_ "crypto/sha512"
 	"fmt"
 	"hash"
+
+	"github.com/ring3dev/ring3/tpmdd"
 )
 
 // Bank is a set of PCRs of one hash algorithm, by its TPM_ALG_ID. TPM 1.2 has one, SHA1.
 type Bank uint16
 
-// Banks (TCG Algorithm Registry 1.32, table 3).
+// Banks whose algorithm is computed here; any other gets a padded SHA-1 (TCG Algorithm Registry 1.32, table 3).
 const (
 	SHA1   Bank = 0x0004
 	SHA256 Bank = 0x000b
@@ -19,31 +22,13 @@ const (
 	SHA512 Bank = 0x000d
 )
 
-// algorithms are those a TPM may have a bank of. Those without new get a padded SHA-1.
-var algorithms = []struct {
-	bank Bank
-	name string
-	size int
-	new  func() hash.Hash
-}{
-	{SHA1, "sha1", sha1.Size, sha1.New},
-	{SHA256, "sha256", sha256.Size, sha256.New},
-	{SHA384, "sha384", sha512.Size384, sha512.New384},
-	{SHA512, "sha512", sha512.Size, sha512.New},
-	{0x0012, "sm3", 32, nil},
-	{0x0027, "sha3-256", 32, nil},
-	{0x0028, "sha3-384", 48, nil},
-	{0x0029, "sha3-512", 64, nil},
-}
-
-// Banks are the banks whose algorithm is known and computed here.
-func Banks() []Bank { return []Bank{SHA1, SHA256, SHA384, SHA512} }
+var computed = map[Bank]crypto.Hash{SHA1: crypto.SHA1, SHA256: crypto.SHA256, SHA384: crypto.SHA384, SHA512: crypto.SHA512}
 
 // ParseBank finds a bank by the name that the kernel gives it.
 func ParseBank(s string) (Bank, error) {
-	for _, a := range algorithms {
-		if a.name == s && a.new != nil {
-			return a.bank, nil
+	for b := range computed {
+		if b.String() == s {
+			return b, nil
 		}
 	}
 	return 0, fmt.Errorf("bank %q: want sha1, sha256, sha384 or sha512", s)
@@ -51,30 +36,22 @@ func ParseBank(s string) (Bank, error) {
 
 // String is the kernel's name of the algorithm.
 func (b Bank) String() string {
-	for _, a := range algorithms {
-		if a.bank == b {
-			return a.name
-		}
+	if t, _ := tpmdd.FindBank(uint16(b)); t.Name != "" {
+		return t.Name
 	}
 	return fmt.Sprintf("alg-%#04x", uint16(b))
 }
 
 // Size is the length of the bank's digests; 0 for one that is not known.
 func (b Bank) Size() int {
-	for _, a := range algorithms {
-		if a.bank == b {
-			return a.size
-		}
-	}
-	return 0
+	t, _ := tpmdd.FindBank(uint16(b))
+	return t.Size
 }
 
 // newHash is nil for an algorithm that is not computed here.
 func (b Bank) newHash() hash.Hash {
-	for _, a := range algorithms {
-		if a.bank == b && a.new != nil {
-			return a.new()
-		}
+	if h, ok := computed[b]; ok {
+		return h.New()
 	}
 	return nil
 }

@@ -86,9 +86,6 @@ func (db *Database) Lookup(digest []byte) (name string, ok bool) {
 	return name, ok
 }
 
-// Len counts the digests.
-func (db *Database) Len() int { return len(db.names) }
-
 // String is where the database came from.
 func (db *Database) String() string { return db.from }
 

@@ -11,8 +11,8 @@ func TestDatabase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if db.Len() != 3 {
-		t.Errorf("Len = %d, want 3", db.Len())
+	if got := len(db.names); got != 3 {
+		t.Errorf("digests = %d, want 3", got)
 	}
 	for b, want := range map[byte]string{0xab: "/usr/bin/a b", 0xcd: "c", 0xef: `x\ny`} {
 		digest := []byte(strings.Repeat(string(rune(0)), 32))

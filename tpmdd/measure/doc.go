@@ -22,7 +22,7 @@
 // write to it.
 //
 // Only ring3 extends the PCR. Programs reach the TPM through character devices, which ask [Refuse]
-// about each command first.
+// about each command first. That holds while it measures, so the PCR is one that nobody can reset at another time: 10 to 15 ([CheckPCR]).
 //
 // # The list
 //
@@ -34,7 +34,7 @@
 // d-ng is "sha256:", a zero byte, the digest. n-ng is the name with a zero byte; blanks in it become underscores, as
 // IMA does, and so do control characters, which IMA leaves and which would let a path write lines of its own into
 // the list. The first entry is boot_aggregate, which ties the list to this boot: an ima-ng entry of the SHA-256 over the
-// PCRs 0 to 9 of the SHA-256 bank; where there is none, and on a TPM 1.2, the SHA-1 over the PCRs 0 to 7 of the SHA-1 bank.
+// PCRs 0 to 9 of the SHA-256 bank, without which nothing is measured; on a TPM 1.2 the SHA-1 over the PCRs 0 to 7.
 //
 // Binary form, each number a little-endian u32: PCR, template digest (20 bytes), length of the template's name, name, length of
 // the template's data, data (per field: length, bytes). ASCII form, one line each:
@@ -67,7 +67,7 @@
 //
 // Errors name the device, the thing measured, what was seen and wanted. They wrap EPERM where a policy
 // denied, bus.ErrBusy where the PCR was extended before (a list that starts here could never be replayed: reset the
-// machine or take another PCR), bus.ErrNotSupported where the TPM has no such PCR. When the TPM fails in the middle of
+// machine or take another PCR), bus.ErrNotSupported where the PCR has no SHA-256 bank (of a TPM 2.0). When the TPM fails in the middle of
 // an extension nobody knows whether it happened: that error is given to everything afterwards, and nothing is started.
 //
 // # Locks

@@ -19,16 +19,35 @@ import (
 	"github.com/ring3dev/ring3/tpmdd"
 )
 
-// DefaultPCR is IMA's.
-const DefaultPCR = 10
+// PCRs that can be measured into.
+const (
+	DefaultPCR = 10 // IMA's
+	LastPCR    = 15
+)
+
+// CheckPCR says why a PCR cannot be measured into (PC Client Platform TPM Profile 1.05, 4.6): nobody's list of it would
+// prove anything.
+func CheckPCR(pcr int) error {
+	why := ""
+	switch {
+	case pcr >= DefaultPCR && pcr <= LastPCR:
+		return nil
+	case pcr >= 0 && pcr < DefaultPCR:
+		why = ": 0 to 9 are the firmware's and the boot loader's"
+	case pcr >= 17 && pcr <= 22:
+		why = ": 17 to 22 are for a dynamic launch, from other localities"
+	case pcr == 16 || pcr == 23:
+		why = ": any program can reset 16 and 23 where ring3 does not measure"
+	}
+	return fmt.Errorf("PCR %d: want %d to %d%s", pcr, DefaultPCR, LastPCR, why)
+}
 
 // Options are what New is told.
 type Options struct {
 	Chip   tpmdd.Exchanger
 	Family tpmdd.Family
-	Name   string // of the chip, for errors; "" is tpm0
-	// PCR is 10 to 23; 0 is DefaultPCR. Those below 10 are the firmware's and the boot loader's, and in boot_aggregate.
-	PCR    int
+	Name   string    // of the chip, for errors; "" is tpm0
+	PCR    int       // one that CheckPCR takes; 0 is DefaultPCR
 	DB     *Database // nil: everything is known
 	Policy Policy    // for what is not in DB
 	Log    *slog.Logger
@@ -61,13 +80,18 @@ func New(ctx context.Context, o Options) (*Measurer, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.PCR < 10 || o.PCR > 23 {
-		return nil, fmt.Errorf("%s: measuring into PCR %d: want 10 to 23", o.Name, o.PCR)
+	if err := CheckPCR(o.PCR); err != nil {
+		return nil, fmt.Errorf("%s: measuring into %w", o.Name, err)
 	}
 	m := &Measurer{chip: &chip{x: o.Chip, family: o.Family, name: o.Name}, pcr: o.PCR, db: o.DB, policy: o.Policy, log: o.Log}
 	var err error
 	if m.banks, err = m.chip.banks(ctx, m.pcr); err != nil {
 		return nil, err
+	}
+	// A verifier looks at the SHA-256 bank. Whoever could take that away at the last start could choose a weaker one so.
+	if !slices.Contains(m.banks, m.bank()) {
+		return nil, fmt.Errorf("%s: PCR %d has the banks %v: want %s among them, which tpm2_pcrallocate gives back, from the next start of the TPM on: %w",
+			o.Name, m.pcr, m.banks, m.bank(), bus.ErrNotSupported)
 	}
 	m.list = NewLog(m.banks...)
 	for _, b := range m.banks {
@@ -85,13 +109,7 @@ func New(ctx context.Context, o Options) (*Measurer, error) {
 
 // begin makes the first entry.
 func (m *Measurer) begin(ctx context.Context) error {
-	bank := SHA1
-	if slices.Contains(m.banks, SHA256) {
-		bank = SHA256
-	}
-	if !slices.Contains(m.banks, bank) {
-		return fmt.Errorf("%s: boot_aggregate: PCR %d has the banks %v: want sha256 or sha1: %w", m.chip.name, m.pcr, m.banks, bus.ErrNotSupported)
-	}
+	bank := m.bank()
 	d, err := bootAggregate(bank, func(pcr int) ([]byte, error) { return m.chip.read(ctx, bank, pcr) })
 	if err != nil {
 		return fmt.Errorf("boot_aggregate: %w", err)
@@ -99,6 +117,14 @@ func (m *Measurer) begin(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.add(ctx, newEntry(m.pcr, TemplateFile, Event{Alg: bank.String(), Digest: d, Name: BootAggregate}))
+}
+
+// bank is the one that boot_aggregate is made of, and that is quoted.
+func (m *Measurer) bank() Bank {
+	if m.chip.family == tpmdd.TPM12 {
+		return SHA1
+	}
+	return SHA256
 }
 
 // PCR is the PCR that is extended.
@@ -162,7 +188,8 @@ func (r *ctxReader) Read(p []byte) (int, error) {
 // MaxReadFile bounds ReadFile.
 const MaxReadFile = 64 << 20
 
-// ReadFile reads a file, once, measures what it read and returns that.
+// ReadFile reads a file, once, measures what it read and returns that: for a driver of one's own that needs a file, such as
+// firmware. None of ring3's does.
 func (m *Measurer) ReadFile(ctx context.Context, path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would wait for a writer
 	if err != nil {
@@ -220,11 +247,15 @@ func (m *Measurer) measure(ctx context.Context, template string, ev Event) error
 			"digest", fmt.Sprintf("sha256:%x", ev.Digest), "database", m.db.String())
 		return nil
 	}
-	err := fmt.Errorf("%s: measuring %s: sha256:%x is not in the database %s: %w", m.chip.name, ev.Name, ev.Digest, m.db, unix.EPERM)
+	locked := ""
 	if m.policy == PolicyLock {
-		return errors.Join(err, m.lock(ctx, ev.Name))
+		if err := m.lock(ctx, ev.Name); err != nil {
+			locked = fmt.Sprintf(", and locking PCR %d: %v", m.pcr, err)
+		} else {
+			locked = fmt.Sprintf(", PCR %d is locked and nothing is started any more", m.pcr)
+		}
 	}
-	return err
+	return fmt.Errorf("%s: measuring %s: sha256:%x is not in the database %s%s: %w", m.chip.name, ev.Name, ev.Digest, m.db, locked, unix.EPERM)
 }
 
 // add lists an entry and extends the PCR, as IMA in that order: what is listed and not extended is seen, the other
@@ -251,12 +282,10 @@ func (m *Measurer) add(ctx context.Context, e Entry) error {
 func (m *Measurer) lock(ctx context.Context, culprit string) error {
 	m.dead = fmt.Errorf("PCR %d is locked, because of %s: %w", m.pcr, culprit, unix.EPERM)
 	// A full list does not keep the PCR from being locked: this entry only explains it.
-	listed := m.list.add(newViolation(m.pcr, "locked:"+culprit))
-	err := m.chip.extend(context.WithoutCancel(ctx), m.pcr, m.banks, func(b Bank) []byte {
+	_ = m.list.add(newViolation(m.pcr, "locked:"+culprit))
+	return m.chip.extend(context.WithoutCancel(ctx), m.pcr, m.banks, func(b Bank) []byte {
 		d := make([]byte, b.Size())
 		_, _ = rand.Read(d) // never fails: crypto/rand
 		return d
 	})
-	m.log.Error("PCR locked: nothing is started any more", "device", m.chip.name, "pcr", m.pcr, "because", culprit)
-	return errors.Join(listed, err)
 }

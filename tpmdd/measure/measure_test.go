@@ -157,6 +157,9 @@ func TestPolicies(t *testing.T) {
 					t.Fatalf("known: %v", err)
 				}
 				err := m.File(ctx, "driver", driver(t, "a changed driver"))
+				if err != nil && strings.Contains(err.Error()+log.String(), "\n") {
+					t.Errorf("changed: %v, log %q: want one line in all", err, log.String())
+				}
 				if denied := policy != PolicyLog; errors.Is(err, unix.EPERM) != denied || (err != nil) != denied {
 					t.Errorf("changed: %v", err)
 				}
@@ -188,13 +191,39 @@ func TestNewRefuses(t *testing.T) {
 	for _, c := range []struct {
 		pcr  int
 		want error
-	}{{m.PCR(), bus.ErrBusy}, {9, nil}, {24, nil}} {
+	}{{m.PCR(), bus.ErrBusy}, {9, nil}, {16, nil}, {17, nil}, {22, nil}, {23, nil}, {24, nil}, {-1, nil}} {
 		if _, err := New(t.Context(), Options{Chip: tpm, Family: tpm.Family(), PCR: c.pcr}); err == nil || c.want != nil && !errors.Is(err, c.want) {
 			t.Errorf("New(PCR %d) = %v, want an error like %v", c.pcr, err, c.want)
 		}
 	}
-	if _, err := New(t.Context(), Options{Chip: tpm, Family: tpm.Family(), PCR: 16}); err != nil {
-		t.Errorf("New(PCR 16) = %v", err)
+	if _, err := New(t.Context(), Options{Chip: tpm, Family: tpm.Family(), PCR: 15}); err != nil {
+		t.Errorf("New(PCR 15) = %v", err)
+	}
+}
+
+func TestCheckPCR(t *testing.T) {
+	for pcr, want := range map[int]string{9: "firmware", 10: "", 15: "", 16: "any program can reset", 17: "dynamic launch", 22: "dynamic launch", 23: "any program can reset", 24: "want 10 to 15"} {
+		if err := CheckPCR(pcr); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("CheckPCR(%d) = %v, want %q in it", pcr, err, want)
+		}
+	}
+}
+
+// downgraded is a TPM whose SHA-256 bank somebody took away.
+type downgraded struct{ tpmdd.Exchanger }
+
+func (d downgraded) Transmit(ctx context.Context, cmd []byte) ([]byte, error) {
+	if h, _ := tpmdd.ParseHeader(cmd); h.Code == tpmdd.CCGetCapability {
+		return tpmdd.Command(tpmdd.TagNoSessions, 0, 0, 0, 0, 0, tpmdd.CapPCRs, 0, 0, 0, 2, 0, 4, 3, 0xff, 0xff, 0xff, 0, 0xb, 3, 0, 0, 0), nil
+	}
+	return d.Exchanger.Transmit(ctx, cmd)
+}
+
+func TestNewWantsSHA256(t *testing.T) {
+	_, err := New(t.Context(), Options{Chip: downgraded{swtpmtest.Start(t, tpmdd.TPM20)}, Family: tpmdd.TPM20})
+	const want = "tpm0: PCR 10 has the banks [sha1]: want sha256 among them"
+	if !errors.Is(err, bus.ErrNotSupported) || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("New = %v, want %s", err, want)
 	}
 }
 

@@ -8,11 +8,10 @@ import (
 
 // Result codes of a refused command.
 const (
-	// rcRefused20 is what the kernel's resource manager answers to a command that the TPM does not have: TSS2_RESMGR_TPM_RC_LAYER (11
-	// in bits 16 up) and TPM_RC_COMMAND_CODE.
-	rcRefused20 = 0x000b0143
-	// rcRefused12 is TPM_DISABLED_CMD, "the TPM target command has been disabled" (1.2 part 2, 16).
-	rcRefused12 = 0x00000008
+	// rcRefused20 is what the kernel's resource manager answers to a command that the TPM does not have.
+	rcRefused20 = tpmdd.RCLayerRM | tpmdd.RCCommandCode
+	// rcRefused12 is "the TPM target command has been disabled".
+	rcRefused12 = tpmdd.RCDisabledCmd
 )
 
 // Refuse gives the function that a character device asks about each command before it goes to the TPM. It answers, in the
@@ -20,8 +19,8 @@ const (
 //
 // Of TPM 2.0: PCR_Extend, PCR_Event, EventSequenceComplete, PCR_Reset, PCR_SetAuthValue and PCR_SetAuthPolicy of that
 // PCR. Handles are in clear whatever sessions a command has, and so is the PCR's number in SetAuthPolicy, which is not the
-// first parameter. PCR_Allocate is let through: it is for all PCRs and works at the next reset, with which a list
-// ends anyway.
+// first parameter. PCR_Allocate, whatever it is for: from the TPM's next start on the PCR might have a bank of SHA-1
+// alone.
 //
 // Of TPM 1.2: TPM_Extend, TPM_SHA1CompleteExtend and TPM_PCR_Reset of that PCR, and these three in a transport session
 // whichever PCR they are for: their parameters may be encrypted there.
@@ -57,11 +56,13 @@ func changes20(cmd []byte, pcr int) bool {
 		return false
 	}
 	switch h.Code {
-	case tpmdd.CCPCRExtend, ccPCREvent, ccEventSequenceComplete, tpmdd.CCPCRReset, ccPCRSetAuthValue:
+	case tpmdd.CCPCRExtend, tpmdd.CCPCREvent, tpmdd.CCEventSequenceComplete, tpmdd.CCPCRReset, tpmdd.CCPCRSetAuthValue:
 		handle, ok := uint32At(cmd, tpmdd.HeaderSize)
 		return ok && handle == uint32(pcr)
-	case ccPCRSetAuthPolicy:
+	case tpmdd.CCPCRSetAuthPolicy:
 		return setsPolicy(cmd, pcr)
+	case tpmdd.CCPCRAllocate:
+		return true
 	}
 	return false
 }
@@ -89,16 +90,16 @@ func changes12(cmd []byte, pcr int) bool {
 		return false
 	}
 	switch h.Code {
-	case tpmdd.OrdExtend, ordSHA1CompleteExtend:
+	case tpmdd.OrdExtend, tpmdd.OrdSHA1CompleteExtend:
 		n, ok := uint32At(cmd, tpmdd.HeaderSize)
 		return ok && n == uint32(pcr)
-	case ordPCRReset:
+	case tpmdd.OrdPCRReset:
 		const sel = tpmdd.HeaderSize + 2
 		return len(cmd) > sel+pcr/8 && pcr/8 < int(binary.BigEndian.Uint16(cmd[tpmdd.HeaderSize:])) && cmd[sel+pcr/8]&(1<<(pcr%8)) != 0
-	case ordExecuteTransport:
+	case tpmdd.OrdExecuteTransport:
 		// The wrapped command begins after its size; its own header is never encrypted.
 		inner, ok := uint32At(cmd, tpmdd.HeaderSize+4+6)
-		return ok && (inner == tpmdd.OrdExtend || inner == ordSHA1CompleteExtend || inner == ordPCRReset)
+		return ok && (inner == tpmdd.OrdExtend || inner == tpmdd.OrdSHA1CompleteExtend || inner == tpmdd.OrdPCRReset)
 	}
 	return false
 }

@@ -28,7 +28,7 @@ func TestRefuse20(t *testing.T) {
 		return cmd(tpmdd.CCPCRExtend, u32(pcr), password, u32(1), []byte{0, 4}, make([]byte, 20))
 	}
 	policy := func(pcr uint32) []byte {
-		return cmd(ccPCRSetAuthPolicy, u32(0x4000000c), password, []byte{0, 2, 0xaa, 0xbb, 0, 0xb}, u32(pcr))
+		return cmd(tpmdd.CCPCRSetAuthPolicy, u32(0x4000000c), password, []byte{0, 2, 0xaa, 0xbb, 0, 0xb}, u32(pcr))
 	}
 	for _, c := range []struct {
 		name string
@@ -37,14 +37,15 @@ func TestRefuse20(t *testing.T) {
 	}{
 		{"PCR_Extend", extend(10), true},
 		{"PCR_Extend of another", extend(11), false},
-		{"PCR_Event", cmd(ccPCREvent, u32(10), password, []byte{0, 1, 'x'}), true},
-		{"PCR_Event of another", cmd(ccPCREvent, u32(16), password, []byte{0, 1, 'x'}), false},
+		{"PCR_Event", cmd(tpmdd.CCPCREvent, u32(10), password, []byte{0, 1, 'x'}), true},
+		{"PCR_Event of another", cmd(tpmdd.CCPCREvent, u32(16), password, []byte{0, 1, 'x'}), false},
 		{"PCR_Reset", cmd(tpmdd.CCPCRReset, u32(10), password), true},
-		{"EventSequenceComplete", cmd(ccEventSequenceComplete, u32(10, 0x80000001), password, password, []byte{0, 0}), true},
-		{"EventSequenceComplete of none", cmd(ccEventSequenceComplete, u32(0x40000007, 0x80000001), password, password, []byte{0, 0}), false},
-		{"PCR_SetAuthValue", cmd(ccPCRSetAuthValue, u32(10), password, []byte{0, 0}), true},
+		{"EventSequenceComplete", cmd(tpmdd.CCEventSequenceComplete, u32(10, 0x80000001), password, password, []byte{0, 0}), true},
+		{"EventSequenceComplete of none", cmd(tpmdd.CCEventSequenceComplete, u32(0x40000007, 0x80000001), password, password, []byte{0, 0}), false},
+		{"PCR_SetAuthValue", cmd(tpmdd.CCPCRSetAuthValue, u32(10), password, []byte{0, 0}), true},
 		{"PCR_SetAuthPolicy", policy(10), true},
 		{"PCR_SetAuthPolicy of another", policy(20), false},
+		{"PCR_Allocate", cmd(tpmdd.CCPCRAllocate, u32(0x4000000c), password, u32(1), []byte{0, 0xb, 3, 0xff, 0xff, 0xff}), true},
 		{"PCR_Read", cmd(tpmdd.CCPCRRead, u32(1), []byte{0, 0xb, 3, 0, 4, 0}), false},
 		{"cut", extend(10)[:13], false},
 		{"empty", nil, false},
@@ -68,12 +69,12 @@ func TestRefuse12(t *testing.T) {
 	}{
 		{"TPM_Extend", extend, true},
 		{"TPM_Extend of another", cmd(tpmdd.OrdExtend, u32(11), make([]byte, 20)), false},
-		{"TPM_SHA1CompleteExtend", cmd(ordSHA1CompleteExtend, u32(10), u32(0)), true},
-		{"TPM_PCR_Reset", cmd(ordPCRReset, []byte{0, 3, 0, 4, 0}), true},
-		{"TPM_PCR_Reset of another", cmd(ordPCRReset, []byte{0, 3, 0xff, 0xfb, 0xff}), false},
-		{"TPM_PCR_Reset of few", cmd(ordPCRReset, []byte{0, 1, 0xff, 0xff}), false},
-		{"TPM_ExecuteTransport of TPM_Extend", cmd(ordExecuteTransport, u32(uint32(len(extend))), extend), true},
-		{"TPM_ExecuteTransport of TPM_PCRRead", cmd(ordExecuteTransport, u32(14), cmd(tpmdd.OrdPCRRead, u32(10))), false},
+		{"TPM_SHA1CompleteExtend", cmd(tpmdd.OrdSHA1CompleteExtend, u32(10), u32(0)), true},
+		{"TPM_PCR_Reset", cmd(tpmdd.OrdPCRReset, []byte{0, 3, 0, 4, 0}), true},
+		{"TPM_PCR_Reset of another", cmd(tpmdd.OrdPCRReset, []byte{0, 3, 0xff, 0xfb, 0xff}), false},
+		{"TPM_PCR_Reset of few", cmd(tpmdd.OrdPCRReset, []byte{0, 1, 0xff, 0xff}), false},
+		{"TPM_ExecuteTransport of TPM_Extend", cmd(tpmdd.OrdExecuteTransport, u32(uint32(len(extend))), extend), true},
+		{"TPM_ExecuteTransport of TPM_PCRRead", cmd(tpmdd.OrdExecuteTransport, u32(14), cmd(tpmdd.OrdPCRRead, u32(10))), false},
 		{"TPM_PCRRead", cmd(tpmdd.OrdPCRRead, u32(10)), false},
 		{"cut", extend[:13], false},
 		{"empty", nil, false},
@@ -98,14 +99,14 @@ func TestRefusedKeepsPCR(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		tag, codes := uint16(tpmdd.TagSessions), []uint32{tpmdd.CCPCRExtend, ccPCREvent, tpmdd.CCPCRReset}
+		tag, codes := uint16(tpmdd.TagSessions), []uint32{tpmdd.CCPCRExtend, tpmdd.CCPCREvent, tpmdd.CCPCRReset}
 		if family == tpmdd.TPM12 {
 			tag, codes = tpmdd.TagRequest12, []uint32{tpmdd.OrdExtend}
 		}
 		for _, code := range codes {
 			params := map[uint32][]byte{
 				tpmdd.CCPCRExtend: join(u32(10), password, u32(1), []byte{0, 4}, make([]byte, 20)),
-				ccPCREvent:        join(u32(10), password, []byte{0, 1, 'x'}),
+				tpmdd.CCPCREvent:  join(u32(10), password, []byte{0, 1, 'x'}),
 				tpmdd.CCPCRReset:  join(u32(10), password),
 				tpmdd.OrdExtend:   join(u32(10), make([]byte, 20)),
 			}
@@ -119,7 +120,7 @@ func TestRefusedKeepsPCR(t *testing.T) {
 			if _, err := tpm.Transmit(t.Context(), tpmdd.Command(tag, tpmdd.OrdExtend, join(u32(10), make([]byte, 20))...)); err != nil {
 				t.Fatal(err)
 			}
-		} else if _, err := tpm.Transmit(t.Context(), tpmdd.Command(tag, ccPCREvent, join(u32(10), password, []byte{0, 1, 'x'})...)); err != nil {
+		} else if _, err := tpm.Transmit(t.Context(), tpmdd.Command(tag, tpmdd.CCPCREvent, join(u32(10), password, []byte{0, 1, 'x'})...)); err != nil {
 			t.Fatal(err)
 		}
 		if replays(t, m, m.Log().Entries()) {
@@ -129,9 +130,9 @@ func TestRefusedKeepsPCR(t *testing.T) {
 }
 
 func FuzzRefuse(f *testing.F) {
-	f.Add(uint8(10), true, tpmdd.Command(tpmdd.TagSessions, ccPCRSetAuthPolicy, join(u32(0x4000000c), password, []byte{0, 0, 0, 0xb}, u32(10))...))
-	f.Add(uint8(10), false, tpmdd.Command(tpmdd.TagRequest12, ordPCRReset, 0, 3, 0, 4, 0))
-	f.Add(uint8(10), false, tpmdd.Command(tpmdd.TagRequest12, ordExecuteTransport, u32(34, 0xc1, 0, tpmdd.OrdExtend)...))
+	f.Add(uint8(10), true, tpmdd.Command(tpmdd.TagSessions, tpmdd.CCPCRSetAuthPolicy, join(u32(0x4000000c), password, []byte{0, 0, 0, 0xb}, u32(10))...))
+	f.Add(uint8(10), false, tpmdd.Command(tpmdd.TagRequest12, tpmdd.OrdPCRReset, 0, 3, 0, 4, 0))
+	f.Add(uint8(10), false, tpmdd.Command(tpmdd.TagRequest12, tpmdd.OrdExecuteTransport, u32(34, 0xc1, 0, tpmdd.OrdExtend)...))
 	f.Fuzz(func(t *testing.T, pcr uint8, v20 bool, cmd []byte) {
 		family := tpmdd.TPM12
 		if v20 {

@@ -41,7 +41,7 @@ func failed(step string, err error) error {
 // contextLoad loads a saved context and returns the handle. It fails with ENOENT where the TPM does not know it.
 func (w *work) contextLoad(saved []byte) (uint32, error) {
 	const step = "loading a context"
-	rc, rsp, err := w.send(ccContextLoad, saved...)
+	rc, rsp, err := w.send(tpmdd.CCContextLoad, saved...)
 	switch {
 	case err != nil:
 		return 0, failed(step, err)
@@ -64,7 +64,7 @@ func (w *work) contextLoad(saved []byte) (uint32, error) {
 // the length of what was saved before it.
 func (w *work) contextSave(s *slot, total *int) error {
 	const step = "saving a context"
-	rc, rsp, err := w.send(ccContextSave, be.AppendUint32(nil, s.handle)...)
+	rc, rsp, err := w.send(tpmdd.CCContextSave, be.AppendUint32(nil, s.handle)...)
 	switch {
 	case err != nil:
 		return failed(step, err)
@@ -89,7 +89,7 @@ func (w *work) contextSave(s *slot, total *int) error {
 // takes the place of somebody else's. What the TPM says does not matter, there may be nothing to flush.
 func (w *work) flush(h uint32) {
 	for range 2 {
-		_, _, err := w.send(ccFlushContext, be.AppendUint32(nil, h)...)
+		_, _, err := w.send(tpmdd.CCFlushContext, be.AppendUint32(nil, h)...)
 		if err == nil {
 			return
 		}

@@ -16,9 +16,9 @@ const (
 	ccRestart = 0x180 // PolicyRestart: uses a session
 	ccLast    = 0x13c // ends a session, as a command without continueSession does
 	ccVendors = 0x2000_0001
-	rcRefH0   = 0x910
+	rcRefH0   = rcReferenceH0
 	rcMemory  = 0x902
-	rcNoCmd   = 0x143
+	rcNoCmd   = tpmdd.RCCommandCode
 )
 
 // fake is a TPM of objects that hold four bytes and sessions that hold nothing.
@@ -78,8 +78,8 @@ func (f *fakeTurn) Transmit(_ context.Context, cmd []byte) ([]byte, error) {
 }
 
 var fakeCommands = []tpmaCC{
-	ccMake | 1<<25 | ccRHandle, ccLast | 1<<25, ccContextLoad | ccRHandle, ccContextSave, ccFlushContext, ccUse | 1<<25,
-	ccStart | 2<<25 | ccRHandle, ccGetCapability, 0x17b, ccRestart | 1<<25, tpmaCC(ccVendors),
+	ccMake | 1<<25 | ccRHandle, ccLast | 1<<25, tpmdd.CCContextLoad | ccRHandle, tpmdd.CCContextSave, tpmdd.CCFlushContext, ccUse | 1<<25,
+	ccStart | 2<<25 | ccRHandle, tpmdd.CCGetCapability, 0x17b, ccRestart | 1<<25, tpmaCC(ccVendors),
 }
 
 func ok(params ...byte) []byte { return tpmdd.Command(tpmdd.TagNoSessions, 0, params...) }
@@ -96,7 +96,7 @@ func (f *fake) execute(cmd []byte) []byte {
 		}
 	}
 	switch h.Code {
-	case ccGetCapability:
+	case tpmdd.CCGetCapability:
 		return f.capability(args[0], args[1])
 	case ccMake:
 		return f.add(args[1])
@@ -121,11 +121,11 @@ func (f *fake) execute(cmd []byte) []byte {
 			delete(f.sessions, args[0])
 		}
 		return ok()
-	case ccContextSave:
+	case tpmdd.CCContextSave:
 		return f.save(args[0])
-	case ccContextLoad:
+	case tpmdd.CCContextLoad:
 		return f.load(cmd[tpmdd.HeaderSize:])
-	case ccFlushContext:
+	case tpmdd.CCFlushContext:
 		_, object := f.objects[args[0]]
 		if !object && f.sessions[args[0]] == nil {
 			return refuse(0x1cb)
@@ -191,7 +191,7 @@ func (f *fake) capability(which, from uint32) []byte {
 	var list []uint32
 	more := byte(0)
 	switch which {
-	case capCommands:
+	case tpmdd.CapCommands:
 		for _, a := range fakeCommands {
 			if a.code() < from {
 				continue
@@ -202,7 +202,7 @@ func (f *fake) capability(which, from uint32) []byte {
 			}
 			list = append(list, uint32(a))
 		}
-	case capHandles:
+	case tpmdd.CapHandles:
 		for h := range f.objects {
 			list = append(list, h)
 		}

@@ -25,7 +25,7 @@ var faults = map[string]func(cmd []byte, do func() []byte) ([]byte, error){
 	"only ok":    func(_ []byte, do func() []byte) ([]byte, error) { do(); return ok(), nil },
 	"too long":   func(_ []byte, do func() []byte) ([]byte, error) { return append(do(), 0), nil },
 	"refused":    func([]byte, func() []byte) ([]byte, error) { return refuse(0x101), nil },
-	"retry":      func([]byte, func() []byte) ([]byte, error) { return refuse(0x922), nil },
+	"retry":      func([]byte, func() []byte) ([]byte, error) { return refuse(tpmdd.RCRetry), nil },
 	"unknown":    func([]byte, func() []byte) ([]byte, error) { return refuse(rcRefH0), nil },
 	"bad handle": func([]byte, func() []byte) ([]byte, error) { return refuse(0x1cb), nil },
 	"ones": func(_ []byte, do func() []byte) ([]byte, error) {
@@ -58,10 +58,10 @@ func scenario(s *Space) {
 	y := send(words(ccStart, 0x40000007, 0x40000007))
 	send(words(ccUse, a))
 	send(words(ccRestart, x))
-	send(words(ccGetCapability, capHandles, kindTransient, 9))
+	send(words(tpmdd.CCGetCapability, tpmdd.CapHandles, kindTransient, 9))
 	send(words(ccLast, y))
-	send(words(ccFlushContext, b))
-	send(words(ccFlushContext, x))
+	send(words(tpmdd.CCFlushContext, b))
+	send(words(tpmdd.CCFlushContext, x))
 	send(words(ccStart, 0x40000007, 0x40000007))
 	send(cmdMake(3))
 }
@@ -72,7 +72,7 @@ var lies = map[string]bool{"refused": true, "retry": true, "unknown": true, "bad
 // makes tells commands whose result nobody can flush where the answer is lost.
 func makes(cmd []byte) bool {
 	h, _ := tpmdd.ParseHeader(cmd)
-	return h.Code == ccMake || h.Code == ccStart || h.Code == ccContextLoad
+	return h.Code == ccMake || h.Code == ccStart || h.Code == tpmdd.CCContextLoad
 }
 
 func TestFaultAtEveryCommand(t *testing.T) {
@@ -110,7 +110,7 @@ func checkAfter(t *testing.T, f *fake, m *Manager, s *Space, k int, lost bool) {
 	wantAnswer(t, next, words(ccUse, 0x80ffffff), 0, 77)
 	next.Close()
 	for i := range slots {
-		answerOrErrno(t, s, words(ccFlushContext, virtual(i)))
+		answerOrErrno(t, s, words(tpmdd.CCFlushContext, virtual(i)))
 	}
 	wantAnswer(t, s, cmdMake(78), 0, 0x80ffffff)
 	wantAnswer(t, s, words(ccUse, 0x80ffffff), 0, 78)
@@ -141,19 +141,19 @@ func TestErrnos(t *testing.T) {
 		nth         int    // the how manieth of its kind: an object's comes before a session's
 		want        unix.Errno
 	}{
-		{"load refused", "refused", ccContextLoad, 0, unix.EFAULT},
-		{"load, unknown object", "bad handle", ccContextLoad, 0, unix.ENOENT},
-		{"load fails", "not sent", ccContextLoad, 0, unix.EFAULT},
-		{"load, chip gone", "gone", ccContextLoad, 0, unix.EPIPE},
-		{"load gives no handle", "only ok", ccContextLoad, 0, unix.EFAULT},
-		{"load gives another kind", "zeros", ccContextLoad, 0, unix.EFAULT},
-		{"session's load refused", "refused", ccContextLoad, 1, unix.EFAULT},
-		{"session loaded as another", "zeros", ccContextLoad, 1, unix.EFAULT},
-		{"save refused", "refused", ccContextSave, 0, unix.EFAULT},
-		{"save fails", "lost", ccContextSave, 0, unix.EFAULT},
-		{"save gives nothing", "only ok", ccContextSave, 0, unix.EFAULT},
-		{"session's save refused", "refused", ccContextSave, 1, unix.EFAULT},
-		{"session's save fails", "lost", ccContextSave, 1, unix.EFAULT},
+		{"load refused", "refused", tpmdd.CCContextLoad, 0, unix.EFAULT},
+		{"load, unknown object", "bad handle", tpmdd.CCContextLoad, 0, unix.ENOENT},
+		{"load fails", "not sent", tpmdd.CCContextLoad, 0, unix.EFAULT},
+		{"load, chip gone", "gone", tpmdd.CCContextLoad, 0, unix.EPIPE},
+		{"load gives no handle", "only ok", tpmdd.CCContextLoad, 0, unix.EFAULT},
+		{"load gives another kind", "zeros", tpmdd.CCContextLoad, 0, unix.EFAULT},
+		{"session's load refused", "refused", tpmdd.CCContextLoad, 1, unix.EFAULT},
+		{"session loaded as another", "zeros", tpmdd.CCContextLoad, 1, unix.EFAULT},
+		{"save refused", "refused", tpmdd.CCContextSave, 0, unix.EFAULT},
+		{"save fails", "lost", tpmdd.CCContextSave, 0, unix.EFAULT},
+		{"save gives nothing", "only ok", tpmdd.CCContextSave, 0, unix.EFAULT},
+		{"session's save refused", "refused", tpmdd.CCContextSave, 1, unix.EFAULT},
+		{"session's save fails", "lost", tpmdd.CCContextSave, 1, unix.EFAULT},
 		{"command fails", "lost", ccUse, 0, unix.ETIME},
 		{"command answered with nothing", "empty", ccUse, 0, unix.EIO},
 	} {
@@ -192,7 +192,7 @@ func TestOneTurn(t *testing.T) {
 	answer(t, s, words(ccStart, 0x40000007, 0x40000007))
 	before, turns := len(f.log), f.turns
 	answer(t, s, words(ccUse, 0x80ffffff))
-	want := []uint32{ccContextLoad, ccContextLoad, ccUse, ccContextSave, ccFlushContext, ccContextSave}
+	want := []uint32{tpmdd.CCContextLoad, tpmdd.CCContextLoad, ccUse, tpmdd.CCContextSave, tpmdd.CCFlushContext, tpmdd.CCContextSave}
 	if got := f.log[before:]; !slices.Equal(got, want) || f.turns != turns+1 {
 		t.Errorf("commands of one = %#x in %d turns, want %#x in one", got, f.turns-turns, want)
 	}

@@ -42,7 +42,7 @@ func FuzzFilterHandles(f *testing.F) {
 		}
 		h, _ := tpmdd.ParseHeader(rsp)
 		_, capability, list, perr := parseCapability(got)
-		if err != nil || h.Tag == tpmdd.TagSessions || capability != capHandles {
+		if err != nil || h.Tag == tpmdd.TagSessions || capability != tpmdd.CapHandles {
 			return
 		}
 		if g, _ := tpmdd.ParseHeader(got); perr != nil || int(g.Length) != len(got) || len(got) > len(rsp) {
@@ -69,7 +69,7 @@ func FuzzParseCommands(f *testing.F) {
 // FuzzSpace has a TPM answer anything to a program that says anything.
 func FuzzSpace(f *testing.F) {
 	f.Add(cmdMake(1), ok(0x80, 0, 0, 1), []byte{1, 2, 3})
-	f.Add(words(ccGetCapability, capHandles), ok(0, 0, 0, 0, 1, 0, 0, 0, 0), []byte{0})
+	f.Add(words(tpmdd.CCGetCapability, tpmdd.CapHandles), ok(0, 0, 0, 0, 1, 0, 0, 0, 0), []byte{0})
 	f.Add(words(ccStart, 1, 2), ok(3, 0, 0, 0), []byte{9})
 	f.Fuzz(func(t *testing.T, cmd, rsp, mix []byte) {
 		fk := newFake()

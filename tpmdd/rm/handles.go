@@ -70,10 +70,10 @@ func filterHandles(rsp []byte, virt func(uint32) (uint32, bool)) ([]byte, error)
 		return rsp, nil
 	}
 	_, capability, list, err := parseCapability(rsp)
-	if err != nil && (capability == capHandles || len(rsp) < tpmdd.HeaderSize+capabilityHead) {
+	if err != nil && (capability == tpmdd.CapHandles || len(rsp) < tpmdd.HeaderSize+capabilityHead) {
 		return nil, fmt.Errorf("tpmrm: reading a list of handles: %w: %w: %w", err, unix.EFAULT, bus.ErrProtocol)
 	}
-	if capability != capHandles {
+	if capability != tpmdd.CapHandles {
 		return rsp, nil
 	}
 	out := rsp[:tpmdd.HeaderSize+capabilityHead] // over itself: it never gets longer

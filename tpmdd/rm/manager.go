@@ -65,23 +65,11 @@ func (a tpmaCC) code() uint32  { return uint32(a & (ccIndex | ccVendor)) }
 func (a tpmaCC) handles() int  { return int(a & ccCHandles >> 25) }
 func (a tpmaCC) rHandle() bool { return a&ccRHandle != 0 }
 
-// Command codes, capabilities and result codes (part 2, 6.5, 6.6 and 6.12).
+// Result codes (part 2, 6.6.3).
 const (
-	ccFirst         = 0x0000011f
-	ccContextLoad   = 0x00000161
-	ccContextSave   = 0x00000162
-	ccFlushContext  = 0x00000165
-	ccGetCapability = 0x0000017a
-
-	capHandles  = 1
-	capCommands = 2
-
-	rcCommandCode = 0x143
 	rcHandle      = 0x08b
 	rcIntegrity   = 0x09f
 	rcReferenceH0 = 0x910
-
-	layerRM = 11 << 16 // who answers: the resource manager (TSS 2.0 overview, 6.2.2)
 )
 
 // value is a result code without what says which parameter, handle or session is meant.
@@ -101,12 +89,12 @@ const maxPages = 1024
 // readCommands asks for the attributes of all commands, page by page.
 func readCommands(ctx context.Context, x tpmdd.Exchanger) (map[uint32]tpmaCC, error) {
 	all := map[uint32]tpmaCC{}
-	next := uint32(ccFirst)
+	next := uint32(tpmdd.CCFirst)
 	for range maxPages {
-		params := binary.BigEndian.AppendUint32(nil, capCommands)
+		params := binary.BigEndian.AppendUint32(nil, tpmdd.CapCommands)
 		params = binary.BigEndian.AppendUint32(params, next)
 		params = binary.BigEndian.AppendUint32(params, pageSize)
-		rsp, err := x.Transmit(ctx, tpmdd.Command(tpmdd.TagNoSessions, ccGetCapability, params...))
+		rsp, err := x.Transmit(ctx, tpmdd.Command(tpmdd.TagNoSessions, tpmdd.CCGetCapability, params...))
 		if err != nil {
 			return nil, err
 		}
@@ -134,7 +122,7 @@ func readCommands(ctx context.Context, x tpmdd.Exchanger) (map[uint32]tpmaCC, er
 // fixed corrects the attributes of the commands whose handle is a parameter, for which the TPM says that
 // they have none.
 func fixed(a tpmaCC) tpmaCC {
-	if c := a.code(); c == ccContextSave || c == ccFlushContext {
+	if c := a.code(); c == tpmdd.CCContextSave || c == tpmdd.CCFlushContext {
 		return a&^ccCHandles | 1<<25
 	}
 	return a
@@ -150,7 +138,7 @@ func parseCommands(rsp []byte) (page []tpmaCC, more bool, err error) {
 		return nil, false, fmt.Errorf("the TPM says 0x%x: %w", h.Code, unix.ENODEV)
 	}
 	more, capability, list, err := parseCapability(rsp)
-	if err == nil && capability != capCommands {
+	if err == nil && capability != tpmdd.CapCommands {
 		err = errors.New("another capability than asked for")
 	}
 	if err != nil {

@@ -58,7 +58,7 @@ func (s *Space) Transmit(ctx context.Context, cmd []byte) ([]byte, error) {
 	}
 	attrs, ok := s.m.commands[h.Code]
 	if !ok {
-		return tpmdd.Answer(tpmdd.TagNoSessions, layerRM|rcCommandCode), nil
+		return tpmdd.Answer(tpmdd.TagNoSessions, tpmdd.RCLayerRM|tpmdd.RCCommandCode), nil
 	}
 	if err := s.lock(ctx); err != nil {
 		return nil, err

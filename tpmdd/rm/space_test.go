@@ -67,12 +67,12 @@ func TestVirtualHandles(t *testing.T) {
 	wantAnswer(t, s, words(ccUse, 0x80fffffe), 0, 22)
 	wantAnswer(t, other, words(ccUse, 0x80ffffff), 0, 44)
 	wantErrno(t, other, words(ccUse, 0x80fffffe), unix.EINVAL)
-	wantErrno(t, other, words(ccFlushContext, 0x80fffffe), unix.EINVAL)
+	wantErrno(t, other, words(tpmdd.CCFlushContext, 0x80fffffe), unix.EINVAL)
 	wantErrno(t, other, words(ccUse, 0x80000000), unix.EINVAL) // the real handle
 	wantErrno(t, other, words(ccUse, 0x80fffffc), unix.EINVAL) // the slot after the last
 
 	// A slot that became free is taken again.
-	wantAnswer(t, s, words(ccFlushContext, 0x80fffffe), 0, 0)
+	wantAnswer(t, s, words(tpmdd.CCFlushContext, 0x80fffffe), 0, 0)
 	wantErrno(t, s, words(ccUse, 0x80fffffe), unix.EINVAL)
 	wantAnswer(t, s, cmdMake(55), 0, 0x80fffffe)
 	wantAnswer(t, s, words(ccUse, 0x80fffffd), 0, 33)
@@ -131,7 +131,7 @@ func TestSessions(t *testing.T) {
 	wantAnswer(t, s, words(ccRestart, b), 0, 0)
 
 	// b is flushed by somebody else: that one is forgotten, the others stay.
-	wantAnswer(t, m.Open(), words(ccFlushContext, b), 0, 0)
+	wantAnswer(t, m.Open(), words(tpmdd.CCFlushContext, b), 0, 0)
 	wantAnswer(t, s, words(ccRestart, b), rcRefH0, 0)
 	wantAnswer(t, s, words(ccRestart, c), 0, 0)
 	wantAnswer(t, s, words(ccRestart, a), 0, 0)
@@ -160,7 +160,7 @@ func TestCloseFlushesOnlyItsOwn(t *testing.T) {
 	start := words(ccStart, 0x40000007, 0x40000007)
 	_, h := answer(t, s, start)
 	heir := m.Open()
-	answer(t, heir, words(ccFlushContext, h))
+	answer(t, heir, words(tpmdd.CCFlushContext, h))
 	wantAnswer(t, heir, start, 0, h)
 	s.Close()
 	wantAnswer(t, heir, words(ccRestart, h), 0, 0)
@@ -171,21 +171,21 @@ func TestProgramsOwnContexts(t *testing.T) {
 	f := newFake()
 	_, s := open(t, f)
 	answer(t, s, cmdMake(7))
-	rsp, err := s.Transmit(t.Context(), words(ccContextSave, 0x80ffffff))
+	rsp, err := s.Transmit(t.Context(), words(tpmdd.CCContextSave, 0x80ffffff))
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer(t, s, words(ccFlushContext, 0x80ffffff))
+	answer(t, s, words(tpmdd.CCFlushContext, 0x80ffffff))
 	answer(t, s, cmdMake(8))
-	wantAnswer(t, s, tpmdd.Command(tpmdd.TagNoSessions, ccContextLoad, rsp[10:]...), 0, 0x80fffffe)
+	wantAnswer(t, s, tpmdd.Command(tpmdd.TagNoSessions, tpmdd.CCContextLoad, rsp[10:]...), 0, 0x80fffffe)
 	wantAnswer(t, s, words(ccUse, 0x80fffffe), 0, 7)
 
 	_, h := answer(t, s, words(ccStart, 0x40000007, 0x40000007))
-	if rsp, err = s.Transmit(t.Context(), words(ccContextSave, h)); err != nil {
+	if rsp, err = s.Transmit(t.Context(), words(tpmdd.CCContextSave, h)); err != nil {
 		t.Fatal(err)
 	}
 	wantAnswer(t, s, words(ccRestart, h), rcRefH0, 0)
-	wantAnswer(t, s, tpmdd.Command(tpmdd.TagNoSessions, ccContextLoad, rsp[10:]...), 0, h)
+	wantAnswer(t, s, tpmdd.Command(tpmdd.TagNoSessions, tpmdd.CCContextLoad, rsp[10:]...), 0, h)
 	wantAnswer(t, s, words(ccRestart, h), 0, 0)
 	s.Close()
 	if len(f.sessions) != 0 {
@@ -200,7 +200,7 @@ func TestListOfHandles(t *testing.T) {
 	answer(t, s, cmdMake(1))
 	f.objects[0x80000000] = 99 // of somebody at /dev/tpm0
 	answer(t, s, cmdMake(2))
-	rsp, err := s.Transmit(t.Context(), words(ccGetCapability, capHandles, kindTransient, 99))
+	rsp, err := s.Transmit(t.Context(), words(tpmdd.CCGetCapability, tpmdd.CapHandles, kindTransient, 99))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,11 +274,11 @@ func TestManySpaces(t *testing.T) {
 				wantAnswer(t, s, words(ccUse, h), 0, v)
 				wantAnswer(t, s, words(ccRestart, sess), 0, 0)
 				if n%3 != 0 {
-					wantAnswer(t, s, words(ccFlushContext, sess), 0, 0)
+					wantAnswer(t, s, words(tpmdd.CCFlushContext, sess), 0, 0)
 				} else {
 					wantAnswer(t, s, words(ccLast, sess), 0, 0)
 				}
-				wantAnswer(t, s, words(ccFlushContext, h), 0, 0)
+				wantAnswer(t, s, words(tpmdd.CCFlushContext, h), 0, 0)
 			}
 		})
 	}

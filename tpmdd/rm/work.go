@@ -43,7 +43,7 @@ func (w *work) command(attrs tpmaCC, cmd []byte) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if h.Code == 0 && attrs.code() == ccGetCapability {
+	if h.Code == 0 && attrs.code() == tpmdd.CCGetCapability {
 		if rsp, err = filterHandles(rsp, w.virtual); err != nil {
 			return nil, err
 		}

@@ -181,7 +181,7 @@ func (x *exchanger) Transmit(_ context.Context, cmd []byte) ([]byte, error) {
 // again tells whether a command is to be sent once more (TPM_RC_RETRY).
 func again(cmd tpmdd.Header, rsp []byte) bool {
 	h, _ := tpmdd.ParseHeader(rsp)
-	return cmd.Tag != tpmdd.TagRequest12 && h.Code == 0x922
+	return cmd.Tag != tpmdd.TagRequest12 && h.Code == tpmdd.RCRetry
 }
 
 func (x *exchanger) exchange(cmd []byte) ([]byte, error) {

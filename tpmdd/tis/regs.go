@@ -71,7 +71,6 @@ const (
 const (
 	capDataAvail uint32 = 1 << 0
 	capTransfer  uint32 = 0b11 << 9 // data transfer size: 0: as TIS 1.2 has it
-	capLevelLow  uint32 = 1 << 4
 )
 
 // intfCRB is the interface type of the CRB in INTERFACE_ID.
