@@ -211,13 +211,15 @@ func (s *System) exportTPMs(root *node.Dir, dir string) error {
 			open[rmName(b.spec.Name)] = b.tpm.files.OpenRM
 		}
 		for name, f := range open {
-			dev.Put(name, devfs.Node(0o600, func(flags int) (devfs.Stream, error) {
+			file := devfs.Node(0o600, func(flags int) (devfs.Stream, error) {
 				x, err := f(flags)
 				if err != nil {
 					return nil, err // and no Stream that is not nil
 				}
 				return x, nil
-			}))
+			})
+			file.OneOpen = name == b.spec.Name // opens of the resource manager have nothing in common
+			dev.Put(name, file)
 			if dir == "" {
 				continue
 			}
