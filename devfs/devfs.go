@@ -14,6 +14,7 @@
 //   - A Read that ignores the end of its ctx is left to itself after a grace time; what it
 //     reads then is kept for the next read of that open. A Write is waited for, since it may have
 //     begun something.
+//   - close(2) does not wait for Close. Of a file with OneOpen the next open does.
 package devfs
 
 import (

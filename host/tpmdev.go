@@ -18,6 +18,7 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/devfs"
+	"github.com/ring3dev/ring3/internal/instance"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/swtpm"
 	"github.com/ring3dev/ring3/tpmdd"
@@ -211,13 +212,15 @@ func (s *System) exportTPMs(root *node.Dir, dir string) error {
 			open[rmName(b.spec.Name)] = b.tpm.files.OpenRM
 		}
 		for name, f := range open {
-			dev.Put(name, devfs.Node(0o600, func(flags int) (devfs.Stream, error) {
+			file := devfs.Node(0o600, func(flags int) (devfs.Stream, error) {
 				x, err := f(flags)
 				if err != nil {
 					return nil, err // and no Stream that is not nil
 				}
 				return x, nil
-			}))
+			})
+			file.OneOpen = name == b.spec.Name // opens of the resource manager have nothing in common
+			dev.Put(name, file)
 			if dir == "" {
 				continue
 			}
@@ -238,10 +241,16 @@ func (s *System) exportTPMs(root *node.Dir, dir string) error {
 
 // serve serves a device at a Unix socket too.
 func (t *tpmNode) serve(path string, open func(int) (*chardev.File, error), log *slog.Logger) error {
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	short, done, err := instance.ShortPath(path)
 	if err != nil {
 		return fmt.Errorf("serving %s: %w", path, err)
 	}
+	defer done()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("serving %s: %w", path, errors.Unwrap(err)) // err names the socket again
+	}
+	l.SetUnlinkOnClose(false) // by its real name, below
 	t.sockets = append(t.sockets, l)
 	t.served.Go(func() {
 		err := chardev.ServeSocket(l, func() (chardev.Stream, error) {
@@ -254,6 +263,7 @@ func (t *tpmNode) serve(path string, open func(int) (*chardev.File, error), log 
 		if err != nil {
 			log.Error(fmt.Sprintf("serving %s: %v", path, err))
 		}
+		_ = os.Remove(path) // or it goes with its folder
 	})
 	return nil
 }

@@ -36,6 +36,8 @@
 //	EPIPE      ErrGone       the device is gone, or the chip was closed or is asleep
 //	EPIPE      ErrTimeout    the TPM does not give the interface to anybody: no locality, no power
 //	EBUSY      ErrTimeout    the TPM took no more bytes in time
+//	EFAULT     ErrProtocol   the answer is not as long as its header says
+//	EINTR                    ctx ended while another command was being executed
 //	E2BIG, ENODATA, EINVAL   the command's own length is wrong; nothing was sent
 //
 // An answer with a TPM's error code in it is an answer, and no error here.

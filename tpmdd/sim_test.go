@@ -3,6 +3,7 @@ package tpmdd_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -207,18 +208,54 @@ func TestFaults(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				_, err = tpmdd.Ask(ctx, chip, "getting random bytes", random(chip.Family(), 32))
-				_, again := tpmdd.Ask(ctx, chip, "getting random bytes", random(chip.Family(), 32))
-				for _, e := range []*error{&err, &again} {
+				var errs [3]error // the fault may come before, in the first, and later
+				mark := 0
+				for i := range errs {
+					if i == 1 {
+						mark = dev.(*fault.Device).Accesses()
+					}
+					if errs[i] = askRandom(ctx, chip); errs[i] == nil {
+						continue
+					}
 					var refused *tpmdd.TPMError
-					if errors.As(*e, &refused) { // a command that arrived as another one
-						*e = nil
+					switch {
+					case errors.As(errs[i], &refused):
+						errs[i] = nil // a command that arrived as another one
+						if i == 2 && recovers(dev, mark) {
+							errs[i] = faulttest.Wrong("the second command after the fault: %w", refused)
+						}
+					case !hasErrno(errs[i]):
+						errs[i] = faulttest.Wrong("command %d: no errno of the list in tpmdd's package comment: %w", i, errs[i])
+					case i == 2 && recovers(dev, mark):
+						errs[i] = faulttest.Wrong("the second command after the fault: %w", errs[i])
 					}
 				}
-				return errors.Join(err, again, inst.Close())
+				return errors.Join(append(errs[:], inst.Close())...)
 			},
-			// A bit that flips or sticks on the way to a TPM, or is lost there, may not matter.
-			Notices: func(f fault.Fault) bool { return false },
+			// A bit that flips or sticks on the way to a TPM, or is lost there, may not matter; what Run finds wrong does.
+			Notices: func(f fault.Fault) bool { return true },
 		}, faulttest.Options{Max: faultRuns, Parallel: 32})
 	}
+}
+
+// askRandom is one command, and what is wrong with its answer.
+func askRandom(ctx context.Context, chip *tpmdd.Chip) error {
+	_, err := tpmdd.Ask(ctx, chip, "getting random bytes", random(chip.Family(), 32))
+	return err
+}
+
+// hasErrno says whether an error of a command has an errno that the package comment lists.
+func hasErrno(err error) bool {
+	var e unix.Errno
+	return errors.As(err, &e) && slices.Contains([]unix.Errno{unix.ETIME, unix.EIO, unix.ECANCELED, unix.EPIPE, unix.EBUSY, unix.E2BIG, unix.ENODATA, unix.EINVAL, unix.EFAULT}, e)
+}
+
+// passing are the faults after which a device is as before.
+var passing = []fault.Kind{fault.Ones, fault.Zero, fault.Flip, fault.LostWrite, fault.IRQLost, fault.IRQLate, fault.IRQAgain, fault.IRQStorm}
+
+// recovers says whether a device has had its fault, up to an access, and lives.
+func recovers(dev bus.Device, upTo int) bool {
+	return dev.Err() == nil && slices.ContainsFunc(dev.(*fault.Device).Outcomes(), func(o fault.Outcome) bool {
+		return o.Made && o.Access.N <= upTo && slices.Contains(passing, o.Fault.Kind)
+	})
 }

@@ -56,7 +56,7 @@ type tpmRig struct {
 	m    *qemu.Machine
 	inst pci.Instance
 	chip *tpmdd.Chip
-	dir  string
+	dir  *scratch
 }
 
 // newTPM brings a TPM up; trace gets a line for each access.
@@ -67,10 +67,10 @@ func newTPM(ctx context.Context, o *Options, model string, trace *os.File) (_ *t
 			err = errors.Join(err, r.close())
 		}
 	}()
-	if r.dir, err = os.MkdirTemp("", "ring3-bench-"); err != nil {
+	if r.dir, err = newScratch(); err != nil {
 		return nil, err
 	}
-	if r.sw, err = swtpm.Start(swtpm.Config{Name: "tpm0", Dir: r.dir, Log: o.Log}); err != nil {
+	if r.sw, err = swtpm.Start(swtpm.Config{Name: "tpm0", Dir: r.dir.path, Log: o.Log}); err != nil {
 		return nil, err
 	}
 	r.m, err = qemu.Start(ctx, qemu.Config{Log: o.Log, Devices: []qemu.DeviceSpec{{Name: "tpm0", Model: model,
@@ -99,7 +99,7 @@ func (r *tpmRig) close() error {
 	if r.m != nil {
 		errs = append(errs, r.m.Close())
 	}
-	errs = append(errs, r.sw.Close(), os.RemoveAll(r.dir))
+	errs = append(errs, r.sw.Close(), r.dir.remove())
 	return errors.Join(errs...)
 }
 
@@ -113,11 +113,15 @@ func tpmChip(ctx context.Context, o *Options, model string, emit func(Row) error
 	if !o.wantsAny("tpm", wanted) {
 		return nil
 	}
-	lines, err := os.CreateTemp("", "ring3-bench-trace-")
+	d, err := newScratch()
 	if err != nil {
 		return err
 	}
-	defer os.Remove(lines.Name())
+	defer d.remove()
+	lines, err := os.Create(filepath.Join(d.path, "trace"))
+	if err != nil {
+		return err
+	}
 	defer lines.Close()
 	r, err := newTPM(ctx, o, model, lines)
 	if err != nil {
@@ -218,18 +222,18 @@ func besideSwtpm(o *Options, name string, cmd []byte, send func([]byte) error, e
 // rawTPM is swtpm, asked by its own socket.
 type rawTPM struct {
 	sw  *swtpm.Process
-	dir string
+	dir *scratch
 	r   *bufio.Reader
 }
 
 func newRawTPM(o *Options) (*rawTPM, error) {
-	dir, err := os.MkdirTemp("", "ring3-bench-")
+	dir, err := newScratch()
 	if err != nil {
 		return nil, err
 	}
-	sw, err := swtpm.Start(swtpm.Config{Name: "swtpm", Dir: dir, Log: o.Log, Direct: true})
+	sw, err := swtpm.Start(swtpm.Config{Name: "swtpm", Dir: dir.path, Log: o.Log, Direct: true})
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+		return nil, errors.Join(err, dir.remove())
 	}
 	return &rawTPM{sw: sw, dir: dir, r: bufio.NewReader(sw.Control())}, nil
 }
@@ -252,7 +256,7 @@ func (t *rawTPM) send(cmd []byte) error {
 	return tpmDone(a, err)
 }
 
-func (t *rawTPM) close() { _ = errors.Join(t.sw.Close(), os.RemoveAll(t.dir)) }
+func (t *rawTPM) close() { _ = errors.Join(t.sw.Close(), t.dir.remove()) }
 
 // tpmFiles measures commands through /dev/tpm0 and /dev/tpmrm0 of another process.
 func tpmFiles(ctx context.Context, o *Options, emit func(Row) error) error {

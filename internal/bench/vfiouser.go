@@ -24,7 +24,7 @@ import (
 // served is a model of package sim that `ring3 serve` serves, a process of its own.
 type served struct {
 	cmd *exec.Cmd
-	dir string
+	dir *scratch
 	dev bus.Device
 }
 
@@ -35,7 +35,7 @@ func serve(ctx context.Context, log *slog.Logger, model string, o vfiouser.Optio
 		return nil, err
 	}
 	s := new(served)
-	if s.dir, err = os.MkdirTemp("", "ring3-bench-"); err != nil {
+	if s.dir, err = newScratch(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -43,7 +43,7 @@ func serve(ctx context.Context, log *slog.Logger, model string, o vfiouser.Optio
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	socket := filepath.Join(s.dir, "socket")
+	socket := filepath.Join(s.dir.path, "socket")
 	var said strings.Builder
 	s.cmd = exec.Command(self, "serve", "sim:"+model, "--socket", socket, "--crash-records", "0")
 	s.cmd.Stderr = &said
@@ -99,7 +99,7 @@ func (s *served) Close() error {
 		_ = s.cmd.Process.Signal(unix.SIGTERM)
 		err = errors.Join(err, s.cmd.Wait())
 	}
-	return errors.Join(err, os.RemoveAll(s.dir))
+	return errors.Join(err, s.dir.remove())
 }
 
 // vfioUserWays are how a client reaches the device of another process, by what it leaves out.

@@ -35,7 +35,7 @@ type Client struct {
 
 // Dial connects to a running instance.
 func Dial(i Info) (*Client, error) {
-	short, done, err := shortPath(i.Sock())
+	short, done, err := ShortPath(i.Sock())
 	if err != nil {
 		return nil, fmt.Errorf("instance %s: connecting: %w", i.Name, err)
 	}

@@ -69,7 +69,7 @@ func (in *Instance) Serve(ops Handlers) (*Server, error) {
 
 func serve(dir string, ops Handlers, log *slog.Logger) (*Server, error) {
 	path := filepath.Join(dir, sockFile)
-	short, done, err := shortPath(path)
+	short, done, err := ShortPath(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the control socket: %w", err)
 	}
@@ -89,9 +89,9 @@ func serve(dir string, ops Handlers, log *slog.Logger) (*Server, error) {
 	return s, nil
 }
 
-// shortPath is another name of path that fits in a socket's address, through a
+// ShortPath is another name of path that fits in a socket's address, through a
 // descriptor of its folder where path itself is too long. done closes that.
-func shortPath(path string) (short string, done func(), err error) {
+func ShortPath(path string) (short string, done func(), err error) {
 	if len(path) < maxSunPath {
 		return path, func() {}, nil
 	}

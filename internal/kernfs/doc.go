@@ -35,7 +35,10 @@
 // differs. Beyond that:
 //
 //   - close(2) returns when the kernel has sent its RELEASE. An open that comes after it waits
-//     until the stream is closed, or it would find a file for one program at a time busy.
+//     until the stream is closed where the file is for one program at a time (OneOpen), which it
+//     would find busy otherwise; only there, as a close may wait for minutes.
+//   - What was read and written is zeroed in all buffers here and in the guard once it has
+//     passed: it may be a key.
 //   - Such a file has a node id for each LOOKUP, as every file that can be written, so that opens do
 //     not wait for each other. That takes a path through a directory: all opens through one
 //     mount of the file alone share an id, and their writes come one at a time.

@@ -166,6 +166,7 @@ func (g *guard) fromKernel() error {
 			return err
 		}
 		g.request(append([]byte(nil), buf[:n]...))
+		clear(buf[:n]) // here and below: what passes may be a secret
 	}
 }
 
@@ -179,7 +180,9 @@ func (g *guard) toServer() error {
 		m := g.queue[0]
 		g.queue = g.queue[1:]
 		g.mu.Unlock()
-		if _, err := g.srv.Write(m); err != nil {
+		_, err := g.srv.Write(m)
+		clear(m)
+		if err != nil {
 			return err
 		}
 	}
@@ -196,6 +199,7 @@ func (g *guard) fromServer() error {
 		if g.answer(buf[:n]) {
 			_, _ = g.dev.Write(buf[:n]) // ENOENT: nobody waits any more
 		}
+		clear(buf[:n])
 	}
 }
 

@@ -183,6 +183,9 @@ func (s *Server) serve(buf []byte) {
 			return
 		}
 		req := append([]byte(nil), buf[:n]...) // most are short
+		if len(req) >= inHeader && wire.Uint32(req[4:]) == opWrite {
+			clear(buf[:n]) // the next request may be shorter
+		}
 		if len(req) >= inHeader+8 && wire.Uint32(req[4:]) == opRelease {
 			s.tree.leaving(wire.Uint64(req[inHeader:])) // before an open that comes after it
 		}
@@ -198,6 +201,7 @@ func (s *Server) serve(buf []byte) {
 // request its wish stands.
 const (
 	opRead    = 15
+	opWrite   = 16
 	opReaddir = 28
 	readSize  = inHeader + 16 // after handle and offset
 )
@@ -226,6 +230,12 @@ func (s *Server) handle(req []byte) {
 		}
 	}
 	m, st := s.proto.HandleRequest([][]byte{req}, [][]byte{out})
+	switch wire.Uint32(req[4:]) { // what passed may be a secret
+	case opRead:
+		defer func() { clear(out[:m]) }()
+	case opWrite:
+		clear(req[inHeader:])
+	}
 	if st != fuse.OK {
 		s.log.Error("a request could not be answered", "status", st)
 		_, _ = s.conn.Write(errorAnswer(req, syscall.EIO))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -23,8 +24,9 @@ type stream struct {
 	gone   bool         // closed; guarded by use
 	closed chan struct{}
 
-	mu   sync.Mutex
-	kept []byte // what a Read returned that was left to itself; guarded by mu
+	mu        sync.Mutex
+	kept      []byte // what a Read returned that was left to itself; guarded by mu
+	forgotten bool   // nothing is kept any more; guarded by mu
 }
 
 // openStream is Open of a file with Open.
@@ -32,8 +34,10 @@ func (t *tree) openStream(cancel <-chan struct{}, name string, f *node.File, in 
 	if in.Flags&syscall.O_DIRECT != 0 { // what no character device of the kernel's knows that this is for
 		return fuse.EINVAL
 	}
-	if st := t.awaitCloses(cancel, f); st != fuse.OK {
-		return st
+	if f.OneOpen {
+		if st := t.awaitCloses(cancel, f); st != fuse.OK {
+			return st
+		}
 	}
 	drop := func(s node.Stream) {
 		if s != nil {
@@ -111,6 +115,7 @@ func (t *tree) finish(fh uint64) {
 	if h == nil || !h.stream.end() {
 		return
 	}
+	h.stream.forget()
 	t.closeOne(h.name, h.stream.Stream)
 	close(h.stream.closed)
 	t.mu.Lock()
@@ -179,15 +184,32 @@ func (t *tree) readStream(cancel <-chan struct{}, h *handle, flags, n int) (fuse
 	}
 	defer s.leave()
 	if p := s.take(n); len(p) > 0 || n == 0 {
-		return fuse.ReadResultData(p), fuse.OK
+		return secret(p), fuse.OK
 	}
 	p, st := callCare(t, cancel, h.name+": read", care[[]byte]{late: s.keep}, func(ctx context.Context) ([]byte, error) {
 		p := make([]byte, n) // not the answer's buffer, which a Read left to itself must not touch
 		got, err := s.Read(ctx, p, flags)
 		got, err = t.outcome(ctx, h, got, n, err)
+		if got == 0 {
+			clear(p)
+		}
 		return p[:got], err
 	})
-	return fuse.ReadResultData(p), st
+	if st != fuse.OK {
+		return nil, st
+	}
+	return secret(p), fuse.OK
+}
+
+// secret is what a Read gave, a fuse.ReadResult: it may be a key, and stays nowhere once it is in the answer.
+type secret []byte
+
+func (s secret) Size() int { return len(s) }
+func (s secret) Done()     { clear(s) }
+
+// Bytes copies into the answer, since Done may come before what is returned is used.
+func (s secret) Bytes(answer []byte) ([]byte, fuse.Status) {
+	return answer[:copy(answer, s)], fuse.OK
 }
 
 func (t *tree) writeStream(cancel <-chan struct{}, h *handle, flags int, p []byte) (uint32, fuse.Status) {
@@ -198,6 +220,7 @@ func (t *tree) writeStream(cancel <-chan struct{}, h *handle, flags int, p []byt
 	defer s.leave()
 	// A client told EINTR would write again what is being done.
 	n, st := callCare(t, cancel, h.name+": write", care[int]{wait: true}, func(ctx context.Context) (int, error) {
+		defer clear(p) // ours, and not zeroed before a Write that was left to itself is done with it
 		n, err := s.Write(ctx, p, flags)
 		return t.outcome(ctx, h, n, len(p), err)
 	})
@@ -224,8 +247,22 @@ func (t *tree) outcome(ctx context.Context, h *handle, n, of int, err error) (in
 // keep puts what nobody got before what comes next.
 func (s *stream) keep(p []byte) {
 	s.mu.Lock()
-	s.kept = append(s.kept, p...)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	all := slices.Concat(s.kept, p)
+	clear(s.kept)
+	clear(p)
+	if s.kept = all; s.forgotten {
+		clear(s.kept)
+		s.kept = nil
+	}
+}
+
+// forget drops what nobody will read any more.
+func (s *stream) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.kept)
+	s.kept, s.forgotten = nil, true
 }
 
 // hasKept says whether take has anything.
@@ -235,7 +272,7 @@ func (s *stream) hasKept() bool {
 	return len(s.kept) > 0
 }
 
-// take is up to n bytes of what was kept.
+// take is up to n bytes of what was kept, for the caller to zero.
 func (s *stream) take(n int) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()

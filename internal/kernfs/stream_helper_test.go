@@ -17,6 +17,7 @@ import (
 type box struct {
 	single bool          // one open at a time
 	slow   time.Duration // how long Close takes, and Read and Write go on after their context ended
+	hold   bool          // Close waits until there is data
 
 	mu                    sync.Mutex
 	data                  []byte
@@ -29,13 +30,14 @@ type box struct {
 // boxes are the devices of the server's tree.
 var boxes = map[string]*box{
 	"one": {single: true}, "many": {}, "slow": {single: true, slow: 800 * time.Millisecond}, "plain": {},
+	"held": {hold: true}, "held-many": {hold: true},
 }
 
 // putStreams makes dev/.
 func putStreams(dev *node.Dir) {
 	for name, b := range boxes {
 		b.changed = make(chan struct{})
-		dev.Put(name, &node.File{Mode: 0o600, Open: func(flags int) (node.Stream, error) {
+		dev.Put(name, &node.File{Mode: 0o600, OneOpen: b.single || name == "held", Open: func(flags int) (node.Stream, error) {
 			s, err := b.open(flags)
 			if err != nil {
 				return nil, err
@@ -141,6 +143,19 @@ func (s *boxStream) Close() error {
 	time.Sleep(s.slow)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for s.hold && len(s.data) == 0 {
+		changed := s.changed
+		s.mu.Unlock()
+		<-changed
+		s.mu.Lock()
+	}
 	s.closes++
 	return nil
 }
+
+// lent is a stream that shows which buffers it is lent.
+type lent struct{ read, write func(p []byte) (int, error) }
+
+func (s *lent) Read(_ context.Context, p []byte, _ int) (int, error)  { return s.read(p) }
+func (s *lent) Write(_ context.Context, p []byte, _ int) (int, error) { return s.write(p) }
+func (s *lent) Close() error                                          { return nil }

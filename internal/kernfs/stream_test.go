@@ -2,6 +2,7 @@ package kernfs
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -10,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/node"
 )
 
 // served runs f on a tree that is served by another process, with and without a guard. This process
@@ -151,6 +155,93 @@ func TestStreamOpens(t *testing.T) {
 			t.Errorf("a shell: %q, want size 0, mode 600 and x", got)
 		}
 	})
+}
+
+// TestStreamCloseHangs: a close that takes long is in the way of the next open only where one open at a time is the rule.
+func TestStreamCloseHangs(t *testing.T) {
+	served(t, func(t *testing.T, s *server) {
+		opening := func(name string) (int, <-chan string) {
+			return background(func() string {
+				fd, err := unix.Open(filepath.Join(s.dir, "dev", name), unix.O_RDWR|unix.O_CLOEXEC, 0)
+				if err == nil {
+					unix.Close(fd)
+				}
+				return fmt.Sprint(err)
+			})
+		}
+		for _, name := range []string{"held-many", "held"} {
+			s.open(name, unix.O_RDWR).close()
+			defer s.ask("put " + name + " x") // or the close that hangs is in the way of the end
+		}
+		_, r := opening("held-many")
+		wantResult(t, r, "<nil>")
+		tid, r := opening("held")
+		select {
+		case got := <-r:
+			t.Fatalf("an open during the close of a file for one = %s, want that it waits", got)
+		case <-time.After(200 * time.Millisecond):
+		}
+		poke(t, tid)
+		wantResult(t, r, "interrupted system call")
+		_, r = opening("held")
+		time.Sleep(50 * time.Millisecond)
+		s.ask("put held x")
+		wantResult(t, r, "<nil>")
+	})
+}
+
+// TestStreamForgets: what passed through a stream is in no buffer afterwards.
+func TestStreamForgets(t *testing.T) {
+	zero := func(what string, p []byte) {
+		t.Helper()
+		if strings.Trim(string(p), "\x00") != "" {
+			t.Errorf("%s: %q is left", what, p)
+		}
+	}
+	var read, written []byte // the buffers that the stream was given
+	dev := &lent{read: func(p []byte) (int, error) { read = p; return copy(p, "secret"), nil },
+		write: func(p []byte) (int, error) { written = p; return len(p), nil }}
+	f := &node.File{Mode: 0o600, Open: func(int) (node.Stream, error) { return dev, nil }}
+	tr := newTree(t.Context(), &node.Dir{}, slog.New(slog.DiscardHandler), time.Second)
+	var out fuse.OpenOut
+	if st := tr.openStream(nil, "f", f, &fuse.OpenIn{Flags: unix.O_RDWR}, &out); st != fuse.OK {
+		t.Fatal(st)
+	}
+	h, _ := tr.handleOf(out.Fh)
+	for range 2 {
+		r, st := tr.readStream(nil, h, 0, 100)
+		p, _ := r.Bytes(make([]byte, 100))
+		if r.Done(); st != fuse.OK || string(p) != "secret" {
+			t.Fatalf("a read = %q, %v", p, st)
+		}
+		zero("after a read", r.(secret))
+		zero("after a read", read)
+		late := []byte("secr")
+		h.stream.keep(late)
+		zero("what a late read gave", late)
+		h.stream.keep([]byte("et"))
+	}
+	kept := h.stream.kept
+	for range 2 { // both, whole or in parts
+		r, _ := tr.readStream(nil, h, 0, 4)
+		r.Done()
+	}
+	zero("what was kept and read", kept)
+	h.stream.keep([]byte("secret"))
+	kept = h.stream.kept
+	w := []byte("secret")
+	if _, st := tr.writeStream(nil, h, 0, w); st != fuse.OK {
+		t.Fatal(st)
+	}
+	zero("after a write", written)
+	tr.leaving(out.Fh)
+	tr.finish(out.Fh)
+	zero("what was kept at the end", kept)
+	late := []byte("secret")
+	h.stream.keep(late)
+	if zero("what came after the end", late); h.stream.hasKept() {
+		t.Error("a closed stream keeps what comes")
+	}
 }
 
 // TestStreamNoFile: calls that are for files of bytes on a disk, which a character device is not.

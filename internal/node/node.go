@@ -52,6 +52,9 @@ type File struct {
 	// open(2) calls it, with the flags of that, and has a Stream of its own. An error is that of
 	// open(2). st_size is 0.
 	Open func(flags int) (Stream, error)
+	// OneOpen is for a file that one program at a time may open: an open waits, until it is interrupted, for the
+	// closes that were asked for before it, and need not find the file busy. Of others no open waits for a close.
+	OneOpen bool
 }
 
 func (*File) isNode() {}

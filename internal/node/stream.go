@@ -19,7 +19,7 @@ type Stream interface {
 	// count though ctx ended.
 	Write(ctx context.Context, p []byte, flags int) (int, error)
 	// Close is the last close: called once, after all other calls returned or were left to
-	// themselves. Opens of the same File that the client asks for later wait for it.
+	// themselves. Opens of the same File that the client asks for later wait for it where the File has OneOpen.
 	Close() error
 }
 

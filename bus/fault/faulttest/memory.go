@@ -19,6 +19,9 @@ func (d unwatched) DMA() bus.DMA { return unwatchedDMA{d.Device.DMA()} }
 
 func (d unwatched) Unwrap() bus.Device { return d.Device }
 
+// HardwareIDs are those of a platform device.
+func (d unwatched) HardwareIDs() []string { return bus.HardwareIDs(d.Device) }
+
 type unwatchedDMA struct{ bus.DMA }
 
 // Alloc maps memory of ours.
