@@ -68,7 +68,8 @@ func TestSocketNames(t *testing.T) {
 			}
 			_ = c.Close()
 		}
-		node.close()
+		node.unlisten()
+		node.wait()
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("after close there is a socket still, with a name of %d bytes (%v)", len(path), err)
 		}
