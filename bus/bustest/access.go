@@ -223,6 +223,7 @@ func scratch(t *testing.T, s Subject) {
 			t.Errorf("scratch register after Write32(%#x) = %#x, want %#x", v, got, want)
 		}
 	}
+	runs(t, s, r)
 	// Two handles on a region are the same registers.
 	r2, err := s.Device.Region(s.Scratch.Region)
 	if err != nil {
@@ -293,4 +294,29 @@ func concurrent(t *testing.T, s Subject) {
 		}
 	}
 	wg.Wait()
+}
+
+// runs reads in a row what single reads would give, more at once than a backend may have under way.
+func runs(t *testing.T, s Subject, r bus.Region) {
+	t.Helper()
+	for _, n := range []int{0, 1, 2, 63, 64, 65, 200} {
+		r.Write32(s.Scratch.Off, uint32(n)) // posted before it
+		p := make([]uint32, n)
+		bus.ReadRun32(r, s.Scratch.Off, 0, p)
+		for i, got := range p {
+			if want := s.Scratch.Reads(uint32(n)); got != want {
+				t.Errorf("element %d of a run of %d = %#x, want %#x", i, n, got, want)
+				break
+			}
+		}
+	}
+	size := bus.Off(r.Info().Size)
+	p4, p8 := make([]uint32, 3), make([]uint64, 3)
+	for _, at := range []bus.Off{size, size + 4, 1 << 40, ^bus.Off(0) - 3, 1} {
+		bus.ReadRun32(r, at, 4, p4)
+		bus.ReadRun64(r, at|1, 8, p8)
+		if p4[0] != ^uint32(0) || at >= size && at < 1<<40 && p4[2] != ^uint32(0) || p8[0] != ^uint64(0) || p8[2] != ^uint64(0) {
+			t.Errorf("runs from %#x = %#x, %#x, want all-ones: outside, or not aligned", at, p4, p8)
+		}
+	}
 }

@@ -148,3 +148,23 @@ func (c *config) Write32(off bus.Off, v uint32) {
 	c.note(Write, 4, off, uint64(v))
 	c.cfg.Write32(off, v)
 }
+
+// ReadRun32 is bus.ReadRunner's, each access recorded.
+func (g *region) ReadRun32(off, stride bus.Off, p []uint32) {
+	bus.ReadRun32(g.r, off, stride, p)
+	if g.d.rec.on.Load() {
+		for i, v := range p {
+			g.note(Read, 4, off+bus.Off(i)*stride, uint64(v))
+		}
+	}
+}
+
+// ReadRun64 is bus.ReadRunner's, each access recorded.
+func (g *region) ReadRun64(off, stride bus.Off, p []uint64) {
+	bus.ReadRun64(g.r, off, stride, p)
+	if g.d.rec.on.Load() {
+		for i, v := range p {
+			g.note(Read, 8, off+bus.Off(i)*stride, v)
+		}
+	}
+}

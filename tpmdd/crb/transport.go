@@ -148,18 +148,20 @@ func (t *transport) write(p []byte) {
 	}
 }
 
-// read reads the response buffer from a multiple of 8 on.
+// read reads the response buffer from a multiple of 8 on, in words as long as those are inside.
 func (t *transport) read(p []byte, from int) {
-	for off := t.rsp.off + bus.Off(from); len(p) > 0; off += 8 {
+	off := t.rsp.off + bus.Off(from)
+	var words [tpmdd.MaxCommand / 8]uint64
+	run := words[:min((len(p)+7)/8, (t.rsp.size-from)/8, len(words))]
+	bus.ReadRun64(t.regs, off, 8, run)
+	for _, w := range run {
 		var b [8]byte
-		if int(off-t.rsp.off)+8 <= t.rsp.size {
-			binary.LittleEndian.PutUint64(b[:], t.regs.Read64(off))
-		} else {
-			for i := range min(8, len(p)) {
-				b[i] = t.regs.Read8(off + bus.Off(i))
-			}
-		}
+		binary.LittleEndian.PutUint64(b[:], w)
 		p = p[copy(p, b[:]):]
+	}
+	off += bus.Off(8 * len(run))
+	for i := range p {
+		p[i] = t.regs.Read8(off + bus.Off(i))
 	}
 }
 

@@ -219,8 +219,12 @@ func (t *transport) write(p []byte) {
 // read moves bytes out of the FIFO.
 func (t *transport) read(p []byte) {
 	if t.words {
-		for ; len(p) >= 4; p = p[4:] {
-			binary.LittleEndian.PutUint32(p, t.regs.Read32(regFIFO))
+		var words [tpmdd.MaxCommand / 4]uint32
+		run := words[:min(len(p)/4, len(words))]
+		bus.ReadRun32(t.regs, regFIFO, 0, run)
+		for _, w := range run {
+			binary.LittleEndian.PutUint32(p, w)
+			p = p[4:]
 		}
 	}
 	for i := range p {
