@@ -207,7 +207,12 @@ func TestPlatform(t *testing.T) {
 	for _, name := range []string{"uio1", "/dev/uio1"} {
 		o := m.options()
 		o.kernel = mapped(t, &asked)
+		o.HardwareIDs = []string{"MSFT0101"}
 		d := m.openWith(name, o)
+		tpm := &pci.Driver{Platform: []string{"MSFT0101"}}
+		if serves, what := pci.Match(d); !serves(tpm) || serves(&pci.Driver{}) || what != "MSFT0101" {
+			t.Errorf("%s: Match = %s, want that a driver of MSFT0101 serves it, and no other", name, what)
+		}
 		if d.Function() != nil || d.Address() != "uio1" || d.Config().Size() != 0 || d.Config().Read32(0) != 0xffffffff {
 			t.Errorf("%s: Function = %v, Address = %s, config space of %d bytes, want none", name, d.Function(), d.Address(), d.Config().Size())
 		}
