@@ -53,6 +53,14 @@ func bring(t *testing.T, c qemutest.TPMConfig, options map[string]string) *rig {
 	return r
 }
 
+// skipWaits skips what waits for seconds until a bound is over, where the same runs elsewhere (hack/test: with the race detector).
+func skipWaits(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("waits for the ends of timeouts")
+	}
+}
+
 // random is GetRandom of n bytes.
 func random(f tpmdd.Family, n byte) []byte {
 	if f == tpmdd.TPM12 {
@@ -248,6 +256,7 @@ func TestEmulatorDies(t *testing.T) {
 // TestEmulatorStops: a stopped swtpm stops QEMU too, as soon as QEMU asks it for anything, and no wait is longer than
 // the command may take.
 func TestEmulatorStops(t *testing.T) {
+	skipWaits(t)
 	for _, k := range kinds[:3] {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
@@ -293,6 +302,7 @@ func TestMachineDies(t *testing.T) {
 
 // TestCloseInFlight: a command that never ends does not keep the process for its duration, which may be five minutes.
 func TestCloseInFlight(t *testing.T) {
+	skipWaits(t)
 	for _, k := range kinds[:3] {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()

@@ -102,6 +102,7 @@ func TestMisbehaviour(t *testing.T) {
 
 // TestWedged: a TPM that does not even abort ends every command in its time.
 func TestWedged(t *testing.T) {
+	skipWaits(t)
 	for _, model := range []string{"tpm-tis", "tpm-crb"} {
 		t.Run(model, func(t *testing.T) {
 			t.Parallel()
@@ -191,6 +192,10 @@ const faultRuns = 2500
 
 // TestFaults lives a TPM's life with every access failing in turn.
 func TestFaults(t *testing.T) {
+	max := faultRuns
+	if testing.Short() {
+		max /= 10
+	}
 	for _, c := range []struct {
 		name, model string
 		driver      *pci.Driver
@@ -234,7 +239,7 @@ func TestFaults(t *testing.T) {
 			},
 			// A bit that flips or sticks on the way to a TPM, or is lost there, may not matter; what Run finds wrong does.
 			Notices: func(f fault.Fault) bool { return true },
-		}, faulttest.Options{Max: faultRuns, Parallel: 32})
+		}, faulttest.Options{Max: max, Parallel: 32})
 	}
 }
 
