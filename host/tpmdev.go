@@ -18,8 +18,8 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/devfs"
-	"github.com/ring3dev/ring3/internal/instance"
 	"github.com/ring3dev/ring3/internal/node"
+	"github.com/ring3dev/ring3/internal/sockpath"
 	"github.com/ring3dev/ring3/internal/swtpm"
 	"github.com/ring3dev/ring3/tpmdd"
 	"github.com/ring3dev/ring3/tpmdd/chardev"
@@ -95,11 +95,9 @@ func (s *System) planTPM(c Config, d DeviceSpec, q qemu.Config) starter {
 				return nil, fmt.Errorf("%s: making a folder for its state: %w", d.Name, err)
 			}
 			state = m.dir
-		} else if state, err = filepath.Abs(state); err != nil { // of a Plan that was made otherwise
-			return nil, fmt.Errorf("%s: state=%s: %w", d.Name, d.Bus["state"], err)
 		}
 		v12 := d.Bus["tpm"] == "1.2"
-		sc := swtpm.Config{Name: d.Name, Dir: state, V12: v12, Log: s.log}
+		sc := swtpm.Config{Name: d.Name, Dir: state, V12: v12}
 		if c.Started != nil {
 			sc.Started = func(pid int) { c.Started(pid, "swtpm") }
 		}
@@ -207,25 +205,20 @@ func (s *System) exportTPMs(root *node.Dir, dir string) error {
 			continue
 		}
 		class.Add(sys, b.tpm.chip, s.placeOf(b))
-		open := map[string]func(flags int) (*chardev.File, error){b.spec.Name: b.tpm.files.OpenTPM}
+		opens := map[string]func(flags int) (*chardev.File, error){b.spec.Name: b.tpm.files.OpenTPM}
 		if b.tpm.chip.Family() == tpmdd.TPM20 {
-			open[rmName(b.spec.Name)] = b.tpm.files.OpenRM
+			opens[rmName(b.spec.Name)] = b.tpm.files.OpenRM
 		}
-		for name, f := range open {
-			file := devfs.Node(0o600, func(flags int) (devfs.Stream, error) {
-				x, err := f(flags)
-				if err != nil {
-					return nil, err // and no Stream that is not nil
-				}
-				return x, nil
-			})
+		for name, f := range opens {
+			open := streams(f)
+			file := devfs.Node(0o600, open)
 			file.OneOpen = name == b.spec.Name // opens of the resource manager have nothing in common
 			dev.Put(name, file)
 			if dir == "" {
 				continue
 			}
 			path := filepath.Join(dir, name+".sock")
-			if err := b.tpm.serve(path, f, s.log); err != nil {
+			if err := b.tpm.serve(path, open, s.log); err != nil {
 				return fmt.Errorf("%s: %w", b.spec.Name, err)
 			}
 			dev.Put(name+".sock", &devfs.Link{Target: path})
@@ -239,9 +232,20 @@ func (s *System) exportTPMs(root *node.Dir, dir string) error {
 	return nil
 }
 
+// streams is an open as devices and sockets take it.
+func streams(open func(flags int) (*chardev.File, error)) func(flags int) (devfs.Stream, error) {
+	return func(flags int) (devfs.Stream, error) {
+		x, err := open(flags)
+		if err != nil {
+			return nil, err // and no Stream that is not nil
+		}
+		return x, nil
+	}
+}
+
 // serve serves a device at a Unix socket too.
-func (t *tpmNode) serve(path string, open func(int) (*chardev.File, error), log *slog.Logger) error {
-	short, done, err := instance.ShortPath(path)
+func (t *tpmNode) serve(path string, open func(flags int) (devfs.Stream, error), log *slog.Logger) error {
+	short, done, err := sockpath.Short(path)
 	if err != nil {
 		return fmt.Errorf("serving %s: %w", path, err)
 	}
@@ -253,13 +257,7 @@ func (t *tpmNode) serve(path string, open func(int) (*chardev.File, error), log 
 	l.SetUnlinkOnClose(false) // by its real name, below
 	t.sockets = append(t.sockets, l)
 	t.served.Go(func() {
-		err := chardev.ServeSocket(l, func() (chardev.Stream, error) {
-			x, err := open(unix.O_RDWR)
-			if err != nil {
-				return nil, err
-			}
-			return x, nil
-		}, log)
+		err := chardev.ServeSocket(l, func() (devfs.Stream, error) { return open(unix.O_RDWR) }, log)
 		if err != nil {
 			log.Error(fmt.Sprintf("serving %s: %v", path, err))
 		}
@@ -346,13 +344,13 @@ func (t *tpmNode) openRandom(int) (devfs.Stream, error) { return randomFile{t.ch
 func (f randomFile) Read(ctx context.Context, p []byte, _ int) (int, error) {
 	p = p[:min(len(p), 128)]
 	n, err := tpmdd.Random(ctx, f.chip, f.chip.Family(), p)
-	var e *tpmdd.TPMError
-	if n == 0 && errors.As(err, &e) {
-		f.chip.Complain(err)
-		return 0, fmt.Errorf("%w (%w)", unix.EIO, err)
-	}
 	if n > 0 {
 		return n, nil
+	}
+	var refused *tpmdd.TPMError
+	if errors.As(err, &refused) {
+		f.chip.Complain(err)
+		err = fmt.Errorf("%w (%w)", unix.EIO, err)
 	}
 	return 0, err
 }

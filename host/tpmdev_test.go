@@ -50,12 +50,12 @@ func TestSocketNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		node := &tpmNode{}
-		if err := node.serve(path, files.OpenTPM, slog.New(slog.DiscardHandler)); err != nil {
+		if err := node.serve(path, streams(files.OpenTPM), slog.New(slog.DiscardHandler)); err != nil {
 			t.Errorf("a name of %d bytes: %v", len(path), err)
 			continue
 		}
 		// Whoever serves it a second time hears why not, with the name once.
-		err := node.serve(path, files.OpenTPM, slog.New(slog.DiscardHandler))
+		err := node.serve(path, streams(files.OpenTPM), slog.New(slog.DiscardHandler))
 		if !errors.Is(err, unix.EADDRINUSE) || strings.Count(err.Error(), path) != 1 {
 			t.Errorf("serving it again: %v, want that the address is in use, and the name once", err)
 		}

@@ -40,18 +40,15 @@ func TestAccesses(t *testing.T) {
 			}
 		}
 	}
+	sha256, _ := tpmdd.FindBank(0x000b)
 	for _, c := range []struct {
 		name string
 		cmd  []byte
 		most int
 	}{
-		{"GetRandom(32)", random(tpmdd.TPM20, 32), 40},
-		{"PCR_Read", tpmdd.Command(tpmdd.TagNoSessions, tpmdd.CCPCRRead, 0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1), 51},
-		{"PCR_Extend", tpmdd.Command(tpmdd.TagSessions, tpmdd.CCPCRExtend, append([]byte{
-			0, 0, 0, 16, // PCR 16
-			0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0, // no password
-			0, 0, 0, 1, 0, 0x0b, // one SHA-256
-		}, make([]byte, 32)...)...), 52},
+		{"GetRandom(32)", tpmdd.GetRandom(tpmdd.TPM20, 32), 40},
+		{"PCR_Read", tpmdd.PCRRead(sha256.Alg, 16), 51},
+		{"PCR_Extend", tpmdd.PCRExtend(16, tpmdd.Digest{Alg: sha256.Alg, Sum: make([]byte, sha256.Size)}), 52},
 	} {
 		var n []int
 		for range 9 {

@@ -33,9 +33,6 @@ type Chip struct {
 	log  *slog.Logger
 	turn chan struct{} // holds a value while somebody has the chip: whoever waits is served in order
 
-	family    atomic.Uint32
-	durations Durations // set before anybody else has the chip
-
 	closing   chan struct{} // closed by Close
 	closeOnce sync.Once
 	closeErr  error
@@ -43,7 +40,7 @@ type Chip struct {
 	flight    sync.Mutex
 	inFlight  bool // guarded by flight
 
-	// What was found out at the start.
+	// identity is what was found out at the start, before anybody else has the chip.
 	identity Identity
 }
 
@@ -75,7 +72,7 @@ func New(ctx context.Context, t Transport, o Options) (*Chip, error) {
 		o.Where = o.Name
 	}
 	c := &Chip{t: t, o: o, log: o.Log, turn: make(chan struct{}, 1), closing: make(chan struct{})}
-	c.durations = durations20
+	c.identity.Durations = durations20 // until more is known
 	t.SetTimeouts(timeoutsAny)
 	if err := c.Do(ctx, c.start); err != nil {
 		return nil, c.named("starting", err)
@@ -100,11 +97,8 @@ func (c *Chip) errorf(format string, args ...any) error {
 	return fmt.Errorf(c.o.Where+": "+format, args...)
 }
 
-// Name is the chip's, as given.
-func (c *Chip) Name() string { return c.o.Name }
-
 // Family is the language that the chip speaks.
-func (c *Chip) Family() Family { return Family(c.family.Load()) }
+func (c *Chip) Family() Family { return c.identity.Family }
 
 // Identity is what the chip said of itself.
 func (c *Chip) Identity() Identity { return c.identity }
@@ -180,9 +174,6 @@ func (c *Chip) hold(ctx context.Context, limit time.Duration, f func(x Exchanger
 
 // explain names the chip, and prefers the end of the device to what follows from it.
 func (c *Chip) explain(step string, err error) error {
-	if err == nil {
-		return nil
-	}
 	if c.gone() != nil && !c.asleep.Load() {
 		return c.gone()
 	}

@@ -13,20 +13,24 @@ import (
 // maxRandom is how many bytes one command asks for. A TPM may give less.
 const maxRandom = 128
 
-// Random reads random bytes into p, with as many commands as that takes: TPM2_GetRandom (TPM 2.0 part 3, 16.1),
-// TPM_GetRandom (TPM 1.2 part 3, 13.6). It returns how many; less than len(p) only with an error.
+// GetRandom is the command for n random bytes: TPM2_GetRandom (TPM 2.0 part 3, 16.1), TPM_GetRandom (TPM 1.2 part 3, 13.6).
+func GetRandom(f Family, n uint16) []byte {
+	if f == TPM12 {
+		return Command(TagRequest12, OrdGetRandom, be32(uint32(n))...)
+	}
+	return Command(TagNoSessions, CCGetRandom, be16(n)...)
+}
+
+// Random reads random bytes into p, with as many commands as that takes. It returns how many; less than len(p) only with an error.
 func Random(ctx context.Context, x Exchanger, f Family, p []byte) (n int, err error) {
 	const what = "attempting get random"
 	for n < len(p) {
 		want := min(len(p)-n, maxRandom)
-		var cmd []byte
 		head := 2 // of the answer: its length
 		if f == TPM12 {
-			cmd, head = Command(TagRequest12, OrdGetRandom, be32(uint32(want))...), 4
-		} else {
-			cmd = Command(TagNoSessions, CCGetRandom, be16(uint16(want))...)
+			head = 4
 		}
-		a, err := Ask(ctx, x, what, cmd)
+		a, err := Ask(ctx, x, what, GetRandom(f, uint16(want)))
 		if err != nil {
 			return n, err
 		}

@@ -62,12 +62,7 @@ func skipWaits(t *testing.T) {
 }
 
 // random is GetRandom of n bytes.
-func random(f tpmdd.Family, n byte) []byte {
-	if f == tpmdd.TPM12 {
-		return tpmdd.Command(tpmdd.TagRequest12, tpmdd.OrdGetRandom, 0, 0, 0, n)
-	}
-	return tpmdd.Command(tpmdd.TagNoSessions, tpmdd.CCGetRandom, 0, n)
-}
+func random(f tpmdd.Family, n uint16) []byte { return tpmdd.GetRandom(f, n) }
 
 // works says what is wrong with a chip that should answer.
 func (r *rig) works(ctx context.Context) error {

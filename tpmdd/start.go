@@ -61,7 +61,7 @@ func codeOf(err error) uint32 {
 func (c *Chip) start(x Exchanger) error {
 	ctx := context.Background()
 	// A command that changes nothing: TPM 1.2 refuses it, with its own tag.
-	answer, err := x.Transmit(ctx, getCapability(CapProperties, ptTotal, 1))
+	answer, err := x.Transmit(ctx, GetCapability(CapProperties, ptTotal, 1))
 	if err != nil {
 		return err
 	}
@@ -79,14 +79,14 @@ func (c *Chip) start(x Exchanger) error {
 
 // found sets the family.
 func (c *Chip) found(f Family) {
-	c.family.Store(uint32(f))
+	c.identity.Family = f
 	if c.o.Found != nil {
 		c.o.Found(f)
 	}
 }
 
-// getCapability is TPM2_GetCapability (part 3, 30.2).
-func getCapability(capability, property, count uint32) []byte {
+// GetCapability is TPM2_GetCapability (part 3, 30.2).
+func GetCapability(capability, property, count uint32) []byte {
 	return Command(TagNoSessions, CCGetCapability, be32(capability, property, count)...)
 }
 
@@ -166,7 +166,7 @@ func (a Allocation) Has(pcr int) bool {
 // Allocations lists the banks of a TPM 2.0, those without registers too (part 2, 10.9.7).
 func Allocations(ctx context.Context, x Exchanger) ([]Allocation, error) {
 	const what = "get tpm pcr allocation"
-	p, err := Ask(ctx, x, what, getCapability(CapPCRs, 0, 1))
+	p, err := Ask(ctx, x, what, GetCapability(CapPCRs, 0, 1))
 	if err != nil {
 		return nil, err
 	}

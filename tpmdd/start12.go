@@ -32,8 +32,7 @@ func Capability12(ctx context.Context, x Exchanger, what string, n int, cmd []by
 
 // start12 starts a TPM 1.2 where the firmware has not, asks for its times and has it test itself.
 func (c *Chip) start12(ctx context.Context, x Exchanger) error {
-	c.durations = durationsEarly
-	c.identity = Identity{Family: TPM12, Timeouts: timeouts12, PCRs: PCRs, Banks: hashes[:1]}
+	c.identity = Identity{Family: TPM12, Timeouts: timeouts12, Durations: durationsEarly, PCRs: PCRs, Banks: hashes[:1]}
 	if err := c.times12(ctx, x); err != nil {
 		return err
 	}
@@ -110,7 +109,7 @@ func (c *Chip) times12(ctx context.Context, x Exchanger) error {
 			*v, id.DurationsAdjusted = longestDuration, true
 		}
 	}
-	id.Durations, c.durations = d, d
+	id.Durations = d
 	return nil
 }
 
@@ -121,7 +120,7 @@ func (c *Chip) selfTest12(ctx context.Context, x Exchanger) error {
 	}
 	var err error
 	for end := time.Now().Add(c.Duration(OrdContinueSelfTest)); ; {
-		_, err = Ask(ctx, x, "attempting to read a pcr value", Command(TagRequest12, OrdPCRRead, be32(0)...))
+		_, err = Ask(ctx, x, "attempting to read a pcr value", pcrRead12(0))
 		if codeOf(err) != RCDoingSelfTest || time.Now().After(end) {
 			break
 		}

@@ -82,7 +82,7 @@ func (c *Chip) Duration(code uint32) time.Duration {
 	} else {
 		kind = classes20[code]
 	}
-	if d := c.durations.of(kind); d > 0 {
+	if d := c.identity.Durations.of(kind); d > 0 {
 		return d
 	}
 	return defaultDuration

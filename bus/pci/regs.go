@@ -1,9 +1,6 @@
 package pci
 
 import (
-	"fmt"
-	"strings"
-
 	"github.com/ring3dev/ring3/bus"
 )
 
@@ -52,7 +49,7 @@ const (
 )
 
 func (v Command) String() string {
-	return bitNames(uint32(v), []bitName{{1 << 0, "IO"}, {1 << 1, "Mem"}, {1 << 2, "Master"}, {1 << 6, "Parity"}, {1 << 8, "SERR"}, {1 << 10, "INTxDisable"}})
+	return commandNames(uint64(v))
 }
 
 // Status is the value of the Status register (PCI Local Bus 3.0, 6.2.3).
@@ -65,7 +62,7 @@ const (
 )
 
 func (v Status) String() string {
-	return bitNames(uint32(v), []bitName{{1 << 3, "INTx"}, {1 << 4, "Caps"}})
+	return statusNames(uint64(v))
 }
 
 // Header types (the low 7 bits of CfgHeader).
@@ -122,23 +119,9 @@ const (
 	slotHotPlug  = 1 << 6      // hot-plug capable
 )
 
-// bitName names one bit, for String methods.
-type bitName struct {
-	mask uint32
-	name string
-}
-
-// bitNames is the names of the bits that are set, joined by |, and the rest in hex.
-func bitNames(v uint32, names []bitName) string {
-	var s []string
-	for _, n := range names {
-		if v&n.mask != 0 {
-			s = append(s, n.name)
-			v &^= n.mask
-		}
-	}
-	if v != 0 || len(s) == 0 {
-		s = append(s, fmt.Sprintf("%#x", v))
-	}
-	return strings.Join(s, "|")
-}
+// The names of bits, for String methods.
+var (
+	commandNames = bus.BitNames(bus.Bit{Mask: 1 << 0, Name: "IO"}, bus.Bit{Mask: 1 << 1, Name: "Mem"}, bus.Bit{Mask: 1 << 2, Name: "Master"},
+		bus.Bit{Mask: 1 << 6, Name: "Parity"}, bus.Bit{Mask: 1 << 8, Name: "SERR"}, bus.Bit{Mask: 1 << 10, Name: "INTxDisable"})
+	statusNames = bus.BitNames(bus.Bit{Mask: 1 << 3, Name: "INTx"}, bus.Bit{Mask: 1 << 4, Name: "Caps"})
+)

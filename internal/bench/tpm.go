@@ -24,6 +24,9 @@ import (
 	"github.com/ring3dev/ring3/tpmdd"
 )
 
+// algSHA256 is TPM_ALG_SHA256.
+const algSHA256 = 0x000b
+
 // tpmCommands are those that are measured: what the kernel's tpm_tis takes for each on the same device, in
 // register accesses, counted in the same way in a VM.
 var tpmCommands = []struct {
@@ -31,13 +34,9 @@ var tpmCommands = []struct {
 	cmd    []byte
 	kernel float64
 }{
-	{"GetRandom(32)", tpmdd.Command(tpmdd.TagNoSessions, tpmdd.CCGetRandom, 0, 32), 81},
-	{"PCR_Read", tpmdd.Command(tpmdd.TagNoSessions, tpmdd.CCPCRRead, 0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1), 102},
-	{"PCR_Extend", tpmdd.Command(tpmdd.TagSessions, tpmdd.CCPCRExtend, append([]byte{
-		0, 0, 0, 16, // PCR 16
-		0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0, // no password
-		0, 0, 0, 1, 0, 0x0b, // one SHA-256
-	}, make([]byte, 32)...)...), 104},
+	{"GetRandom(32)", tpmdd.GetRandom(tpmdd.TPM20, 32), 81},
+	{"PCR_Read", tpmdd.PCRRead(algSHA256, 16), 102},
+	{"PCR_Extend", tpmdd.PCRExtend(16, tpmdd.Digest{Alg: algSHA256, Sum: make([]byte, 32)}), 104},
 }
 
 // tpms measures TPM commands: their register accesses, their time at the chip and through the device files.
@@ -70,7 +69,7 @@ func newTPM(ctx context.Context, o *Options, model string, trace *os.File) (_ *t
 	if r.dir, err = newScratch(); err != nil {
 		return nil, err
 	}
-	if r.sw, err = swtpm.Start(swtpm.Config{Name: "tpm0", Dir: r.dir.path, Log: o.Log}); err != nil {
+	if r.sw, err = swtpm.Start(swtpm.Config{Name: "tpm0", Dir: r.dir.path}); err != nil {
 		return nil, err
 	}
 	r.m, err = qemu.Start(ctx, qemu.Config{Log: o.Log, Devices: []qemu.DeviceSpec{{Name: "tpm0", Model: model,
@@ -231,7 +230,7 @@ func newRawTPM(o *Options) (*rawTPM, error) {
 	if err != nil {
 		return nil, err
 	}
-	sw, err := swtpm.Start(swtpm.Config{Name: "swtpm", Dir: dir.path, Log: o.Log, Direct: true})
+	sw, err := swtpm.Start(swtpm.Config{Name: "swtpm", Dir: dir.path, Direct: true})
 	if err != nil {
 		return nil, errors.Join(err, dir.remove())
 	}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/ring3dev/ring3/internal/sockpath"
 )
 
 // Bounds of a client's patience.
@@ -35,7 +37,7 @@ type Client struct {
 
 // Dial connects to a running instance.
 func Dial(i Info) (*Client, error) {
-	short, done, err := ShortPath(i.Sock())
+	short, done, err := sockpath.Short(i.Sock())
 	if err != nil {
 		return nil, fmt.Errorf("instance %s: connecting: %w", i.Name, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/internal/node"
+	"github.com/ring3dev/ring3/internal/sockpath"
 )
 
 // Handler does one operation. args is the client's JSON, nil where it gave none, and not
@@ -55,9 +56,6 @@ type Server struct {
 	conns map[*net.UnixConn]struct{} // guarded by mu
 }
 
-// maxSunPath is the size of sockaddr_un's path, with its final zero.
-const maxSunPath = 108
-
 // Serve opens the control socket of the instance and answers it until Close.
 func (in *Instance) Serve(ops Handlers) (*Server, error) {
 	s, err := serve(in.dir, ops, in.log)
@@ -69,7 +67,7 @@ func (in *Instance) Serve(ops Handlers) (*Server, error) {
 
 func serve(dir string, ops Handlers, log *slog.Logger) (*Server, error) {
 	path := filepath.Join(dir, sockFile)
-	short, done, err := ShortPath(path)
+	short, done, err := sockpath.Short(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the control socket: %w", err)
 	}
@@ -87,19 +85,6 @@ func serve(dir string, ops Handlers, log *slog.Logger) (*Server, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.wg.Go(s.accept)
 	return s, nil
-}
-
-// ShortPath is another name of path that fits in a socket's address, through a
-// descriptor of its folder where path itself is too long. done closes that.
-func ShortPath(path string) (short string, done func(), err error) {
-	if len(path) < maxSunPath {
-		return path, func() {}, nil
-	}
-	fd, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", nil, fmt.Errorf("opening %s: %w", filepath.Dir(path), err)
-	}
-	return fmt.Sprintf("/proc/self/fd/%d/%s", fd, filepath.Base(path)), func() { unix.Close(fd) }, nil
 }
 
 // Close ends all operations, waits for them, and removes the socket. It is idempotent.

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,11 +30,10 @@ const Binary = "swtpm"
 
 // Config says what to start.
 type Config struct {
-	Name    string       // of the device, for messages
-	Dir     string       // state; made (0700) if it is missing
-	V12     bool         // a TPM 1.2 instead of a TPM 2.0
-	Binary  string       // a program or path; "" means Binary
-	Log     *slog.Logger // nil discards
+	Name    string // of the device, for messages
+	Dir     string // state; made (0700) if it is missing
+	V12     bool   // a TPM 1.2 instead of a TPM 2.0
+	Binary  string // a program or path; "" means Binary
 	Started func(pid int)
 	// Direct is for measuring: the socket is that of commands and answers, and the TPM is started.
 	Direct bool
@@ -66,9 +64,6 @@ func family(v12 bool) string {
 // Start starts swtpm and returns when it runs; whether it can read its state shows when QEMU uses it:
 // Explain. Errors are one line, with the remedy where there is one.
 func Start(c Config) (_ *Process, err error) {
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
 	if c.Binary == "" {
 		c.Binary = Binary
 	}

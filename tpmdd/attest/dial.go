@@ -7,12 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/sockpath"
 	"github.com/ring3dev/ring3/tpmdd"
 )
 
@@ -53,14 +53,14 @@ func Dial(path string) (*Conn, error) {
 	return &Conn{path: path, rw: c, sock: c}, nil
 }
 
-// dialSocket reaches a socket through a descriptor of its folder: its own path may be too long for an address.
+// dialSocket reaches a socket whose path may be too long for an address.
 func dialSocket(path string) (net.Conn, error) {
-	fd, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	short, done, err := sockpath.Short(path)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: filepath.Dir(path), Err: err}
+		return nil, err
 	}
-	defer unix.Close(fd)
-	c, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/%s", fd, filepath.Base(path)))
+	defer done()
+	c, err := net.Dial("unix", short)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", path, errors.Unwrap(err))
 	}

@@ -14,15 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/devfs"
 	"github.com/ring3dev/ring3/tpmdd"
 )
-
-// Stream is an open file; a *File is one.
-type Stream interface {
-	Read(ctx context.Context, p []byte, flags int) (int, error)
-	Write(ctx context.Context, p []byte, flags int) (int, error)
-	Close() error
-}
 
 const (
 	maxConns = 128                   // connections at once
@@ -55,7 +49,7 @@ const (
 //
 // Each connection has a goroutine, and nothing in common with others but the device. Beyond 128 they are closed at once. When
 // the listener is closed, a command that waits for the TPM is given up and one that the TPM has runs to its end.
-func ServeSocket(l *net.UnixListener, open func() (Stream, error), log *slog.Logger) error {
+func ServeSocket(l *net.UnixListener, open func() (devfs.Stream, error), log *slog.Logger) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -89,7 +83,7 @@ func ServeSocket(l *net.UnixListener, open func() (Stream, error), log *slog.Log
 // server is what the connections of one listener have in common.
 type server struct {
 	ctx    context.Context // ends with the listener
-	open   func() (Stream, error)
+	open   func() (devfs.Stream, error)
 	log    *slog.Logger
 	places chan struct{}
 	conns  sync.WaitGroup
@@ -112,7 +106,7 @@ func (s *server) serve(conn net.Conn) {
 	stop := context.AfterFunc(s.ctx, func() { conn.Close() })
 	defer conn.Close()
 	defer stop()
-	var f Stream
+	var f devfs.Stream
 	defer func() {
 		if f != nil {
 			f.Close()
@@ -146,7 +140,7 @@ func (s *server) serve(conn net.Conn) {
 }
 
 // openPatiently opens the device, and waits a while where somebody else has it.
-func (s *server) openPatiently() (Stream, error) {
+func (s *server) openPatiently() (devfs.Stream, error) {
 	for end := time.Now().Add(patience); ; {
 		f, err := s.open()
 		if err == nil {
@@ -172,7 +166,7 @@ func readCommand(r io.Reader, buf []byte) ([]byte, error) {
 }
 
 // exchange has a command executed.
-func exchange(ctx context.Context, f Stream, cmd []byte) ([]byte, error) {
+func exchange(ctx context.Context, f devfs.Stream, cmd []byte) ([]byte, error) {
 	if _, err := f.Write(ctx, cmd, 0); err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus/bustest"
+	"github.com/ring3dev/ring3/devfs"
 	"github.com/ring3dev/ring3/tpmdd"
 )
 
@@ -40,7 +41,7 @@ func serve(t testing.TB, open func() (*File, error)) string {
 	l := listen(t)
 	done := make(chan error, 1)
 	go func() {
-		done <- ServeSocket(l, func() (Stream, error) { return open() }, nil)
+		done <- ServeSocket(l, func() (devfs.Stream, error) { return open() }, nil)
 	}()
 	t.Cleanup(func() {
 		l.Close()
@@ -224,7 +225,7 @@ func TestSocketClose(t *testing.T) {
 	l := listen(t)
 	done := make(chan error, 1)
 	go func() {
-		done <- ServeSocket(l, func() (Stream, error) { return newFile(d, d.transmit, func() {}), nil }, nil)
+		done <- ServeSocket(l, func() (devfs.Stream, error) { return newFile(d, d.transmit, func() {}), nil }, nil)
 	}()
 	for range 3 { // one runs, two wait for their turn
 		dial(t, l.Addr().String()).Write(one)

@@ -15,13 +15,7 @@ var Driver = &pci.Driver{
 	Platform:  []string{"MSFT0101"},
 	Prefixed:  true,
 	Registers: func(pci.FunctionID) []bus.Register { return registers },
-	Probe: func(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, error) {
-		d, err := open(ctx, dev, env)
-		if err != nil {
-			return nil, err
-		}
-		return d, nil
-	},
+	Probe:     open,
 }
 
 // Device is a TPM in service; tpmdd.Instance, bus.PowerHandler.
@@ -30,7 +24,7 @@ type Device struct {
 }
 
 // open brings a TPM up.
-func open(ctx context.Context, dev bus.Device, env pci.Env) (_ *Device, err error) {
+func open(ctx context.Context, dev bus.Device, env pci.Env) (_ pci.Instance, err error) {
 	t := &transport{dev: dev}
 	if t.regs, err = dev.Region(0); err != nil {
 		return nil, t.errorf("registers: %w", err)

@@ -33,22 +33,6 @@ func (t *transport) errorf(format string, args ...any) error {
 	return fmt.Errorf(t.dev.Address()+" tpm_crb: "+format, args...)
 }
 
-// dead is the error of a device that is gone.
-func (t *transport) dead() error {
-	if err := t.dev.Err(); err != nil {
-		return fmt.Errorf("%w (%w)", unix.EPIPE, err)
-	}
-	return nil
-}
-
-// late is the error of a register that did not become what was wanted.
-func (t *transport) late(what string, after time.Duration, reg string, seen fmt.Stringer, e unix.Errno) error {
-	if err := t.dead(); err != nil {
-		return err
-	}
-	return fmt.Errorf("%s: not after %v (%s=%v): %w (%w)", what, after, reg, seen, e, bus.ErrTimeout)
-}
-
 // buffers finds out where command and answer go, and that this is inside the region.
 func (t *transport) buffers() error {
 	r := func(o bus.Off) uint64 { return uint64(t.regs.Read32(o)) }
@@ -62,7 +46,7 @@ func (t *transport) buffers() error {
 		{"response", &t.rsp, r(regRSPADDRHi)<<32 | r(regRSPADDR), r(regRSPSIZE)},
 	} {
 		in := t.regs.Info()
-		if err := t.dead(); err != nil {
+		if err := tpmdd.Gone(t.dev); err != nil {
 			return err
 		}
 		off := w.addr - in.Addr
@@ -90,7 +74,7 @@ func (t *transport) Begin(context.Context) error {
 		return l&(want|locActive|locZero) == want
 	}) {
 		t.regs.Write32(regLOCCTRL, locRelinquish)
-		return t.late("requesting locality 0", t.timeouts.C, "LOC_STATE", l, unix.EPIPE)
+		return tpmdd.Late(t.dev, "requesting locality 0", t.timeouts.C, "LOC_STATE", l, unix.EPIPE)
 	}
 	if err := t.request("waking the TPM up", reqReady); err != nil {
 		t.End()
@@ -103,7 +87,7 @@ func (t *transport) Begin(context.Context) error {
 func (t *transport) request(what string, bit ctrl) error {
 	t.regs.Write32(regCTRLREQ, uint32(bit))
 	if !t.cleared(regCTRLREQ, bit, t.timeouts.C) {
-		return t.late(what, t.timeouts.C, "CTRL_REQ", bit, unix.EPIPE)
+		return tpmdd.Late(t.dev, what, t.timeouts.C, "CTRL_REQ", bit, unix.EPIPE)
 	}
 	return nil
 }
@@ -123,7 +107,7 @@ func (t *transport) End() {
 func (t *transport) Send(cmd []byte) error {
 	t.canceled.Store(false)
 	if t.aborting && !t.cleared(regSTART, startInvoke, t.timeouts.B) {
-		return t.late("waiting for the end of a command that was cancelled", t.timeouts.B, "CTRL_START", startInvoke, unix.ETIME)
+		return tpmdd.Late(t.dev, "waiting for the end of a command that was cancelled", t.timeouts.B, "CTRL_START", startInvoke, unix.ETIME)
 	}
 	t.aborting = false
 	t.regs.Write32(regCANCEL, 0)
@@ -175,15 +159,15 @@ func (t *transport) Wait(d time.Duration) error {
 			return nil
 		}
 		switch left := d - time.Since(begin); {
-		case t.dead() != nil:
-			return t.dead()
+		case tpmdd.Gone(t.dev) != nil:
+			return tpmdd.Gone(t.dev)
 		case t.canceled.Load():
 			t.aborting = !t.cleared(regSTART, startInvoke, t.timeouts.B)
 			return fmt.Errorf("cancelled: %w", unix.ECANCELED)
 		case left <= 0:
 			t.regs.Write32(regCANCEL, uint32(cancelInvoke))
 			t.aborting = true
-			return t.late("waiting for the answer", d, "CTRL_START", startInvoke, unix.ETIME)
+			return tpmdd.Late(t.dev, "waiting for the answer", d, "CTRL_START", startInvoke, unix.ETIME)
 		}
 	}
 }
@@ -194,7 +178,7 @@ const rcCanceled = 0x909
 // Receive reads the answer.
 func (t *transport) Receive(p []byte) (int, error) {
 	s := ctrl(t.regs.Read32(regCTRLSTS))
-	if err := t.dead(); err != nil {
+	if err := tpmdd.Gone(t.dev); err != nil {
 		return 0, err
 	}
 	if s&stsError != 0 {
@@ -206,7 +190,7 @@ func (t *transport) Receive(p []byte) (int, error) {
 		return 0, fmt.Errorf("reading the header: it says %d bytes, want %d to %d: %w (%w)", n, tpmdd.HeaderSize, min(len(p), t.rsp.size), unix.EIO, bus.ErrProtocol)
 	}
 	t.read(p[8:n], 8)
-	if err := t.dead(); err != nil {
+	if err := tpmdd.Gone(t.dev); err != nil {
 		return 0, err // what was read may be all ones
 	}
 	if h, _ := tpmdd.ParseHeader(p[:n]); h.Code == rcCanceled && t.canceled.Load() {

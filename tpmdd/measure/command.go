@@ -9,9 +9,6 @@ import (
 	"github.com/ring3dev/ring3/tpmdd"
 )
 
-// handlePW is TPM_RS_PW, a password session.
-const handlePW = 0x40000009
-
 // chip is the TPM as this package uses it: its few commands, in both languages.
 type chip struct {
 	x      tpmdd.Exchanger
@@ -66,20 +63,15 @@ func (c *chip) read(ctx context.Context, b Bank, pcr int) ([]byte, error) {
 // extend adds one digest for each bank to a PCR (TPM2_PCR_Extend, part 3, 22.2; TPM_Extend, 1.2 part 3, 16.1).
 func (c *chip) extend(ctx context.Context, pcr int, banks []Bank, digest func(Bank) []byte) error {
 	what := fmt.Sprintf("attempting to extend PCR %d", pcr)
-	params := binary.BigEndian.AppendUint32(nil, uint32(pcr))
 	if c.family == tpmdd.TPM12 {
-		_, err := c.run(ctx, what, tpmdd.Command(tpmdd.TagRequest12, tpmdd.OrdExtend, append(params, digest(SHA1)...)...))
+		params := append(binary.BigEndian.AppendUint32(nil, uint32(pcr)), digest(SHA1)...)
+		_, err := c.run(ctx, what, tpmdd.Command(tpmdd.TagRequest12, tpmdd.OrdExtend, params...))
 		return err
 	}
-	// A PCR's authorization is the empty password (its session has no nonce, no attributes, no secret).
-	params = binary.BigEndian.AppendUint32(params, 9)
-	params = binary.BigEndian.AppendUint32(params, handlePW)
-	params = append(params, 0, 0, 0, 0, 0)
-	params = binary.BigEndian.AppendUint32(params, uint32(len(banks)))
+	var digests []tpmdd.Digest
 	for _, b := range banks {
-		params = binary.BigEndian.AppendUint16(params, uint16(b))
-		params = append(params, digest(b)...)
+		digests = append(digests, tpmdd.Digest{Alg: uint16(b), Sum: digest(b)})
 	}
-	_, err := c.run(ctx, what, tpmdd.Command(tpmdd.TagSessions, tpmdd.CCPCRExtend, params...))
+	_, err := c.run(ctx, what, tpmdd.PCRExtend(uint32(pcr), digests...))
 	return err
 }

@@ -15,6 +15,9 @@ func u32(v ...uint32) (p []byte) {
 	return p
 }
 
+// handlePW is TPM_RS_PW.
+const handlePW = 0x40000009
+
 // password is an authorization area with an empty password.
 var password = append(u32(9, handlePW), 0, 0, 0, 0, 0)
 

@@ -91,10 +91,7 @@ func readCommands(ctx context.Context, x tpmdd.Exchanger) (map[uint32]tpmaCC, er
 	all := map[uint32]tpmaCC{}
 	next := uint32(tpmdd.CCFirst)
 	for range maxPages {
-		params := binary.BigEndian.AppendUint32(nil, tpmdd.CapCommands)
-		params = binary.BigEndian.AppendUint32(params, next)
-		params = binary.BigEndian.AppendUint32(params, pageSize)
-		rsp, err := x.Transmit(ctx, tpmdd.Command(tpmdd.TagNoSessions, tpmdd.CCGetCapability, params...))
+		rsp, err := x.Transmit(ctx, tpmdd.GetCapability(tpmdd.CapCommands, next, pageSize))
 		if err != nil {
 			return nil, err
 		}

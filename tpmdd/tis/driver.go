@@ -18,13 +18,7 @@ var Driver = &pci.Driver{
 	Prefixed:  true,
 	Options:   map[string]string{"interrupts": "on (default) or off: poll"},
 	Registers: func(pci.FunctionID) []bus.Register { return registers },
-	Probe: func(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, error) {
-		d, err := open(ctx, dev, env)
-		if err != nil {
-			return nil, err
-		}
-		return d, nil
-	},
+	Probe:     open,
 }
 
 // Device is a TPM in service; tpmdd.Instance, pci.IRQUser, bus.PowerHandler.
@@ -35,7 +29,7 @@ type Device struct {
 }
 
 // open brings a TPM up.
-func open(ctx context.Context, dev bus.Device, env pci.Env) (_ *Device, err error) {
+func open(ctx context.Context, dev bus.Device, env pci.Env) (_ pci.Instance, err error) {
 	t := &transport{dev: dev, log: env.Log}
 	t.wake = make(chan struct{}, 1)
 	if t.regs, err = dev.Region(0); err != nil {

@@ -44,22 +44,6 @@ func (t *transport) errorf(format string, args ...any) error {
 	return fmt.Errorf(t.dev.Address()+" tpm_tis: "+format, args...)
 }
 
-// late is the error of a register that did not become what was wanted.
-func (t *transport) late(what string, after time.Duration, reg string, seen fmt.Stringer, e unix.Errno) error {
-	if err := t.dead(); err != nil {
-		return err
-	}
-	return fmt.Errorf("%s: not after %v (%s=%v): %w (%w)", what, after, reg, seen, e, bus.ErrTimeout)
-}
-
-// dead is the error of a device that is gone.
-func (t *transport) dead() error {
-	if err := t.dev.Err(); err != nil {
-		return fmt.Errorf("%w (%w)", unix.EPIPE, err)
-	}
-	return nil
-}
-
 // SetTimeouts is tpmdd.Transport's.
 func (t *transport) SetTimeouts(to tpmdd.Timeouts) { t.timeouts = to }
 
@@ -97,7 +81,7 @@ func (t *transport) poll(limit time.Duration, done func() bool) bool {
 func (t *transport) waitValid() error {
 	var a access
 	if !t.poll(t.timeouts.A, func() bool { a = t.access(); return a&accValid != 0 }) {
-		return t.late("waiting for valid registers", t.timeouts.A, "ACCESS", a, unix.EPIPE)
+		return tpmdd.Late(t.dev, "waiting for valid registers", t.timeouts.A, "ACCESS", a, unix.EPIPE)
 	}
 	return nil
 }
@@ -119,7 +103,7 @@ func (t *transport) Begin(context.Context) error {
 	if !t.poll(t.timeouts.A, active) {
 		a := t.access()
 		t.regs.Write8(regACCESS, uint8(accActive)) // the request is withdrawn
-		return t.late("requesting locality 0", t.timeouts.A, "ACCESS", a, unix.EPIPE)
+		return tpmdd.Late(t.dev, "requesting locality 0", t.timeouts.A, "ACCESS", a, unix.EPIPE)
 	}
 	return nil
 }
@@ -158,7 +142,7 @@ func (t *transport) fill(cmd []byte) error {
 	if !s.has(stsReady) {
 		t.ready()
 		if !t.poll(t.timeouts.B, func() bool { s = t.status(); return s.has(stsReady) }) {
-			return t.late("becoming ready", t.timeouts.B, "STS", s, unix.ETIME)
+			return tpmdd.Late(t.dev, "becoming ready", t.timeouts.B, "STS", s, unix.ETIME)
 		}
 	}
 	t.aborting = false
@@ -183,7 +167,7 @@ func (t *transport) fill(cmd []byte) error {
 		done += n
 	}
 	if !t.poll(t.timeouts.C, func() bool { s = t.status(); return s.has(stsValid) }) {
-		return t.late("writing the command", t.timeouts.C, "STS", s, unix.ETIME)
+		return tpmdd.Late(t.dev, "writing the command", t.timeouts.C, "STS", s, unix.ETIME)
 	}
 	if s.has(stsExpect) {
 		return fmt.Errorf("writing the command: more bytes are expected after all %d (STS=%v): %w (%w)", len(cmd), s, unix.EIO, bus.ErrProtocol)
@@ -199,7 +183,7 @@ func (t *transport) waitBurst() (s sts, err error) {
 		if s.burst() != 0 {
 			e = unix.ETIME
 		}
-		return s, t.late("waiting for a burst count", limit, "STS", s, e)
+		return s, tpmdd.Late(t.dev, "waiting for a burst count", limit, "STS", s, e)
 	}
 	return s, nil
 }
@@ -249,7 +233,7 @@ func (t *transport) Wait(d time.Duration) error {
 		t.ahead = s.burst()
 		return nil
 	}
-	err := t.late("waiting for the answer", d, "STS", s, unix.ETIME)
+	err := tpmdd.Late(t.dev, "waiting for the answer", d, "STS", s, unix.ETIME)
 	t.ready() // which aborts it
 	t.aborting = true
 	return err
@@ -266,7 +250,7 @@ func (t *transport) Receive(p []byte) (n int, err error) {
 	}
 	t.ready()
 	if err != nil {
-		if gone := t.dead(); gone != nil {
+		if gone := tpmdd.Gone(t.dev); gone != nil {
 			err = gone // all ones are no answer
 		}
 	}
@@ -291,7 +275,7 @@ func (t *transport) drain(p []byte) (int, error) {
 	}
 	var s sts
 	if !t.poll(t.timeouts.C, func() bool { s = t.status(); return s.has(stsValid) }) {
-		return 0, t.late("reading the answer", t.timeouts.C, "STS", s, unix.ETIME)
+		return 0, tpmdd.Late(t.dev, "reading the answer", t.timeouts.C, "STS", s, unix.ETIME)
 	}
 	if s.has(stsDataAvail) {
 		return 0, fmt.Errorf("reading the answer: bytes are left over after the %d of its header (STS=%v): %w (%w)", n, s, unix.EIO, bus.ErrProtocol)
@@ -305,7 +289,7 @@ func (t *transport) take(p []byte) error {
 		if t.ahead == 0 {
 			var s sts
 			if !t.poll(t.timeouts.C, func() bool { s = t.status(); return s.has(stsDataAvail|stsValid) && s.burst() != 0 }) {
-				return t.late("waiting for bytes", t.timeouts.C, "STS", s, unix.ETIME)
+				return tpmdd.Late(t.dev, "waiting for bytes", t.timeouts.C, "STS", s, unix.ETIME)
 			}
 			t.ahead = s.burst()
 		}

@@ -42,7 +42,7 @@ func OpenTPM(t testing.TB, c TPMConfig) *TPM {
 	if c.Model == "" {
 		c.Model = "tpm-tis"
 	}
-	sw, err := swtpm.Start(swtpm.Config{Name: "tpm0", Dir: c.State, V12: c.V12, Log: Log(t)})
+	sw, err := swtpm.Start(swtpm.Config{Name: "tpm0", Dir: c.State, V12: c.V12})
 	if err != nil {
 		t.Fatal(err)
 	}
