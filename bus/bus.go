@@ -174,27 +174,72 @@ func (m *Memory) Free() {
 }
 
 // ErrorHandler is implemented by a driver instance that takes part in the recovery
-// of its device from a bus error. A driver without it is treated as the kernel
-// treats one: its device is not recovered.
+// of its device from a bus error (Linux, Documentation/PCI/pci-error-recovery). A driver without it is treated as the
+// kernel treats one: nothing below that port is recovered. The calls come in this order, one at a time.
 type ErrorHandler interface {
-	// ErrorDetected tells of an error; frozen means that registers cannot be reached.
+	// ErrorDetected tells of an error; frozen means that registers cannot be reached. The driver stops
+	// using the device, and votes: CanRecover, NeedReset, Disconnect, or NoVote.
 	ErrorDetected(frozen bool) Verdict
-	// SlotReset tells that the device was reset and must be brought up again.
+	// SlotReset tells that the device was reset, its config space and interrupt messages are what they were, and it must be
+	// brought up again: Recovered or Disconnect.
 	SlotReset(ctx context.Context) Verdict
 	// Resume tells that traffic may go on.
 	Resume()
 }
 
+// MMIOHandler is an ErrorHandler that wants to look at its device before it decides on a reset.
+type MMIOHandler interface {
+	// MMIOEnabled is called when everybody voted CanRecover: registers can be reached, DMA is not to be started. Recovered,
+	// NeedReset or Disconnect.
+	MMIOEnabled() Verdict
+}
+
 // Verdict is a driver's vote in error recovery.
 type Verdict uint8
 
-// Verdicts, in the order of their weight.
+// Verdicts.
 const (
-	CanRecover Verdict = iota
+	NoVote     Verdict = iota // no opinion
+	CanRecover                // without a reset
 	NeedReset
 	Recovered
-	Disconnect
+	Disconnect // it is hopeless
+	NoHandler  // no driver, or one that is no ErrorHandler: not for drivers to say
 )
+
+func (v Verdict) String() string {
+	switch v {
+	case NoVote:
+		return "none"
+	case CanRecover:
+		return "can recover"
+	case NeedReset:
+		return "need reset"
+	case Recovered:
+		return "recovered"
+	case Disconnect:
+		return "disconnect"
+	case NoHandler:
+		return "no AER driver"
+	}
+	return "unknown verdict"
+}
+
+// StateKeeper is implemented by a device that can be brought back to its state after a reset that is not its own,
+// as that of the bus it stands on. A wrapper passes it on.
+type StateKeeper interface {
+	// SaveState remembers config space and what else the backend, not the driver, programmed: where the device's
+	// interrupts go. restore writes it back. Between the two a driver must not enable other interrupts.
+	SaveState() (restore func() error)
+}
+
+// SaveState is a device's, or one that has nothing to keep.
+func SaveState(d Device) (restore func() error) {
+	if k, ok := d.(StateKeeper); ok {
+		return k.SaveState()
+	}
+	return func() error { return nil }
+}
 
 // PowerHandler is implemented by a driver instance that can suspend its device.
 type PowerHandler interface {

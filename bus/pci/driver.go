@@ -61,10 +61,12 @@ type Env struct {
 	Name    string            // the name the user gave the device: "eth0"
 	Log     *slog.Logger      // inside Probe never nil, and it names driver, address and device
 	Options map[string]string // only options that the driver lists
+	Profile string            // the kernel whose texts are followed: "6.12"; empty: the newest
+	Bus     Hierarchy         // what stands below a port; nil where nobody knows
 }
 
 // Instance is a device in service. It may implement more: netdev.Device,
-// bus.ErrorHandler, bus.PowerHandler, IRQUser, AttrUser, ParamUser.
+// bus.ErrorHandler, bus.MMIOHandler, bus.PowerHandler, IRQUser, AttrUser, ParamUser.
 type Instance interface {
 	// Close takes the device out of service: stops it, joins all goroutines, frees all
 	// memory. It does not close the bus.Device. It is idempotent.

@@ -125,7 +125,7 @@ func bridge(behind modelBus) *fn {
 func (f *fn) rootPort(hot bool) *fn {
 	f.cap(0x40, CapPCIe, 0, 0x42, 0x01)
 	if hot {
-		f.set32(0x40+pcieSlotCap, slotHotPlug)
+		f.set32(0x40+ExpSltCap, SltCapHotPlug)
 	}
 	return f
 }

@@ -107,18 +107,6 @@ const (
 	romMask     = ^uint32(0x7ff)
 )
 
-// PCI Express capability (PCI Express Base 3.0, 7.8).
-const (
-	pcieFlags   bus.Off = 0x02 // PCI Express Capabilities, RO, 16 bits
-	pcieSlotCap bus.Off = 0x14 // Slot Capabilities, RO, 32 bits
-
-	pcieType     = 0b1111 << 4 // device/port type
-	pcieTypeRoot = 4 << 4      // root port
-	pcieTypeDown = 6 << 4      // downstream port of a switch
-	pcieSlot     = 1 << 8      // slot implemented
-	slotHotPlug  = 1 << 6      // hot-plug capable
-)
-
 // The names of bits, for String methods.
 var (
 	commandNames = bus.BitNames(bus.Bit{Mask: 1 << 0, Name: "IO"}, bus.Bit{Mask: 1 << 1, Name: "Mem"}, bus.Bit{Mask: 1 << 2, Name: "Master"},

@@ -163,11 +163,11 @@ func fill(d *sysfs.Dir, f *Function, c bus.Config, i SysfsInfo) {
 		d.Put("secondary_bus_number", sysfs.Showf("%d", f.Secondary))
 		d.Put("subordinate_bus_number", sysfs.Showf("%d", f.Subordinate))
 	}
-	if at, ok := FindCap(c, CapPCIe); ok && at+pcieLinkStatus+2 <= 0x100 {
-		d.Put("max_link_speed", sysfs.Show(func() string { return linkSpeed(c.Read32(at + pcieLinkCap)) }))
-		d.Put("max_link_width", sysfs.Show(func() string { return linkWidth(c.Read32(at + pcieLinkCap)) }))
-		d.Put("current_link_speed", sysfs.Show(func() string { return linkSpeed(uint32(c.Read16(at + pcieLinkStatus))) }))
-		d.Put("current_link_width", sysfs.Show(func() string { return linkWidth(uint32(c.Read16(at + pcieLinkStatus))) }))
+	if e, ok := FindExpress(c); ok {
+		d.Put("max_link_speed", sysfs.Show(func() string { return LinkSpeed(c.Read32(e.At + ExpLnkCap)) }))
+		d.Put("max_link_width", sysfs.Show(func() string { return linkWidth(c.Read32(e.At + ExpLnkCap)) }))
+		d.Put("current_link_speed", sysfs.Show(func() string { return LinkSpeed(uint32(c.Read16(e.At + ExpLnkSta))) }))
+		d.Put("current_link_width", sysfs.Show(func() string { return linkWidth(uint32(c.Read16(e.At + ExpLnkSta))) }))
 	}
 	d.Remove("msi_irqs")
 	for n, mode := range i.MSI {
@@ -218,25 +218,17 @@ func powerState(c bus.Config) string {
 	return [...]string{"D0", "D1", "D2", "D3hot"}[c.Read16(at+4)&3]
 }
 
-// Link registers of the PCI Express capability (PCI Express Base 3.0, 7.8.6 and 7.8.8):
-// speed and width stand at the same place in both.
-const (
-	pcieLinkCap    bus.Off = 0x0c // Link Capabilities, RO, 32 bits
-	pcieLinkStatus bus.Off = 0x12 // Link Status, RO, 16 bits
-
-	linkSpeedMask = 0xf
-	linkWidthMask = 0x3f << 4
-)
-
-func linkSpeed(v uint32) string {
+// LinkSpeed is how sysfs writes the speed in the low bits of Link Capabilities or Link Status: "2.5 GT/s PCIe".
+func LinkSpeed(v uint32) string {
 	gts := [...]string{1: "2.5", 2: "5.0", 3: "8.0", 4: "16.0", 5: "32.0", 6: "64.0"}
-	if n := v & linkSpeedMask; n > 0 && int(n) < len(gts) {
+	if n := v & uint32(LnkStaSpeed); n > 0 && int(n) < len(gts) {
 		return gts[n] + " GT/s PCIe"
 	}
 	return "Unknown"
 }
 
-func linkWidth(v uint32) string { return fmt.Sprint(v & linkWidthMask >> 4) }
+// linkWidth is of either register too.
+func linkWidth(v uint32) string { return fmt.Sprint(v & uint32(LnkStaWidth) >> 4) }
 
 // Flags of a resource (the kernel's ioport.h), as the file resource shows them: the low
 // bits are those of the BAR itself.

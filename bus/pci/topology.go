@@ -44,6 +44,9 @@ type Function struct {
 	Secondary, Subordinate uint8
 	Windows                Windows
 
+	// AER counts the errors that the function reported; nil where it has no Advanced Error Reporting.
+	AER *AERStats
+
 	// Err is what is wrong with this function, nil as a rule: it joins one error for each
 	// thing that lies, or for which there was no room. The other functions are not
 	// affected.
@@ -204,6 +207,9 @@ func (t *Topology) probe(a Addr, parent *Function) *Function {
 	}
 	f := &Function{Addr: a, ID: ReadID(c), Config: c, Parent: parent, Header: c.Read8(CfgHeader) &^ headerMulti}
 	t.Functions = append(t.Functions, f)
+	if _, ok := FindExtCap(c, ExtCapAER); ok {
+		f.AER = &AERStats{}
+	}
 	switch f.Header {
 	case HeaderDevice:
 		f.size(6, CfgROM)
@@ -304,20 +310,12 @@ func (f *Function) openWindows(w Windows) {
 
 // pciePort says whether one link, so one device, is behind a bridge.
 func pciePort(c bus.Config) bool {
-	_, t := pcieFlagsOf(c)
-	return t&pcieType == pcieTypeRoot || t&pcieType == pcieTypeDown
+	e, ok := FindExpress(c)
+	return ok && e.HasLink()
 }
 
 // hotPlugPort says whether devices may be plugged in behind a bridge later.
 func hotPlugPort(c bus.Config) bool {
-	at, t := pcieFlagsOf(c)
-	return t&pcieSlot != 0 && pciePort(c) && c.Read32(at+pcieSlotCap)&slotHotPlug != 0
-}
-
-func pcieFlagsOf(c bus.Config) (bus.Off, uint16) {
-	at, ok := FindCap(c, CapPCIe)
-	if !ok || at+pcieSlotCap+4 > 0x100 {
-		return 0, 0
-	}
-	return at, c.Read16(at + pcieFlags)
+	e, ok := FindExpress(c)
+	return ok && e.Slot && e.HasLink() && c.Read32(e.At+ExpSltCap)&SltCapHotPlug != 0
 }

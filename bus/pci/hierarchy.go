@@ -1,0 +1,43 @@
+package pci
+
+import (
+	"context"
+
+	"github.com/ring3dev/ring3/bus"
+)
+
+// Hierarchy is who owns a bus, as the driver of a port sees it: what the kernel's PCI core is to pcieport. The host
+// implements it. Its methods are safe for concurrent use; a driver calls none of them inside Probe, and none while it holds a lock that its Close
+// or its handlers take.
+type Hierarchy interface {
+	// Find is what stands at an address; nil if nothing is known to.
+	Find(a Addr) *Member
+	// Below lists all that stands behind a port, parents before what is behind them.
+	Below(port Addr) []*Member
+	// Rescan looks for functions behind a port that are not known yet, and takes them into service: resources, names,
+	// drivers. One without a driver is no error. n is how many there are behind the port now, those known before included. It fails with
+	// bus.ErrNotSupported where somebody else (the kernel) must do it.
+	Rescan(ctx context.Context, port Addr) (n int, err error)
+	// Remove takes all that stands behind a port out of service, the leaves first, and forgets it. gone says that the hardware is gone
+	// already: then devices die first (bus.ErrGone), so that their drivers touch nothing.
+	Remove(ctx context.Context, port Addr, gone bool) error
+	// Changed tells whoever listens of a change of a function: a uevent "change" with these variables, "KEY=VALUE".
+	Changed(a Addr, env ...string)
+}
+
+// Member is a function that is in service, or could be.
+type Member struct {
+	Function *Function
+	Device   bus.Device // its config space is reached through it
+	Name     string     // the user's
+	Driver   string     // that serves it; "" for none
+	Instance Instance   // nil without a driver
+}
+
+// Label is how the kernel's messages about a function begin: "e1000 1000:01:00.0", or "pci 1000:01:00.0" without a driver.
+func (m *Member) Label() string {
+	if m.Driver == "" {
+		return "pci " + m.Function.Addr.String()
+	}
+	return m.Driver + " " + m.Function.Addr.String()
+}
