@@ -283,10 +283,10 @@ func FindExpress(c bus.Config) (e Express, ok bool) {
 	}
 	v := c.Read16(at + ExpFlags)
 	e = Express{At: at, Type: ExpType(v & FlagType >> 4), Version: int(v & FlagVersion), Slot: v&FlagSlot != 0, Message: int(v & FlagMessage >> flagMsgAt)}
-	if need := e.size(); v == 0xffff || int(at)+need > 0x100 {
-		return e, false
+	if int(at)+ExpSize > 0x100 {
+		e.Version = min(e.Version, 1) // whatever it says, the second half is not there
 	}
-	return e, true
+	return e, v != 0xffff && int(at)+e.size() <= 0x100
 }
 
 // size is how many bytes such a capability has at least.
