@@ -62,7 +62,9 @@ type Env struct {
 	Log     *slog.Logger      // inside Probe never nil, and it names driver, address and device
 	Options map[string]string // only options that the driver lists
 	Profile string            // the kernel whose texts are followed: "6.12"; empty: the newest
-	Bus     Hierarchy         // what stands below a port; nil where nobody knows
+	Bus     Hierarchy         // who owns the bus: what stands below a port, and where events go; nil where nobody does
+	// Function is what enumeration found out about the device; nil of one that is no PCI function, and where nobody told.
+	Function *Function
 }
 
 // Instance is a device in service. It may implement more: netdev.Device,
