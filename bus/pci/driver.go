@@ -68,7 +68,7 @@ type Env struct {
 }
 
 // Instance is a device in service. It may implement more: netdev.Device,
-// bus.ErrorHandler, bus.MMIOHandler, bus.PowerHandler, IRQUser, AttrUser, ParamUser.
+// bus.ErrorHandler, bus.MMIOHandler, bus.PowerHandler, IRQUser, AttrUser, DirUser, ParamUser.
 type Instance interface {
 	// Close takes the device out of service: stops it, joins all goroutines, frees all
 	// memory. It does not close the bus.Device. It is idempotent.
@@ -101,6 +101,11 @@ type Param struct {
 // function has are not for it.
 type AttrUser interface {
 	Attrs() map[string]*sysfs.File
+}
+
+// DirUser is implemented by an instance that has directories there: the services of a port.
+type DirUser interface {
+	Dirs() map[string]*sysfs.Dir
 }
 
 // Outcome is what became of matching one device.
