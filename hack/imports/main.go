@@ -31,7 +31,7 @@ var layers = [][]string{
 	{"procfs", "sysfs", "devfs"},
 	{"bus"}, // the contract itself
 	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest", "internal/iova", "internal/physmem", "internal/fdio", "internal/syspci", "internal/swtpm"},
-	{"bus/qemu", "bus/sim", "bus/trace", "bus/trace/tracefile", "bus/fault", "vfio", "uio"},
+	{"bus/qemu", "bus/sim", "bus/trace", "bus/trace/tracefile", "bus/fault", "bus/aerinject", "vfio", "uio"},
 	{"netdev"},
 	{"drivers/portbus"},
 	{"drivers"},
