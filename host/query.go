@@ -73,7 +73,7 @@ func (b *boundDevice) id() string {
 // Devices describes the devices as they are now.
 func (s *System) Devices() []DeviceInfo {
 	var out []DeviceInfo
-	for _, b := range s.bound {
+	for _, b := range s.bound() {
 		d := DeviceInfo{Name: b.spec.Name, Backend: b.dev.Backend(), Address: b.dev.Address(), ID: b.id(), State: stateUp, Driver: b.driver.Name}
 		if err := b.dev.Err(); err != nil {
 			d.State, d.Cause = stateGone, err.Error()
