@@ -19,6 +19,7 @@ import (
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/profile"
 	"github.com/ring3dev/ring3/internal/rt"
+	"github.com/ring3dev/ring3/internal/uevent"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/pktgen"
@@ -47,6 +48,7 @@ type Config struct {
 // System is a set of devices in service, with what stands on them. Close it.
 type System struct {
 	log       *slog.Logger
+	events    *uevent.Ring
 	plan      Plan
 	machines  []machine
 	spaces    map[int]*vfio.Space // by IOMMU group
@@ -97,7 +99,7 @@ type boundDevice struct {
 // NewSystem brings everything up, or nothing: on error all is released. The error names
 // the device, the step and what to do.
 func NewSystem(ctx context.Context, c Config) (*System, error) {
-	s := &System{log: c.Log, plan: c.Plan, done: make(chan struct{})}
+	s := &System{log: c.Log, events: uevent.New(0), plan: c.Plan, done: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
