@@ -49,6 +49,7 @@ type Config struct {
 // System is a set of devices in service, with what stands on them. Close it.
 type System struct {
 	log       *slog.Logger
+	events    *uevent.Ring
 	plan      Plan
 	machines  []machine
 	spaces    map[int]*vfio.Space // by IOMMU group
@@ -59,7 +60,6 @@ type System struct {
 	list      atomic.Pointer[[]*boundDevice] // see bound
 	drivers   []*pci.Driver                  // with the port driver; their IDs are guarded by scan
 	ports     *portbus.Bus
-	events    *uevent.Ring
 	injector  *aerinject.Injector
 	scan      scanLock   // held while devices come and go
 	specs     sync.Mutex // guards plan.Devices, which grows as devices are plugged in
@@ -101,7 +101,7 @@ func NewSystem(ctx context.Context, c Config) (*System, error) {
 
 // newSystem is a System without devices.
 func newSystem(c Config) *System {
-	s := &System{log: c.Log, plan: c.Plan, done: make(chan struct{}), events: uevent.New(uevent.DefaultSize), overrides: map[pci.Addr]string{}, scan: make(scanLock, 1)}
+	s := &System{log: c.Log, plan: c.Plan, done: make(chan struct{}), events: uevent.New(0), overrides: map[pci.Addr]string{}, scan: make(scanLock, 1)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
