@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -112,6 +113,37 @@ func (s *System) props(d DeviceSpec) []string {
 	return p
 }
 
+// reserve is what the hot-plug ports of a group keep for what is plugged in later: the most that one of them asks for (hotplug_mem=64M), of
+// both kinds of memory.
+func reserve(group []DeviceSpec) (r pci.Reserve, err error) {
+	for _, d := range group {
+		v := d.Bus["hotplug_mem"]
+		if v == "" {
+			continue
+		}
+		n, err := parseSize(v)
+		if err != nil || n < 1<<20 || n > maxReserve {
+			return r, usagef("device %s: hotplug_mem=%s: want 1M to 64G", d.Name, v)
+		}
+		r.Mem, r.Pref = max(r.Mem, n), max(r.Pref, n)
+	}
+	return r, nil
+}
+
+// maxReserve is as much as the buses have of 64-bit memory.
+const maxReserve = 64 << 30
+
+// parseSize reads a number of bytes, with K, M or G.
+func parseSize(s string) (uint64, error) {
+	shift := 0
+	if i := strings.IndexAny(s, "KMGkmg"); i >= 0 && i == len(s)-1 {
+		shift = map[byte]int{'k': 10, 'm': 20, 'g': 30}[s[i]|0x20]
+		s = s[:i]
+	}
+	n, err := strconv.ParseUint(s, 10, 32)
+	return n << shift, err
+}
+
 // wiresOf are the wires of a group.
 func (s *System) wiresOf(group []DeviceSpec) (wires [][2]string) {
 	for _, w := range s.plan.Wires {
@@ -142,11 +174,15 @@ func (s *System) qemuSpec(d DeviceSpec) qemu.DeviceSpec {
 }
 
 func (s *System) simSpec(d DeviceSpec) sim.DeviceSpec {
-	return sim.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d)}
+	return sim.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d)}
 }
 
 func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter, error) {
-	q := qemu.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group)}
+	q := qemu.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group), Ejected: s.ejected}
+	var err error
+	if q.Reserve, err = reserve(group); err != nil {
+		return nil, err
+	}
 	if c.Started != nil {
 		q.Started = func(pid int) { c.Started(pid, "qemu") }
 	}
