@@ -21,8 +21,9 @@ type Hierarchy interface {
 	// Remove takes all that stands behind a port out of service, the leaves first, and forgets it. gone says that the hardware is gone
 	// already: then devices die first (bus.ErrGone), so that their drivers touch nothing.
 	Remove(ctx context.Context, port Addr, gone bool) error
-	// Changed tells whoever listens of a change of a function: a uevent "change" with these variables, "KEY=VALUE".
-	Changed(a Addr, env ...string)
+	// Uevent tells whoever listens of an event: action "change", a path below /sys, a subsystem, and variables, "KEY=VALUE". It may be
+	// called at any time.
+	Uevent(action, path, subsystem string, env ...string)
 }
 
 // Member is a function that is in service, or could be.
@@ -31,7 +32,12 @@ type Member struct {
 	Device   bus.Device // its config space is reached through it
 	Name     string     // the user's
 	Driver   string     // that serves it; "" for none
-	Instance Instance   // nil without a driver
+	// Use calls f with the driver's instance, nil where there is none any more. The instance stays
+	// in service until f returns.
+	Use func(f func(Instance))
+	// Restore brings back config space and interrupt messages as they were when the device came into service: for when they
+	// could not be saved just before a reset.
+	Restore func() error
 }
 
 // Label is how the kernel's messages about a function begin: "e1000 1000:01:00.0", or "pci 1000:01:00.0" without a driver.

@@ -20,6 +20,7 @@ type SysfsInfo struct {
 	IRQ    int                    // its (first) number in /proc/interrupts; 0 for none
 	MSI    map[int]bus.IRQMode    // the numbers that are MSI or MSI-X, for msi_irqs/
 	Attrs  map[string]*sysfs.File // the driver's own files: see AttrUser
+	Dirs   map[string]*sysfs.Dir  // and directories: see DirUser
 }
 
 // Sysfs shows PCI functions in a tree laid out as the kernel's /sys:
@@ -179,6 +180,9 @@ func fill(d *sysfs.Dir, f *Function, c bus.Config, i SysfsInfo) {
 	}
 	for name, a := range i.Attrs {
 		d.Put(name, a)
+	}
+	for name, sub := range i.Dirs {
+		d.Put(name, sub)
 	}
 }
 

@@ -30,6 +30,21 @@ type Profile struct {
 	MSIPerDevice bool
 
 	Pktgen Pktgen
+	Ports  Ports
+}
+
+// Ports is what differs in what PCI Express ports say and show.
+type Ports struct {
+	// Corrected and Uncorrected are how messages call the two kinds of errors: "Correctable", "Uncorrectable" (since 6.12; "Corrected" and
+	// "Uncorrected" before).
+	Corrected, Uncorrected string
+	// AEREverywhere: every port with the capability offers the service, not root ports and event collectors alone (before 6.2).
+	AEREverywhere bool
+	// RecoveryPrefix begins messages about recovery: "AER: ".
+	RecoveryPrefix string
+	// ButtonPress: an attention button's message says what follows, "Button press: will power off in 5 sec"; before, it is two
+	// messages.
+	ButtonPress bool
 }
 
 // Pktgen is what differs in /proc/net/pktgen.
@@ -69,6 +84,7 @@ var table = []*Profile{
 		Name: Default, pktgen: "6.15",
 		MSIPerDevice: true,
 		Pktgen:       Pktgen{Shared: true, Assign: true},
+		Ports:        Ports{Corrected: "Correctable", Uncorrected: "Uncorrectable", RecoveryPrefix: "AER: ", ButtonPress: true},
 	},
 	{
 		Name: "6.1",
@@ -77,6 +93,7 @@ var table = []*Profile{
 				"MPLS_RND, VID_RND, SVID_RND, FLOW_SEQ, QUEUE_MAP_RND, QUEUE_MAP_CPU, UDPCSUM, NO_TIMESTAMP, IPSEC, NODE_ALLOC\n",
 			Strict: true, LastByte: true, ShortRate: true, ShortHex: true, ZeroLabel: true,
 		},
+		Ports: Ports{Corrected: "Corrected", Uncorrected: "Uncorrected", AEREverywhere: true, RecoveryPrefix: "AER: "},
 	},
 }
 
