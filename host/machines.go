@@ -106,6 +106,8 @@ func (s *System) startMachines(ctx context.Context, c Config) error {
 func (s *System) props(d DeviceSpec) []string {
 	p := slices.Clone(d.Props)
 	if isNetwork(d) {
+		s.specs.Lock()
+		defer s.specs.Unlock()
 		n := 0x3456 + s.nics
 		p = slices.Insert(p, 0, fmt.Sprintf("mac=52:54:00:12:%02x:%02x", n>>8&0xff, n&0xff))
 		s.nics++
@@ -174,7 +176,7 @@ func (s *System) qemuSpec(d DeviceSpec) qemu.DeviceSpec {
 }
 
 func (s *System) simSpec(d DeviceSpec) sim.DeviceSpec {
-	return sim.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d)}
+	return sim.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d)}
 }
 
 func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter, error) {
@@ -218,7 +220,7 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 }
 
 func (s *System) planSim(_ Config, group []DeviceSpec, domain uint32) (starter, error) {
-	m := sim.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group)}
+	m := sim.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group), Ejected: s.ejected}
 	for _, d := range group {
 		spec := s.simSpec(d)
 		if isTPM(d) {
