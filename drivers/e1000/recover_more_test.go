@@ -181,7 +181,7 @@ func power(ctx context.Context, dev bus.Device, n netdev.Device) error {
 func openResettable(model string) func(t testing.TB) bus.Device {
 	return func(t testing.TB) bus.Device {
 		t.Helper()
-		m := recoveryMachine(t, model)
+		m := eagerMachine(t, model)
 		d := resettable{reset: func(ctx context.Context) error { return m.Reset(ctx, "eth0") }}
 		d.peer = simBind(t, m, "eth1", map[string]string{"ring": "64"}).(netdev.Device)
 		var err error
