@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,8 @@ type SysfsInfo struct {
 	IRQ    int                    // its (first) number in /proc/interrupts; 0 for none
 	MSI    map[int]bus.IRQMode    // the numbers that are MSI or MSI-X, for msi_irqs/
 	Attrs  map[string]*sysfs.File // the driver's own files: see AttrUser
+	// NoReset says that it has no reset, and no file of that name.
+	NoReset bool
 }
 
 // Sysfs shows PCI functions in a tree laid out as the kernel's /sys:
@@ -29,9 +32,11 @@ type SysfsInfo struct {
 //	bus/pci/drivers/NAME/ADDR             a link to each that is bound
 //
 // The files have the kernel's names and formats, as Documentation/ABI/testing/sysfs-bus-pci
-// has them. Missing are resourceN (which is there to be mapped, as these regions
-// cannot be) and what only the kernel can do (remove, rescan, reset, bind, unbind). The files
-// that the kernel lets root write, other than config, are read-only. lspci reads
+// has them. Missing is resourceN (which is there to be mapped, as these regions
+// cannot be). What is written to acts through SysfsOps: remove, rescan, reset, driver_override and uevent of a function,
+// rescan, drivers_probe, drivers_autoprobe and uevent of the bus, bind, unbind, new_id, remove_id and uevent of a driver.
+// Without it those files are not there, or read-only, and so are the others
+// that the kernel lets root write, but for config. lspci reads
 // the tree with -A linux-sysfs -O sysfs.path=DIR.
 //
 // Safe for concurrent use.
@@ -39,12 +44,25 @@ type Sysfs struct {
 	root    *sysfs.Dir
 	devices *sysfs.Dir
 	drivers *sysfs.Dir
+	ops     SysfsOps // nil: nobody acts
+
+	mu    sync.Mutex
+	attrs map[string][]string // names of the drivers' own files, by the function's path; guarded by mu
 }
 
-// NewSysfs prepares bus/pci in root, which stands for /sys.
-func NewSysfs(root *sysfs.Dir) *Sysfs {
-	s := &Sysfs{root: root, devices: root.MkdirAll(busDir + "/devices"), drivers: root.MkdirAll(busDir + "/drivers")}
+// NewSysfs prepares bus/pci in root, which stands for /sys, for nobody to act on.
+func NewSysfs(root *sysfs.Dir) *Sysfs { return NewSysfsOps(root, nil) }
+
+// NewSysfsOps is NewSysfs with files that act through o; nil: there are none.
+func NewSysfsOps(root *sysfs.Dir, o SysfsOps) *Sysfs {
+	s := &Sysfs{
+		root: root, devices: root.MkdirAll(busDir + "/devices"), drivers: root.MkdirAll(busDir + "/drivers"), ops: o,
+		attrs: map[string][]string{},
+	}
 	root.MkdirAll("devices")
+	if o != nil {
+		s.busOps()
+	}
 	return s
 }
 
@@ -60,7 +78,16 @@ func SysfsPath(f *Function) string {
 }
 
 // AddDriver shows a driver, bound or not.
-func (s *Sysfs) AddDriver(name string) *sysfs.Dir { return s.drivers.MkdirAll(name) }
+func (s *Sysfs) AddDriver(name string) *sysfs.Dir {
+	d := s.drivers.MkdirAll(name)
+	if s.ops != nil {
+		s.driverOps(d, name)
+	}
+	return d
+}
+
+// RemoveDriver takes a driver away that nothing is bound to any more.
+func (s *Sysfs) RemoveDriver(name string) { s.drivers.Remove(name) }
 
 // Add shows a function, or shows it anew after its binding changed. It returns the
 // function's directory, for what a driver's class adds (net/eth0). c is where config
@@ -72,7 +99,11 @@ func (s *Sysfs) Add(f *Function, c bus.Config, i SysfsInfo) *sysfs.Dir {
 	at := SysfsPath(f)
 	d := s.root.MkdirAll(at)
 	s.unbind(f, d)
+	s.replaceAttrs(at, d, i.Attrs)
 	fill(d, f, c, i)
+	if s.ops != nil {
+		s.functionOps(d, f, i)
+	}
 	d.Put("subsystem", &sysfs.Link{Target: sysfs.Rel(at, busDir)})
 	if i.Driver != "" {
 		drv := busDir + "/drivers/" + i.Driver
@@ -81,6 +112,20 @@ func (s *Sysfs) Add(f *Function, c bus.Config, i SysfsInfo) *sysfs.Dir {
 	}
 	s.devices.Put(f.Addr.String(), &sysfs.Link{Target: sysfs.Rel(busDir+"/devices", at)})
 	return d
+}
+
+// replaceAttrs takes away the own files of the driver that the function had before, and puts those that it has now.
+func (s *Sysfs) replaceAttrs(at string, d *sysfs.Dir, attrs map[string]*sysfs.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range s.attrs[at] {
+		d.Remove(name)
+	}
+	delete(s.attrs, at)
+	for name, f := range attrs {
+		d.Put(name, f)
+		s.attrs[at] = append(s.attrs[at], name)
+	}
 }
 
 // Remove takes a function away, with all that stands behind it in the tree.
@@ -92,9 +137,21 @@ func (s *Sysfs) Remove(f *Function) {
 	}
 	s.remove(d)
 	s.unbind(f, d)
+	s.forget(at)
 	s.devices.Remove(f.Addr.String())
 	if up, ok := lookupDir(s.root, path.Dir(at)); ok {
 		up.Remove(f.Addr.String())
+	}
+}
+
+// forget drops what is remembered of a function and of all behind it.
+func (s *Sysfs) forget(at string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range s.attrs {
+		if p == at || strings.HasPrefix(p, at+"/") {
+			delete(s.attrs, p)
+		}
 	}
 }
 
@@ -143,7 +200,7 @@ func fill(d *sysfs.Dir, f *Function, c bus.Config, i SysfsInfo) {
 	d.Put("revision", sysfs.Showf("0x%02x", id.Revision))
 	d.Put("irq", sysfs.Showf("%d", i.IRQ))
 	d.Put("modalias", sysfs.Showf("%s", Modalias(id)))
-	d.Put("uevent", sysfs.Showf("%s", uevent(f, i.Driver)))
+	d.Put("uevent", sysfs.Showf("%s", ueventText(f, i.Driver)))
 	d.Put("resource", sysfs.Showf("%s", resources(f)))
 	d.Put("config", configFile(c))
 	d.Put("numa_node", sysfs.Showf("-1"))
@@ -177,9 +234,7 @@ func fill(d *sysfs.Dir, f *Function, c bus.Config, i SysfsInfo) {
 		}
 		d.MkdirAll("msi_irqs").Put(fmt.Sprint(n), sysfs.Showf("%s", name))
 	}
-	for name, a := range i.Attrs {
-		d.Put(name, a)
-	}
+	aerFiles(d, f, c)
 }
 
 // Modalias is what module aliases are matched with: "pci:v00008086d000010D3sv...".
@@ -188,8 +243,8 @@ func Modalias(id FunctionID) string {
 		uint8(id.Class>>16), uint8(id.Class>>8), uint8(id.Class))
 }
 
-// uevent is the file of that name, without its last newline.
-func uevent(f *Function, driver string) string {
+// ueventText is the file uevent, without its last newline.
+func ueventText(f *Function, driver string) string {
 	var b strings.Builder
 	if driver != "" {
 		fmt.Fprintf(&b, "DRIVER=%s\n", driver)
