@@ -172,11 +172,27 @@ func (s *System) capture(d DeviceSpec) (*capture, error) {
 
 // qemuSpec and simSpec are a device as its backend takes it.
 func (s *System) qemuSpec(d DeviceSpec) qemu.DeviceSpec {
-	return qemu.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d), IOMMU: d.IOMMU}
+	q := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d), IOMMU: d.IOMMU}
+	if qemu.HasSlot(d.Device) {
+		q.Props = slices.Insert(q.Props, 0, s.nextSlot())
+	}
+	return q
 }
 
 func (s *System) simSpec(d DeviceSpec) sim.DeviceSpec {
-	return sim.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d)}
+	q := sim.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d)}
+	if sim.HasSlot(d.Device) && !slices.ContainsFunc(q.Props, func(p string) bool { return strings.HasPrefix(p, "slot=") }) {
+		q.Props = append(q.Props, s.nextSlot())
+	}
+	return q
+}
+
+// nextSlot numbers the slots of ports through, since a machine numbers only its own.
+func (s *System) nextSlot() string {
+	s.specs.Lock()
+	defer s.specs.Unlock()
+	s.slots++
+	return fmt.Sprintf("slot=%d", s.slots)
 }
 
 func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter, error) {
@@ -190,7 +206,7 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 	}
 	for _, d := range group {
 		spec := s.qemuSpec(d)
-		if s.serving {
+		if s.serving && spec.Bus == "" {
 			// Alone below a port it can be reset, whatever it is.
 			spec.Bus = d.Name + "-port"
 			q.Devices = append(q.Devices, qemu.DeviceSpec{Name: spec.Bus, Model: "pcie-root-port"})

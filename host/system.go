@@ -55,6 +55,7 @@ type System struct {
 	spaces    map[int]*vfio.Space // by IOMMU group
 	nics      int                 // network devices so far
 	tpms      int                 // TPMs so far
+	slots     int                 // slots of ports so far; guarded by specs
 	captures  []*capture
 	tracing   tracing
 	list      atomic.Pointer[[]*boundDevice] // see bound
