@@ -60,6 +60,9 @@ func (m *Machine) Rescan(port *pci.Function) ([]*pci.Function, error) {
 	if port != nil && !slices.Contains(old.Functions, port) {
 		return nil, fmt.Errorf("sim: rescanning: %s is not in service: %w", port.Addr, bus.ErrGone)
 	}
+	if port != nil && !port.IsBridge() {
+		return nil, fmt.Errorf("sim: rescanning: %s is not a bridge: %w", port.Addr, bus.ErrNotSupported)
+	}
 	t := *old
 	t.Functions = slices.Clone(old.Functions)
 	var found []*pci.Function
