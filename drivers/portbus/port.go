@@ -136,7 +136,8 @@ func (p *Port) discover() (s Service) {
 	return s
 }
 
-// silence disables what firmware, or a driver before, may have left enabled: nobody would acknowledge it.
+// silence disables what firmware, or a driver before, may have left enabled: nobody would acknowledge it. What the port
+// detects is reported from now on.
 func (p *Port) silence(s Service) {
 	if s&HP != 0 {
 		p.modify(p.exp.At+pci.ExpSltCtl, pci.SltCtlCmd|pci.SltCtlHP, 0)
@@ -147,11 +148,12 @@ func (p *Port) silence(s Service) {
 	if s&BW != 0 {
 		p.modify(p.exp.At+pci.ExpLnkCtl, pci.LnkCtlLBMIE|pci.LnkCtlLABIE, 0)
 	}
-	if s&AER != 0 {
-		p.modify(p.exp.At+pci.ExpDevCtl, pci.DevCtlErrors, 0)
-		if p.exp.HasRoot() {
-			p.cfg.Write32(p.caps.aer+pci.AERRootCmd, 0)
-		}
+	if s&AER != 0 && p.exp.HasRoot() {
+		p.cfg.Write32(p.caps.aer+pci.AERRootCmd, 0)
+	}
+	if p.caps.aer != 0 {
+		// What it reports goes to the root port's service, whoever serves this port: all that can report do (Linux, pci_aer_init).
+		p.modify(p.exp.At+pci.ExpDevCtl, 0, pci.DevCtlErrors)
 	}
 	if s&DPC != 0 {
 		p.modify(p.caps.dpc+pci.DPCCtl, pci.DPCCtlFatal|pci.DPCCtlNonFatal|pci.DPCCtlIRQ, 0)

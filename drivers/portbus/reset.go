@@ -67,7 +67,8 @@ func (p *Port) saveBelow() (all []saved) {
 	return all
 }
 
-// saveAER remembers masks and severities.
+// saveAER remembers masks and severities. Status registers survive a reset (they are sticky), and what they say is over with it: restoring
+// clears them, as the kernel does, or the next error would be reported with this one.
 func saveAER(c bus.Config) func() {
 	at, ok := pci.FindExtCap(c, pci.ExtCapAER)
 	if !ok {
@@ -81,6 +82,11 @@ func saveAER(c bus.Config) func() {
 	return func() {
 		for i, r := range regs {
 			c.Write32(at+r, values[i])
+		}
+		for _, r := range []bus.Off{pci.AERUncSta, pci.AERCorSta} {
+			if v := c.Read32(at + r); v != 0 && v != 0xffffffff {
+				c.Write32(at+r, v)
+			}
 		}
 	}
 }
