@@ -91,6 +91,13 @@ func (b *Bus) Devices() []*Device {
 	return slices.Clone(b.devices)
 }
 
+// has says whether a driver is registered.
+func (b *Bus) has(drv *ServiceDriver) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Contains(b.drivers, drv)
+}
+
 // find looks a service up by its name.
 func (b *Bus) find(name string) (*Device, error) {
 	b.mu.Lock()

@@ -252,13 +252,15 @@ func (p *Port) LogOf(m *pci.Member, level slog.Level, format string, args ...any
 }
 
 // Service finds the driver's instance of a service of this port; nil where nobody serves it. It is for
-// looking at what the instance implements, and may be gone at any time.
+// looking at what the instance implements, and may be closed at any time. It waits for nobody: a service asks for another one while
+// it is itself waited for, by whoever closes it.
 func (p *Port) Service(s Service) Instance {
 	for _, d := range p.devices {
-		if d.service == s {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			return d.inst
+		if d.service != s {
+			continue
+		}
+		if inst := d.live.Load(); inst != nil {
+			return *inst
 		}
 	}
 	return nil
