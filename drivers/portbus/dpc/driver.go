@@ -88,7 +88,10 @@ func probe(_ context.Context, d *portbus.Device) (portbus.Instance, error) {
 		s.cap&pci.DPCCapMessage, s.flag(pci.DPCCapRP), s.flag(pci.DPCCapPoisoned), s.flag(pci.DPCCapTrigger), s.log, s.flag(pci.DPCCapActive))
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(p.Context())
-	s.wake.Wake() // it may be contained already
+	s.interrupt() // it may be contained already
+	if v := s.read(pci.DPCSta); v != 0xffff && v&pci.DPCStaTriggered != 0 {
+		s.wake.Wake()
+	}
 	go s.run(ctx)
 	return s, nil
 }

@@ -113,13 +113,13 @@ func (s *Service) announce(status, source, reason, more uint16) {
 	}
 	switch {
 	case !s.port.Profile().DPCOneLine:
-		s.d.Log(slog.LevelInfo, "containment event, status:%#06x source:%#06x", status, source)
+		s.d.Log(slog.LevelInfo, "containment event, status:0x%04x source:0x%04x", status, source)
 		s.d.Log(slog.LevelWarn, "%s detected", what)
 	case reason == reasonNonFatal || reason == reasonFatal:
 		from := pci.Addr{Domain: s.port.Addr().Domain, Bus: uint8(source >> 8), Dev: uint8(source >> 3 & 0x1f), Fn: uint8(source & 7)}
-		s.d.Log(slog.LevelWarn, "containment event, status:%#06x, %s received from %s", status, what, from)
+		s.d.Log(slog.LevelWarn, "containment event, status:0x%04x, %s received from %s", status, what, from)
 	default:
-		s.d.Log(slog.LevelWarn, "containment event, status:%#06x: %s detected", status, what)
+		s.d.Log(slog.LevelWarn, "containment event, status:0x%04x: %s detected", status, what)
 	}
 }
 
@@ -141,8 +141,8 @@ func (s *Service) reportPIO() {
 	reg := func(r bus.Off) uint32 { return s.cfg.Read32(s.at + r) }
 	line := func(format string, args ...any) { s.d.Log(slog.LevelError, format, args...) }
 	status, mask := reg(pci.DPCPIOSta), reg(pci.DPCPIOMask)
-	line("rp_pio_status: %#010x, rp_pio_mask: %#010x", status, mask)
-	line("RP PIO severity=%#010x, syserror=%#010x, exception=%#010x", reg(pci.DPCPIOSev), reg(pci.DPCPIOSysErr), reg(pci.DPCPIOExc))
+	line("rp_pio_status: 0x%08x, rp_pio_mask: 0x%08x", status, mask)
+	line("RP PIO severity=0x%08x, syserror=0x%08x, exception=0x%08x", reg(pci.DPCPIOSev), reg(pci.DPCPIOSysErr), reg(pci.DPCPIOExc))
 	first := int(s.read(pci.DPCSta) & pci.DPCStaPIOFirst >> 8)
 	for rest := status &^ mask; rest != 0; rest &= rest - 1 {
 		bit := bits.TrailingZeros32(rest)
@@ -157,12 +157,12 @@ func (s *Service) reportPIO() {
 	}
 	if s.log >= logHeader {
 		h := pci.DPCPIOHeader
-		line("TLP Header: %#010x %#010x %#010x %#010x", reg(h), reg(h+4), reg(h+8), reg(h+12))
+		line("TLP Header: 0x%08x 0x%08x 0x%08x 0x%08x", reg(h), reg(h+4), reg(h+8), reg(h+12))
 	}
 	if s.log >= logImp {
-		line("RP PIO ImpSpec Log %#010x", reg(pci.DPCPIOImp))
+		line("RP PIO ImpSpec Log 0x%08x", reg(pci.DPCPIOImp))
 		for i := range s.log - logImp {
-			line("TLP Prefix Header: dw%d, %#010x", i, reg(pci.DPCPIOPrefix+bus.Off(4*i)))
+			line("TLP Prefix Header: dw%d, 0x%08x", i, reg(pci.DPCPIOPrefix+bus.Off(4*i)))
 		}
 	}
 	s.cfg.Write32(s.at+pci.DPCPIOSta, status)
