@@ -214,6 +214,8 @@ const (
 	DPCPIOSysErr bus.Off = 0x18 // RP PIO SysError, RW
 	DPCPIOExc    bus.Off = 0x1c // RP PIO Exception, RW
 	DPCPIOHeader bus.Off = 0x20 // RP PIO Header Log, RO, 4 words
+	DPCPIOImp    bus.Off = 0x30 // RP PIO ImpSpec Log, RO
+	DPCPIOPrefix bus.Off = 0x34 // RP PIO TLP Prefix Log, RO, up to 4 words
 
 	DPCCapMessage  uint16 = 0x1f   // Interrupt Message Number
 	DPCCapRP       uint16 = 1 << 5 // RP extensions

@@ -32,7 +32,17 @@ func (p *Port) ResetBelow(ctx context.Context) error {
 	if err := reset(ctx); err != nil {
 		return err
 	}
-	return p.restoreBelow(ctx, restores)
+	return p.restoreBelow(ctx, restores, "bus reset")
+}
+
+// RestoreBelow waits until all that stands behind the port answers again after its link was down, which reset it, and brings config space
+// and interrupt messages back to what they were when each function came into service. what is for messages: "DPC".
+func (p *Port) RestoreBelow(ctx context.Context, what string) error {
+	var all []saved
+	for _, m := range p.Below() {
+		all = append(all, saved{m: m, restore: m.Restore})
+	}
+	return p.restoreBelow(ctx, all, what)
 }
 
 // resetBus asserts Secondary Bus Reset.
@@ -139,10 +149,10 @@ func saveAER(c bus.Config) func() {
 }
 
 // restoreBelow waits for each function, parents first, and brings it back.
-func (p *Port) restoreBelow(ctx context.Context, all []saved) error {
+func (p *Port) restoreBelow(ctx context.Context, all []saved, what string) error {
 	for _, s := range all {
 		if err := p.awaitReady(ctx, s.m); err != nil {
-			p.LogOf(s.m, slog.LevelWarn, "not ready %v after bus reset; giving up", readyTime)
+			p.LogOf(s.m, slog.LevelWarn, "not ready %dms after %s; giving up", readyTime.Milliseconds(), what)
 			return err
 		}
 		if s.restore == nil {
