@@ -55,6 +55,7 @@ func (p *port) settle(tell bool) {
 			}
 		}
 	}
+	p.negotiateVC()
 	for _, d := range p.d.below {
 		d.refresh()
 	}
@@ -182,7 +183,7 @@ func (m *Machine) Plug(ctx context.Context, spec DeviceSpec) error {
 		return fmt.Errorf("sim: plugging %s: %w", spec.Name, m.err)
 	}
 	if m.find(spec.Name) != nil {
-		return fmt.Errorf("sim: plugging %s: there is a device of that name: %w", spec.Name, unix.EEXIST)
+		return fmt.Errorf("sim: plugging %s: there is a device of that name: %w", spec.Name, bus.ErrBusy)
 	}
 	p, err := m.portNamed(spec.Bus, "plugging "+spec.Name)
 	if err != nil {
