@@ -87,14 +87,14 @@ func (s *System) startMachines(ctx context.Context, c Config) error {
 		}
 		s.machines = append(s.machines, m)
 		for _, d := range groups[i] {
-			b := &boundDevice{spec: d}
+			b := &boundDevice{spec: d, machine: m, use: new(sync.Mutex), ifindex: firstIfIndex + len(s.bound())}
 			var err error
 			if b.dev, err = m.Device(d.Name); err == nil {
 				b.fn, err = m.Function(d.Name)
 			}
 			b.emulator, _ = m.(*tpmMachine)
 			errs[i] = errors.Join(errs[i], err)
-			s.bound = append(s.bound, b)
+			s.put(b)
 		}
 	}
 	return errors.Join(errs...)
@@ -136,13 +136,22 @@ func (s *System) capture(d DeviceSpec) (*capture, error) {
 	return c, nil
 }
 
+// qemuSpec and simSpec are a device as its backend takes it.
+func (s *System) qemuSpec(d DeviceSpec) qemu.DeviceSpec {
+	return qemu.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d), IOMMU: d.IOMMU}
+}
+
+func (s *System) simSpec(d DeviceSpec) sim.DeviceSpec {
+	return sim.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d)}
+}
+
 func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter, error) {
 	q := qemu.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group)}
 	if c.Started != nil {
 		q.Started = func(pid int) { c.Started(pid, "qemu") }
 	}
 	for _, d := range group {
-		spec := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d), IOMMU: d.IOMMU}
+		spec := s.qemuSpec(d)
 		if s.serving {
 			// Alone below a port it can be reset, whatever it is.
 			spec.Bus = d.Name + "-port"
@@ -175,7 +184,7 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 func (s *System) planSim(_ Config, group []DeviceSpec, domain uint32) (starter, error) {
 	m := sim.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group)}
 	for _, d := range group {
-		spec := sim.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d)}
+		spec := s.simSpec(d)
 		if isTPM(d) {
 			spec.Number = s.nextTPM()
 		}

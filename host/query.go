@@ -73,7 +73,7 @@ func (b *boundDevice) id() string {
 // Devices describes the devices as they are now.
 func (s *System) Devices() []DeviceInfo {
 	var out []DeviceInfo
-	for _, b := range s.bound {
+	for _, b := range s.bound() {
 		d := DeviceInfo{Name: b.spec.Name, Backend: b.dev.Backend(), Address: b.dev.Address(), ID: b.id(), State: stateUp, Driver: b.driver.Name}
 		if err := b.dev.Err(); err != nil {
 			d.State, d.Cause = stateGone, err.Error()
@@ -134,6 +134,7 @@ func (u *up) handlers() instance.Handlers {
 		records, _ := u.log.Read(0)
 		return records, nil
 	}
+	u.eventHandlers(h)
 	return h
 }
 
@@ -315,11 +316,15 @@ func (a *app) setCmd() *cobra.Command {
 }
 
 func (a *app) dmesgCmd() *cobra.Command {
+	var keep bool
 	c := &cobra.Command{
-		Use:   "dmesg",
-		Short: "Print the messages of the drivers",
+		Use:   "dmesg [-w]",
+		Short: "Print the messages of the drivers; with -w also those that come, until interrupted or the instance ends",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if keep {
+				return a.followDmesg(c.Context())
+			}
 			_, cl, err := a.dial()
 			if err != nil {
 				return err
@@ -338,6 +343,7 @@ func (a *app) dmesgCmd() *cobra.Command {
 			return nil
 		},
 	}
+	c.Flags().BoolVarP(&keep, "follow", "w", false, "go on with what comes")
 	a.instanceFlag(c, "the instance, where several run")
 	return c
 }

@@ -200,7 +200,7 @@ func rmName(name string) string { return "tpmrm" + strings.TrimPrefix(name, "tpm
 func (s *System) exportTPMs(root *node.Dir, dir string) error {
 	dev, sys := root.MkdirAll("dev"), root.MkdirAll("sys")
 	first := true
-	for _, b := range s.bound {
+	for _, b := range s.bound() {
 		if b.tpm == nil {
 			continue
 		}
@@ -312,7 +312,7 @@ func (s *System) freeInstance(b *boundDevice, id string) string {
 			taken[filepath.Base(f)] = true
 		}
 	}
-	for _, other := range s.bound {
+	for _, other := range s.bound() {
 		if other.tpm == nil || other.tpm.chip.Family() == tpmdd.TPM12 {
 			continue
 		}

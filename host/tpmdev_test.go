@@ -23,10 +23,10 @@ func TestFreeInstance(t *testing.T) {
 	}
 	s := &System{}
 	for range 3 {
-		s.bound = append(s.bound, &boundDevice{tpm: &tpmNode{chip: &tpmdd.Chip{}}}, &boundDevice{})
+		s.bound() = append(s.bound(), &boundDevice{tpm: &tpmNode{chip: &tpmdd.Chip{}}}, &boundDevice{})
 	}
 	for i, want := range []string{"MSFT0101:00", "MSFT0101:01", "MSFT0101:02"} {
-		if got := s.freeInstance(s.bound[2*i], "MSFT0101"); got != want {
+		if got := s.freeInstance(s.bound()[2*i], "MSFT0101"); got != want {
 			t.Errorf("freeInstance of TPM %d = %q, want %q", i, got, want)
 		}
 	}

@@ -1,0 +1,146 @@
+package aerinject
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// Options are what an Injector is told. The zero value is of use.
+type Options struct {
+	Log *slog.Logger // nil discards; its messages begin with what they are about, as the kernel's do
+	// Label is how messages about a function begin: "pcieport 1000:00:01.0". nil: "pci" and the address.
+	Label func(pci.Addr) string
+	// Service says whether the root port's errors are served. nil: where its Root Error Command enables an interrupt.
+	Service func(root pci.Addr) bool
+}
+
+// Injector injects errors into the functions that it was told. Safe for concurrent use.
+type Injector struct {
+	o Options
+
+	mu  sync.Mutex
+	fns map[pci.Addr]function
+}
+
+type function struct {
+	dev  *Device
+	root pci.Addr
+}
+
+// NewInjector makes an injector that knows no function.
+func NewInjector(o Options) *Injector {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Label == nil {
+		o.Label = func(a pci.Addr) string { return "pci " + a.String() }
+	}
+	return &Injector{o: o, fns: map[pci.Addr]function{}}
+}
+
+// Add makes a function known, or known anew, and the root port above it: its own address where it is one, the zero Addr
+// where there is none. The root port may be added later.
+func (in *Injector) Add(a pci.Addr, dev *Device, root pci.Addr) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.fns[a] = function{dev, root}
+}
+
+// Remove forgets a function.
+func (in *Injector) Remove(a pci.Addr) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	delete(in.fns, a)
+}
+
+// find is a function and its root port; nil for one that is not there.
+func (in *Injector) find(a pci.Addr) (dev, root *Device, rootAddr pci.Addr) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	alive := func(d *Device) *Device {
+		if d == nil || d.Err() != nil {
+			return nil
+		}
+		return d
+	}
+	f := in.fns[a]
+	if f.root == (pci.Addr{}) {
+		return alive(f.dev), nil, f.root
+	}
+	return alive(f.dev), alive(in.fns[f.root].dev), f.root
+}
+
+// Inject makes a function have an error, and its root port report it. What it refuses it refuses with the kernel's
+// numbers, in the kernel's order:
+//
+//	ENODEV           no such function; it has no root port
+//	EPROTONOSUPPORT  function or root port without Advanced Error Reporting
+//	EINVAL           all the correctable bits, or all the uncorrectable ones, are masked
+//	ENODEV           the root port has no interrupt
+//	EPROTONOSUPPORT  nobody serves the root port's errors
+//
+// Masked bits are in the function's status all the same, as the specification has it and the kernel's module does; and
+// from the last two on the root port has the error too, and tells of it with the next one.
+func (in *Injector) Inject(r Record) error {
+	a := r.Addr()
+	dev, root, rootAddr := in.find(a)
+	if dev == nil {
+		return fmt.Errorf("aer_inject: %s: injecting an error: no such device: %w", a, unix.ENODEV)
+	}
+	if root == nil {
+		return in.refuse(slog.LevelError, a, "Root port not found", unix.ENODEV)
+	}
+	x := dev.overlayFor(pci.AERHeader + 16)
+	if x == nil {
+		return in.refuse(slog.LevelError, a, "Device doesn't support AER", unix.EPROTONOSUPPORT)
+	}
+	severity, unmasked := x.in.Read32(x.at+pci.AERUncSev), pci.AERError{
+		Correctable:   r.Error.Correctable &^ x.in.Read32(x.at+pci.AERCorMask),
+		Uncorrectable: r.Error.Uncorrectable &^ x.in.Read32(x.at+pci.AERUncMask),
+	}
+	rx := root.overlayFor(pci.AERErrSrc + 4)
+	if rx == nil {
+		return in.refuse(slog.LevelError, rootAddr, "Root port doesn't support AER", unix.EPROTONOSUPPORT)
+	}
+	x.report(r.Error)
+	if r.Error.Correctable != 0 && unmasked.Correctable == 0 {
+		return in.refuse(slog.LevelWarn, a, "The correctable error(s) is masked by device", unix.EINVAL)
+	}
+	if r.Error.Uncorrectable != 0 && unmasked.Uncorrectable == 0 {
+		return in.refuse(slog.LevelWarn, a, "The uncorrectable error(s) is masked by device", unix.EINVAL)
+	}
+	status := rx.receive(r.Error, uint16(a.Bus)<<8|uint16(a.Devfn()), severity&r.Error.Uncorrectable != 0)
+	q := root.vector(int(status & pci.RootStaMessage >> pci.RootStaMsgAt))
+	if q == nil {
+		return in.refuse(slog.LevelError, rootAddr, "AER device not found", unix.ENODEV)
+	}
+	if !in.served(rootAddr, rx) {
+		return in.refuse(slog.LevelWarn, rootAddr, "AER service is not initialized", unix.EPROTONOSUPPORT)
+	}
+	in.say(slog.LevelInfo, rootAddr, fmt.Sprintf("Injecting errors %08x/%08x into device %s", r.Error.Correctable, r.Error.Uncorrectable, a))
+	q.Signal()
+	return nil
+}
+
+func (in *Injector) served(root pci.Addr, x *overlay) bool {
+	if in.o.Service != nil {
+		return in.o.Service(root)
+	}
+	return x.in.Read32(x.at+pci.AERRootCmd)&pci.RootCmdAll != 0
+}
+
+func (in *Injector) say(l slog.Level, a pci.Addr, text string) {
+	in.o.Log.Log(context.Background(), l, in.o.Label(a)+": aer_inject: "+text)
+}
+
+// refuse is an error whose reason the kernel logs, so that who only sees the number can look it up.
+func (in *Injector) refuse(l slog.Level, a pci.Addr, text string, errno unix.Errno) error {
+	in.say(l, a, text)
+	return fmt.Errorf("aer_inject: %s: injecting an error: %s: %w", a, text, errno)
+}
