@@ -14,6 +14,9 @@ import (
 // hotPlugModels are the ports below which a device may come and go (PCI Express native hot-plug).
 var hotPlugModels = []string{"pcie-root-port", "ioh3420", "xio3130-downstream"}
 
+// HasSlot says whether a model is a port with a slot, whose number is its property slot.
+func HasSlot(model string) bool { return slices.Contains(hotPlugModels, model) }
+
 // takesPlug says why nothing can be plugged in below a unit.
 func (u *unit) takesPlug() error {
 	if !slices.Contains(hotPlugModels, u.spec.Model) {
