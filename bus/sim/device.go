@@ -19,7 +19,8 @@ type device struct {
 	spec  DeviceSpec
 	index int           // in the machine: no two devices have the same
 	slot  uint8         // device number on its bus
-	up    *device       // the port it stands under; nil: the root bus
+	input int           // the line of the machine that its pin is wired to
+	up    *device       // the port it stands under; nil: the root bus; guarded by Machine.mu
 	addr  pci.Addr      // of a function
 	fn    *pci.Function // nil: a platform device, or one that was not enumerated; guarded by Machine.mu
 	nth   int           // of a platform device: which of those that firmware calls the same
@@ -82,6 +83,9 @@ func newDevice(m *Machine, spec DeviceSpec) (*device, error) {
 		d.up.below = append(d.up.below, d)
 	}
 	d.addr = pci.Addr{Domain: m.domain, Dev: d.slot}
+	for u := d; u != nil; u = u.up {
+		d.input = (d.input + int(u.slot)) % pciLines // each bridge turns the pins by its own device number
+	}
 	d.refresh()
 	return d, nil
 }
@@ -218,7 +222,10 @@ func (d *device) Reset(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return d.errorf("function reset: %w", ctx.Err())
 	}
-	if !d.hdr.flr && (d.up == nil || !d.up.port.hasSlot()) {
+	d.m.lock()
+	alone := d.up != nil && d.up.port.hasSlot()
+	d.m.unlock()
+	if !d.hdr.flr && !alone {
 		return d.errorf("the model has no function reset: %w", bus.ErrNotSupported)
 	}
 	return d.powerOn(false)

@@ -140,7 +140,7 @@ func (m *Machine) renew(d *device) {
 		m.log.Warn(d.errorf("putting it back: %v", err).Error()) // it was made before
 		return
 	}
-	n.slot, n.up, n.addr = d.slot, d.up, pci.Addr{Domain: m.domain, Dev: d.slot}
+	n.slot, n.input, n.up, n.addr = d.slot, d.input, d.up, pci.Addr{Domain: m.domain, Dev: d.slot}
 	n.space, n.log, n.msixTab, n.cut = d.space, d.log, d.msixTab, d.cut
 	n.below = d.below
 	for _, x := range n.below {

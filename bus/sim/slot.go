@@ -55,6 +55,7 @@ func (p *port) settle(tell bool) {
 			}
 		}
 	}
+	p.negotiateVC()
 	for _, d := range p.d.below {
 		d.refresh()
 	}
