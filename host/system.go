@@ -135,9 +135,6 @@ func (s *System) start(ctx context.Context, c Config) error {
 		return err
 	}
 	s.drivers = append(s.drivers, s.ports.PortDriver())
-	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
-		return err
-	}
 	// Nothing comes or goes until everything is up.
 	if err := s.scan.lock(ctx); err != nil {
 		return err
@@ -150,6 +147,9 @@ func (s *System) start(ctx context.Context, c Config) error {
 		return err
 	}
 	s.lo = newLoopback(&s.plan)
+	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
+		return err
+	}
 	if !prof.Pktgen.Strict {
 		if err := s.account(); err != nil {
 			return err
