@@ -13,10 +13,9 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
-const (
-	aerAt   bus.Off = 0x148 // where the models have Advanced Error Reporting
-	message         = 2     // a root port's message number
-)
+const aerAt bus.Off = 0x148 // where the models have Advanced Error Reporting
+
+const message = 2 // a root port's message number
 
 // model is a function with Advanced Error Reporting: status registers that are cleared by writing ones, masks that can be
 // written, the rest read-only. What a model does not have (the embedded nil) no test asks for.
