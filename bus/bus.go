@@ -183,8 +183,8 @@ type ErrorHandler interface {
 	// SlotReset tells that the device was reset, its config space and interrupt messages are what they were, and it must be
 	// brought up again: Recovered or Disconnect.
 	SlotReset(ctx context.Context) Verdict
-	// Resume tells that traffic may go on.
-	Resume()
+	// ErrorResume tells that traffic may go on.
+	ErrorResume()
 }
 
 // MMIOHandler is an ErrorHandler that wants to look at its device before it decides on a reset.

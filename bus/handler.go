@@ -23,7 +23,7 @@ import (
 // the kernel, pinned to one CPU.
 type Handler struct {
 	irq  *IRQ
-	name string
+	name atomic.Pointer[string]
 	fn   func(n uint64)
 	wait func() (uint64, error)
 	done chan struct{}
@@ -43,7 +43,8 @@ func Handle(q *IRQ, name string, fn func(n uint64)) *Handler {
 	if online, err := cpuset.Online(); err == nil {
 		cpus = cpuset.Max(online) + 1
 	}
-	h := &Handler{irq: q, name: name, fn: fn, done: make(chan struct{}), counts: make([]atomic.Uint64, cpus)}
+	h := &Handler{irq: q, fn: fn, done: make(chan struct{}), counts: make([]atomic.Uint64, cpus)}
+	h.name.Store(&name)
 	h.wait = func() (uint64, error) { return q.Wait(context.Background()) }
 	if q.policy == nil {
 		go h.loop(0)
@@ -59,8 +60,11 @@ func Handle(q *IRQ, name string, fn func(n uint64)) *Handler {
 	return h
 }
 
-// Name is the name given to Handle.
-func (h *Handler) Name() string { return h.name }
+// Name is the name given to Handle, or to Rename since.
+func (h *Handler) Name() string { return *h.name.Load() }
+
+// Rename is for a vector that several share, of whom some come and go: "PCIe PME, aerdrv, pciehp".
+func (h *Handler) Rename(name string) { h.name.Store(&name) }
 
 // IRQ is the vector served.
 func (h *Handler) IRQ() *IRQ { return h.irq }
@@ -93,7 +97,7 @@ func (h *Handler) SetAffinity(set *unix.CPUSet) error {
 		err = tryAffinity(set)
 	}
 	if err != nil {
-		return fmt.Errorf("setting the affinity of %s: no usable CPU in the set: %w", h.name, err)
+		return fmt.Errorf("setting the affinity of %s: no usable CPU in the set: %w", h.Name(), err)
 	}
 	s := *set
 	h.mu.Lock()

@@ -47,6 +47,7 @@ type IRQ struct {
 	mode   IRQMode
 	vector int
 	line   int // of INTx
+	number int // the system's; 0: it gave none
 	unmask func()
 	seen   func(n uint64) // of a wrapper: Observe
 	others atomic.Bool    // something else signals the eventfd, or may: WrapIRQ, FD
@@ -137,6 +138,12 @@ func (q *IRQ) Vector() int { return q.vector }
 // SetLine is for backends: it tells the input of the interrupt controller that an INTx
 // stands for, before anybody else has the IRQ.
 func (q *IRQ) SetLine(n int) { q.line = n }
+
+// SetNumber is for hosts: it tells the number that the interrupt has in /proc/interrupts, before a driver has it.
+func (q *IRQ) SetNumber(n int) { q.number = n }
+
+// Number is what SetNumber told, 0 where nobody did: what a driver's messages name.
+func (q *IRQ) Number() int { return q.number }
 
 // Observe is for wrappers of devices, before anybody else has the IRQ: fired is called in each
 // Wait that consumed interrupts, with how often the vector fired, before Wait returns; with

@@ -62,11 +62,13 @@ type Env struct {
 	Log     *slog.Logger      // inside Probe never nil, and it names driver, address and device
 	Options map[string]string // only options that the driver lists
 	Profile string            // the kernel whose texts are followed: "6.12"; empty: the newest
-	Bus     Hierarchy         // what stands below a port; nil where nobody knows
+	Bus     Hierarchy         // who owns the bus: what stands below a port, and where events go; nil where nobody does
+	// Function is what enumeration found out about the device; nil of one that is no PCI function, and where nobody told.
+	Function *Function
 }
 
 // Instance is a device in service. It may implement more: netdev.Device,
-// bus.ErrorHandler, bus.MMIOHandler, bus.PowerHandler, IRQUser, AttrUser, ParamUser.
+// bus.ErrorHandler, bus.MMIOHandler, bus.PowerHandler, IRQUser, AttrUser, DirUser, ParamUser.
 type Instance interface {
 	// Close takes the device out of service: stops it, joins all goroutines, frees all
 	// memory. It does not close the bus.Device. It is idempotent.
@@ -99,6 +101,11 @@ type Param struct {
 // function has are not for it.
 type AttrUser interface {
 	Attrs() map[string]*sysfs.File
+}
+
+// DirUser is implemented by an instance that has directories there: the services of a port.
+type DirUser interface {
+	Dirs() map[string]*sysfs.Dir
 }
 
 // Outcome is what became of matching one device.

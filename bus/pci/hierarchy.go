@@ -8,7 +8,8 @@ import (
 
 // Hierarchy is who owns a bus, as the driver of a port sees it: what the kernel's PCI core is to pcieport. The host
 // implements it. Its methods are safe for concurrent use; a driver calls none of them inside Probe, and none while it holds a lock that its Close
-// or its handlers take.
+// or its handlers take. Its goroutines may, also while Close waits for them to end: so Rescan and Remove that wait for their turn stop when ctx ends,
+// and Find, Below and Uevent wait for no Rescan, Remove or Close.
 type Hierarchy interface {
 	// Find is what stands at an address; nil if nothing is known to.
 	Find(a Addr) *Member
@@ -21,8 +22,18 @@ type Hierarchy interface {
 	// Remove takes all that stands behind a port out of service, the leaves first, and forgets it. gone says that the hardware is gone
 	// already: then devices die first (bus.ErrGone), so that their drivers touch nothing.
 	Remove(ctx context.Context, port Addr, gone bool) error
-	// Changed tells whoever listens of a change of a function: a uevent "change" with these variables, "KEY=VALUE".
-	Changed(a Addr, env ...string)
+	// Uevent tells whoever listens of an event: action "change", a path below /sys, a subsystem, and variables, "KEY=VALUE". It may be
+	// called at any time.
+	Uevent(action, path, subsystem string, env ...string)
+}
+
+// Waker is implemented by a Hierarchy that knows which devices it suspended. The service of power management events calls it where a device
+// asked for power.
+type Waker interface {
+	// Wake brings a function that asked for it back to D0, and resumes its driver (bus.PowerHandler) if it is suspended; what stands above it is
+	// resumed first. It returns once that is done, or ctx ends: a port that is being closed ends it. A function that is awake
+	// is left alone, which is no error.
+	Wake(ctx context.Context, a Addr) error
 }
 
 // Member is a function that is in service, or could be.
@@ -31,7 +42,12 @@ type Member struct {
 	Device   bus.Device // its config space is reached through it
 	Name     string     // the user's
 	Driver   string     // that serves it; "" for none
-	Instance Instance   // nil without a driver
+	// Use calls f with the driver's instance, nil where there is none any more. The instance stays
+	// in service until f returns.
+	Use func(f func(Instance))
+	// Restore brings back config space and interrupt messages as they were when the device came into service: for when they
+	// could not be saved just before a reset.
+	Restore func() error
 }
 
 // Label is how the kernel's messages about a function begin: "e1000 1000:01:00.0", or "pci 1000:01:00.0" without a driver.

@@ -2,19 +2,16 @@ package pci
 
 import (
 	"cmp"
+	"math/bits"
 	"slices"
 
 	"github.com/ring3dev/ring3/bus"
 )
 
-// Granularity of bridge windows (PCI-to-PCI Bridge 1.2, 3.2.5), and what a hot-plug port
-// keeps free behind it. 2 MiB is what the kernel keeps.
+// Granularity of bridge windows (PCI-to-PCI Bridge 1.2, 3.2.5).
 const (
 	ioGran  = 4 << 10
 	memGran = 1 << 20
-
-	hotPlugIO  = ioGran
-	hotPlugMem = 2 << 20
 )
 
 // class is a kind of window.
@@ -41,17 +38,18 @@ type item struct {
 }
 
 // place gives addresses to all BARs of these functions, and windows to the bridges among
-// them. They stand, at the top, behind root (nil for the root bus), which has windows w.
-func place(fns []*Function, root *Function, w Windows) {
+// them. They stand, at the top, behind root (nil for the root bus), in what nobody there has yet.
+func (t *Topology) place(root *Function, fns []*Function) {
 	dropped := map[*bus.RegionInfo]bool{}
-	spare := [classes]bool{true, true, true} // hot-plug ports keep room
-	high := true                             // 64-bit memory may lie high
+	spare := [classes]uint64{t.reserve.IO, t.reserve.Mem, t.reserve.Pref} // what hot-plug ports keep
+	high := true                                                          // 64-bit memory may lie high
+	w := t.windowsOf(root)
+	free := t.free(root, fns)
 	behind := map[*Function][]*Function{}
 	for _, f := range fns {
 		behind[f.Parent] = append(behind[f.Parent], f)
 	}
 	prefLow := root != nil && w.Mem64.Base+w.Mem64.Size <= 1<<32
-	ranges := [classes]Range{w.IO, w.Mem, w.Mem64}
 	for {
 		b := builder{behind: behind, dropped: dropped, spare: spare}
 		for _, f := range fns {
@@ -61,7 +59,7 @@ func place(fns []*Function, root *Function, w Windows) {
 		for _, it := range b.items(root) {
 			cl := it.class
 			switch {
-			case cl == classPref && (w.Mem64.Size == 0 || it.low && !prefLow || !high && root == nil):
+			case cl == classPref && (w.Mem64.Size == 0 || it.low && !prefLow || !high):
 				cl = classMem
 			case cl == classMem && root == nil && high && !it.low && it.size > w.Mem.Size/4 && w.Mem64.Size != 0:
 				cl = classPref // no bridge above it that could prefetch
@@ -69,8 +67,8 @@ func place(fns []*Function, root *Function, w Windows) {
 			tops[cl] = append(tops[cl], it)
 		}
 		full := class(classes)
-		for cl, r := range ranges {
-			if end, ok := layout(tops[cl], r.Base); !ok || len(tops[cl]) > 0 && !r.contains(r.Base, end-r.Base) {
+		for cl, spans := range free {
+			if !fit(tops[cl], spans) {
 				full = class(cl)
 				break
 			}
@@ -84,14 +82,18 @@ func place(fns []*Function, root *Function, w Windows) {
 		// Something must give: first what was only kept for later, then the high window,
 		// then the largest. Each turn drops something, so this ends.
 		switch {
-		case spare[full]:
-			spare[full] = false
-		case full == classMem && spare[classPref]:
-			spare[classPref] = false // may stand in the memory window too
-		case full == classPref && root == nil && high && fits(tops[classPref], w.Mem):
+		case spare[full] != 0:
+			spare[full] = less(full, spare[full])
+		case full == classMem && spare[classPref] != 0:
+			spare[classPref] = less(classPref, spare[classPref]) // may stand in the memory window too
+		case full == classPref && high && fit(tops[classPref], free[classMem]):
 			high = false
 		default:
-			drop(tops[full], ranges[full].Size, dropped)
+			room := uint64(0)
+			for _, r := range free[full] {
+				room += r.Size
+			}
+			drop(tops[full], room, dropped)
 		}
 	}
 	for _, f := range fns {
@@ -103,17 +105,43 @@ func place(fns []*Function, root *Function, w Windows) {
 	}
 }
 
-// fits says whether all of these alone would fit into r.
-func fits(items []*item, r Range) bool {
-	end, ok := layout(items, r.Base)
-	return ok && r.contains(r.Base, end-r.Base)
+// less is half of what is kept for later, in whole windows, and in the end nothing.
+func less(cl class, v uint64) uint64 {
+	gran := uint64(memGran)
+	if cl == classIO {
+		gran = ioGran
+	}
+	return v / 2 &^ (gran - 1)
+}
+
+// fit puts items into spans, the most aligned first, each where there is the first room for it; not ok where one has none.
+func fit(items []*item, spans []Range) bool {
+	sortItems(items)
+	spans = slices.Clone(spans)
+	for _, it := range items {
+		found := false
+		for i, r := range spans {
+			at, ok := alignUp(r.Base, it.align)
+			if !ok || !r.contains(at, it.size) {
+				continue
+			}
+			it.at, found = at, true
+			rest := []Range{{r.Base, at - r.Base}, {at + it.size, r.Base + r.Size - at - it.size}}
+			spans = slices.Replace(spans, i, i+1, slices.DeleteFunc(rest, func(r Range) bool { return r.Size == 0 })...)
+			break
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
 }
 
 // builder makes the tree of items.
 type builder struct {
 	behind  map[*Function][]*Function
 	dropped map[*bus.RegionInfo]bool
-	spare   [classes]bool
+	spare   [classes]uint64
 }
 
 // items lists what wants addresses on the bus behind a bridge, or on the root bus.
@@ -160,14 +188,14 @@ func (b *builder) windows(f *Function) []*item {
 	}
 	var out []*item
 	for _, w := range []struct {
-		class       class
-		gran, spare uint64
-		window      *Range
-		has, low    bool
+		class    class
+		gran     uint64
+		window   *Range
+		has, low bool
 	}{
-		{classIO, ioGran, hotPlugIO, &f.Windows.IO, f.io, true},
-		{classMem, memGran, hotPlugMem, &f.Windows.Mem, true, true},
-		{classPref, memGran, hotPlugMem, &f.Windows.Mem64, f.pref, !f.pref64},
+		{classIO, ioGran, &f.Windows.IO, f.io, true},
+		{classMem, memGran, &f.Windows.Mem, true, true},
+		{classPref, memGran, &f.Windows.Mem64, f.pref, !f.pref64},
 	} {
 		if !w.has {
 			for _, it := range in[w.class] {
@@ -176,8 +204,11 @@ func (b *builder) windows(f *Function) []*item {
 			continue
 		}
 		size, ok := layout(in[w.class], 0)
-		if f.hot && b.spare[w.class] {
-			size = max(size, w.spare)
+		align := w.gran
+		if f.hot && ok && b.spare[w.class] > size {
+			// The largest BAR that it has room for fits into it.
+			size = b.spare[w.class]
+			align = max(align, 1<<(bits.Len64(size)-1))
 		}
 		if size == 0 && ok {
 			continue
@@ -188,7 +219,7 @@ func (b *builder) windows(f *Function) []*item {
 		if !ok {
 			size = 1 << 63 // fits nowhere, so that something is dropped
 		}
-		it := &item{size: size, class: w.class, low: w.low, fn: f, window: w.window, inside: in[w.class], align: w.gran}
+		it := &item{size: size, class: w.class, low: w.low, fn: f, window: w.window, inside: in[w.class], align: align}
 		for _, x := range it.inside {
 			it.align = max(it.align, x.align)
 		}
@@ -210,9 +241,7 @@ func (b *builder) dropAll(it *item) {
 // layout puts items one after another from base on, the most aligned first, and says
 // where the last one ends; not ok where that exceeds 64 bits.
 func layout(items []*item, base uint64) (end uint64, ok bool) {
-	slices.SortStableFunc(items, func(a, b *item) int {
-		return cmp.Or(cmp.Compare(b.align, a.align), cmp.Compare(b.size, a.size))
-	})
+	sortItems(items)
 	end = base
 	for _, it := range items {
 		if it.at, ok = alignUp(end, it.align); !ok || it.at+it.size < it.at {
@@ -221,6 +250,12 @@ func layout(items []*item, base uint64) (end uint64, ok bool) {
 		end = it.at + it.size
 	}
 	return end, true
+}
+
+func sortItems(items []*item) {
+	slices.SortStableFunc(items, func(a, b *item) int {
+		return cmp.Or(cmp.Compare(b.align, a.align), cmp.Compare(b.size, a.size))
+	})
 }
 
 // alignUp rounds up to a power of two; not ok where that exceeds 64 bits.

@@ -21,6 +21,7 @@ type SysfsInfo struct {
 	IRQ    int                    // its (first) number in /proc/interrupts; 0 for none
 	MSI    map[int]bus.IRQMode    // the numbers that are MSI or MSI-X, for msi_irqs/
 	Attrs  map[string]*sysfs.File // the driver's own files: see AttrUser
+	Dirs   map[string]*sysfs.Dir  // and directories: see DirUser
 	// NoReset says that it has no reset, and no file of that name.
 	NoReset bool
 }
@@ -47,7 +48,7 @@ type Sysfs struct {
 	ops     SysfsOps // nil: nobody acts
 
 	mu    sync.Mutex
-	attrs map[string][]string // names of the drivers' own files, by the function's path; guarded by mu
+	attrs map[string][]string // names of what drivers put there, by the function's path; guarded by mu
 }
 
 // NewSysfs prepares bus/pci in root, which stands for /sys, for nobody to act on.
@@ -99,7 +100,7 @@ func (s *Sysfs) Add(f *Function, c bus.Config, i SysfsInfo) *sysfs.Dir {
 	at := SysfsPath(f)
 	d := s.root.MkdirAll(at)
 	s.unbind(f, d)
-	s.replaceAttrs(at, d, i.Attrs)
+	s.replaceAttrs(at, d, i)
 	fill(d, f, c, i)
 	if s.ops != nil {
 		s.functionOps(d, f, i)
@@ -114,17 +115,23 @@ func (s *Sysfs) Add(f *Function, c bus.Config, i SysfsInfo) *sysfs.Dir {
 	return d
 }
 
-// replaceAttrs takes away the own files of the driver that the function had before, and puts those that it has now.
-func (s *Sysfs) replaceAttrs(at string, d *sysfs.Dir, attrs map[string]*sysfs.File) {
+// replaceAttrs takes away what the driver put there that the function had before, and puts what that has which it has now.
+func (s *Sysfs) replaceAttrs(at string, d *sysfs.Dir, i SysfsInfo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range s.attrs[at] {
 		d.Remove(name)
 	}
 	delete(s.attrs, at)
-	for name, f := range attrs {
-		d.Put(name, f)
+	put := func(name string, n sysfs.Node) {
+		d.Put(name, n)
 		s.attrs[at] = append(s.attrs[at], name)
+	}
+	for name, f := range i.Attrs {
+		put(name, f)
+	}
+	for name, sub := range i.Dirs {
+		put(name, sub)
 	}
 }
 

@@ -71,9 +71,9 @@ type Topology struct {
 	Domain    uint32
 	Functions []*Function // in the order of the scan: a bridge stands before what is behind it
 
-	acc     Access
+	acc     Access  // nil: a snapshot
 	windows Windows // of the root bus
-	next    int     // the next free bus number
+	reserve Reserve
 }
 
 // Find is the function at that address, or nil.
@@ -90,8 +90,38 @@ func (t *Topology) Find(a Addr) *Function {
 const (
 	maxBus       = 255
 	maxFunctions = 4096 // in one domain: a full bus 0 of bridges, and then some
-	hotPlugBuses = 8    // bus numbers kept for what is plugged in later below a port
 )
+
+// Reserve is what Enumerate keeps free behind each hot-plug port, for what is plugged in later. A field that is 0 is as in
+// DefaultReserve. Sizes are rounded up to what a bridge can forward, and halved, down to nothing, where there is not so much
+// for all ports.
+type Reserve struct {
+	IO, Mem, Pref uint64 // bytes of I/O, memory and prefetchable memory
+	Buses         int    // bus numbers, the one of the bus behind the port included
+}
+
+// DefaultReserve is what a port keeps unless somebody says otherwise. 2 MiB is what the kernel keeps.
+var DefaultReserve = Reserve{IO: ioGran, Mem: 2 << 20, Pref: 2 << 20, Buses: 8}
+
+// filled takes the default where nothing is said, and whole windows.
+func (r Reserve) filled() Reserve {
+	d := DefaultReserve
+	size := func(v, instead, gran uint64) uint64 {
+		if v == 0 {
+			return instead
+		}
+		if v > 1<<62 {
+			return 1 << 62 // more than anybody has; halving begins there
+		}
+		v, _ = alignUp(v, gran)
+		return v
+	}
+	r.IO, r.Mem, r.Pref = size(r.IO, d.IO, ioGran), size(r.Mem, d.Mem, memGran), size(r.Pref, d.Pref, memGran)
+	if r.Buses <= 0 {
+		r.Buses = d.Buses
+	}
+	return r
+}
 
 // Enumerate finds all functions of a domain, from bus 0 on, as firmware does at boot:
 //
@@ -109,6 +139,11 @@ const (
 // no sense, or where bus 0 is empty. It is not safe for use with anything else that
 // changes the same config spaces.
 func Enumerate(acc Access, domain uint32, w Windows) (*Topology, error) {
+	return EnumerateReserving(acc, domain, w, Reserve{})
+}
+
+// EnumerateReserving is Enumerate, with what hot-plug ports keep for later.
+func EnumerateReserving(acc Access, domain uint32, w Windows, keep Reserve) (*Topology, error) {
 	for _, r := range []struct {
 		what string
 		Range
@@ -118,60 +153,21 @@ func Enumerate(acc Access, domain uint32, w Windows) (*Topology, error) {
 			return nil, fmt.Errorf("enumerating domain %04x: %s window at %#x of %#x bytes: want one above 0 and below %#x", domain, r.what, r.Base, r.Size, r.max)
 		}
 	}
-	t := &Topology{Domain: domain, acc: acc, windows: w, next: 1}
-	t.scan(0, nil, maxBus)
+	t := &Topology{Domain: domain, acc: acc, windows: w, reserve: keep.filled()}
+	t.scan(0, nil)
 	if len(t.Functions) == 0 {
 		return nil, fmt.Errorf("enumerating domain %04x: no function on bus 0: %w", domain, bus.ErrGone)
 	}
-	place(t.Functions, nil, w)
+	t.place(nil, t.Functions)
 	for _, f := range t.Functions {
 		f.program()
 	}
 	return t, nil
 }
 
-// Rescan looks for functions that were plugged in behind a bridge after Enumerate, and
-// brings them up within the bus numbers and windows that the bridge has. It returns
-// the new ones, which are in Functions then. Functions that stand there already are left
-// alone. The caller removes those that are gone with Forget before.
-func (t *Topology) Rescan(port *Function) ([]*Function, error) {
-	if !port.IsBridge() {
-		return nil, fmt.Errorf("%s: rescanning: not a bridge: %w", port.Addr, bus.ErrNotSupported)
-	}
-	for _, f := range t.Functions {
-		if f.Parent == port {
-			return nil, fmt.Errorf("%s: rescanning: %s stands there already: %w", port.Addr, f.Addr, bus.ErrBusy)
-		}
-	}
-	n, next := len(t.Functions), t.next
-	t.next = int(port.Secondary) + 1
-	t.scan(port.Secondary, port, int(port.Subordinate))
-	t.next = next
-	found := t.Functions[n:]
-	place(found, port, port.Windows)
-	for _, f := range found {
-		f.program()
-	}
-	return append([]*Function(nil), found...), nil
-}
-
-// Forget removes f and all that stands behind it, after it was unplugged.
-func (t *Topology) Forget(f *Function) {
-	gone := map[*Function]bool{f: true}
-	kept := t.Functions[:0:0]
-	for _, g := range t.Functions {
-		if gone[g] || g.Parent != nil && gone[g.Parent] {
-			gone[g] = true
-			continue
-		}
-		kept = append(kept, g)
-	}
-	t.Functions = kept
-}
-
-// scan finds what stands on one bus and, depth first, behind it. Bus numbers up to limit
-// may be given.
-func (t *Topology) scan(b uint8, parent *Function, limit int) {
+// scan finds what stands on one bus and, depth first, behind it. What is known already is looked behind, and else left
+// alone.
+func (t *Topology) scan(b uint8, parent *Function) {
 	devs := uint8(32)
 	if parent != nil && pciePort(parent.Config) {
 		devs = 1 // a link has one device (PCI Express Base 3.0, 7.3.1)
@@ -179,7 +175,12 @@ func (t *Topology) scan(b uint8, parent *Function, limit int) {
 	for dev := range devs {
 		multi := true
 		for fn := uint8(0); fn < 8 && multi; fn++ {
-			f := t.probe(Addr{Domain: t.Domain, Bus: b, Dev: dev, Fn: fn}, parent)
+			a := Addr{Domain: t.Domain, Bus: b, Dev: dev, Fn: fn}
+			f := t.Find(a)
+			known := f != nil
+			if !known {
+				f = t.probe(a, parent)
+			}
 			if f == nil {
 				multi = fn != 0 // without function 0 there are none
 				continue
@@ -187,8 +188,11 @@ func (t *Topology) scan(b uint8, parent *Function, limit int) {
 			if fn == 0 {
 				multi = f.Config.Read8(CfgHeader)&headerMulti != 0
 			}
-			if f.Header == HeaderBridge {
-				t.number(f, limit)
+			switch {
+			case known && f.Parent == parent && f.IsBridge():
+				t.scan(f.Secondary, f)
+			case !known && f.Header == HeaderBridge:
+				t.number(f)
 			}
 		}
 	}
@@ -234,35 +238,44 @@ func bridgeSubsystem(c bus.Config) (vendor, device uint16) {
 }
 
 // number gives a bridge its bus numbers and scans what is behind it.
-func (t *Topology) number(f *Function, limit int) {
+func (t *Topology) number(f *Function) {
 	c := f.Config
 	setBuses := func(sec, sub uint8) {
 		// The upper byte is the secondary latency timer: 0 in PCI Express.
 		c.Write32(cfgPrimary, uint32(f.Addr.Bus)|uint32(sec)<<8|uint32(sub)<<16)
 	}
-	if t.next > limit {
+	sec, limit := t.freeBuses(f.Parent)
+	if sec > limit {
 		setBuses(0, 0)
 		f.fail("numbering the bus behind the bridge: none left below %d: %w", limit+1, bus.ErrBusy)
 		return
 	}
 	f.hot = hotPlugPort(c)
-	sec := uint8(t.next)
-	setBuses(sec, uint8(limit))
+	setBuses(uint8(sec), uint8(limit))
 	if got := c.Read32(cfgPrimary) & 0xffffff; got != uint32(f.Addr.Bus)|uint32(sec)<<8|uint32(limit)<<16 {
 		setBuses(0, 0)
 		f.fail("numbering the bus behind the bridge: bus numbers read %#06x, want secondary %#02x, subordinate %#02x: %w", got, sec, limit, bus.ErrProtocol)
 		return
 	}
-	t.next++
-	f.Secondary = sec
+	f.Secondary, f.Subordinate = uint8(sec), uint8(limit)
 	f.bridgeWindows()
-	t.scan(sec, f, limit)
-	// Room for later, as long as three quarters of the numbers are not in use.
-	if top := int(sec) + hotPlugBuses - 1; f.hot && top <= min(limit, maxBus*3/4) {
-		t.next = max(t.next, top+1)
+	t.scan(f.Secondary, f)
+	top := sec
+	for _, g := range t.Functions {
+		if g.Parent == f && g.IsBridge() {
+			top = max(top, int(g.Subordinate))
+		}
 	}
-	f.Subordinate = uint8(t.next - 1)
-	setBuses(sec, f.Subordinate)
+	// Room for later, as long as three quarters of the numbers are not in use.
+	first := 1
+	if f.Parent != nil {
+		first = int(f.Parent.Secondary) + 1
+	}
+	if keep := sec + t.reserve.Buses - 1; f.hot && keep <= limit-(limit-first+1)/4 {
+		top = max(top, keep)
+	}
+	f.Subordinate = uint8(top)
+	setBuses(f.Secondary, f.Subordinate)
 }
 
 // bridgeWindows finds out which windows a bridge has, and closes all.

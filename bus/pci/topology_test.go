@@ -153,41 +153,12 @@ func TestEnumerateBridges(t *testing.T) {
 		t.Errorf("Command of a bridge = %s, want IO|Mem|Master", got)
 	}
 	hot := top.Find(Addr{0x1000, 0, 2, 0})
-	if hot.Windows.Mem.Size != hotPlugMem || hot.Windows.IO.Size != hotPlugIO {
+	if hot.Windows.Mem.Size != DefaultReserve.Mem || hot.Windows.IO.Size != DefaultReserve.IO {
 		t.Errorf("windows of an empty hot-plug port = %+v, want room", hot.Windows)
 	}
 	closed := top.Find(Addr{0x1000, 0, 3, 0}).Config
 	if b, l := closed.Read16(cfgMemBase), closed.Read16(cfgMemBase+2); b <= l {
 		t.Errorf("memory window of a bridge without need = %#x to %#x, want it closed", b, l)
-	}
-}
-
-func TestRescan(t *testing.T) {
-	port := bridge(modelBus{}).rootPort(true)
-	top := enumerate(t, modelBus{0x08: port, 0x10: device(1, 1)}, testWindows)
-	p := top.Functions[0]
-	plugged := device(0x8086, 0x10d3).bar(0, 128<<10, 0).bar(2, 32, barIO)
-	port.behind[0] = plugged
-	for range 2 {
-		found, err := top.Rescan(p)
-		if err != nil || len(found) != 1 {
-			t.Fatalf("Rescan = %v, %v, want one function", found, err)
-		}
-		f := found[0]
-		if f.Err != nil || f.Addr != (Addr{0x1000, 1, 0, 0}) || f.BARs[0].Addr == 0 || len(top.Functions) != 3 {
-			t.Errorf("Rescan found %s, %s, %v", f.Addr, bars(f), f.Err)
-		}
-		checkPlaced(t, top, testWindows)
-		if _, err := top.Rescan(p); !errors.Is(err, bus.ErrBusy) {
-			t.Errorf("Rescan of a port that is taken = %v, want ErrBusy", err)
-		}
-		top.Forget(f)
-		if len(top.Functions) != 2 {
-			t.Errorf("%d functions after Forget, want 2", len(top.Functions))
-		}
-	}
-	if _, err := top.Rescan(top.Functions[1]); !errors.Is(err, bus.ErrNotSupported) {
-		t.Errorf("Rescan of a device = %v, want ErrNotSupported", err)
 	}
 }
 

@@ -27,7 +27,7 @@ func (r *region) read(off bus.Off, width int) uint64 {
 		return ^uint64(0)
 	}
 	v, ok := r.dev.m.qt.ask(cmd, addr)
-	if !ok {
+	if !ok || !r.dev.alive() { // QEMU reads 0 where a device was
 		return ^uint64(0)
 	}
 	return v
@@ -76,7 +76,7 @@ func (c *config) read(off bus.Off, width int) uint64 {
 		return ^uint64(0)
 	}
 	v, ok := c.m.qt.ask(cmdRead[width], c.base+uint64(off))
-	if !ok {
+	if !ok || c.dev != nil && !c.dev.alive() {
 		return ^uint64(0)
 	}
 	return v

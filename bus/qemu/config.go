@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/ring3dev/ring3/bus/pci"
 )
 
 // Binary is the QEMU that Start runs unless Config says otherwise.
@@ -25,6 +27,22 @@ type Config struct {
 	// Started is told QEMU's process id as soon as there is one, so that somebody else can
 	// see to its end too.
 	Started func(pid int)
+	// Reserve is what ports with hot-plug keep for what is plugged in later.
+	Reserve pci.Reserve
+	// Ejected is called when QEMU has removed a device: its name is free again, and its bus.Device has ended (bus.ErrGone). It is
+	// called from one goroutine, which nothing else waits for but Close.
+	Ejected func(name string)
+}
+
+// vectors is how many interrupt messages the machine has eventfds for: 8 a device, and as many for what each port may get.
+func (c *Config) vectors() int {
+	n := 16 + 8*len(c.Devices)
+	for i := range c.Devices {
+		if slices.Contains(hotPlugModels, c.Devices[i].Model) {
+			n += 8
+		}
+	}
+	return n
 }
 
 // DefaultDomain is the PCI domain of a machine that is given none. Real machines rarely
@@ -87,6 +105,30 @@ func validName(s string) bool {
 	return true
 }
 
+// check checks what can be told of a device alone.
+func (d *DeviceSpec) check() error {
+	switch {
+	case !validName(d.Name):
+		return fmt.Errorf("qemu: device name %q: want letters, digits, '-', '_' or '.'", d.Name)
+	case !validName(d.Model):
+		return fmt.Errorf("qemu: %s: model %q: want the name of a QEMU device model", d.Name, d.Model)
+	case d.IOMMU && slices.Contains(bridgeModels, d.Model):
+		return fmt.Errorf("qemu: %s: model %s is a port or bridge: the IOMMU is for what stands below it", d.Name, d.Model)
+	case d.Capture != nil && !IsNetwork(d.Model):
+		return fmt.Errorf("qemu: %s: model %s is no network adapter, so there is nothing to capture", d.Name, d.Model)
+	}
+	for _, p := range d.Props {
+		k, _, ok := strings.Cut(p, "=")
+		if !ok || !validName(k) {
+			return fmt.Errorf("qemu: %s: property %q: want key=value", d.Name, p)
+		}
+		if slices.Contains([]string{"id", "addr", "bus", "netdev", "tpmdev"}, k) {
+			return fmt.Errorf("qemu: %s: property %q: this bus chooses %s itself", d.Name, p, k)
+		}
+	}
+	return nil
+}
+
 func (c *Config) check() error {
 	if len(c.Devices) == 0 || len(c.Devices) > maxDevices {
 		return fmt.Errorf("qemu: %d devices: want 1 to %d", len(c.Devices), maxDevices)
@@ -95,25 +137,11 @@ func (c *Config) check() error {
 	slots := 0
 	for i := range c.Devices {
 		d := &c.Devices[i]
-		switch {
-		case !validName(d.Name):
-			return fmt.Errorf("qemu: device name %q: want letters, digits, '-', '_' or '.'", d.Name)
-		case !validName(d.Model):
-			return fmt.Errorf("qemu: %s: model %q: want the name of a QEMU device model", d.Name, d.Model)
-		case seen[d.Name] != nil:
+		if err := d.check(); err != nil {
+			return err
+		}
+		if seen[d.Name] != nil {
 			return fmt.Errorf("qemu: two devices are named %s", d.Name)
-		}
-		for _, p := range d.Props {
-			k, _, ok := strings.Cut(p, "=")
-			if !ok || !validName(k) {
-				return fmt.Errorf("qemu: %s: property %q: want key=value", d.Name, p)
-			}
-			if slices.Contains([]string{"id", "addr", "bus", "netdev", "tpmdev"}, k) {
-				return fmt.Errorf("qemu: %s: property %q: this bus chooses %s itself", d.Name, p, k)
-			}
-		}
-		if d.IOMMU && slices.Contains(bridgeModels, d.Model) {
-			return fmt.Errorf("qemu: %s: model %s is a port or bridge: the IOMMU is for what stands below it", d.Name, d.Model)
 		}
 		if d.Bus == "" {
 			if !IsTPM(d.Model) {
@@ -121,9 +149,6 @@ func (c *Config) check() error {
 			}
 		} else if up := seen[d.Bus]; up == nil || !slices.Contains(bridgeModels, up.Model) {
 			return fmt.Errorf("qemu: %s stands under %s, which is not a port or bridge named before it", d.Name, d.Bus)
-		}
-		if d.Capture != nil && !IsNetwork(d.Model) {
-			return fmt.Errorf("qemu: %s: model %s is no network adapter, so there is nothing to capture", d.Name, d.Model)
 		}
 		seen[d.Name] = d
 	}
@@ -181,7 +206,7 @@ func (c *Config) deviceArgs(inherit *files) placing {
 	for i, w := range c.Wires {
 		hub[w[0]], hub[w[1]] = i, i
 	}
-	next, lone := firstSlot, len(c.Wires)
+	next := firstSlot
 	if c.iommu() {
 		p.args = append(p.args, "-device", iommuModel+",intremap=off")
 	}
@@ -192,47 +217,51 @@ func (c *Config) deviceArgs(inherit *files) placing {
 			p.where = append(p.where, place{})
 			continue
 		}
-		dev := fmt.Sprintf("%s,id=dev%d", d.Model, i)
-		switch {
-		case d.Bus != "":
-			up := slices.IndexFunc(c.Devices, func(o DeviceSpec) bool { return o.Name == d.Bus })
-			slot := c.under(d.Bus, i)
-			dev += fmt.Sprintf(",bus=dev%d,addr=%#x", up, slot)
-			p.where = append(p.where, place{parent: up, slot: slot})
-		default:
-			dev += fmt.Sprintf(",addr=%#x", next)
-			p.where = append(p.where, place{parent: -1, slot: next})
+		at := place{parent: -1, slot: next}
+		where := fmt.Sprintf(",addr=%#x", next)
+		if d.Bus != "" {
+			at.parent = slices.IndexFunc(c.Devices, func(o DeviceSpec) bool { return o.Name == d.Bus })
+			at.slot = c.under(d.Bus, i)
+			where = fmt.Sprintf(",bus=dev%d,addr=%#x", at.parent, at.slot)
+		} else {
 			next++
 		}
-		if slices.Contains(bridgeModels, d.Model) {
-			if strings.HasSuffix(d.Model, "root-port") || d.Model == "ioh3420" || d.Model == "xio3130-downstream" {
-				dev += fmt.Sprintf(",chassis=%d,slot=%d", i+1, i+1)
-			}
-		} else {
-			dev += ",romfile="
-		}
+		p.where = append(p.where, at)
 		if IsNetwork(d.Model) {
 			h, ok := hub[d.Name]
 			if !ok {
-				h = lone
-				lone++
+				h = len(c.Wires) + i
 			}
 			p.args = append(p.args, "-netdev", fmt.Sprintf("hubport,id=net%d,hubid=%d", i, h))
-			dev += fmt.Sprintf(",netdev=net%d", i)
 			if d.Capture != nil {
 				p.args = append(p.args, "-object", fmt.Sprintf("filter-dump,id=cap%d,netdev=net%d,file=/dev/fd/%d,maxlen=65535", i, i, inherit.add(d.Capture)))
 			}
 		}
-		if d.IOMMU && strings.HasPrefix(d.Model, "virtio-") {
-			// Else it goes past the IOMMU, and its driver need not know of one.
-			dev += ",iommu_platform=on"
-			if !strings.HasSuffix(d.Model, "transitional") {
-				dev += ",disable-legacy=on"
-			}
-		}
-		p.args = append(p.args, "-device", dev+d.props())
+		p.args = append(p.args, "-device", d.option(strconv.Itoa(i), i, where))
 	}
 	return p
+}
+
+// option is a device as QEMU's -device has it: its identifiers end in key, it stands where that says, and a port is slot n+1.
+func (d *DeviceSpec) option(key string, n int, where string) string {
+	dev := fmt.Sprintf("%s,id=dev%s%s", d.Model, key, where)
+	switch {
+	case slices.Contains(hotPlugModels, d.Model):
+		dev += fmt.Sprintf(",chassis=%d,slot=%d", n+1, n+1)
+	case !slices.Contains(bridgeModels, d.Model):
+		dev += ",romfile="
+	}
+	if IsNetwork(d.Model) {
+		dev += ",netdev=net" + key
+	}
+	if d.IOMMU && strings.HasPrefix(d.Model, "virtio-") {
+		// Else it goes past the IOMMU, and its driver need not know of one.
+		dev += ",iommu_platform=on"
+		if !strings.HasSuffix(d.Model, "transitional") {
+			dev += ",disable-legacy=on"
+		}
+	}
+	return dev + d.props()
 }
 
 // props are the further properties, as QEMU takes them.
@@ -249,11 +278,15 @@ func (c *Config) iommu() bool {
 	return slices.ContainsFunc(c.Devices, func(d DeviceSpec) bool { return d.IOMMU })
 }
 
-// under counts the devices before i that stand under the named port.
+// under is the device number of device i under the named port: how many stand there before it, and 1 more below a conventional
+// bridge, whose hot-plug controller knows no slot 0.
 func (c *Config) under(name string, i int) int {
 	n := 0
 	for _, d := range c.Devices[:i] {
-		if d.Bus == name {
+		switch {
+		case d.Name == name && strings.HasSuffix(d.Model, "pci-bridge"):
+			n++
+		case d.Bus == name:
 			n++
 		}
 	}
@@ -306,12 +339,16 @@ func (c *Config) inUsersWords(words string) string {
 		return ""
 	}
 	d := c.Devices[i]
-	s := fmt.Sprintf("%s: model %s: %s", d.Name, d.Model, m[2])
+	return fmt.Sprintf("%s: model %s: %s%s", d.Name, d.Model, m[2], remedy(d.Model, m[2]))
+}
+
+// remedy says what to do about what QEMU complains of.
+func remedy(model, words string) string {
 	switch {
-	case strings.Contains(m[2], "not a valid device model name"):
-		s += fmt.Sprintf(": '%s -device help' lists those that there are", Binary)
-	case strings.Contains(m[2], "roperty"):
-		s += fmt.Sprintf(": '%s -device %s,help' lists its properties", Binary, d.Model)
+	case strings.Contains(words, "not a valid device model name"):
+		return fmt.Sprintf(": '%s -device help' lists those that there are", Binary)
+	case strings.Contains(words, "roperty"):
+		return fmt.Sprintf(": '%s -device %s,help' lists its properties", Binary, model)
 	}
-	return s
+	return ""
 }

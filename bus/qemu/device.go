@@ -49,8 +49,11 @@ func newDevice(m *Machine, spec DeviceSpec, fn *pci.Function) *device {
 // follow ends the device with its machine.
 func (d *device) follow() {
 	go func() {
-		<-d.m.done
-		d.markClosed()
+		select {
+		case <-d.m.done:
+			d.markClosed()
+		case <-d.done:
+		}
 	}()
 }
 
@@ -131,17 +134,10 @@ func (a dmaOf) Map([]byte, bus.DMARequest) (*bus.Memory, error) {
 	return nil, fmt.Errorf("%s: mapping a caller's memory: a QEMU device reaches only its machine's RAM: %w", a.d.Address(), bus.ErrNotSupported)
 }
 
-// PCI Express capability (PCI Express Base 5.0, 7.5.3).
 const (
-	capExpress            = 0x10
-	offDevCap     bus.Off = 0x04 // Device Capabilities, RO
-	offDevControl bus.Off = 0x08 // Device Control, RW
-	devCapFLR             = 1 << 28
-	devControlFLR         = 1 << 15
-	flrTime               = 100 * time.Millisecond // 6.6.2
-	offBridgeCtl  bus.Off = 0x3e                   // Bridge Control of a type 1 header, RW
-	bridgeReset           = 1 << 6                 // Secondary Bus Reset
-	resetHold             = time.Millisecond       // Trst, PCI Local Bus 3.0, 4.3.2
+	devCapFLR = 1 << 28                // of Device Capabilities (PCI Express Base 5.0, 7.5.3.3)
+	flrTime   = 100 * time.Millisecond // 6.6.2
+	resetHold = time.Millisecond       // Trst, PCI Local Bus 3.0, 4.3.2
 )
 
 // Reset uses function-level reset, or the reset of a bridge below which the device
@@ -153,54 +149,33 @@ func (d *device) Reset(ctx context.Context) error {
 	if d.platform() {
 		return fmt.Errorf("%s %s: model %s has no reset: %w", d.Address(), d.spec.Name, d.spec.Model, bus.ErrNotSupported)
 	}
-	saved := saveConfig(d.cfg)
-	off, ok := pci.FindCap(d.cfg, capExpress)
+	restore := d.SaveState()
+	off, ok := pci.FindCap(d.cfg, pci.CapPCIe)
 	switch {
-	case ok && d.cfg.Read32(off+offDevCap)&devCapFLR != 0:
-		d.cfg.Write16(off+offDevControl, d.cfg.Read16(off+offDevControl)|devControlFLR)
+	case ok && d.cfg.Read32(off+pci.ExpDevCap)&devCapFLR != 0:
+		d.cfg.Write16(off+pci.ExpDevCtl, d.cfg.Read16(off+pci.ExpDevCtl)|pci.DevCtlFLR)
 		if err := sleep(ctx, flrTime); err != nil {
 			return fmt.Errorf("%s %s: function reset: %w", d.Address(), d.spec.Name, err)
 		}
 	case d.fn.Parent != nil && d.alone():
 		up := d.m.Config(d.fn.Parent.Addr)
-		ctl := up.Read16(offBridgeCtl)
-		up.Write16(offBridgeCtl, ctl|bridgeReset)
+		ctl := up.Read16(pci.CfgBridgeCtl)
+		up.Write16(pci.CfgBridgeCtl, ctl|pci.BridgeReset)
 		err := sleep(ctx, resetHold)
-		up.Write16(offBridgeCtl, ctl)
+		up.Write16(pci.CfgBridgeCtl, ctl)
 		if err != nil {
 			return fmt.Errorf("%s %s: bus reset: %w", d.Address(), d.spec.Name, err)
 		}
 	default:
 		return fmt.Errorf("%s %s: the model has no function reset: %w", d.Address(), d.spec.Name, bus.ErrNotSupported)
 	}
-	restoreConfig(d.cfg, saved)
-	return d.Err()
-}
-
-// saveConfig reads the 256 bytes that a reset changes.
-func saveConfig(c bus.Config) (s [64]uint32) {
-	for i := range s {
-		s[i] = c.Read32(bus.Off(4 * i))
-	}
-	return s
-}
-
-// restoreConfig writes them back where they differ, the Command register last, without
-// the Status register above it.
-func restoreConfig(c bus.Config, s [64]uint32) {
-	for i, v := range s {
-		off := bus.Off(4 * i)
-		if off != pci.CfgCommand && c.Read32(off) != v {
-			c.Write32(off, v)
-		}
-	}
-	c.Write16(pci.CfgCommand, uint16(s[pci.CfgCommand/4]))
+	return restore()
 }
 
 // alone says whether no other function stands below the device's bridge.
 func (d *device) alone() bool {
 	n := 0
-	for _, f := range d.m.topo.Functions {
+	for _, f := range d.m.Topology().Functions {
 		if f.Parent == d.fn.Parent {
 			n++
 		}

@@ -79,7 +79,9 @@ type iommu struct {
 	mu       sync.Mutex
 	closed   bool
 	tables   tables
+	root     uint64             // the root table
 	contexts map[uint8]uint64   // context table by bus
+	ids      map[uint16]bool    // of domains
 	sources  map[uint16]*device // by requester ID
 	iovas    *iova.Pool
 	live     []mapping       // what devices may reach now
@@ -90,7 +92,7 @@ type iommu struct {
 // startIOMMU gives every device that asked for it a domain, and turns translation on.
 func (m *Machine) startIOMMU() error {
 	u := &iommu{
-		m: m, contexts: map[uint8]uint64{}, sources: map[uint16]*device{}, strange: map[uint16]bool{},
+		m: m, contexts: map[uint8]uint64{}, ids: map[uint16]bool{}, sources: map[uint16]*device{}, strange: map[uint16]bool{},
 		tables: tables{ram: m.ram}, iovas: newIOVAs(),
 	}
 	m.iommu = u
@@ -102,14 +104,13 @@ func (m *Machine) startIOMMU() error {
 	if err := u.assign(); err != nil {
 		return err
 	}
-	root, err := u.passThrough()
-	if err != nil {
+	if err := u.passThrough(); err != nil {
 		return err
 	}
 	for id, d := range u.sources {
 		u.setContext(id, ctxPresent|d.domain.top.at, ctx39Bits|uint64(d.domain.id)<<8)
 	}
-	u.write(vtdRTADDR, 8, root)
+	u.write(vtdRTADDR, 8, u.root)
 	u.write(vtdGCMD, 4, gcmdSRTP)
 	if err := u.await("the root table", vtdGSTS, 4, gcmdSRTP, gcmdSRTP); err != nil {
 		return err
@@ -182,29 +183,43 @@ func (u *iommu) forget(d *domain) func() error {
 
 // assign makes the domains.
 func (u *iommu) assign() error {
-	for _, d := range u.m.devices {
+	for _, d := range u.m.devices() {
 		if !d.spec.IOMMU {
 			continue
 		}
 		id := requester(d.fn)
-		for _, o := range u.m.devices {
+		for _, o := range u.m.devices() {
 			// A bridge that has the same ID sends interrupts at most.
 			if o != d && !o.platform() && !o.fn.IsBridge() && requester(o.fn) == id {
 				return fmt.Errorf("%s and %s stand below the same conventional PCI bridge, where the IOMMU cannot tell them apart: put %s below a pcie-root-port: %w", d.spec.Name, o.spec.Name, d.spec.Name, bus.ErrNotSupported)
 			}
 		}
-		top, err := u.tables.take()
-		if err != nil {
+		if err := u.newDomain(d, id); err != nil {
 			return err
 		}
-		dom := &domain{id: uint16(firstDomainID + len(u.sources)), tables: &u.tables, large: u.large, top: &table{at: top}}
-		// Interrupt messages are writes as any other, and are translated.
-		bell := u.m.bell.addr &^ (pageSize - 1)
-		if err := dom.enter(bell, bell, pageSize, pteWrite, u.forget(dom)); err != nil {
-			return err
-		}
-		d.domain, u.sources[id] = dom, d
 	}
+	return nil
+}
+
+// newDomain gives a device an address space of its own.
+func (u *iommu) newDomain(d *device, source uint16) error {
+	n := uint16(firstDomainID)
+	for u.ids[n] {
+		n++
+	}
+	top, err := u.tables.take()
+	if err != nil {
+		return err
+	}
+	dom := &domain{id: n, tables: &u.tables, large: u.large, top: &table{at: top}}
+	// Interrupt messages are writes as any other, and are translated.
+	bell := u.m.bell.addr &^ (pageSize - 1)
+	if err := dom.enter(bell, bell, pageSize, pteWrite, u.forget(dom)); err != nil {
+		u.tables.give(top)
+		return err
+	}
+	u.ids[n] = true
+	d.domain, u.sources[source] = dom, d
 	return nil
 }
 
@@ -216,7 +231,7 @@ func requester(f *pci.Function) uint16 {
 	id := func(bus, dev, fn uint8) uint16 { return uint16(bus)<<8 | uint16(dev)<<3 | uint16(fn) }
 	r := id(f.Addr.Bus, f.Addr.Dev, f.Addr.Fn)
 	for up := f.Parent; up != nil; up = up.Parent {
-		off, express := pci.FindCap(up.Config, capExpress)
+		off, express := pci.FindCap(up.Config, pci.CapPCIe)
 		switch {
 		case !express:
 			r = id(up.Addr.Bus, up.Addr.Dev, up.Addr.Fn)
@@ -228,10 +243,9 @@ func requester(f *pci.Function) uint16 {
 }
 
 // passThrough makes the root table, and context tables that let everything through.
-func (u *iommu) passThrough() (uint64, error) {
-	root, err := u.tables.take()
-	if err != nil {
-		return 0, err
+func (u *iommu) passThrough() (err error) {
+	if u.root, err = u.tables.take(); err != nil {
+		return err
 	}
 	buses := []uint8{0}
 	for _, f := range u.m.topo.Functions {
@@ -242,19 +256,29 @@ func (u *iommu) passThrough() (uint64, error) {
 	for id := range u.sources {
 		buses = append(buses, uint8(id>>8))
 	}
-	slices.Sort(buses)
-	for _, b := range slices.Compact(buses) {
-		at, err := u.tables.take()
-		if err != nil {
-			return 0, err
+	for _, b := range buses {
+		if err := u.cover(b); err != nil {
+			return err
 		}
-		u.contexts[b] = at
-		for fn := range uint16(256) {
-			u.setContext(uint16(b)<<8|fn, ctxPresent|ctxPassThrough, ctx39Bits|passThroughID<<8)
-		}
-		u.tables.set(root+16*uint64(b), at|rootPresent)
 	}
-	return root, nil
+	return nil
+}
+
+// cover makes the context table of a bus where there is none.
+func (u *iommu) cover(b uint8) error {
+	if _, ok := u.contexts[b]; ok {
+		return nil
+	}
+	at, err := u.tables.take()
+	if err != nil {
+		return err
+	}
+	u.contexts[b] = at
+	for fn := range uint16(256) {
+		u.setContext(uint16(b)<<8|fn, ctxPresent|ctxPassThrough, ctx39Bits|passThroughID<<8)
+	}
+	u.tables.set(u.root+16*uint64(b), at|rootPresent)
+	return nil
 }
 
 // setContext writes the context entry of a source, the half with the present bit last.
@@ -297,6 +321,10 @@ func (u *iommu) alloc(d *device, q bus.DMARequest) (*bus.Memory, error) {
 		u.m.ram.release(s)
 		return nil, fmt.Errorf("%s: allocating DMA memory: %w", who, bus.ErrClosed)
 	}
+	if d.domain.left {
+		u.m.ram.release(s)
+		return nil, fmt.Errorf("%s: allocating DMA memory: %w", who, bus.ErrGone)
+	}
 	v, ok := takeIOVA(u.iovas, q, s.Base)
 	if ok && slices.ContainsFunc(u.live, func(o mapping) bool { return o.dev == d && o.Base < v.End && v.Base < o.End }) {
 		u.iovas.Put(v) // where something was placed
@@ -338,6 +366,7 @@ func (u *iommu) free(m mapping, v, s iova.Span) {
 		u.vacate(m)
 		u.iovas.Put(v)
 		u.live = slices.DeleteFunc(u.live, func(o mapping) bool { return o.dev == m.dev && o.Base == m.Base })
+		u.retire(m.dev)
 	}
 	u.mu.Unlock()
 	u.m.ram.release(s)

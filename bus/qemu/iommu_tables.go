@@ -82,6 +82,7 @@ type domain struct {
 	tables *tables
 	large  bool
 	top    *table
+	left   bool // its device was removed
 }
 
 // index is the place of an address in a table of a level, 1 being the last.

@@ -82,8 +82,8 @@ func (d *device) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 	} else {
 		err = d.enableMessages(mode, n)
 	}
-	if d.closed.Load() {
-		err = bus.ErrClosed // Close came between, and whatever was read is all-ones
+	if !d.alive() {
+		err = d.Err() // its end came between, and whatever was read is all-ones
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", what, err), d.disableLocked())
@@ -147,7 +147,7 @@ func (d *device) programMSIX(n int) (err error) {
 			}
 			continue
 		}
-		if err := s.msix.Set(i, d.m.bell.addr, uint32(peerSelf<<16|s.base+i)); err != nil {
+		if err := s.msix.Set(i, d.m.bell.addr, d.m.bell.message(s.base+i)); err != nil {
 			return err
 		}
 		if err := s.msix.Unmask(i); err != nil {

@@ -120,6 +120,9 @@ func (d *doorbell) ready(q *qtest) error {
 	}
 }
 
+// message is the datum that signals a vector's eventfd.
+func (d *doorbell) message(vector int) uint32 { return uint32(peerSelf<<16 | vector) }
+
 // take reserves n vectors in a row, the first a multiple of align. It returns -1 where
 // there are not so many.
 func (d *doorbell) take(n, align int) int {

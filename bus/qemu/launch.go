@@ -112,6 +112,8 @@ func launch(c *Config, path string, args []string, inherit files, vectors int) (
 
 	argv := []string{
 		"-M", "q35,memory-backend=ram,sata=off,smbus=off,pit=off,hpet=off,vmport=off,usb=off,graphics=off",
+		// Native hot-plug, by the ports' own registers, in place of ACPI's.
+		"-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
 		"-accel", "tcg,tb-size=1", "-m", c.memory(),
 		"-bios", fmt.Sprintf("/dev/fd/%d", biosFD),
 		"-object", fmt.Sprintf("memory-backend-file,id=ram,mem-path=/dev/fd/%d,size=%d,share=on", inherit.add(p.ram), ramSize),

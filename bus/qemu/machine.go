@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 )
@@ -39,14 +37,23 @@ type Machine struct {
 	qmp    *qmp
 	ram    *ram
 	bell   *doorbell
-	topo   *pci.Topology
 	iommu  *iommu // nil: no device asked for it
 	dimms  dimms
 	domain uint32
+	wires  int // how many: below it the numbers of hubs are theirs
 
-	devices []*device // in the order of Config.Devices
+	deleted chan string   // QEMU's names of devices that it has removed
+	pressed chan struct{} // the button of some device was pressed
+	ejects  sync.WaitGroup
 
-	// Lock order: irqMu, then the IOMMU's, then the qtest client's, then lineMu.
+	// Lock order: mu, then irqMu, then the IOMMU's, then the qtest client's, then lineMu. Nobody waits for QMP with one of
+	// them.
+	mu    sync.Mutex // guards topo, units, plugs and shut
+	topo  *pci.Topology
+	plugs int     // how many devices were ever plugged in
+	units []*unit // those of Config.Devices, in their order, then those plugged in
+	shut  bool    // closed: nothing is plugged in any more
+
 	irqMu  sync.Mutex // guards bell.used, intxOn and the devices' irqState
 	intxOn bool       // interrupt messages were asked for
 	lineMu sync.Mutex // guards lines and what hangs on them
@@ -77,8 +84,8 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{log: c.Log, domain: c.Domain, lines: map[int]*line{}, done: make(chan struct{})}
-	if m.bell, err = newDoorbell(16 + 8*len(c.Devices)); err != nil {
+	m := &Machine{log: c.Log, domain: c.Domain, lines: map[int]*line{}, done: make(chan struct{}), deleted: make(chan string, maxDevices), pressed: make(chan struct{}, 1), wires: len(c.Wires)}
+	if m.bell, err = newDoorbell(c.vectors()); err != nil {
 		return nil, err
 	}
 	var inherit files
@@ -103,6 +110,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 		return nil, err
 	}
 	m.proc.up.Store(true)
+	m.ejects.Go(func() { m.watchEjects(c.Ejected) })
 	return m, nil
 }
 
@@ -116,7 +124,7 @@ func (m *Machine) bringUp(ctx context.Context, c *Config, placed placing) (err e
 	if err := m.bell.serve(m.proc.ivshmem); err != nil {
 		return err
 	}
-	if m.qmp, err = newQMP(m.proc.qmp, startTimeout); err != nil {
+	if m.qmp, err = newQMP(m.proc.qmp, startTimeout, m.event); err != nil {
 		return err
 	}
 	if err := m.enumerate(c, placed); err != nil {
@@ -136,22 +144,27 @@ func (m *Machine) enumerate(c *Config, placed placing) error {
 		m.qt.post(cmdOut[4], 0xcfc, v)
 	}
 	var err error
-	if m.topo, err = pci.Enumerate(m, m.domain, windows); err != nil {
+	if m.topo, err = pci.EnumerateReserving(m, m.domain, windows, c.Reserve); err != nil {
 		return fmt.Errorf("qemu: enumerating the bus: %w", err)
 	}
 	if err := m.Err(); err != nil {
 		return fmt.Errorf("qemu: enumerating the bus: %w", err)
 	}
-	for i, spec := range c.Devices {
-		if IsTPM(spec.Model) {
-			m.devices = append(m.devices, newPlatformDevice(m, spec))
+	m.newUnits(c, placed)
+	for _, f := range m.topo.Functions {
+		m.adopt(f)
+	}
+	for _, u := range m.units {
+		if IsTPM(u.spec.Model) {
+			u.dev = newPlatformDevice(m, u.spec)
 			continue
 		}
-		f, err := m.locate(placed, i)
-		if err != nil {
-			return fmt.Errorf("qemu: %s (%s): %w", spec.Name, spec.Model, err)
+		if u.fn == nil {
+			return fmt.Errorf("qemu: %s (%s): no function in its slot: is it a PCI device? %w", u.spec.Name, u.spec.Model, bus.ErrProtocol)
 		}
-		m.devices = append(m.devices, newDevice(m, spec, f))
+		if err := u.fn.Err; err != nil {
+			return fmt.Errorf("qemu: %s (%s): %w", u.spec.Name, u.spec.Model, err)
+		}
 	}
 	if m.bell.addr, err = findDoorbell(m.topo); err != nil {
 		return err
@@ -164,54 +177,11 @@ func (m *Machine) enumerate(c *Config, placed placing) error {
 	return m.bell.ready(m.qt)
 }
 
-// locate finds the function of a device by its place.
-func (m *Machine) locate(placed placing, i int) (*pci.Function, error) {
-	p := placed.where[i]
-	a := pci.Addr{Domain: m.domain, Dev: uint8(p.slot)}
-	if p.parent >= 0 {
-		up, err := m.locate(placed, p.parent)
-		if err != nil {
-			return nil, err
-		}
-		a.Bus = up.Secondary
-	}
-	for _, f := range m.topo.Functions {
-		if f.Addr == a {
-			return f, f.Err
-		}
-	}
-	return nil, fmt.Errorf("no function at %s: is it a PCI device? %w", a, bus.ErrProtocol)
-}
-
 // Config gives the config space of any function of the machine; pci.Access.
 func (m *Machine) Config(a pci.Addr) bus.Config { return m.config(a) }
 
 func (m *Machine) config(a pci.Addr) *config {
 	return &config{m: m, size: configSize, base: ecamBase + uint64(a.Bus)<<20 + uint64(a.Dev)<<15 + uint64(a.Fn)<<12}
-}
-
-// Topology is what enumeration found, the chipset's own functions included.
-func (m *Machine) Topology() *pci.Topology { return m.topo }
-
-// Device returns the device that Config named so. There is one bus.Device for it; closing
-// that is closing it for everybody.
-func (m *Machine) Device(name string) (bus.Device, error) {
-	for _, d := range m.devices {
-		if d.spec.Name == name {
-			return d, nil
-		}
-	}
-	return nil, fmt.Errorf("qemu: no device is named %s: %w", name, unix.ENODEV)
-}
-
-// Function returns what enumeration found out about the device of that name; nil, without an error, if it is
-// no PCI function.
-func (m *Machine) Function(name string) (*pci.Function, error) {
-	i := slices.IndexFunc(m.devices, func(d *device) bool { return d.spec.Name == name })
-	if i < 0 {
-		return nil, fmt.Errorf("qemu: no device is named %s: %w", name, unix.ENODEV)
-	}
-	return m.devices[i].fn, nil
 }
 
 // PID is QEMU's process id.
@@ -298,16 +268,24 @@ func (m *Machine) explain(c *Config, err error) error {
 }
 
 // Close stops all devices, then QEMU, and releases everything. It is idempotent. Memory
-// that a driver did not free stays mapped and is reported.
+// that a driver did not free stays mapped and is reported. It waits for Config.Ejected to return, so that must not call it.
 func (m *Machine) Close() error {
 	m.closeOnce.Do(func() {
-		for i := len(m.devices) - 1; i >= 0; i-- {
-			m.closeErr = errors.Join(m.closeErr, m.devices[i].Close())
+		m.mu.Lock()
+		m.shut = true
+		devices := m.devices()
+		m.mu.Unlock()
+		for _, d := range slices.Backward(devices) {
+			m.closeErr = errors.Join(m.closeErr, d.Close())
 		}
 		m.record(fmt.Errorf("qemu: %w", bus.ErrClosed))
 		m.proc.kill()
 		m.qt.close()
 		m.proc.closeFiles()
+		if m.qmp != nil {
+			<-m.qmp.ended
+		}
+		m.ejects.Wait()
 		m.bell.close()
 		m.iommu.close()
 		if m.ram != nil {

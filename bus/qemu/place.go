@@ -196,6 +196,9 @@ func (u *iommu) enterAt(d *device, base, phys uint64, w bus.Window) error {
 	if u.closed {
 		return bus.ErrClosed
 	}
+	if d.domain.left {
+		return bus.ErrGone
+	}
 	s := iova.Span{Base: base, End: base + w.Size}
 	bell := u.m.bell.addr &^ (pageSize - 1)
 	taken := s.Base < bell+pageSize && bell < s.End
@@ -223,4 +226,5 @@ func (u *iommu) leaveAt(d *device, base uint64) {
 	m := u.live[i]
 	u.live = slices.Delete(u.live, i, i+1)
 	u.vacate(m)
+	u.retire(d)
 }

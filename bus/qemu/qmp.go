@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,12 +15,20 @@ import (
 	"github.com/ring3dev/ring3/bus"
 )
 
-// qmp is a client of the QEMU Machine Protocol: JSON lines (docs/interop/qmp-spec).
+// qmp is a client of the QEMU Machine Protocol: JSON lines (docs/interop/qmp-spec). One goroutine reads: replies go to whoever
+// runs a command, events to onEvent. Safe for concurrent use.
 type qmp struct {
 	f       *os.File // non-blocking socket
 	r       *bufio.Reader
-	mu      sync.Mutex
+	onEvent func(qmpEvent) // called by the reader: it must not wait, and run no command
 	version struct{ Major, Minor, Micro int }
+
+	replies chan qmpMessage
+	ended   chan struct{} // the reader has; err says why
+	err     error
+
+	mu sync.Mutex    // held by the one who runs a command
+	id atomic.Uint64 // of that command
 }
 
 // qmpMessage is anything that QEMU sends.
@@ -29,7 +38,8 @@ type qmpMessage struct {
 			QEMU struct{ Major, Minor, Micro int } `json:"qemu"`
 		} `json:"version"`
 	} `json:"QMP"`
-	Event  string          `json:"event"`
+	qmpEvent
+	ID     uint64          `json:"id"`
 	Return json.RawMessage `json:"return"`
 	Error  *struct {
 		Class string `json:"class"`
@@ -37,9 +47,22 @@ type qmpMessage struct {
 	} `json:"error"`
 }
 
-// newQMP greets QEMU and leaves negotiation mode.
-func newQMP(f *os.File, timeout time.Duration) (*qmp, error) {
-	q := &qmp{f: f, r: bufio.NewReaderSize(f, 64<<10)}
+// qmpEvent is what QEMU tells by itself.
+type qmpEvent struct {
+	Event string `json:"event"`
+	Data  struct {
+		Device string `json:"device"`
+	} `json:"data"`
+}
+
+// qmpError is QEMU's own refusal of a command.
+type qmpError struct{ cmd, desc string }
+
+func (e *qmpError) Error() string { return fmt.Sprintf("qemu: qmp %s: %s", e.cmd, e.desc) }
+
+// newQMP greets QEMU and leaves negotiation mode. The reader ends with the socket.
+func newQMP(f *os.File, timeout time.Duration, onEvent func(qmpEvent)) (*qmp, error) {
+	q := &qmp{f: f, r: bufio.NewReaderSize(f, 64<<10), onEvent: onEvent, replies: make(chan qmpMessage, 1), ended: make(chan struct{})}
 	_ = f.SetReadDeadline(time.Now().Add(timeout))
 	m, err := q.read()
 	if err != nil {
@@ -52,11 +75,36 @@ func newQMP(f *os.File, timeout time.Duration) (*qmp, error) {
 	if v := q.version; v.Major < 6 || v.Major == 6 && v.Minor < 1 {
 		return nil, fmt.Errorf("qemu: QEMU %d.%d is too old: want 6.1 or later: %w", v.Major, v.Minor, bus.ErrNotSupported)
 	}
+	_ = f.SetReadDeadline(time.Time{})
+	go q.readAll()
 	_, err = q.execute("qmp_capabilities", nil)
 	return q, err
 }
 
-// execute runs a command and returns its result. Events that arrive meanwhile are dropped.
+// readAll sorts what comes until the socket ends.
+func (q *qmp) readAll() {
+	defer close(q.ended)
+	for {
+		m, err := q.read()
+		if err != nil {
+			q.err = err
+			return
+		}
+		switch {
+		case m.Event != "":
+			if q.onEvent != nil {
+				q.onEvent(m.qmpEvent)
+			}
+		case (m.Return != nil || m.Error != nil) && m.ID == q.id.Load(): // else nobody waits for it any more
+			select {
+			case q.replies <- m:
+			default: // a second one
+			}
+		}
+	}
+}
+
+// execute runs a command and returns its result.
 func (q *qmp) execute(cmd string, args any) (json.RawMessage, error) {
 	return q.executeWith(cmd, args, nil)
 }
@@ -65,29 +113,55 @@ func (q *qmp) execute(cmd string, args any) (json.RawMessage, error) {
 func (q *qmp) executeWith(cmd string, args any, file *os.File) (json.RawMessage, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	id := q.id.Add(1)
+	select {
+	case <-q.replies: // it came when nobody waited any more
+	default:
+	}
 	req := struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
-	}{cmd, args}
+		ID        uint64 `json:"id"`
+	}{cmd, args, id}
 	b, err := json.Marshal(req)
 	if err != nil {
 		return nil, fmt.Errorf("qemu: qmp %s: %w", cmd, err)
 	}
-	_ = q.f.SetDeadline(time.Now().Add(AnswerTimeout))
+	_ = q.f.SetWriteDeadline(time.Now().Add(AnswerTimeout))
 	if err := q.write(append(b, '\n'), file); err != nil {
 		return nil, fmt.Errorf("qemu: qmp %s: %w (%w)", cmd, err, bus.ErrGone)
 	}
+	late := time.NewTimer(AnswerTimeout)
+	defer late.Stop()
 	for {
-		m, err := q.read()
-		switch {
-		case err != nil:
-			return nil, fmt.Errorf("qmp %s: %w", cmd, err)
-		case m.Error != nil:
-			return nil, fmt.Errorf("qemu: qmp %s: %s", cmd, strings.TrimSpace(m.Error.Desc))
-		case m.Return != nil:
-			return m.Return, nil
+		select {
+		case m := <-q.replies:
+			switch {
+			case m.ID != id: // as above
+			case m.Error != nil:
+				return nil, &qmpError{cmd, strings.TrimSpace(m.Error.Desc)}
+			default:
+				return m.Return, nil
+			}
+		case <-q.ended:
+			return nil, fmt.Errorf("qmp %s: %w", cmd, q.err)
+		case <-late.C:
+			return nil, fmt.Errorf("qemu: qmp %s: no answer within %v: %w", cmd, AnswerTimeout, bus.ErrTimeout)
 		}
 	}
+}
+
+// monitor runs a command of the human monitor (HMP), which has what QMP has not. It returns what that says.
+func (q *qmp) monitor(line string) (string, error) {
+	r, err := q.execute("human-monitor-command", map[string]any{"command-line": line})
+	if err != nil {
+		return "", err
+	}
+	var said string
+	if err := json.Unmarshal(r, &said); err != nil {
+		return "", fmt.Errorf("qemu: the monitor's answer to %q: %w (%w)", line, err, bus.ErrProtocol)
+	}
+	return strings.TrimSpace(said), nil
 }
 
 func (q *qmp) write(b []byte, file *os.File) error {

@@ -79,7 +79,7 @@ func (c *config) read(off bus.Off, width int) uint32 {
 	d.m.lock()
 	defer d.m.unlock()
 	d.m.clock.access(readTime)
-	if d.gone || d.isPlatform() || !d.space.inside(off, width) {
+	if d.gone || !d.live || d.isPlatform() || !d.space.inside(off, width) {
 		return ^uint32(0)
 	}
 	return d.space.read(off, width)
@@ -90,14 +90,10 @@ func (c *config) write(off bus.Off, v uint32, width int) {
 	d.m.lock()
 	defer d.m.unlock()
 	d.m.clock.access(writeTime)
-	if d.gone || d.isPlatform() || !d.space.inside(off, width) {
+	if d.gone || !d.live || d.isPlatform() || !d.space.inside(off, width) {
 		return
 	}
-	if d.space.write(off, width, v) {
-		d.resetFunction()
-		return
-	}
-	d.changed()
+	d.writeConfig(off, width, v)
 }
 
 func (c *config) Read8(o bus.Off) uint8       { return uint8(c.read(o, 1)) }
@@ -107,15 +103,53 @@ func (c *config) Write8(o bus.Off, v uint8)   { c.write(o, uint32(v), 1) }
 func (c *config) Write16(o bus.Off, v uint16) { c.write(o, uint32(v), 2) }
 func (c *config) Write32(o bus.Off, v uint32) { c.write(o, v, 4) }
 
-// nobody is the config space where no function is.
-type nobody struct{}
+// routed is the config space at an address: of whatever function answers there.
+type routed struct {
+	m *Machine
+	a pci.Addr
+}
 
 var _ pci.Access = (*Machine)(nil)
 
-func (nobody) Size() int               { return 256 }
-func (nobody) Read8(bus.Off) uint8     { return ^uint8(0) }
-func (nobody) Read16(bus.Off) uint16   { return ^uint16(0) }
-func (nobody) Read32(bus.Off) uint32   { return ^uint32(0) }
-func (nobody) Write8(bus.Off, uint8)   {}
-func (nobody) Write16(bus.Off, uint16) {}
-func (nobody) Write32(bus.Off, uint32) {}
+// to is the function that answers; nil if none does.
+func (c *routed) to(off bus.Off, width int) *device {
+	if d := c.m.route(c.a); d != nil && !d.gone && c.a.Domain == c.m.domain && d.space.inside(off, width) {
+		return d
+	}
+	return nil
+}
+
+func (c *routed) Size() int {
+	c.m.lock()
+	defer c.m.unlock()
+	if d := c.to(0, 1); d != nil {
+		return len(d.space.b)
+	}
+	return 256
+}
+
+func (c *routed) read(off bus.Off, width int) uint32 {
+	c.m.lock()
+	defer c.m.unlock()
+	c.m.clock.access(readTime)
+	if d := c.to(off, width); d != nil {
+		return d.space.read(off, width)
+	}
+	return ^uint32(0)
+}
+
+func (c *routed) write(off bus.Off, v uint32, width int) {
+	c.m.lock()
+	defer c.m.unlock()
+	c.m.clock.access(writeTime)
+	if d := c.to(off, width); d != nil {
+		d.writeConfig(off, width, v)
+	}
+}
+
+func (c *routed) Read8(o bus.Off) uint8       { return uint8(c.read(o, 1)) }
+func (c *routed) Read16(o bus.Off) uint16     { return uint16(c.read(o, 2)) }
+func (c *routed) Read32(o bus.Off) uint32     { return c.read(o, 4) }
+func (c *routed) Write8(o bus.Off, v uint8)   { c.write(o, uint32(v), 1) }
+func (c *routed) Write16(o bus.Off, v uint16) { c.write(o, uint32(v), 2) }
+func (c *routed) Write32(o bus.Off, v uint32) { c.write(o, v, 4) }

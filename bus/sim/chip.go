@@ -39,7 +39,11 @@ type header struct {
 	intx    bool
 	msi     int // vectors, 0: none
 	msix    int // vectors, 0: none
-	msixBAR int // region of the MSI-X table (offset 0) and the pending bits (offset 0x2000)
+	msixBAR int // region of the MSI-X table (offset 0) and the pending bits (offset 0x2000, or pba)
+	pba     int
+	aer     bool                 // has Advanced Error Reporting
+	pme     bool                 // can signal PME
+	layout  func(*header) *space // lays out config space, if it is not to be as of an endpoint
 
 	// platform says that it is no function: what firmware calls it, the most specific name first. Of what stands
 	// above it has regions, with the addresses at which they are for good, widths and intx.

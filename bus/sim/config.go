@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/ring3dev/ring3/bus/pci"
 )
 
 // Config says what machine to start.
@@ -15,6 +17,10 @@ type Config struct {
 	Domain  uint32       // PCI domain of the machine's functions; 0 means DefaultDomain
 	Clock   Clock        // how time passes; RealTime if nothing is said
 	Log     *slog.Logger // nil discards
+	// Reserve is what ports with hot-plug keep for what is plugged in later.
+	Reserve pci.Reserve
+	// Ejected, if it is not nil, is told the name of each card that left its slot because software let go of it, without any lock held.
+	Ejected func(name string)
 }
 
 // DefaultDomain is the PCI domain of a machine that is given none. Real machines rarely
@@ -25,6 +31,7 @@ const DefaultDomain = 0x1000
 type DeviceSpec struct {
 	Name  string   // what the user calls it: letters, digits, '-', '_', '.'
 	Model string   // one of Models: "e1000e"
+	Bus   string   // name of the port it stands under, which is named before it; "" is the root bus
 	Props []string // properties of the model, "key=value"
 	// Capture, if it is not nil, is shown every frame on the device's side of its wire, sent or
 	// received. It is called under the machine's lock, and neither keeps nor changes the frame.
@@ -41,6 +48,7 @@ type model struct {
 	aliases []string
 	about   string // one line: what it is
 	net     bool   // the chip is a netChip
+	port    bool   // the chip is a port: others may stand under it
 	// platform: no PCI function, and takes no slot; its header says what firmware calls it.
 	platform bool
 	tpm      bool              // has a TPM behind its registers
@@ -62,6 +70,7 @@ type Model struct {
 	Aliases []string
 	About   string // one line
 	Network bool   // it can be wired
+	Port    bool   // others may stand under it
 	// Platform says that it is no PCI function (bus.Platform).
 	Platform bool
 	Props    map[string]string
@@ -71,7 +80,7 @@ type Model struct {
 func Models() []Model {
 	var out []Model
 	for _, m := range models() {
-		out = append(out, Model{Name: m.name, Aliases: slices.Clone(m.aliases), About: m.about, Network: m.net, Platform: m.platform, Props: maps.Clone(m.props)})
+		out = append(out, Model{Name: m.name, Aliases: slices.Clone(m.aliases), About: m.about, Network: m.net, Port: m.port, Platform: m.platform, Props: maps.Clone(m.props)})
 	}
 	return out
 }
@@ -89,6 +98,12 @@ func modelOf(name string) *model {
 func IsNetwork(name string) bool {
 	m := modelOf(name)
 	return m != nil && m.net
+}
+
+// HasSlot says whether a model is a port with a slot, whose number is its property slot.
+func HasSlot(name string) bool {
+	m := modelOf(name)
+	return m != nil && m.props["slot"] != ""
 }
 
 // Slots of the root bus, the same that package qemu gives: 0 is a host bridge.
@@ -122,38 +137,105 @@ func (c *Config) check() error {
 	seen := map[string]*DeviceSpec{}
 	for i := range c.Devices {
 		d := &c.Devices[i]
-		switch {
-		case !validName(d.Name):
-			return fmt.Errorf("sim: device name %q: want letters, digits, '-', '_' or '.'", d.Name)
-		case modelOf(d.Model) == nil:
-			return fmt.Errorf("sim: %s: no model is named %q: there are %s", d.Name, d.Model, strings.Join(modelNames(), ", "))
-		case seen[d.Name] != nil:
-			return fmt.Errorf("sim: two devices are named %s", d.Name)
-		}
-		if _, err := d.props(); err != nil {
+		if err := d.check(); err != nil {
 			return err
 		}
-		if d.Capture != nil && !IsNetwork(d.Model) {
-			return fmt.Errorf("sim: %s: model %s is no network adapter, so there is nothing to capture", d.Name, d.Model)
+		if seen[d.Name] != nil {
+			return fmt.Errorf("sim: two devices are named %s", d.Name)
 		}
-		if d.TPM != nil && !modelOf(d.Model).tpm {
-			return fmt.Errorf("sim: %s: model %s has no TPM that another could stand for", d.Name, d.Model)
+		if err := c.checkPlace(d, i, seen); err != nil {
+			return err
 		}
 		seen[d.Name] = d
 	}
 	return c.checkWires(seen)
 }
 
+// check is about the device alone.
+func (d *DeviceSpec) check() error {
+	switch {
+	case !validName(d.Name):
+		return fmt.Errorf("sim: device name %q: want letters, digits, '-', '_' or '.'", d.Name)
+	case modelOf(d.Model) == nil:
+		return fmt.Errorf("sim: %s: no model is named %q: there are %s", d.Name, d.Model, strings.Join(modelNames(), ", "))
+	}
+	if _, err := d.props(); err != nil {
+		return err
+	}
+	if d.Capture != nil && !IsNetwork(d.Model) {
+		return fmt.Errorf("sim: %s: model %s is no network adapter, so there is nothing to capture", d.Name, d.Model)
+	}
+	if d.TPM != nil && !modelOf(d.Model).tpm {
+		return fmt.Errorf("sim: %s: model %s has no TPM that another could stand for", d.Name, d.Model)
+	}
+	return d.checkKind(nil)
+}
+
+// checkKind checks what a port may stand under, where that is known: nil is not yet.
+func (d *DeviceSpec) checkKind(above *model) error {
+	m := modelOf(d.Model)
+	switch {
+	case m.platform && d.Bus != "":
+		return fmt.Errorf("sim: %s: model %s is a platform device, and stands under no port", d.Name, d.Model)
+	case (m == &upstreamModel || m == &downstreamModel) && d.Bus == "":
+		return fmt.Errorf("sim: %s: model %s is part of a switch: an upstream port stands under a root port or downstream port, and downstream ports under it", d.Name, d.Model)
+	case above == nil:
+	case (m == &downstreamModel) != (above == &upstreamModel):
+		return fmt.Errorf("sim: %s: model %s cannot stand under %s (%s): under an upstream port stand downstream ports, and only there", d.Name, d.Model, d.Bus, above.name)
+	case m == &rootPortModel || m == &ioh3420Model:
+		return fmt.Errorf("sim: %s: model %s stands on the root bus only", d.Name, d.Model)
+	}
+	return nil
+}
+
+// maxDownstream is how many ports a switch has: device numbers.
+const maxDownstream = 32
+
+// checkPlace checks that there is a port that the device, which is the one of number i, can stand under.
+func (c *Config) checkPlace(d *DeviceSpec, i int, seen map[string]*DeviceSpec) error {
+	if d.Bus == "" {
+		return nil
+	}
+	up := seen[d.Bus]
+	if up == nil || !IsPort(up.Model) {
+		return fmt.Errorf("sim: %s stands under %s, which is not a port named before it", d.Name, d.Bus)
+	}
+	if err := d.checkKind(modelOf(up.Model)); err != nil {
+		return err
+	}
+	n, most := 0, 1
+	for _, x := range c.Devices[:i] {
+		if x.Bus == d.Bus {
+			n++
+		}
+	}
+	if modelOf(up.Model) == &upstreamModel {
+		most = maxDownstream
+	}
+	if n >= most {
+		return fmt.Errorf("sim: %s stands under %s, where there is room for %d", d.Name, d.Bus, most)
+	}
+	return nil
+}
+
+// IsPort says whether a model is a port, under which others may stand.
+func IsPort(name string) bool {
+	m := modelOf(name)
+	return m != nil && m.port
+}
+
 // checkCount checks that all devices have a place.
 func (c *Config) checkCount() error {
-	platform := 0
+	platform, roots := 0, 0
 	for _, d := range c.Devices {
 		if m := modelOf(d.Model); m != nil && m.platform {
 			platform++
+		} else if d.Bus == "" {
+			roots++
 		}
 	}
-	if n := lastSlot - firstSlot + 1; len(c.Devices) == 0 || len(c.Devices)-platform > n {
-		return fmt.Errorf("sim: %d devices: want 1 to %d", len(c.Devices)-platform, n)
+	if n := lastSlot - firstSlot + 1; len(c.Devices) == 0 || roots > n {
+		return fmt.Errorf("sim: %d devices: want 1 to %d", roots, n)
 	}
 	if platform > maxPlatform {
 		return fmt.Errorf("sim: %d platform devices: want at most %d", platform, maxPlatform)

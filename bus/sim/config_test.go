@@ -80,6 +80,9 @@ func TestModels(t *testing.T) {
 		if x.About == "" {
 			t.Errorf("model %s says nothing of itself", x.Name)
 		}
+		if x.Name == "upstream" || x.Name == "downstream" {
+			continue // parts of a switch: TestPortsEnumerate has one
+		}
 		for _, name := range append(slices.Clone(x.Aliases), x.Name) {
 			m := started(t, Config{Devices: []DeviceSpec{{Name: "d", Model: name}}, Domain: 0x2345})
 			d, err := m.Device("d")
@@ -96,7 +99,7 @@ func TestModels(t *testing.T) {
 				}
 				continue
 			}
-			if err != nil || fn.ID != pci.ReadID(d.Config()) || d.Address() != "2345:00:03.0" || d.Backend() != "sim:"+name {
+			if err != nil || !x.Port && fn.ID != pci.ReadID(d.Config()) || d.Address() != "2345:00:03.0" || d.Backend() != "sim:"+name {
 				t.Errorf("%s: Function = %+v, %v; %s %s", name, fn, err, d.Address(), d.Backend())
 			}
 			if len(m.Topology().Functions) != 1 || m.Topology().Functions[0] != fn {

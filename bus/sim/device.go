@@ -15,22 +15,31 @@ import (
 
 // device is one function of the machine, or a platform device: bus.Device for its driver, slot for its chip.
 type device struct {
-	m    *Machine
-	spec DeviceSpec
-	addr pci.Addr      // of a function
-	fn   *pci.Function // nil: a platform device
-	nth  int           // of a platform device: which of those that firmware calls the same
-	hdr  header
-	bars []bus.RegionInfo // the regions, placed
-	far  *device          // at the other end of the wire
+	m     *Machine
+	spec  DeviceSpec
+	index int           // in the machine: no two devices have the same
+	slot  uint8         // device number on its bus
+	input int           // the line of the machine that its pin is wired to
+	up    *device       // the port it stands under; nil: the root bus; guarded by Machine.mu
+	addr  pci.Addr      // of a function
+	fn    *pci.Function // nil: a platform device, or one that was not enumerated; guarded by Machine.mu
+	nth   int           // of a platform device: which of those that firmware calls the same
+	hdr   header
+	bars  []bus.RegionInfo // the regions, placed
+	far   *device          // at the other end of the wire
 
 	irqMu sync.Mutex // guards irq; before Machine.mu
 	irq   irqState
 
 	// Guarded by Machine.mu.
 	chip    chip
-	net     netChip // the same, of a network device
-	space   *space  // of a platform device one that nobody reaches
+	port    *port     // the same, of a port
+	below   []*device // of a port: what stands under it
+	live    bool      // the ports above lead to it
+	masters bool      // and let DMA and messages of it pass
+	log     []logged  // uncorrectable errors whose headers are recorded, the first first
+	net     netChip   // the same, of a network device
+	space   *space    // of a platform device one that nobody reaches
 	regions [6]*window
 	msixTab []byte
 	pending []uint64 // MSI-X vectors that fired while they were masked
@@ -56,14 +65,48 @@ type window struct {
 	decodes bool
 }
 
-// newDevice makes the next device of the machine.
+// newDevice makes a device of the machine. Called with Machine.mu held, or before anybody else has the machine.
 func newDevice(m *Machine, spec DeviceSpec) (*device, error) {
-	d := &device{m: m, spec: spec, done: make(chan struct{})}
+	d, err := makeDevice(m, spec, m.freeIndex())
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case d.isPlatform():
+		d.standing()
+	case spec.Bus == "":
+		d.slot = uint8(firstSlot + len(m.roots))
+		m.roots = append(m.roots, d)
+	default:
+		d.up = m.find(spec.Bus)
+		d.slot = uint8(len(d.up.below))
+		d.up.below = append(d.up.below, d)
+	}
+	d.addr = pci.Addr{Domain: m.domain, Dev: d.slot}
+	for u := d; u != nil; u = u.up {
+		d.input = (d.input + int(u.slot)) % pciLines // each bridge turns the pins by its own device number
+	}
+	d.refresh()
+	return d, nil
+}
+
+// freeIndex is the first number that no device of the machine has.
+func (m *Machine) freeIndex() int {
+	for i := 0; ; i++ {
+		if !slices.ContainsFunc(m.devices, func(d *device) bool { return d.index == i }) {
+			return i
+		}
+	}
+}
+
+// makeDevice makes one that stands nowhere yet.
+func makeDevice(m *Machine, spec DeviceSpec, index int) (*device, error) {
+	d := &device{m: m, spec: spec, index: index, done: make(chan struct{})}
 	props, err := spec.props()
 	if err != nil {
 		return nil, err
 	}
-	o := options{index: len(m.devices), props: props, tpm: spec.TPM}
+	o := options{index: index, props: props, tpm: spec.TPM}
 	for _, x := range m.devices {
 		if x.isPlatform() {
 			o.nth++
@@ -72,12 +115,14 @@ func newDevice(m *Machine, spec DeviceSpec) (*device, error) {
 	if d.chip, d.hdr, err = modelOf(spec.Model).make(d, o); err != nil {
 		return nil, err
 	}
-	if d.isPlatform() {
-		d.standing()
-	} else {
-		d.addr = pci.Addr{Domain: m.domain, Dev: uint8(firstSlot + o.index - o.nth)}
+	if d.hdr.pba == 0 {
+		d.hdr.pba = pbaAt
+	}
+	if err := d.hdr.add(props); err != nil {
+		return nil, err
 	}
 	d.net, _ = d.chip.(netChip)
+	d.port, _ = d.chip.(*port)
 	d.space = newSpace(&d.hdr)
 	if d.isPlatform() {
 		d.space = newSpace(&header{})
@@ -88,7 +133,6 @@ func newDevice(m *Machine, spec DeviceSpec) (*device, error) {
 	d.msixTab = make([]byte, entrySize*d.hdr.msix)
 	d.pending = make([]uint64, (d.hdr.msix+63)/64)
 	d.resetMSIX()
-	d.decode()
 	return d, nil
 }
 
@@ -96,11 +140,11 @@ func newDevice(m *Machine, spec DeviceSpec) (*device, error) {
 func (d *device) place(fn *pci.Function) {
 	d.m.lock()
 	defer d.m.unlock()
-	d.fn, d.bars = fn, fn.BARs
+	d.fn, d.bars, d.addr = fn, fn.BARs, fn.Addr
 	for _, r := range fn.BARs {
 		d.regions[r.Index].info = r
 	}
-	d.decode()
+	d.refresh()
 }
 
 // decode finds out in which regions the device answers: where decoding is on, and the BAR says
@@ -119,7 +163,7 @@ func (d *device) decode() {
 			w.decodes = true // nothing turns it off
 			continue
 		}
-		w.decodes = cmd&on != 0 && !d.space.asleep() && w.info.Addr != 0 && d.space.addr(&w.info) == w.info.Addr
+		w.decodes = cmd&on != 0 && d.live && !d.space.asleep() && w.info.Addr != 0 && d.space.addr(&w.info) == w.info.Addr && d.forwarded(&w.info)
 	}
 }
 
@@ -169,7 +213,8 @@ func (d *device) Region(index int) (bus.Region, error) {
 	return nil, d.errorf("no region %d: %w", index, bus.ErrNotSupported)
 }
 
-// Reset is a function-level reset, where the device has it. The models need no time for it.
+// Reset is a function-level reset, where the device has it, or a reset of the bus on which it stands alone, below a port. The models need no time for
+// either.
 func (d *device) Reset(ctx context.Context) error {
 	if err := d.Err(); err != nil {
 		return err
@@ -177,33 +222,73 @@ func (d *device) Reset(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return d.errorf("function reset: %w", ctx.Err())
 	}
-	if !d.hdr.flr {
+	d.m.lock()
+	alone := d.up != nil && d.up.port.hasSlot()
+	d.m.unlock()
+	if !d.hdr.flr && !alone {
 		return d.errorf("the model has no function reset: %w", bus.ErrNotSupported)
 	}
-	return d.powerOn()
+	return d.powerOn(false)
 }
 
-// powerOn is a reset that keeps what config space says.
-func (d *device) powerOn() error {
+// powerOn is a reset that keeps what config space says, or the power-on one.
+func (d *device) powerOn(cold bool) error {
 	d.m.lock()
 	defer d.m.unlock()
 	if err := d.errLocked(); err != nil {
 		return err
 	}
-	saved := slices.Clone(d.space.b)
-	d.resetFunction()
-	// What a driver would put back; Status tells what happened.
-	copy(saved[pci.CfgCommand+2:], d.space.b[pci.CfgCommand+2:pci.CfgCommand+4])
-	for i := range saved {
-		d.space.b[i] = d.space.b[i]&^d.space.rw[i] | saved[i]&d.space.rw[i]
+	if !d.live {
+		return d.errorf("reset: nothing reaches the function: %w", bus.ErrGone)
 	}
-	d.changed()
+	saved := slices.Clone(d.space.b)
+	d.resetBus(cold)
+	d.restore(saved)
 	return nil
 }
 
-// resetFunction is what the function itself does. Called with Machine.mu held.
-func (d *device) resetFunction() {
+// restore writes config space back, as a driver would: what can be written, but for what asks for an act. Called with Machine.mu held.
+func (d *device) restore(saved []byte) {
+	s := d.space
+	for i, v := range saved {
+		s.b[i] = s.b[i]&^s.rw[i] | v&s.rw[i]
+	}
+	d.changed()
+	if p := d.port; p != nil {
+		p.numbers()
+		p.settle(false)
+	}
+}
+
+// SaveState remembers config space and where interrupts go; bus.StateKeeper.
+func (d *device) SaveState() (restore func() error) {
+	d.m.lock()
+	defer d.m.unlock()
+	saved, table := slices.Clone(d.space.b), slices.Clone(d.msixTab)
+	return func() error {
+		d.m.lock()
+		defer d.m.unlock()
+		if err := d.errLocked(); err != nil {
+			return err
+		}
+		if !d.live {
+			return d.errorf("restoring: nothing reaches the function: %w", bus.ErrGone)
+		}
+		copy(d.msixTab, table)
+		d.restore(saved)
+		return nil
+	}
+}
+
+// resetFunction is what the function itself does. sticky says that what a log holds survives. Called with Machine.mu held.
+func (d *device) resetFunction(sticky bool) {
+	restore := d.keep()
 	d.space.reset()
+	if sticky {
+		restore()
+	} else {
+		d.log = nil
+	}
 	d.resetMSIX()
 	d.high = false
 	d.changed()
@@ -218,6 +303,7 @@ func (d *device) Close() error {
 		defer d.m.unlock()
 		d.space.write(pci.CfgCommand, 2, uint32(d.space.command()&^pci.CmdMaster))
 		d.closed = true
+		delete(d.m.dead, d)
 		d.end(bus.ErrClosed)
 	})
 	return d.closeErr
@@ -243,7 +329,7 @@ const (
 
 // reach is the memory that DMA of n bytes at a goes to, nil where there is none for this device.
 func (d *device) reach(a bus.IOVA, n int, kind bus.Direction) *piece {
-	if d.space.b[pci.CfgCommand]&byte(pci.CmdMaster) != 0 && !d.gone {
+	if d.space.b[pci.CfgCommand]&byte(pci.CmdMaster) != 0 && !d.gone && d.masters {
 		if x := d.memory.find(a, n); x != nil && x.dir != kind {
 			return x
 		}
@@ -268,6 +354,8 @@ func (d *device) astray(a bus.IOVA, n int, kind bus.Direction) {
 		why = "the device is gone"
 	case d.space.command()&pci.CmdMaster == 0:
 		why = "bus mastering is off"
+	case !d.masters:
+		why = "a bridge above the device lets nothing through"
 	case x != nil && kind == dmaWrite:
 		why = "that memory is for the device to read only"
 	case x != nil:

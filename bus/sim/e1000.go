@@ -80,9 +80,16 @@ func (m *e1Chip) header() header {
 // e1Props are the properties of each of these models.
 var e1Props = map[string]string{"mac": "station address in the EEPROM (default 52:54:00:12:34:56 and up)"}
 
+// e1ExpressProps are those of the 82574L.
+var e1ExpressProps = map[string]string{"mac": e1Props["mac"], "aer": aerProp, "pme": pmeProp}
+
 func e1Model(name string, variant *e1Chip, about string, aliases ...string) model {
+	props := e1Props
+	if variant.pcie {
+		props = e1ExpressProps
+	}
 	return model{
-		name: name, aliases: aliases, about: about, net: true, props: e1Props,
+		name: name, aliases: aliases, about: about, net: true, props: props,
 		make: func(s slot, o options) (chip, header, error) {
 			mac := [6]byte{0x52, 0x54, 0x00, 0x12, 0x34, byte(0x56 + o.index)}
 			if v, ok := o.props["mac"]; ok {

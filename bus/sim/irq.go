@@ -312,11 +312,12 @@ func (d *device) changed() {
 	d.space.setINTx(on)
 	d.setLine(on && d.space.command()&pci.CmdINTxDisable == 0 && d.mode() == bus.INTx)
 	d.flushMSIX()
+	d.flushMSI()
 }
 
 // message is a write that is an interrupt. Elsewhere than at the doorbell it is DMA like any other.
 func (d *device) message(addr uint64, data uint32) {
-	if d.space.command()&pci.CmdMaster == 0 {
+	if d.space.command()&pci.CmdMaster == 0 || !d.masters {
 		return // not allowed to send, which is no fault
 	}
 	if addr != doorbell {
@@ -337,9 +338,40 @@ func (d *device) msi(vector int) {
 	ctl := s.get16(s.msi + msiCtl)
 	n := 1 << min(ctl>>4&7, ctl>>1&7)
 	low := uint32(n - 1)
-	addr := uint64(s.get32(s.msi+msiAddr)) | uint64(s.get32(s.msi+msiAddrHi))<<32
 	// A function that was given fewer vectors than it has uses the last for the rest.
-	d.message(addr, uint32(s.get16(s.msi+msiData))&^low|uint32(min(max(vector, 0), n-1)))
+	v := uint32(min(max(vector, 0), n-1))
+	addr, data := uint64(s.get32(s.msi+msiAddr)), s.msi+msiAddrHi
+	if ctl&msi64 != 0 {
+		addr, data = addr|uint64(s.get32(data))<<32, s.msi+msiData
+	}
+	if mask := data + 4; ctl&msiCanMask != 0 {
+		if bits := s.get32(mask + 4); s.get32(mask)&(1<<v) != 0 {
+			s.put32(mask+4, bits|1<<v)
+			return
+		} else if bits&(1<<v) != 0 {
+			s.put32(mask+4, bits&^(1<<v))
+		}
+	}
+	d.message(addr, uint32(s.get16(data))&^low|v)
+}
+
+// flushMSI sends what was masked and is no more.
+func (d *device) flushMSI() {
+	s := d.space
+	if s.msi == 0 || s.mode() != bus.MSI {
+		return
+	}
+	ctl := s.get16(s.msi + msiCtl)
+	if ctl&msiCanMask == 0 {
+		return
+	}
+	mask := s.msi + msiAddrHi + 4
+	if ctl&msi64 != 0 {
+		mask = s.msi + msiData + 4
+	}
+	for v := s.get32(mask+4) &^ s.get32(mask); v != 0; v &= v - 1 {
+		d.msi(lowest(v))
+	}
 }
 
 // msix is slot's.
@@ -388,7 +420,7 @@ func (d *device) inTable(region int, off bus.Off) (table, pba bool) {
 	if d.hdr.msix == 0 || region != d.hdr.msixBAR {
 		return false, false
 	}
-	return off < bus.Off(len(d.msixTab)), off >= pbaAt && off < pbaAt+bus.Off(8*len(d.pending))
+	return off < bus.Off(len(d.msixTab)), off >= bus.Off(d.hdr.pba) && off < bus.Off(d.hdr.pba+8*len(d.pending))
 }
 
 func (d *device) readTable(off bus.Off, width int) uint64 {
@@ -418,7 +450,7 @@ func (d *device) writeTable(off bus.Off, width int, v uint64) {
 }
 
 func (d *device) readPending(off bus.Off, width int) uint64 {
-	w := d.pending[(off-pbaAt)/8]
+	w := d.pending[(off-bus.Off(d.hdr.pba))/8]
 	switch {
 	case width == 8:
 		return w

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,15 +29,23 @@ var windows = pci.Windows{
 type Machine struct {
 	log    *slog.Logger
 	domain uint32
-	topo   *pci.Topology
+	// ejected is Config's.
+	ejected func(name string)
 
-	devices []*device // in the order of Config.Devices
+	// topoMu is held while functions are looked for or forgotten; before any device's irqMu. What it found is never changed, but replaced.
+	topoMu sync.Mutex
+	topo   atomic.Pointer[pci.Topology]
 
 	// mu is held while a chip runs: for each access, each timer. Before it is taken: a device's
 	// irqMu.
-	mu    sync.Mutex
-	clock clock
-	iovas *iova.Pool
+	mu      sync.Mutex
+	devices []*device        // in the order of Config.Devices, then of plugging in
+	roots   []*device        // those on the root bus
+	dead    map[*device]bool // those that are no more, and not closed yet
+	left    []string         // cards that left their slots, of which ejected is to be told
+	pairs   [][2]string      // Config.Wires
+	clock   clock
+	iovas   *iova.Pool
 	// dmaBytes is how much of it is in use.
 	dmaBytes uint64
 	bell     []*bus.IRQ // by the data of a message
@@ -65,7 +75,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	m := &Machine{log: c.Log, domain: c.Domain, iovas: addresses(), done: make(chan struct{})}
+	m := &Machine{log: c.Log, domain: c.Domain, ejected: c.Ejected, iovas: addresses(), done: make(chan struct{}), dead: map[*device]bool{}, pairs: c.Wires}
 	m.clock.init(c.Clock, m.woken)
 	if err := m.build(&c); err != nil {
 		return nil, errors.Join(err, m.Close())
@@ -82,42 +92,43 @@ func (m *Machine) build(c *Config) error {
 		}
 		m.devices = append(m.devices, d)
 	}
-	for _, w := range c.Wires {
-		m.find(w[0]).far, m.find(w[1]).far = m.find(w[1]), m.find(w[0])
-	}
 	m.lock()
+	for _, d := range m.devices {
+		m.wire(d)
+	}
 	for _, d := range m.devices {
 		d.chip.reset()
 	}
 	m.unlock()
-	if err := m.enumerate(); err != nil {
+	if err := m.enumerate(c.Reserve); err != nil {
 		return err
 	}
 	for _, d := range m.devices {
 		if d.isPlatform() {
 			continue
 		}
-		fn := m.topo.Find(d.addr)
-		if fn == nil {
-			return fmt.Errorf("sim: %s: model %s: enumerating the bus: no function at %s: %w", d.spec.Name, d.spec.Model, d.addr, bus.ErrProtocol)
+		if d.fn == nil {
+			return fmt.Errorf("sim: %s: model %s: enumerating the bus: no function was found: %w", d.spec.Name, d.spec.Model, bus.ErrProtocol)
 		}
-		if fn.Err != nil {
-			return fmt.Errorf("sim: %s: model %s: %w", d.spec.Name, d.spec.Model, fn.Err)
+		if d.fn.Err != nil {
+			return fmt.Errorf("sim: %s: model %s: %w", d.spec.Name, d.spec.Model, d.fn.Err)
 		}
-		d.place(fn)
 	}
 	return nil
 }
 
 // enumerate looks for the functions that there are, which may be none.
-func (m *Machine) enumerate() (err error) {
+func (m *Machine) enumerate(keep pci.Reserve) error {
 	if !slices.ContainsFunc(m.devices, func(d *device) bool { return !d.isPlatform() }) {
-		m.topo = &pci.Topology{Domain: m.domain}
+		m.topo.Store(&pci.Topology{Domain: m.domain})
 		return nil
 	}
-	if m.topo, err = pci.Enumerate(m, m.domain, windows); err != nil {
+	t, err := pci.EnumerateReserving(m, m.domain, windows, keep)
+	if err != nil {
 		return fmt.Errorf("sim: enumerating the bus: %w", err)
 	}
+	m.topo.Store(t)
+	m.placeAll(t.Functions)
 	return nil
 }
 
@@ -128,7 +139,14 @@ func (m *Machine) unlock() {
 	if m.clock.dirty {
 		m.clock.arm()
 	}
+	left := m.left
+	m.left = nil
 	m.mu.Unlock()
+	if m.ejected != nil {
+		for _, name := range left {
+			m.ejected(name)
+		}
+	}
 }
 
 // woken is called when a timer may be due.
@@ -181,18 +199,11 @@ func (m *Machine) StrayDMA() (n uint64, first error) {
 	return m.stray, m.strayE
 }
 
-// Config gives the config space of any function of the machine; pci.Access.
-func (m *Machine) Config(a pci.Addr) bus.Config {
-	for _, d := range m.devices {
-		if d.addr == a && !d.isPlatform() {
-			return &config{d}
-		}
-	}
-	return nobody{}
-}
+// Config gives the config space of whatever function answers at an address, each time it is accessed; pci.Access.
+func (m *Machine) Config(a pci.Addr) bus.Config { return &routed{m, a} }
 
-// Topology is what enumeration found.
-func (m *Machine) Topology() *pci.Topology { return m.topo }
+// Topology is what is known now. It does not change: after Rescan and Forget there is another.
+func (m *Machine) Topology() *pci.Topology { return m.topo.Load().Snapshot() }
 
 func (m *Machine) find(name string) *device {
 	for _, d := range m.devices {
@@ -203,8 +214,11 @@ func (m *Machine) find(name string) *device {
 	return nil
 }
 
+// named is a device that was enumerated, or is none to be.
 func (m *Machine) named(name string) (*device, error) {
-	if d := m.find(name); d != nil {
+	m.lock()
+	defer m.unlock()
+	if d := m.find(name); d != nil && (d.fn != nil || d.isPlatform()) {
 		return d, nil
 	}
 	return nil, fmt.Errorf("sim: no device is named %s: %w", name, unix.ENODEV)
@@ -227,20 +241,31 @@ func (m *Machine) Function(name string) (*pci.Function, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.lock()
+	defer m.unlock()
 	return d.fn, nil
 }
 
 // Unplug pulls a device out while it works: its link dies (bus.ErrGone), whatever it was
-// about to do, and a device that is wired to it loses its link.
+// about to do, that of all that is behind it too, and a device that is wired to it loses its link. A slot that it was in
+// tells of the change, and is empty.
 func (m *Machine) Unplug(name string) error {
-	d, err := m.named(name)
-	if err != nil {
-		return err
-	}
 	m.lock()
 	defer m.unlock()
-	d.end(fmt.Errorf("it was pulled out: %w", bus.ErrGone))
-	d.setLink(false)
+	d := m.find(name)
+	switch {
+	case d == nil:
+		return fmt.Errorf("sim: no device is named %s: %w", name, unix.ENODEV)
+	case d.up == nil:
+		d.dies(fmt.Errorf("it was pulled out: %w", bus.ErrGone))
+	case !d.up.port.hasSlot():
+		return d.errorf("pulling it out: it is part of a switch: %w", bus.ErrNotSupported)
+	default:
+		p := d.up.port
+		p.leave(d)
+		p.put(pci.ExpSltSta, pci.SltStaPresence, true)
+		p.settle(true)
+	}
 	return nil
 }
 
@@ -254,7 +279,7 @@ func (m *Machine) Reset(ctx context.Context, name string) error {
 	if ctx.Err() != nil {
 		return d.errorf("power-on reset: %w", ctx.Err())
 	}
-	return d.powerOn()
+	return d.powerOn(true)
 }
 
 // Done is closed when the machine was closed.
@@ -271,8 +296,11 @@ func (m *Machine) Err() error {
 // did not free is reported.
 func (m *Machine) Close() error {
 	m.closeOnce.Do(func() {
-		for i := len(m.devices) - 1; i >= 0; i-- {
-			m.closeErr = errors.Join(m.closeErr, m.devices[i].Close())
+		m.lock()
+		all := append(slices.Collect(maps.Keys(m.dead)), m.devices...)
+		m.unlock()
+		for i := len(all) - 1; i >= 0; i-- {
+			m.closeErr = errors.Join(m.closeErr, all[i].Close())
 		}
 		m.lock()
 		defer m.unlock()

@@ -14,7 +14,8 @@ var nullModel = model{
 	name: "null", about: "an 82574L that swallows what it is to send at once, and has more to receive than anybody takes: for measuring a driver alone",
 	props: map[string]string{
 		"mac": "station address (default 52:54:00:12:34:56 and up)",
-		"rx":  "receive frames of that many bytes, from 60 to 2048: as many as there are descriptors for (default: none)",
+		"aer": aerProp, "pme": pmeProp,
+		"rx": "receive frames of that many bytes, from 60 to 2048: as many as there are descriptors for (default: none)",
 	},
 	make: newNull,
 }

@@ -32,7 +32,7 @@ func (d *device) lineOf() (l *line, number int) {
 	if d.isPlatform() {
 		return &d.m.lines[pciLines], platformLine
 	}
-	i := int(d.addr.Dev % pciLines)
+	i := d.input
 	return &d.m.lines[i], firstLine + i
 }
 

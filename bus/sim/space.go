@@ -18,13 +18,14 @@ const (
 	pmState     = 0b11   // of pmCtl
 	pmNoSoftRst = 1 << 3 // of pmCtl: D3hot to D0 changes nothing
 
-	msiSize   = 0x0e
-	msiCtl    = 0x02 // Message Control, RW
-	msiAddr   = 0x04 // Message Address, RW
-	msiAddrHi = 0x08 // Message Upper Address, RW
-	msiData   = 0x0c // Message Data, RW
-	msiOn     = 1 << 0
-	msi64     = 1 << 7
+	msiSize    = 0x0e
+	msiCtl     = 0x02 // Message Control, RW
+	msiAddr    = 0x04 // Message Address, RW
+	msiAddrHi  = 0x08 // Message Upper Address, RW
+	msiData    = 0x0c // Message Data, RW
+	msiOn      = 1 << 0
+	msi64      = 1 << 7
+	msiCanMask = 1 << 8
 
 	msixSize   = 0x0c
 	msixCtl    = 0x02 // Message Control, RW
@@ -64,10 +65,13 @@ type space struct {
 	w1c   []byte // bits that writing 1 clears
 	first []byte // b after reset
 
-	pm, msi, msix, exp int // offsets of the capabilities; 0: none
+	pm, msi, msix, exp, aer int // offsets of the capabilities; 0: none
 }
 
 func newSpace(h *header) *space {
+	if h.layout != nil {
+		return h.layout(h)
+	}
 	n := 256
 	if h.pcie {
 		n = 4096
@@ -91,6 +95,10 @@ func newSpace(h *header) *space {
 		s.b[pci.CfgIRQPin] = 1
 	}
 	s.caps(h)
+	if h.aer {
+		s.aer = (&chain{s: s}).addExt(pci.ExtCapAER, 2, 0x100)
+		s.layoutAER(false)
+	}
 	s.first = append([]byte(nil), s.b...)
 	return s
 }
@@ -129,6 +137,10 @@ func (s *space) caps(h *header) {
 		s.put16(s.pm+pmCap, pmVersion) // D0 and D3 only
 		s.put16(s.pm+pmCtl, pmNoSoftRst)
 		s.rw[s.pm+pmCtl] = pmState
+		if h.pme {
+			s.put16(s.pm+pmCap, pmVersion|pmSupport)
+			s.set16(s.pm+pmCtl, pmNoSoftRst, pmState|pci.PMCtlPMEEn, pci.PMCtlPMESta)
+		}
 	}
 	if h.msi > 0 {
 		s.msi = add(pci.CapMSI, msiSize)
@@ -239,4 +251,21 @@ func (s *space) mode() bus.IRQMode {
 		return bus.MSI
 	}
 	return bus.INTx
+}
+
+// Properties that every PCI Express model has.
+const (
+	aerProp = "on: Advanced Error Reporting (default off)"
+	pmeProp = "on: it can signal PME (default off)"
+)
+
+// add reads the properties that every PCI Express model has.
+func (h *header) add(props map[string]string) (err error) {
+	if h.layout != nil || !h.pcie {
+		return nil
+	}
+	if h.aer, err = onProp(props, "aer", h.aer); err == nil {
+		h.pme, err = onProp(props, "pme", h.pme)
+	}
+	return err
 }

@@ -30,6 +30,26 @@ type Profile struct {
 	MSIPerDevice bool
 
 	Pktgen Pktgen
+	Ports  Ports
+}
+
+// Ports is what differs in what PCI Express ports say and show.
+type Ports struct {
+	// Corrected and Uncorrected are how messages call the two kinds of errors: "Correctable", "Uncorrectable" (since 6.12; "Corrected" and
+	// "Uncorrected" before).
+	Corrected, Uncorrected string
+	// AEREverywhere: every port with the capability offers the service, not root ports and event collectors alone (before 6.2).
+	AEREverywhere bool
+	// RecoveryPrefix begins messages about recovery: "AER: ".
+	RecoveryPrefix string
+	// ButtonPress: an attention button's message says what follows, "Button press: will power off in 5 sec"; before, it is two
+	// messages.
+	ButtonPress bool
+	// DPCOneLine: a containment event is one message, which names a source only where there is one; before, it is two, the first of which
+	// has both registers. Mainline's since 6.16: the profile 6.12 is ahead of its kernel here, as it is in pktgen.
+	DPCOneLine bool
+	// SurpriseDown: that a card was pulled out of a hot-plug slot is no error for containment (since 6.9).
+	SurpriseDown bool
 }
 
 // Pktgen is what differs in /proc/net/pktgen.
@@ -69,6 +89,7 @@ var table = []*Profile{
 		Name: Default, pktgen: "6.15",
 		MSIPerDevice: true,
 		Pktgen:       Pktgen{Shared: true, Assign: true},
+		Ports:        Ports{Corrected: "Correctable", Uncorrected: "Uncorrectable", RecoveryPrefix: "AER: ", ButtonPress: true, DPCOneLine: true, SurpriseDown: true},
 	},
 	{
 		Name: "6.1",
@@ -77,6 +98,7 @@ var table = []*Profile{
 				"MPLS_RND, VID_RND, SVID_RND, FLOW_SEQ, QUEUE_MAP_RND, QUEUE_MAP_CPU, UDPCSUM, NO_TIMESTAMP, IPSEC, NODE_ALLOC\n",
 			Strict: true, LastByte: true, ShortRate: true, ShortHex: true, ZeroLabel: true,
 		},
+		Ports: Ports{Corrected: "Corrected", Uncorrected: "Uncorrected", AEREverywhere: true, RecoveryPrefix: "AER: "},
 	},
 }
 

@@ -1,0 +1,139 @@
+package qemu
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// unit is a device that QEMU has, whether or not enumeration found it. Its fields after slot are guarded by Machine.mu.
+type unit struct {
+	spec   DeviceSpec
+	serial int    // the lowest that was free: its hub
+	key    string // of it QEMU's identifiers are made: dev3, net3; never used twice, since news of its end may be late
+	under  *unit  // the port or bridge it stands under; nil: the root bus
+	slot   int    // its device number there
+
+	ready   bool          // QEMU has it
+	leaving bool          // its button was pressed
+	fn      *pci.Function // nil: not found yet, or forgotten; or no PCI function
+	dev     *device       // as fn
+}
+
+func (u *unit) id() string     { return "dev" + u.key }
+func (u *unit) netdev() string { return "net" + u.key }
+
+// stands says whether a function is this unit's.
+func (u *unit) stands(f *pci.Function) bool {
+	if u.fn != nil || IsTPM(u.spec.Model) || f.Addr.Fn != 0 || int(f.Addr.Dev) != u.slot {
+		return false
+	}
+	if u.under == nil {
+		return f.Parent == nil
+	}
+	return f.Parent != nil && u.under.fn == f.Parent
+}
+
+// newUnits makes those of the configuration.
+func (m *Machine) newUnits(c *Config, placed placing) {
+	for i, spec := range c.Devices {
+		u := &unit{spec: spec, serial: i, key: strconv.Itoa(i), slot: placed.where[i].slot, ready: true}
+		if up := placed.where[i].parent; up >= 0 && !IsTPM(spec.Model) {
+			u.under = m.units[up]
+		}
+		m.units = append(m.units, u)
+	}
+}
+
+// adopt gives a function that was found to the unit that it is of, if any. Called with mu held, or before anybody else
+// has the machine.
+func (m *Machine) adopt(f *pci.Function) *unit {
+	for _, u := range m.units {
+		if u.stands(f) {
+			u.fn, u.dev = f, newDevice(m, u.spec, f)
+			return u
+		}
+	}
+	return nil
+}
+
+// unit finds one by name. Called with mu held.
+func (m *Machine) unit(name string) *unit {
+	i := slices.IndexFunc(m.units, func(u *unit) bool { return u.spec.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return m.units[i]
+}
+
+// known is a unit, in service if found is wanted.
+func (m *Machine) known(name string, found bool) (*unit, error) {
+	u := m.unit(name)
+	switch {
+	case u == nil:
+		return nil, fmt.Errorf("qemu: no device is named %s: %w", name, unix.ENODEV)
+	case found && u.dev == nil:
+		return nil, fmt.Errorf("qemu: %s is plugged in, and was not found on the bus yet: is its slot powered? %w", name, unix.ENODEV)
+	}
+	return u, nil
+}
+
+// devices are those in service, in the order in which they came.
+func (m *Machine) devices() []*device {
+	var out []*device
+	for _, u := range m.units {
+		if u.dev != nil {
+			out = append(out, u.dev)
+		}
+	}
+	return out
+}
+
+// Device returns the device of that name. There is one bus.Device for it, until it is forgotten; closing that is closing
+// it for everybody.
+func (m *Machine) Device(name string) (bus.Device, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u, err := m.known(name, true)
+	if err != nil {
+		return nil, err
+	}
+	return u.dev, nil
+}
+
+// Function returns what enumeration found out about the device of that name; nil, without an error, if it is
+// no PCI function.
+func (m *Machine) Function(name string) (*pci.Function, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u, err := m.known(name, true)
+	if err != nil {
+		return nil, err
+	}
+	return u.fn, nil
+}
+
+// Named is the name and the device of a function; not ok for one of the chipset's, or one that was removed.
+func (m *Machine) Named(f *pci.Function) (name string, dev bus.Device, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, u := range m.units {
+		if f != nil && u.fn == f {
+			return u.spec.Name, u.dev, true
+		}
+	}
+	return "", nil, false
+}
+
+// Topology is what is known to stand on the bus now, the chipset's own functions included. It is a snapshot: Rescan and
+// Forget change later ones.
+func (m *Machine) Topology() *pci.Topology {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.topo.Snapshot()
+}

@@ -1,0 +1,67 @@
+// Package portbus drives PCI Express ports: root ports, both kinds of ports of a switch, and root complex event
+// collectors. A port offers several services at once (it reports errors, takes cards, wakes the system up, contains
+// failures), but only one driver can own it. So this driver owns the port, and hands each service to a driver of its own: services
+// are written, registered and taken away on their own, before or after the hardware appears.
+//
+// It is the port bus driver of Nguyen, Sy and Carbonari (PCI Express Port Bus Driver Support for Linux, OLS 2005), with the names
+// and files that today's kernel has.
+//
+// # Concepts
+//
+//   - A [Bus] is the bus "pci_express": drivers of services, and the services that ports offer. A program has one for each
+//     set of devices; there is no global one. [Bus.PortDriver] is the PCI driver, "pcieport", that claims ports for it.
+//   - A [Port] is one port in service.
+//   - A [Device] is one service of one port, as its driver gets it: "1000:00:04.0:pcie004". The number is the port's type less four,
+//     and the service's bit.
+//   - A [ServiceDriver] serves one [Service] of ports of one type, or of all.
+//
+// # Services
+//
+//	0x01 PME   power management events                root ports and event collectors
+//	0x02 AER   Advanced Error Reporting               those with the capability (since 6.2: root ports and collectors only)
+//	0x04 HP    hot-plug                               root and downstream ports with a hot-plug slot
+//	0x08 DPC   Downstream Port Containment            those with the capability and AER (in 2005 this bit was VC's)
+//	0x10 BW    link bandwidth notification            root and downstream ports whose link tells
+//	0x20 VC    Virtual Channel                        those with the capability; the kernel has no such service
+//
+// Each has a package below this one.
+//
+// # What a service may touch
+//
+// [Device.Config] is the service's own view of config space: the header's identification, and the registers of its
+// own capability. Everything else reads all-ones and ignores writes: Command with bus mastering, the interrupt
+// capabilities, base addresses, other services' capabilities. Registers that services share (Device, Link, Slot, Root
+// and Bridge Control) are read freely and changed with [Device.Modify], which is one locked read-modify-write of those bits that belong to the
+// service. Ownership of bits is a table, in view.go.
+//
+// # Interrupts
+//
+// The driver asks for as many MSI-X (else MSI) vectors as there are, up to 32, reads the message number of each service (those of PME,
+// hot-plug and bandwidth notification in the Express capability, that of AER in Root Error Status, that of DPC in
+// its capability), and then enables exactly as many as the highest needs. Where a service's number lies beyond what there is, or there are
+// no messages, all share INTx; where that is missing too a service has no interrupt and must poll.
+// A service calls [Device.Handle] in its Probe. Services that share a vector are called one after the other at each
+// interrupt, each looks whether it was meant, and what /proc/interrupts shows is all their names.
+//
+// A handler acknowledges and signals a goroutine of its service's; it must not wait. A service that is taken away first
+// disables its interrupt in hardware, then its handler is removed: when that returns, it does not run. INTx that nobody feels meant
+// by is left masked after [strayLimit] times in a row, as the kernel does ("nobody cared").
+//
+// # Errors and recovery
+//
+// [Port.Report] prints an error in the kernel's words and counts it. [Port.Recover] is the recovery of all that stands below a port: each
+// driver votes (bus.ErrorHandler), the link is reset if it must be, and traffic goes on, or is given up. AER and DPC call it.
+//
+// # Power
+//
+// A Port is a bus.PowerHandler: its services are suspended, the last first, and resumed in order. The host
+// suspends leaves before ports, root ports last.
+//
+// # Locks
+//
+// A Device's mu is held while its driver's Probe or Close runs; Bus.mu guards lists only, and nothing foreign is called under it; Port.regs
+// guards read-modify-writes; a vector's mu is held while handlers run. Order: Device.mu, Bus.mu, vector.mu, Port.regs.
+//
+// Sources: PCI Express Base 5.0, 6.2, 6.7, 7.5.3, 7.8, 7.9; Linux, Documentation/PCI/pciebus-howto, pcieaer-howto,
+// pci-error-recovery; the paper above.
+package portbus

@@ -1,0 +1,187 @@
+package portbus
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// Times of a secondary bus reset: how long it is asserted (Trst, PCI Local Bus 3.0, 4.3.2: 1 ms), how long the link may take to come
+// back where it is a fast one, and how long nobody may ask what is below afterwards, and how long it may then take to answer (PCI
+// Express Base 5.0, 6.6.1).
+const (
+	resetHold  = 2 * time.Millisecond
+	linkTime   = time.Second
+	resetQuiet = 100 * time.Millisecond
+	readyTime  = time.Second
+	readyStep  = 10 * time.Millisecond
+)
+
+// ResetBelow resets all that stands behind the port by its secondary bus, and brings config space and interrupt messages back to what they
+// were. Hot-plug, if it serves the slot, takes no notice.
+func (p *Port) ResetBelow(ctx context.Context) error {
+	restores := p.saveBelow()
+	reset := p.resetBus
+	if r, ok := p.Service(HP).(SlotResetter); ok {
+		reset = func(ctx context.Context) error { return r.ResetSlot(ctx, p.resetBus) }
+	}
+	if err := reset(ctx); err != nil {
+		return err
+	}
+	return p.restoreBelow(ctx, restores, "bus reset")
+}
+
+// RestoreBelow waits until all that stands behind the port answers again after its link was down, which reset it, and brings config space
+// and interrupt messages back to what they were when each function came into service. what is for messages: "DPC".
+func (p *Port) RestoreBelow(ctx context.Context, what string) error {
+	var all []saved
+	for _, m := range p.Below() {
+		all = append(all, saved{m: m, restore: m.Restore})
+	}
+	return p.restoreBelow(ctx, all, what)
+}
+
+// resetBus asserts Secondary Bus Reset.
+func (p *Port) resetBus(ctx context.Context) error {
+	old := p.modify(pci.CfgBridgeCtl, 0, pci.BridgeReset)
+	if old == 0xffff {
+		return fmt.Errorf("%s: resetting the bus behind the port: Bridge Control reads all-ones: %w", p.addr, bus.ErrGone)
+	}
+	err := p.Sleep(ctx, resetHold)
+	p.modify(pci.CfgBridgeCtl, pci.BridgeReset, 0) // whatever happened
+	if err != nil {
+		return err
+	}
+	return p.awaitLink(ctx)
+}
+
+// awaitLink waits for the link, and then for as long as nobody may use it. Up to 5 GT/s the time counts from the reset, above from when the link is
+// up; a port that does not report that is given all the time there is.
+func (p *Port) awaitLink(ctx context.Context) error {
+	if len(p.Below()) == 0 {
+		return nil
+	}
+	if p.exp.HasLink() && p.fastLink() {
+		reports := p.cfg.Read32(p.exp.At+pci.ExpLnkCap)&pci.LnkCapActive != 0
+		for waited := time.Duration(0); ; waited += readyStep {
+			if sta := p.cfg.Read16(p.exp.At + pci.ExpLnkSta); reports && sta != 0xffff && sta&pci.LnkStaActive != 0 {
+				break
+			}
+			if err := p.dev.Err(); err != nil {
+				return err
+			}
+			if waited >= linkTime {
+				if reports {
+					return fmt.Errorf("%s: the link is not up %v after a reset: %w", p.addr, linkTime, bus.ErrTimeout)
+				}
+				break
+			}
+			if err := p.Sleep(ctx, readyStep); err != nil {
+				return err
+			}
+		}
+	}
+	return p.Sleep(ctx, resetQuiet)
+}
+
+// fastLink says whether the port could be faster than 5 GT/s, or does not say how fast it could be.
+func (p *Port) fastLink() bool {
+	const (
+		gt5   = 2    // in Link Capabilities
+		sls   = 0xfe // Supported Link Speeds in Link Capabilities 2 (7.5.3.18)
+		above = 0xf8 // of those
+	)
+	if p.exp.Version >= 2 {
+		if v := p.cfg.Read32(p.exp.At + pci.ExpLnkCap2); v != 0 {
+			return v&sls == 0 || v&above != 0
+		}
+	}
+	v := p.cfg.Read32(p.exp.At+pci.ExpLnkCap) & uint32(pci.LnkStaSpeed)
+	return v == 0 || v > gt5
+}
+
+// saved is one function's state.
+type saved struct {
+	m       *pci.Member
+	restore func() error
+	aer     func() // what no capability list below 256 bytes holds
+}
+
+// saveBelow remembers what answers; of what does not answer any more there is what it was when it came into service.
+func (p *Port) saveBelow() (all []saved) {
+	for _, m := range p.Below() {
+		c := m.Device.Config()
+		if c.Read16(pci.CfgVendor) == 0xffff {
+			all = append(all, saved{m: m, restore: m.Restore})
+			continue
+		}
+		all = append(all, saved{m, bus.SaveState(m.Device), saveAER(c)})
+	}
+	return all
+}
+
+// saveAER remembers masks and severities. Status registers survive a reset (they are sticky), and what they say is over with it: restoring
+// clears them, as the kernel does, or the next error would be reported with this one.
+func saveAER(c bus.Config) func() {
+	at, ok := pci.FindExtCap(c, pci.ExtCapAER)
+	if !ok {
+		return nil
+	}
+	regs := []bus.Off{pci.AERUncMask, pci.AERUncSev, pci.AERCorMask, pci.AERCap}
+	values := make([]uint32, len(regs))
+	for i, r := range regs {
+		values[i] = c.Read32(at + r)
+	}
+	return func() {
+		for i, r := range regs {
+			c.Write32(at+r, values[i])
+		}
+		for _, r := range []bus.Off{pci.AERUncSta, pci.AERCorSta} {
+			if v := c.Read32(at + r); v != 0 && v != 0xffffffff {
+				c.Write32(at+r, v)
+			}
+		}
+	}
+}
+
+// restoreBelow waits for each function, parents first, and brings it back.
+func (p *Port) restoreBelow(ctx context.Context, all []saved, what string) error {
+	for _, s := range all {
+		if err := p.awaitReady(ctx, s.m); err != nil {
+			p.LogOf(s.m, slog.LevelWarn, "not ready %dms after %s; giving up", readyTime.Milliseconds(), what)
+			return err
+		}
+		if s.restore == nil {
+			continue
+		}
+		if err := s.restore(); err != nil {
+			return fmt.Errorf("%s: bringing back its state after the bus was reset: %w", s.m.Function.Addr, err)
+		}
+		if s.aer != nil {
+			s.aer()
+		}
+	}
+	return nil
+}
+
+// awaitReady waits until a function answers.
+func (p *Port) awaitReady(ctx context.Context, m *pci.Member) error {
+	for waited := time.Duration(0); ; waited += readyStep {
+		if m.Device.Config().Read16(pci.CfgVendor) != 0xffff {
+			return nil
+		}
+		if err := m.Device.Err(); err != nil {
+			return err
+		}
+		if waited >= readyTime {
+			return fmt.Errorf("%s: it does not answer %v after a bus reset: %w", m.Function.Addr, readyTime, bus.ErrTimeout)
+		}
+		if err := p.Sleep(ctx, readyStep); err != nil {
+			return err
+		}
+	}
+}
