@@ -35,6 +35,9 @@ func newModel(a pci.Addr, root bool) *model {
 	m.set(aerAt, 0x0002_0001)
 	m.set(aerAt+pci.AERUncSev, 0x0046_2030)
 	if root {
+		m.set(pci.CfgCommand, uint32(pci.StatusCaps)<<16)
+		m.set(pci.CfgCapPtr, 0x40)
+		m.set(0x40, pci.CapPCIe|(2|uint32(pci.ExpRootPort)<<4)<<16)
 		m.set(aerAt+pci.AERRootSta, message<<pci.RootStaMsgAt)
 		m.set(aerAt+pci.AERRootCmd, pci.RootCmdAll)
 	}
