@@ -125,6 +125,9 @@ func (s *System) prepare(b *boundDevice) error {
 	if b.fn != nil { // without errors to report it is known all the same
 		s.injector.Add(b.fn.Addr, b.inject, rootOf(b.fn).Addr)
 	}
+	if b.fn != nil && !isHardware(b.spec.Backend) && b.spec.Backend != vfioUser { // of others somebody took care
+		pci.EnableErrors(b.dev.Config())
+	}
 	go func() {
 		<-b.dev.Done()
 		// A machine that died said so itself; these are one device's own.

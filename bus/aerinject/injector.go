@@ -115,12 +115,16 @@ func (in *Injector) Inject(r Record) error {
 	if rx == nil {
 		return in.refuse(slog.LevelError, rootAddr, "Root port doesn't support AER", unix.EPROTONOSUPPORT)
 	}
-	text := fmt.Sprintf("Injecting errors %08x/%08x into device %s", r.Error.Correctable, r.Error.Uncorrectable, a)
+	said := false
+	say := func() {
+		if !said { // before the error itself is told of
+			said = true
+			in.say(slog.LevelInfo, rootAddr, fmt.Sprintf("Injecting errors %08x/%08x into device %s", r.Error.Correctable, r.Error.Uncorrectable, a))
+		}
+	}
 	if in.o.Hardware != nil && unmasked.Correctable|unmasked.Uncorrectable != 0 && in.served(rootAddr, rx) {
+		say()
 		if err := in.o.Hardware(a, r.Error); !errors.Is(err, bus.ErrNotSupported) {
-			if err == nil {
-				in.say(slog.LevelInfo, rootAddr, text)
-			}
 			return err
 		}
 	}
@@ -139,7 +143,7 @@ func (in *Injector) Inject(r Record) error {
 	if !in.served(rootAddr, rx) {
 		return in.refuse(slog.LevelWarn, rootAddr, "AER service is not initialized", unix.EPROTONOSUPPORT)
 	}
-	in.say(slog.LevelInfo, rootAddr, text)
+	say()
 	q.Signal()
 	return nil
 }
