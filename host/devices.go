@@ -122,7 +122,7 @@ func (s *System) prepare(b *boundDevice) error {
 	if err != nil {
 		return err
 	}
-	if b.inject != nil {
+	if b.fn != nil { // without errors to report it is known all the same
 		s.injector.Add(b.fn.Addr, b.inject, rootOf(b.fn).Addr)
 	}
 	if b.fn != nil && !isHardware(b.spec.Backend) && b.spec.Backend != vfioUser { // of others somebody took care
