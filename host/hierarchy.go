@@ -157,7 +157,9 @@ func (s *System) rescan(ctx context.Context, m hotMachine, port *pci.Function) e
 		came = append(came, b)
 	}
 	for _, b := range came {
-		s.probe(ctx, b)
+		if !s.noprobe.Load() {
+			s.probe(ctx, b)
+		}
 	}
 	s.exportModules()
 	return nil
@@ -174,14 +176,14 @@ func (s *System) probe(ctx context.Context, b *boundDevice) {
 
 // driversFor are the drivers that may have a device: driver_override names the only one.
 func (s *System) driversFor(b *boundDevice) []*pci.Driver {
-	if b.fn == nil || s.overrides[b.fn.Addr] == "" {
+	if b.fn == nil || s.override(b.fn.Addr) == "" {
 		return s.drivers
 	}
-	i := slices.IndexFunc(s.drivers, func(d *pci.Driver) bool { return d.Name == s.overrides[b.fn.Addr] })
-	if i < 0 {
+	d := s.named(s.override(b.fn.Addr))
+	if d == nil {
 		return nil
 	}
-	any := *s.drivers[i] // it is for whatever it is told to have
+	any := *d // it is for whatever it is told to have
 	any.IDs = []pci.ID{{Vendor: pci.Any, Device: pci.Any}}
 	return []*pci.Driver{&any}
 }
@@ -219,7 +221,7 @@ func (s *System) remove(b *boundDevice) error {
 	b.use.Unlock()
 	s.injector.Remove(b.fn.Addr)
 	s.tracing.forget(b.trace)
-	delete(s.overrides, b.fn.Addr)
+	_ = sysfsOps{s}.Override(b.fn.Addr, "")
 	s.drop(bare)
 	s.irqs.forget(b)
 	err = errors.Join(err, b.dev.Close())

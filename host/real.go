@@ -75,6 +75,9 @@ func newReal(dev bus.Device, fn *pci.Function) (machine, error) {
 		return nil, errors.Join(err, dev.Close())
 	}
 	fn.Parent = parentOf(syspci.Sys, fn.Addr)
+	if _, ok := pci.FindExtCap(dev.Config(), pci.ExtCapAER); ok && fn.AER == nil {
+		fn.AER = &pci.AERStats{}
+	}
 	return &real{dev: dev, fn: fn}, nil
 }
 

@@ -184,7 +184,8 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 
 // newServed brings devices up without drivers.
 func newServed(ctx context.Context, c Config) (*System, error) {
-	s := &System{log: c.Log, plan: c.Plan, serving: true, done: make(chan struct{})}
+	s := newSystem(c)
+	s.serving = true
 	err := s.tracing.open(s.plan.Trace, s.log, c.Stderr)
 	if err == nil {
 		err = s.startMachines(ctx, c)

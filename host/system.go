@@ -33,9 +33,9 @@ type Config struct {
 	Drivers []*pci.Driver
 	// Services are the drivers of the services of PCI Express ports.
 	Services []*portbus.ServiceDriver
-	Log     *slog.Logger // nil discards
-	Stderr  io.Writer    // where a trace to "-" goes
-	Keep    string       // where ring3 shell puts the kernel's own /proc and /sys
+	Log      *slog.Logger // nil discards
+	Stderr   io.Writer    // where a trace to "-" goes
+	Keep     string       // where ring3 shell puts the kernel's own /proc and /sys
 	// Dir is a private folder for sockets, and for the state of a TPM that is not kept; empty: there are no
 	// sockets, and the state is in a folder of its own.
 	Dir string
@@ -55,6 +55,7 @@ type System struct {
 	spaces    map[int]*vfio.Space // by IOMMU group
 	nics      int                 // network devices so far
 	tpms      int                 // TPMs so far
+	slots     int                 // slots of ports so far; guarded by specs
 	captures  []*capture
 	tracing   tracing
 	list      atomic.Pointer[[]*boundDevice] // see bound
@@ -62,11 +63,13 @@ type System struct {
 	ports     *portbus.Bus
 	injector  *aerinject.Injector
 	scan      scanLock   // held while devices come and go
-	specs     sync.Mutex // guards plan.Devices, which grows as devices are plugged in
+	specs     sync.Mutex // guards plan.Devices, which grows as devices are plugged in, and overrides
 	ctx       context.Context
-	cancel    context.CancelFunc // ends what the System does by itself
-	overrides map[pci.Addr]string // driver_override; guarded by scan
-	lo        *loopback // nil where a device has that name
+	cancel    context.CancelFunc  // ends what the System does by itself
+	overrides map[pci.Addr]string // driver_override; guarded by specs
+	added     []addedID           // new_id; guarded by scan
+	noprobe   atomic.Bool         // drivers_autoprobe is 0
+	lo        *loopback           // nil where a device has that name
 	pktgen    *pktgen.Engine
 	receivers []*pktgen.Rx // account for pktgen's frames
 	rt        *rt.Policy   // nil: threads are ordinary
@@ -106,7 +109,7 @@ func newSystem(c Config) *System {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.injector = aerinject.NewInjector(aerinject.Options{Log: s.log, Label: s.label})
+	s.injector = aerinject.NewInjector(aerinject.Options{Log: s.log, Label: s.label, Hardware: s.detectError})
 	for _, d := range c.Drivers {
 		own := *d // its IDs may change
 		s.drivers = append(s.drivers, &own)

@@ -36,7 +36,10 @@ func (s *System) newTree(keep, dir string) error {
 	s.tree = t
 	s.exportProc(t.root.MkdirAll("proc"))
 	t.sys = t.root.MkdirAll("sys")
-	t.functions = pci.NewSysfs(t.sys)
+	t.functions = pci.NewSysfsOps(t.sys, sysfsOps{s})
+	for _, d := range s.drivers {
+		t.functions.AddDriver(d.Name)
+	}
 	t.sys.MkdirAll(classNet)
 	s.exportPorts(t.root)
 	for _, b := range s.bound() {
@@ -71,7 +74,7 @@ func (t *tree) addFunction(s *System, b *boundDevice) {
 	if b.fn == nil || t == nil {
 		return
 	}
-	info := pci.SysfsInfo{Driver: b.driverName(), IRQ: s.irqs.firstOf(b), MSI: s.irqs.messages(b)}
+	info := pci.SysfsInfo{Driver: b.driverName(), IRQ: s.irqs.firstOf(b), MSI: s.irqs.messages(b), NoReset: b.fn.Header != pci.HeaderDevice && b.fn.Parent == nil}
 	if u, ok := b.inst.(pci.AttrUser); ok {
 		info.Attrs = u.Attrs()
 	}

@@ -2,12 +2,14 @@ package aerinject
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
@@ -16,6 +18,9 @@ type Options struct {
 	Log *slog.Logger // nil discards; its messages begin with what they are about, as the kernel's do
 	// Label is how messages about a function begin: "pcieport 1000:00:01.0". nil: "pci" and the address.
 	Label func(pci.Addr) string
+	// Hardware has a function detect an error itself, which then reports it like any other; bus.ErrNotSupported: it cannot, and the error
+	// is laid over what it says. nil: no function can.
+	Hardware func(a pci.Addr, e pci.AERError) error
 	// Service says whether the root port's errors are served. nil: where its Root Error Command enables an interrupt.
 	Service func(root pci.Addr) bool
 }
@@ -108,6 +113,15 @@ func (in *Injector) Inject(r Record) error {
 	if rx == nil {
 		return in.refuse(slog.LevelError, rootAddr, "Root port doesn't support AER", unix.EPROTONOSUPPORT)
 	}
+	text := fmt.Sprintf("Injecting errors %08x/%08x into device %s", r.Error.Correctable, r.Error.Uncorrectable, a)
+	if in.o.Hardware != nil && unmasked.Correctable|unmasked.Uncorrectable != 0 && in.served(rootAddr, rx) {
+		if err := in.o.Hardware(a, r.Error); !errors.Is(err, bus.ErrNotSupported) {
+			if err == nil {
+				in.say(slog.LevelInfo, rootAddr, text)
+			}
+			return err
+		}
+	}
 	x.report(r.Error)
 	if r.Error.Correctable != 0 && unmasked.Correctable == 0 {
 		return in.refuse(slog.LevelWarn, a, "The correctable error(s) is masked by device", unix.EINVAL)
@@ -123,7 +137,7 @@ func (in *Injector) Inject(r Record) error {
 	if !in.served(rootAddr, rx) {
 		return in.refuse(slog.LevelWarn, rootAddr, "AER service is not initialized", unix.EPROTONOSUPPORT)
 	}
-	in.say(slog.LevelInfo, rootAddr, fmt.Sprintf("Injecting errors %08x/%08x into device %s", r.Error.Correctable, r.Error.Uncorrectable, a))
+	in.say(slog.LevelInfo, rootAddr, text)
 	q.Signal()
 	return nil
 }

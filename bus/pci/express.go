@@ -214,6 +214,8 @@ const (
 	DPCPIOSysErr bus.Off = 0x18 // RP PIO SysError, RW
 	DPCPIOExc    bus.Off = 0x1c // RP PIO Exception, RW
 	DPCPIOHeader bus.Off = 0x20 // RP PIO Header Log, RO, 4 words
+	DPCPIOImp    bus.Off = 0x30 // RP PIO ImpSpec Log, RO
+	DPCPIOPrefix bus.Off = 0x34 // RP PIO TLP Prefix Log, RO, up to 4 words
 
 	DPCCapMessage  uint16 = 0x1f   // Interrupt Message Number
 	DPCCapRP       uint16 = 1 << 5 // RP extensions
@@ -247,8 +249,9 @@ const (
 	VCStride bus.Off = 0x0c
 )
 
-// Bridge Control of a type 1 header (PCI-to-PCI Bridge 1.2, 3.2.5.17).
+// Secondary Bus Number and Bridge Control of a type 1 header (PCI-to-PCI Bridge 1.2, 3.2.5.3 and 3.2.5.17).
 const (
+	CfgSecondary bus.Off = 0x19 // 8 bits
 	CfgBridgeCtl bus.Off = 0x3e
 
 	BridgeParity uint16 = 1 << 0

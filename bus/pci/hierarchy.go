@@ -8,7 +8,8 @@ import (
 
 // Hierarchy is who owns a bus, as the driver of a port sees it: what the kernel's PCI core is to pcieport. The host
 // implements it. Its methods are safe for concurrent use; a driver calls none of them inside Probe, and none while it holds a lock that its Close
-// or its handlers take.
+// or its handlers take. Its goroutines may, also while Close waits for them to end: so Rescan and Remove that wait for their turn stop when ctx ends,
+// and Find, Below and Uevent wait for no Rescan, Remove or Close.
 type Hierarchy interface {
 	// Find is what stands at an address; nil if nothing is known to.
 	Find(a Addr) *Member
@@ -24,6 +25,15 @@ type Hierarchy interface {
 	// Uevent tells whoever listens of an event: action "change", a path below /sys, a subsystem, and variables, "KEY=VALUE". It may be
 	// called at any time.
 	Uevent(action, path, subsystem string, env ...string)
+}
+
+// Waker is implemented by a Hierarchy that knows which devices it suspended. The service of power management events calls it where a device
+// asked for power.
+type Waker interface {
+	// Wake brings a function that asked for it back to D0, and resumes its driver (bus.PowerHandler) if it is suspended; what stands above it is
+	// resumed first. It returns once that is done, or ctx ends: a port that is being closed ends it. A function that is awake
+	// is left alone, which is no error.
+	Wake(ctx context.Context, a Addr) error
 }
 
 // Member is a function that is in service, or could be.

@@ -100,6 +100,12 @@ func IsNetwork(name string) bool {
 	return m != nil && m.net
 }
 
+// HasSlot says whether a model is a port with a slot, whose number is its property slot.
+func HasSlot(name string) bool {
+	m := modelOf(name)
+	return m != nil && m.props["slot"] != ""
+}
+
 // Slots of the root bus, the same that package qemu gives: 0 is a host bridge.
 const (
 	firstSlot = 3

@@ -37,6 +37,8 @@ type rxQueue struct {
 	frames, octets  uint64 // ever received
 	sumGood, sumBad uint64 // frames whose checksums the device found right, and wrong
 
+	dropped, droppedOctets uint64 // frames that a reset found in the ring
+
 	lengthErrors, crcErrors, frameErrors, garbage, allocFailed uint64
 }
 
@@ -88,7 +90,7 @@ func (q *rxQueue) Burst(bufs []*dma.Buf) int {
 		q.release()
 		return 0
 	}
-	if q.nic.dead.Load() {
+	if q.nic.dead.Load() || q.nic.stopped() {
 		return 0
 	}
 	n, octets := 0, 0
@@ -211,7 +213,7 @@ func (q *rxQueue) reject(v rxVerdict, st rxStat) {
 func (q *rxQueue) pending() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return !q.closed && q.c.used() > 0 && q.stat(q.at(q.c.head))&rxDD != 0
+	return !q.closed && !q.nic.stopped() && q.c.used() > 0 && q.stat(q.at(q.c.head))&rxDD != 0
 }
 
 // Wait arms the interrupt and sleeps; netdev.RxQueue.
@@ -259,6 +261,9 @@ func (q *rxQueue) prepare() (ready bool, err error) {
 	if q.pending() {
 		return true, nil
 	}
+	if n.stopped() {
+		return false, nil // start wakes
+	}
 	if n.mod.adaptive.Load() {
 		q.mu.Lock()
 		frames, octets := q.frames, q.octets
@@ -273,7 +278,7 @@ func (q *rxQueue) prepare() (ready bool, err error) {
 func (q *rxQueue) Posted() uint64 { return q.posted.Load() }
 
 // Free asks the device how many descriptors it has left; netdev.RxQueue. It is exact
-// while nothing arrives, and 0 while the receiver does not listen yet: frames sent then
+// while nothing arrives, and 0 while the receiver does not listen yet, or is stopped: frames sent then
 // wait on their way, and must not be taken for filtered ones.
 func (q *rxQueue) Free() int {
 	n := q.nic
@@ -281,6 +286,10 @@ func (q *rxQueue) Free() int {
 		return 0
 	}
 	q.mu.Lock() // a change of the MTU moves head and counters
+	if n.stopped() {
+		q.mu.Unlock()
+		return 0
+	}
 	rdh := n.regs.Read32(regRDH(q.id))
 	free := freeAhead(q.c.tail-q.start, rdh, q.c.mask)
 	q.mu.Unlock()
@@ -347,6 +356,48 @@ func (q *rxQueue) renew(pool *dma.Pool) {
 	q.c.head, q.start = q.c.tail, q.c.tail
 	q.midFrame = false
 	q.program()
+}
+
+// restart begins anew after the device was reset, with the same buffers: those that the device had it gets again, so
+// that nothing of the pool, which is its owner's, is touched. What it had received in them is lost, and counted. Posted grows by
+// what the device had used, and only when repost gives it the ring. Called with mu held.
+func (q *rxQueue) restart() {
+	used, filled := q.c.used(), 0
+	slots := make([]*dma.Buf, len(q.slots))
+	for i := range used {
+		at := q.at(q.c.head + uint64(i))
+		slots[i] = q.slots[at]
+		if st := q.stat(at); filled == i && st&rxDD != 0 {
+			filled++
+			q.drop(st)
+		}
+	}
+	q.slots = slots
+	fillOnes(q.ring)
+	for i, b := range slots[:used] {
+		putRx(q.ring, uint32(i), b.Addr)
+	}
+	q.c.head += uint64(filled)
+	q.c.tail += uint64(filled)
+	q.start = q.c.head
+	q.midFrame = false
+}
+
+// drop counts a descriptor whose frame nobody gets.
+func (q *rxQueue) drop(st rxStat) {
+	length, verdict := st.decode(q.pool.BufSize())
+	if verdict == rxGood && !q.midFrame {
+		q.dropped++
+		q.droppedOctets += uint64(length)
+		return
+	}
+	q.reject(verdict, st)
+}
+
+// repost gives the device the ring that restart made. Called with mu held.
+func (q *rxQueue) repost() {
+	q.nic.regs.Write32(q.tail, q.at(q.c.tail)) // after the descriptors: package dma
+	q.posted.Store(q.c.tail)
 }
 
 // sweep closes the old pools that have all their buffers back. Called by the owner, with mu

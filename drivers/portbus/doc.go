@@ -49,7 +49,7 @@
 //
 // # Errors and recovery
 //
-// [Report] prints an error in the kernel's words and counts it. [Port.Recover] is the recovery of all that stands below a port: each
+// [Port.Report] prints an error in the kernel's words and counts it. [Port.Recover] is the recovery of all that stands below a port: each
 // driver votes (bus.ErrorHandler), the link is reset if it must be, and traffic goes on, or is given up. AER and DPC call it.
 //
 // # Power

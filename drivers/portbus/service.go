@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
@@ -92,6 +95,8 @@ type Device struct {
 	config  *view
 	dir     *sysfs.Dir
 
+	live atomic.Pointer[Instance] // inst, for who must not wait for mu
+
 	mu     sync.Mutex // held while a driver's Probe or Close runs; guards what follows
 	gone   bool       // the port is
 	driver *ServiceDriver
@@ -127,6 +132,14 @@ func (d *Device) Handle(name string, fn func() bool) (number int, err error) {
 	return d.vector.irq.Number(), nil
 }
 
+// IRQMode is how the service is interrupted; not ok where it is not.
+func (d *Device) IRQMode() (mode bus.IRQMode, ok bool) {
+	if d.vector == nil {
+		return 0, false
+	}
+	return d.vector.irq.Mode(), true
+}
+
 // Log writes a message of the service's as the kernel would: "pcieport 1000:00:04.0: pciehp: ...".
 func (d *Device) Log(level slog.Level, format string, args ...any) {
 	prefix := ""
@@ -141,6 +154,9 @@ func (d *Device) bind(ctx context.Context, drv *ServiceDriver) error {
 	if d.gone || d.driver != nil {
 		return bus.ErrBusy
 	}
+	if !d.port.bus.has(drv) { // it was unregistered just now, and nobody would take it away any more
+		return fmt.Errorf("%s: driver %s: it is not registered: %w", d.name, drv.Name, unix.ENODEV)
+	}
 	d.driver = drv // its messages need it
 	inst, err := drv.Probe(ctx, d)
 	if err != nil {
@@ -149,6 +165,7 @@ func (d *Device) bind(ctx context.Context, drv *ServiceDriver) error {
 		return fmt.Errorf("%s: driver %s: %w", d.name, drv.Name, err)
 	}
 	d.inst = inst
+	d.live.Store(&inst)
 	d.show()
 	d.port.uevent("bind", d, "DRIVER="+drv.Name)
 	return nil
@@ -159,6 +176,7 @@ func (d *Device) unbind() (err error) {
 	if d.driver == nil {
 		return nil
 	}
+	d.live.Store(nil)
 	err = d.inst.Close()
 	d.dropHandler()
 	d.inst, d.driver = nil, nil

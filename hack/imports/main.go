@@ -54,6 +54,9 @@ var apart = []struct{ dirs, why string }{
 // backends are what a driver and what stands on drivers never sees.
 var backends = []string{"bus/qemu", "bus/sim", "vfio", "uio"}
 
+// helpers are packages for tests alone: they import what tests may, and only tests import them.
+var helpers = []string{"drivers/portbus/porttest"}
+
 // foreign says who may import a module that is kept in one place.
 var foreign = []struct {
 	path  string
@@ -173,7 +176,7 @@ func check(f file) []string {
 	if i := strings.LastIndexByte(f.path, '/'); i >= 0 {
 		dir = f.path[:i]
 	}
-	test := strings.HasSuffix(f.path, "_test.go")
+	test := strings.HasSuffix(f.path, "_test.go") || belowAny(dir, helpers)
 	var out []string
 	if dir != "." && layer(dir) < 0 && !test {
 		out = append(out, fmt.Sprintf("package %s is in no layer; give it one in hack/imports/main.go", dir))
@@ -233,6 +236,9 @@ func checkOwn(from, to string, test bool) string {
 	}
 	if test {
 		return ""
+	}
+	if belowAny(to, helpers) {
+		return fmt.Sprintf("imports %s: only tests do", to)
 	}
 	for _, a := range apart {
 		dirs := strings.Fields(a.dirs)
