@@ -193,7 +193,7 @@ func (s *System) unbind(b *boundDevice) (*boundDevice, error) {
 	}
 	bare := &boundDevice{spec: b.spec, machine: b.machine, dev: b.dev, fault: b.fault, inject: b.inject, trace: b.trace, fn: b.fn, use: b.use, ifindex: b.ifindex}
 	if b.net != nil {
-		s.pktgen.DeviceGone(b.spec.Name)
+		s.pktgen.RemoveDevice(b.spec.Name)
 		s.tree.removeNet(b)
 	}
 	s.put(bare)

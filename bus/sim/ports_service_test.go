@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -518,4 +519,73 @@ func BenchmarkInjectError(b *testing.B) {
 		rp.Config.Write32(aer+pci.AERRootSta, rp.Config.Read32(aer+pci.AERRootSta))
 		eth.Config.Write32(own+pci.AERCorSta, eth.Config.Read32(own+pci.AERCorSta))
 	}
+}
+
+// Everything that may be done at once is: run with -race.
+func TestPortsConcurrent(t *testing.T) {
+	m := started(t, Config{Clock: Eager, Devices: []DeviceSpec{
+		{Name: "rp0", Model: "root-port", Props: []string{"cmd=1us", "dpc=on"}}, {Name: "rp1", Model: "root-port"}, {Name: "edu0", Model: "edu", Bus: "rp1"},
+	}})
+	edu, err := m.Device("edu0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := edu.Region(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rp0, rp1 := fnOf(t, m, "rp0"), fnOf(t, m, "rp1")
+	e, _ := pci.FindExpress(rp0.Config)
+	const rounds = 100
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range rounds {
+			_ = m.Plug(t.Context(), DeviceSpec{Name: "eth0", Model: "e1000e", Bus: "rp0", Props: []string{"aer=on"}})
+			powerOn(rp0, e)
+			fns, err := m.Rescan(rp0)
+			if err != nil {
+				t.Error(err)
+			}
+			for _, f := range fns {
+				if _, d, ok := m.Named(f); ok {
+					_, _ = d.EnableIRQs(bus.MSIX, 2)
+					_ = d.Regions()
+					m.Disconnect(rp0)
+					_ = d.Close()
+				}
+				m.Forget(f)
+			}
+			powerOff(rp0, e)
+		}
+	})
+	wg.Go(func() {
+		for range 20 * rounds {
+			_ = m.InjectError("eth0", pci.AERError{Uncorrectable: 1 << 14})
+			_ = m.InjectError("rp0", pci.AERError{Correctable: 1})
+			_ = m.PressButton("rp0")
+			_ = m.SignalPME("eth0")
+		}
+	})
+	wg.Go(func() {
+		for range 20 * rounds {
+			for _, f := range m.Topology().Functions {
+				_ = f.Config.Read32(0)
+				_, _, _ = m.Named(f)
+			}
+			if v := r.Read32(eduID); v != eduVersion {
+				t.Errorf("the other device's ID = %#x", v)
+				return
+			}
+		}
+	})
+	wg.Go(func() {
+		for range rounds {
+			if _, err := m.Rescan(rp1); err != nil {
+				t.Error(err)
+			}
+			_, _ = edu.EnableIRQs(bus.INTx, 1)
+			_ = edu.Reset(t.Context())
+		}
+	})
+	wg.Wait()
 }
