@@ -62,12 +62,12 @@ type rig struct {
 }
 
 type options struct {
-	profile string
-	clock   sim.Clock
-	votes   votes
-	devices []sim.DeviceSpec
-	more    []*portbus.ServiceDriver
-	wrap    func(name string, dev bus.Device) bus.Device
+	profile  string
+	votes    votes
+	instance func(name string) pci.Instance // instead of one that votes
+	devices  []sim.DeviceSpec
+	more     []*portbus.ServiceDriver
+	wrap     func(name string, dev bus.Device) bus.Device
 }
 
 func newRig(t *testing.T, o options) *rig {
@@ -77,7 +77,7 @@ func newRig(t *testing.T, o options) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, calls: &calls{votes: o.votes}, bus: b}
+	r := &rig{t: t, calls: &calls{votes: o.votes, instance: o.instance}, bus: b}
 	if o.devices == nil {
 		o.devices = devices()
 	}
@@ -170,9 +170,10 @@ var ok = vote{bus.CanRecover, bus.Recovered, bus.Recovered}
 
 // calls is what drivers were told, in order.
 type calls struct {
-	votes votes
-	mu    sync.Mutex // guards what follows
-	list  []string
+	votes    votes
+	instance func(name string) pci.Instance
+	mu       sync.Mutex // guards what follows
+	list     []string
 }
 
 func (c *calls) add(format string, args ...any) {
@@ -193,6 +194,9 @@ func (c *calls) driver() *pci.Driver {
 	return &pci.Driver{
 		Name: "fake", API: pci.API, Prefixed: true, IDs: []pci.ID{{Vendor: 0x8086, Device: 0x10d3}},
 		Probe: func(_ context.Context, _ bus.Device, env pci.Env) (pci.Instance, error) {
+			if c.instance != nil {
+				return c.instance(env.Name), nil
+			}
 			v, ok := c.votes[env.Name]
 			if !ok {
 				return idle{}, nil
