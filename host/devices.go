@@ -128,6 +128,11 @@ func (s *System) prepare(b *boundDevice) error {
 	if b.fn != nil && !isHardware(b.spec.Backend) && b.spec.Backend != vfioUser { // of others somebody took care
 		pci.EnableErrors(b.dev.Config())
 	}
+	return nil
+}
+
+// watch tells of a device's own death, once it is in the list.
+func (s *System) watch(b *boundDevice) {
 	go func() {
 		<-b.dev.Done()
 		// A machine that died said so itself; these are one device's own.
@@ -136,7 +141,6 @@ func (s *System) prepare(b *boundDevice) error {
 			s.log.Error(err.Error())
 		}
 	}()
-	return nil
 }
 
 // rootOf is the root port above a function, or the function on the root bus that it is.

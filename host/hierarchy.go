@@ -151,6 +151,7 @@ func (s *System) rescan(ctx context.Context, m hotMachine, port *pci.Function) e
 			s.complain(err)
 		}
 		s.put(b)
+		s.watch(b)
 		s.tree.addFunction(s, b)
 		s.uevent("add", b)
 		came = append(came, b)

@@ -187,12 +187,14 @@ func (s *System) startDevices(ctx context.Context) error {
 		switch {
 		case errors.Is(err, errNoDriver) && b.fn != nil && b.fn.Header == pci.HeaderBridge:
 			s.log.Info(err.Error()) // what is behind it works without
+			s.watch(b)
 			continue
 		case err != nil:
 			return errors.Join(err, n.stop())
 		}
 		s.irqs.add(&n)
 		s.put(&n)
+		s.watch(&n)
 		s.uevent("bind", &n)
 	}
 	for _, w := range s.plan.Wires {
