@@ -9,31 +9,38 @@ type watchable interface {
 
 // account has what takes the frames of each network device, lo among them, show them to pktgen's receive side.
 func (s *System) account() error {
-	for _, b := range s.bound {
-		if b.net == nil {
-			continue
-		}
-		var w watchable = b.sink
-		switch {
-		case b.forward != nil:
-			w = b.forward
-		case b.tap != nil:
-			w = b.tap
-		}
-		if err := s.accountFor(b.spec.Name, w); err != nil {
+	for _, b := range s.bound() {
+		if err := s.accountFor(b); err != nil {
 			return err
 		}
 	}
 	if s.lo != nil {
-		return s.accountFor(loopbackName, s.lo.Sink())
+		return s.accountTo(loopbackName, s.lo.Sink())
 	}
 	return nil
 }
 
-func (s *System) accountFor(name string, w watchable) error {
+// accountFor does that for one device, which may be no network device.
+func (s *System) accountFor(b *boundDevice) error {
+	if b.net == nil {
+		return nil
+	}
+	var w watchable = b.sink
+	switch {
+	case b.forward != nil:
+		w = b.forward
+	case b.tap != nil:
+		w = b.tap
+	}
+	return s.accountTo(b.spec.Name, w)
+}
+
+func (s *System) accountTo(name string, w watchable) error {
 	rx, err := s.pktgen.AddRx(name)
 	if err == nil {
+		s.figuring.Lock()
 		s.receivers = append(s.receivers, rx)
+		s.figuring.Unlock()
 		w.Watch(rx.Take)
 	}
 	return err

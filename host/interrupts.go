@@ -2,12 +2,16 @@ package host
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -19,11 +23,23 @@ import (
 )
 
 // irqTable numbers the interrupt handlers of a system as a kernel would: /proc/interrupts
-// and /proc/irq.
+// and /proc/irq. Safe for concurrent use.
 type irqTable struct {
-	rows   []irqRow
+	prof   *profile.Profile
 	cpus   int // columns
 	digits int // width of a number
+	first  int // our first number
+	procfs *procfs.Dir
+
+	mu      sync.Mutex // guards what follows
+	rows    []irqRow   // by number
+	numbers map[irqKey]int
+}
+
+// irqKey is what keeps its number as long as its device stays: a vector.
+type irqKey struct {
+	device string
+	vector int
 }
 
 // irqRow is one interrupt number.
@@ -39,31 +55,86 @@ type irqRow struct {
 // irqRoom rounds up where our numbers start, so that the kernel may still get a few.
 const irqRoom = 100
 
-// newIRQTable numbers the handlers of all bound devices, in order, as the profile's kernel would.
-func newIRQTable(bound []*boundDevice, prof *profile.Profile) (*irqTable, error) {
+// newIRQTable numbers handlers as the profile's kernel would.
+func newIRQTable(prof *profile.Profile) (*irqTable, error) {
 	online, err := cpuset.Online()
 	if err != nil {
 		return nil, fmt.Errorf("numbering interrupts: %w", err)
 	}
-	t := &irqTable{cpus: cpuset.Max(online) + 1, digits: kernelDigits()}
-	next := (kernelIRQs()/irqRoom + 1) * irqRoom
-	for _, b := range bound {
-		u, ok := b.inst.(pci.IRQUser)
-		if !ok {
-			continue
-		}
-		for _, h := range u.IRQHandlers() {
-			q := h.IRQ()
-			row := irqRow{owner: b, number: next, flow: "edge", handler: h}
-			row.chip, row.hwirq = controller(prof, q.Mode(), b.fn, q.HWIRQ())
-			if q.Mode() == bus.INTx {
-				row.flow = "fasteoi"
-			}
-			t.rows = append(t.rows, row)
-			next++
-		}
+	return &irqTable{prof: prof, cpus: cpuset.Max(online) + 1, digits: kernelDigits(), first: (kernelIRQs()/irqRoom + 1) * irqRoom,
+		procfs: &procfs.Dir{}, numbers: map[irqKey]int{}}, nil
+}
+
+// number is the number of a device's vector: the one that it has, or the lowest that is free.
+func (t *irqTable) number(device string, vector int) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := irqKey{device, vector}
+	if n, ok := t.numbers[k]; ok {
+		return n
 	}
-	return t, nil
+	taken := map[int]bool{}
+	for _, n := range t.numbers {
+		taken[n] = true
+	}
+	n := t.first
+	for taken[n] {
+		n++
+	}
+	t.numbers[k] = n
+	return n
+}
+
+// add shows the handlers of a device that got its driver.
+func (t *irqTable) add(b *boundDevice) {
+	u, ok := b.inst.(pci.IRQUser)
+	if !ok {
+		return
+	}
+	for _, h := range u.IRQHandlers() {
+		q := h.IRQ()
+		n := q.Number()
+		if n == 0 {
+			n = t.number(b.spec.Name, q.Vector())
+		}
+		row := irqRow{owner: b, number: n, flow: "edge", handler: h}
+		row.chip, row.hwirq = controller(t.prof, q.Mode(), b.fn, q.HWIRQ())
+		if q.Mode() == bus.INTx {
+			row.flow = "fasteoi"
+		}
+		t.mu.Lock()
+		t.rows = append(t.rows, row)
+		slices.SortStableFunc(t.rows, func(a, b irqRow) int { return cmp.Compare(a.number, b.number) })
+		t.mu.Unlock()
+		t.procfs.Put(strconv.Itoa(n), t.dirOf(row))
+	}
+}
+
+// remove takes those of a device away that lost its driver.
+func (t *irqTable) remove(b *boundDevice) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rows = slices.DeleteFunc(t.rows, func(r irqRow) bool {
+		mine := r.owner.spec.Name == b.spec.Name
+		if mine {
+			t.procfs.Remove(strconv.Itoa(r.number))
+		}
+		return mine
+	})
+}
+
+// forget frees the numbers of a device that is gone.
+func (t *irqTable) forget(b *boundDevice) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.numbers, func(k irqKey, _ int) bool { return k.device == b.spec.Name })
+}
+
+// snapshot is the rows as they are now.
+func (t *irqTable) snapshot() []irqRow {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.rows)
 }
 
 // controller is what a profile's kernel calls the interrupt controller of a function's vector, and the number that the
@@ -86,16 +157,16 @@ func controller(prof *profile.Profile, mode bus.IRQMode, f *pci.Function, n int)
 // rowsOf are the rows of a device.
 func (t *irqTable) rowsOf(b *boundDevice) []irqRow {
 	var rows []irqRow
-	for _, r := range t.rows {
-		if r.owner == b {
+	for _, r := range t.snapshot() {
+		if r.owner.spec.Name == b.spec.Name {
 			rows = append(rows, r)
 		}
 	}
 	return rows
 }
 
-// first is the number that sysfs' file irq shows for a device, or 0.
-func (t *irqTable) first(b *boundDevice) int {
+// firstOf is the number that sysfs' file irq shows for a device, or 0.
+func (t *irqTable) firstOf(b *boundDevice) int {
 	for _, r := range t.rowsOf(b) {
 		return r.number
 	}
@@ -163,7 +234,10 @@ const minDigits = 3
 
 // show appends our lines, in the kernel's format (kernel/irq/proc.c of 6.1 and 6.12).
 func (t *irqTable) show(w *bytes.Buffer) {
-	for _, r := range t.rows {
+	for _, r := range t.snapshot() {
+		if r.handler.Name() == "" {
+			continue // nobody asked for it
+		}
 		fmt.Fprintf(w, "%*d:", t.digits, r.number)
 		counts := r.handler.Counts()
 		for i := range t.cpus {
@@ -208,7 +282,7 @@ func (t *irqTable) merged() *procfs.File {
 func (t *irqTable) hides(line string) bool {
 	for _, word := range strings.Fields(line) {
 		word = strings.TrimSuffix(word, ",") // one of several that share a number
-		for _, r := range t.rows {
+		for _, r := range t.snapshot() {
 			if name := r.owner.spec.Name; r.owner.net != nil && (word == name || strings.HasPrefix(word, name+"-")) {
 				return true
 			}
@@ -218,21 +292,24 @@ func (t *irqTable) hides(line string) bool {
 }
 
 // dir is /proc/irq: a directory a number.
-func (t *irqTable) dir() *procfs.Dir {
-	d := &procfs.Dir{}
-	for _, r := range t.rows {
-		n := d.MkdirAll(strconv.Itoa(r.number))
-		n.Put("smp_affinity", t.affinity(r, cpuset.FormatMask, cpuset.ParseMask))
-		n.Put("smp_affinity_list", t.affinity(r, cpuset.FormatList, cpuset.ParseList))
-		n.Put("effective_affinity", t.affinity(r, cpuset.FormatMask, nil))
-		n.Put("effective_affinity_list", t.affinity(r, cpuset.FormatList, nil))
-		n.Put("node", procfs.New(0o444, func(w *bytes.Buffer) error {
-			w.WriteString("0\n")
-			return nil
-		}, nil))
-		n.Put(strings.ReplaceAll(r.handler.Name(), "/", "!"), &procfs.Dir{})
+func (t *irqTable) dir() *procfs.Dir { return t.procfs }
+
+func (t *irqTable) dirOf(r irqRow) *procfs.Dir {
+	n := &procfs.Dir{}
+	n.Put("smp_affinity", t.affinity(r, cpuset.FormatMask, cpuset.ParseMask))
+	n.Put("smp_affinity_list", t.affinity(r, cpuset.FormatList, cpuset.ParseList))
+	n.Put("effective_affinity", t.affinity(r, cpuset.FormatMask, nil))
+	n.Put("effective_affinity_list", t.affinity(r, cpuset.FormatList, nil))
+	n.Put("node", procfs.New(0o444, func(w *bytes.Buffer) error {
+		w.WriteString("0\n")
+		return nil
+	}, nil))
+	for name := range strings.SplitSeq(r.handler.Name(), ", ") {
+		if name != "" {
+			n.Put(strings.ReplaceAll(name, "/", "!"), &procfs.Dir{})
+		}
 	}
-	return d
+	return n
 }
 
 // affinity is a file with the CPUs of a row's handler, in one of the kernel's notations.

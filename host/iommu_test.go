@@ -68,7 +68,7 @@ func TestFaultLogged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := sys.bound[0].dev.Region(0)
+	r, err := sys.bound()[0].dev.Region(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestFaultLogged(t *testing.T) {
 		}
 		break
 	}
-	if err := sys.bound[1].dev.Err(); err != nil {
+	if err := sys.bound()[1].dev.Err(); err != nil {
 		t.Errorf("Err() of the other device = %v, want nil", err)
 	}
 	if err := sys.Close(); err != nil {

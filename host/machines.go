@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -87,14 +88,14 @@ func (s *System) startMachines(ctx context.Context, c Config) error {
 		}
 		s.machines = append(s.machines, m)
 		for _, d := range groups[i] {
-			b := &boundDevice{spec: d}
+			b := &boundDevice{spec: d, machine: m, use: new(sync.Mutex), ifindex: firstIfIndex + len(s.bound())}
 			var err error
 			if b.dev, err = m.Device(d.Name); err == nil {
 				b.fn, err = m.Function(d.Name)
 			}
 			b.emulator, _ = m.(*tpmMachine)
 			errs[i] = errors.Join(errs[i], err)
-			s.bound = append(s.bound, b)
+			s.put(b)
 		}
 	}
 	return errors.Join(errs...)
@@ -105,11 +106,44 @@ func (s *System) startMachines(ctx context.Context, c Config) error {
 func (s *System) props(d DeviceSpec) []string {
 	p := slices.Clone(d.Props)
 	if isNetwork(d) {
+		s.specs.Lock()
+		defer s.specs.Unlock()
 		n := 0x3456 + s.nics
 		p = slices.Insert(p, 0, fmt.Sprintf("mac=52:54:00:12:%02x:%02x", n>>8&0xff, n&0xff))
 		s.nics++
 	}
 	return p
+}
+
+// reserve is what the hot-plug ports of a group keep for what is plugged in later: the most that one of them asks for (hotplug_mem=64M), of
+// both kinds of memory.
+func reserve(group []DeviceSpec) (r pci.Reserve, err error) {
+	for _, d := range group {
+		v := d.Bus["hotplug_mem"]
+		if v == "" {
+			continue
+		}
+		n, err := parseSize(v)
+		if err != nil || n < 1<<20 || n > maxReserve {
+			return r, usagef("device %s: hotplug_mem=%s: want 1M to 64G", d.Name, v)
+		}
+		r.Mem, r.Pref = max(r.Mem, n), max(r.Pref, n)
+	}
+	return r, nil
+}
+
+// maxReserve is as much as the buses have of 64-bit memory.
+const maxReserve = 64 << 30
+
+// parseSize reads a number of bytes, with K, M or G.
+func parseSize(s string) (uint64, error) {
+	shift := 0
+	if i := strings.IndexAny(s, "KMGkmg"); i >= 0 && i == len(s)-1 {
+		shift = map[byte]int{'k': 10, 'm': 20, 'g': 30}[s[i]|0x20]
+		s = s[:i]
+	}
+	n, err := strconv.ParseUint(s, 10, 32)
+	return n << shift, err
 }
 
 // wiresOf are the wires of a group.
@@ -136,14 +170,43 @@ func (s *System) capture(d DeviceSpec) (*capture, error) {
 	return c, nil
 }
 
+// qemuSpec and simSpec are a device as its backend takes it.
+func (s *System) qemuSpec(d DeviceSpec) qemu.DeviceSpec {
+	q := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d), IOMMU: d.IOMMU}
+	if qemu.HasSlot(d.Device) {
+		q.Props = slices.Insert(q.Props, 0, s.nextSlot())
+	}
+	return q
+}
+
+func (s *System) simSpec(d DeviceSpec) sim.DeviceSpec {
+	q := sim.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d)}
+	if sim.HasSlot(d.Device) && !slices.ContainsFunc(q.Props, func(p string) bool { return strings.HasPrefix(p, "slot=") }) {
+		q.Props = append(q.Props, s.nextSlot())
+	}
+	return q
+}
+
+// nextSlot numbers the slots of ports through, since a machine numbers only its own.
+func (s *System) nextSlot() string {
+	s.specs.Lock()
+	defer s.specs.Unlock()
+	s.slots++
+	return fmt.Sprintf("slot=%d", s.slots)
+}
+
 func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter, error) {
-	q := qemu.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group)}
+	q := qemu.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group), Ejected: s.ejected}
+	var err error
+	if q.Reserve, err = reserve(group); err != nil {
+		return nil, err
+	}
 	if c.Started != nil {
 		q.Started = func(pid int) { c.Started(pid, "qemu") }
 	}
 	for _, d := range group {
-		spec := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d), IOMMU: d.IOMMU}
-		if s.serving {
+		spec := s.qemuSpec(d)
+		if s.serving && spec.Bus == "" {
 			// Alone below a port it can be reset, whatever it is.
 			spec.Bus = d.Name + "-port"
 			q.Devices = append(q.Devices, qemu.DeviceSpec{Name: spec.Bus, Model: "pcie-root-port"})
@@ -173,9 +236,9 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 }
 
 func (s *System) planSim(_ Config, group []DeviceSpec, domain uint32) (starter, error) {
-	m := sim.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group)}
+	m := sim.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group), Ejected: s.ejected}
 	for _, d := range group {
-		spec := sim.DeviceSpec{Name: d.Name, Model: d.Device, Props: s.props(d)}
+		spec := s.simSpec(d)
 		if isTPM(d) {
 			spec.Number = s.nextTPM()
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/drivers/portbus"
 	"github.com/ring3dev/ring3/internal/instance"
 	"github.com/ring3dev/ring3/internal/kernfs"
 	"github.com/ring3dev/ring3/internal/profile"
@@ -29,6 +30,8 @@ var Version = "devel"
 // Program is a ring3: the drivers it has, and what it can measure.
 type Program struct {
 	Drivers []*pci.Driver
+	// Services are drivers of the services of PCI Express ports.
+	Services []*portbus.ServiceDriver
 	// Bench runs `ring3 bench`; nil: there is no such command.
 	Bench func(ctx context.Context, o BenchOptions) error
 	// BenchCompare runs `ring3 bench compare`; nil: there is no such command.
@@ -167,7 +170,8 @@ would have.
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
-	root.AddCommand(a.upCmd(), a.runCmd(), a.serveCmd(), a.shellCmd(), a.tcsdCmd(), a.lsCmd(), a.getCmd(), a.setCmd(), a.dmesgCmd(),
+	root.AddCommand(a.upCmd(), a.runCmd(), a.serveCmd(), a.shellCmd(), a.tcsdCmd(), a.lsCmd(), a.getCmd(), a.setCmd(), a.dmesgCmd(), a.eventsCmd(),
+		a.plugCmd(), a.unplugCmd(), a.suspendCmd(), a.resumeCmd(),
 		a.statsCmd(), a.topCmd(), a.reportCmd(), a.ethtoolCmd(), a.pcapCmd(), a.traceCmd(), a.bindCmd(), a.unbindCmd(), a.tpmCmd(), a.doctorCmd(), a.versionCmd())
 	if a.Bench != nil {
 		root.AddCommand(a.benchCmd())

@@ -71,7 +71,7 @@ func (p *Plan) addMeasure(spec, enforce string) error {
 
 // bindOrder is the devices in the order in which they get their drivers: the TPM that measures the others comes first.
 func (s *System) bindOrder() []*boundDevice {
-	order := slices.Clone(s.bound)
+	order := slices.Clone(s.bound())
 	slices.SortStableFunc(order, func(a, b *boundDevice) int {
 		return boolInt(b.spec.Name == s.plan.Measure.TPM) - boolInt(a.spec.Name == s.plan.Measure.TPM)
 	})

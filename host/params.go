@@ -8,21 +8,32 @@ import (
 	"syscall"
 
 	"github.com/ring3dev/ring3/bus/pci"
-	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/pktgen"
 	"github.com/ring3dev/ring3/sysfs"
 )
 
 // exportModules fills sys/module: for each driver in use the parameters of its devices, as a
 // kernel module's array parameters are shown, values joined by commas in the order of the devices.
-func (s *System) exportModules(sys *node.Dir) {
+func (s *System) exportModules() {
+	s.tree.modules.Lock()
+	defer s.tree.modules.Unlock()
+	sys := s.tree.sys
 	// pktgen's own parameters have no files in the kernel either.
 	sys.MkdirAll("module/pktgen").Put("version", sysfs.Showf("%s", pktgen.Version))
 	type key struct{ driver, param string }
 	all := map[key][]pci.Param{}
 	var order []key
-	for _, b := range s.bound {
-		sys.MkdirAll("module/" + b.driver.Name)
+	used := map[string]bool{"pktgen": true}
+	for _, name := range s.ports.Modules() {
+		used[name] = true
+		sys.MkdirAll("module/" + name)
+	}
+	for _, b := range s.bound() {
+		if b.driver == nil {
+			continue
+		}
+		used[b.driver.Name] = true
+		sys.MkdirAll("module/" + b.driver.Name).Remove("parameters")
 		u, ok := b.inst.(pci.ParamUser)
 		if !ok {
 			continue
@@ -33,6 +44,12 @@ func (s *System) exportModules(sys *node.Dir) {
 				order = append(order, k)
 			}
 			all[k] = append(all[k], p)
+		}
+	}
+	modules := sys.MkdirAll("module")
+	for _, name := range modules.Names() {
+		if !used[name] {
+			modules.Remove(name)
 		}
 	}
 	for _, k := range order {

@@ -19,8 +19,9 @@ import (
 
 // Device states.
 const (
-	stateUp   = "up"
-	stateGone = "gone"
+	stateUp     = "up"
+	stateGone   = "gone"
+	stateAsleep = "suspended"
 )
 
 // DeviceInfo is a line of `ring3 ls`.
@@ -38,13 +39,16 @@ type DeviceInfo struct {
 	Tap      string `json:"tap,omitempty"`     // the kernel interface that it is
 	Forward  string `json:"forward,omitempty"` // the device that sends what it receives
 	IRQ      string `json:"irq,omitempty"`     // "MSI-X 3"
-	State    string `json:"state"`             // up, gone
+	State    string `json:"state"`             // up, suspended, gone
 	Cause    string `json:"cause,omitempty"`
 }
 
 // line is what up prints of a device.
 func (d DeviceInfo) line() string {
 	s := d.Name + ": " + d.Driver
+	if d.Driver == "" {
+		s = d.Name + ": no driver"
+	}
 	if d.Model != "" {
 		s += " " + d.Model
 	}
@@ -73,10 +77,13 @@ func (b *boundDevice) id() string {
 // Devices describes the devices as they are now.
 func (s *System) Devices() []DeviceInfo {
 	var out []DeviceInfo
-	for _, b := range s.bound {
-		d := DeviceInfo{Name: b.spec.Name, Backend: b.dev.Backend(), Address: b.dev.Address(), ID: b.id(), State: stateUp, Driver: b.driver.Name}
+	for _, b := range s.bound() {
+		d := DeviceInfo{Name: b.spec.Name, Backend: b.dev.Backend(), Address: b.dev.Address(), ID: b.id(), State: stateUp, Driver: b.driverName()}
 		if err := b.dev.Err(); err != nil {
 			d.State, d.Cause = stateGone, err.Error()
+		}
+		if b.asleep != nil && d.State == stateUp {
+			d.State = stateAsleep
 		}
 		d.IRQ = s.irqs.describe(b)
 		if b.tpm != nil {
@@ -134,6 +141,8 @@ func (u *up) handlers() instance.Handlers {
 		records, _ := u.log.Read(0)
 		return records, nil
 	}
+	u.eventHandlers(h)
+	u.plugHandlers(h)
 	return h
 }
 
@@ -189,7 +198,7 @@ func (a *app) ls(ctx context.Context) error {
 		if d.Cause != "" {
 			state += ": " + d.Cause
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Instance, d.Name, d.Driver, dash(d.Model), d.Address, d.Backend,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Instance, d.Name, dash(d.Driver), dash(d.Model), d.Address, d.Backend,
 			dash(d.MAC), dash(d.Link), dash(d.Wire), dash(d.Tap), dash(d.Forward), dash(d.IRQ), state)
 	}
 	if err := w.Flush(); err != nil || a.name != "" {
@@ -315,11 +324,15 @@ func (a *app) setCmd() *cobra.Command {
 }
 
 func (a *app) dmesgCmd() *cobra.Command {
+	var keep bool
 	c := &cobra.Command{
-		Use:   "dmesg",
-		Short: "Print the messages of the drivers",
+		Use:   "dmesg [-w]",
+		Short: "Print the messages of the drivers; with -w also those that come, until interrupted or the instance ends",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if keep {
+				return a.followDmesg(c.Context())
+			}
 			_, cl, err := a.dial()
 			if err != nil {
 				return err
@@ -338,6 +351,7 @@ func (a *app) dmesgCmd() *cobra.Command {
 			return nil
 		},
 	}
+	c.Flags().BoolVarP(&keep, "follow", "w", false, "go on with what comes")
 	a.instanceFlag(c, "the instance, where several run")
 	return c
 }

@@ -19,7 +19,8 @@ import (
 // busOptions are the options that a backend keeps for itself, with their values, none for any; all others
 // are the driver's.
 var busOptions = map[string]map[string][]string{
-	"qemu": {"tpm": {"2.0", "1.2"}, "state": {}}, // of TPMs
+	"qemu": {"under": {}, "hotplug_mem": {}, "tpm": {"2.0", "1.2"}, "state": {}}, // the last two are of TPMs
+	"sim":  {"under": {}, "hotplug_mem": {}},
 	"vfio": {"api": {"group", "cdev"}, "noiommu": {"unsafe"}},
 	"uio":  {"dma": {"unsafe"}, "tpm": {"2.0", "1.2"}},
 }
@@ -74,6 +75,9 @@ func newReal(dev bus.Device, fn *pci.Function) (machine, error) {
 		return nil, errors.Join(err, dev.Close())
 	}
 	fn.Parent = parentOf(syspci.Sys, fn.Addr)
+	if _, ok := pci.FindExtCap(dev.Config(), pci.ExtCapAER); ok && fn.AER == nil {
+		fn.AER = &pci.AERStats{}
+	}
 	return &real{dev: dev, fn: fn}, nil
 }
 

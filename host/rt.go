@@ -42,25 +42,31 @@ func (p *Plan) grantRT() {
 	}
 }
 
-// rtDevice is a device whose interrupts are served by real-time threads.
-type rtDevice struct {
+// driverDevice is a device as its driver gets it: its interrupts have numbers and, with --rt, real-time threads.
+type driverDevice struct {
 	bus.Device
-	policy *rt.Policy
+	s    *System
+	name string
 }
 
 // EnableIRQs tells each vector.
-func (d rtDevice) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
+func (d driverDevice) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 	qs, err := d.Device.EnableIRQs(mode, n)
 	for _, q := range qs {
-		q.SetPolicy(d.policy)
+		q.SetNumber(d.s.irqs.number(d.name, q.Vector()))
+		if d.s.rt != nil {
+			q.SetPolicy(d.s.rt)
+		}
 	}
 	return qs, err
 }
 
+// What an embedded interface would hide.
+func (d driverDevice) HardwareIDs() []string             { return bus.HardwareIDs(d.Device) }
+func (d driverDevice) SaveState() (restore func() error) { return bus.SaveState(d.Device) }
+func (d driverDevice) Clock() bus.Clock                  { return bus.ClockOf(d.Device) }
+
 // forDriver is a device as its driver gets it.
-func (s *System) forDriver(d bus.Device) bus.Device {
-	if s.rt == nil {
-		return d
-	}
-	return rtDevice{d, s.rt}
+func (s *System) forDriver(b *boundDevice) bus.Device {
+	return driverDevice{b.dev, s, b.spec.Name}
 }

@@ -156,7 +156,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 			l.Close()
 		}
 	}()
-	sockets := f.socketsOf(plan, s.bound)
+	sockets := f.socketsOf(plan, s.bound())
 	for _, path := range sockets {
 		l, err := vfiouser.Listen(path)
 		if err != nil {
@@ -169,7 +169,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 	if len(plan.Wires) > 0 {
 		group = new(vfiouser.Group)
 	}
-	for i, b := range s.bound {
+	for i, b := range s.bound() {
 		srv, err := s.serverOf(b, a.Drivers, s.machineOf(i), group)
 		if err != nil {
 			return err
@@ -184,12 +184,13 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 
 // newServed brings devices up without drivers.
 func newServed(ctx context.Context, c Config) (*System, error) {
-	s := &System{log: c.Log, plan: c.Plan, serving: true, done: make(chan struct{})}
+	s := newSystem(c)
+	s.serving = true
 	err := s.tracing.open(s.plan.Trace, s.log, c.Stderr)
 	if err == nil {
 		err = s.startMachines(ctx, c)
 	}
-	for _, b := range s.bound {
+	for _, b := range s.bound() {
 		if err != nil {
 			break
 		}
@@ -218,7 +219,7 @@ func newServed(ctx context.Context, c Config) (*System, error) {
 func (s *System) machineOf(i int) machine {
 	for k, g := range s.plan.groups() {
 		for _, d := range g {
-			if d.Name == s.bound[i].spec.Name {
+			if d.Name == s.bound()[i].spec.Name {
 				return s.machines[k]
 			}
 		}
@@ -241,7 +242,7 @@ func (s *System) serverOf(b *boundDevice, drivers []*pci.Driver, m machine, grou
 // tellServed says what is served where.
 func (a *app) tellServed(s *System, sockets []string) error {
 	var all []servedDevice
-	for i, b := range s.bound {
+	for i, b := range s.bound() {
 		all = append(all, servedDevice{b.spec.Name, b.dev.Backend(), b.dev.Address(), b.id(), sockets[i]})
 	}
 	if a.json {

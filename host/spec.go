@@ -18,7 +18,7 @@ type DeviceSpec struct {
 	Options map[string]string // for the driver: "mac", "ring"
 	Props   []string          // for the backend's model, written BACKEND.KEY=VALUE: "KEY=VALUE"
 	IOMMU   bool              // iommu=on: behind QEMU's IOMMU
-	Bus     map[string]string // for the backend itself: "api" of vfio, "dma" of uio, "tpm" and "state" of qemu
+	Bus     map[string]string // for the backend itself: "api" of vfio, "dma" of uio, "tpm" and "state" of qemu, "under"
 }
 
 // String is what ParseDevice reads, options in byte order.
@@ -196,6 +196,9 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 				return p, usagef("%s and %s are the same device, %s", o.Name, d.Name, d.Device)
 			}
 		}
+		if err := p.checkUnder(d); err != nil {
+			return p, err
+		}
 		p.Devices = append(p.Devices, d)
 	}
 	wired := map[string]bool{}
@@ -278,7 +281,7 @@ func (p *Plan) find(name string) *DeviceSpec {
 	return nil
 }
 
-// groups splits the devices into sets that are wired together; each is one machine.
+// groups splits the devices into sets that are wired together, or stand under one port; each is one machine.
 // Order is kept.
 func (p *Plan) groups() [][]DeviceSpec {
 	root := make([]int, len(p.Devices))
@@ -286,10 +289,21 @@ func (p *Plan) groups() [][]DeviceSpec {
 	for i, d := range p.Devices {
 		root[i], index[d.Name] = i, i
 	}
-	// A device has one wire at most, so one pass joins them all.
+	join := func(a, b string) {
+		x, y := root[index[a]], root[index[b]]
+		for i := range root {
+			if root[i] == max(x, y) {
+				root[i] = min(x, y)
+			}
+		}
+	}
 	for _, w := range p.Wires {
-		a, b := index[w.A], index[w.B]
-		root[max(a, b)] = min(a, b)
+		join(w.A, w.B)
+	}
+	for _, d := range p.Devices {
+		if up := d.under(); up != "" {
+			join(d.Name, up)
+		}
 	}
 	var out [][]DeviceSpec
 	at := map[int]int{}
@@ -303,6 +317,27 @@ func (p *Plan) groups() [][]DeviceSpec {
 		out[g] = append(out[g], d)
 	}
 	return out
+}
+
+// under is the name of the port that a device stands under; "" for the root bus.
+func (d *DeviceSpec) under() string { return d.Bus["under"] }
+
+// checkUnder says what is wrong with the port that a device is to stand under.
+func (p *Plan) checkUnder(d DeviceSpec) error {
+	up := d.under()
+	if up == "" {
+		return nil
+	}
+	port := p.find(up)
+	switch {
+	case port == nil:
+		return usagef("device %s: under=%s: no device before it is named so", d.Name, up)
+	case port.Backend != d.Backend:
+		return usagef("device %s: under=%s: that is on the backend %s, and this on %s: a port and what is under it are on one", d.Name, up, port.Backend, d.Backend)
+	case isTPM(d):
+		return usagef("device %s: under=%s: a TPM stands under no port", d.Name, up)
+	}
+	return nil
 }
 
 // usageError is wrong usage: exit status 2.

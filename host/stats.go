@@ -48,10 +48,10 @@ func (s *System) Figures() *figures.Snapshot {
 	if s.closed {
 		return f
 	}
-	f.Devices = make([]figures.Device, len(s.bound))
-	for i, b := range s.bound {
+	f.Devices = make([]figures.Device, len(s.bound()))
+	for i, b := range s.bound() {
 		d := &f.Devices[i]
-		*d = figures.Device{Name: b.spec.Name, Driver: b.driver.Name, Up: b.dev.Err() == nil, Interrupts: []figures.Interrupt{}}
+		*d = figures.Device{Name: b.spec.Name, Driver: b.driverName(), Up: b.dev.Err() == nil, Interrupts: []figures.Interrupt{}}
 		for _, r := range s.irqs.rowsOf(b) {
 			n := uint64(0)
 			for _, c := range r.handler.Counts() {

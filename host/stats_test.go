@@ -94,7 +94,7 @@ func TestFiguresClose(t *testing.T) {
 		t.Fatalf("Close = %v while figures were read, want it to wait", err)
 	default:
 	}
-	for _, b := range s.bound {
+	for _, b := range s.bound() {
 		if err := b.dev.Err(); err != nil {
 			t.Errorf("%s while figures were read: %v", b.spec.Name, err)
 		}

@@ -7,22 +7,22 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
-	"github.com/ring3dev/ring3/bus/fault"
+	"github.com/ring3dev/ring3/bus/aerinject"
 	"github.com/ring3dev/ring3/bus/pci"
-	"github.com/ring3dev/ring3/bus/trace"
-	"github.com/ring3dev/ring3/internal/crash"
+	"github.com/ring3dev/ring3/drivers/portbus"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/profile"
 	"github.com/ring3dev/ring3/internal/rt"
+	"github.com/ring3dev/ring3/internal/uevent"
 	"github.com/ring3dev/ring3/netdev"
-	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/pktgen"
-	"github.com/ring3dev/ring3/tpmdd"
 	"github.com/ring3dev/ring3/tpmdd/measure"
 	"github.com/ring3dev/ring3/vfio"
 )
@@ -31,9 +31,11 @@ import (
 type Config struct {
 	Plan    Plan
 	Drivers []*pci.Driver
-	Log     *slog.Logger // nil discards
-	Stderr  io.Writer    // where a trace to "-" goes
-	Keep    string       // where ring3 shell puts the kernel's own /proc and /sys
+	// Services are the drivers of the services of PCI Express ports.
+	Services []*portbus.ServiceDriver
+	Log      *slog.Logger // nil discards
+	Stderr   io.Writer    // where a trace to "-" goes
+	Keep     string       // where ring3 shell puts the kernel's own /proc and /sys
 	// Dir is a private folder for sockets, and for the state of a TPM that is not kept; empty: there are no
 	// sockets, and the state is in a folder of its own.
 	Dir string
@@ -47,15 +49,27 @@ type Config struct {
 // System is a set of devices in service, with what stands on them. Close it.
 type System struct {
 	log       *slog.Logger
+	events    *uevent.Ring
 	plan      Plan
 	machines  []machine
 	spaces    map[int]*vfio.Space // by IOMMU group
 	nics      int                 // network devices so far
 	tpms      int                 // TPMs so far
+	slots     int                 // slots of ports so far; guarded by specs
 	captures  []*capture
 	tracing   tracing
-	bound     []*boundDevice
-	lo        *loopback // nil where a device has that name
+	list      atomic.Pointer[[]*boundDevice] // see bound
+	drivers   []*pci.Driver                  // with the port driver; their IDs are guarded by scan
+	ports     *portbus.Bus
+	injector  *aerinject.Injector
+	scan      scanLock   // held while devices come and go
+	specs     sync.Mutex // guards plan.Devices, which grows as devices are plugged in, and overrides
+	ctx       context.Context
+	cancel    context.CancelFunc  // ends what the System does by itself
+	overrides map[pci.Addr]string // driver_override; guarded by specs
+	added     []addedID           // new_id; guarded by scan
+	noprobe   atomic.Bool         // drivers_autoprobe is 0
+	lo        *loopback           // nil where a device has that name
 	pktgen    *pktgen.Engine
 	receivers []*pktgen.Rx // account for pktgen's frames
 	rt        *rt.Policy   // nil: threads are ordinary
@@ -67,7 +81,8 @@ type System struct {
 
 	done chan struct{} // closed when the last machine died
 
-	// figuring is held by who reads figures, and by Close before it takes devices away. It comes before all other locks.
+	// figuring is held by who reads figures, and by who takes devices away. It comes after scan and
+	// the use of devices, and before all other locks.
 	figuring sync.RWMutex
 	closed   bool // guarded by figuring
 
@@ -76,36 +91,30 @@ type System struct {
 	unmade    bool // a fault was asked for, and there was none; set by Close
 }
 
-// boundDevice is a device with its driver.
-type boundDevice struct {
-	spec    DeviceSpec
-	dev     bus.Device
-	fault   *fault.Device // what makes it fail; nil if nothing does
-	trace   *trace.Device // dev, once it is about to be bound
-	fn      *pci.Function // nil: it is no PCI function
-	driver  *pci.Driver
-	inst    pci.Instance
-	net     netdev.Device     // nil if it is none
-	sink    *netdev.Sink      // receives, counts and drops
-	tap     *tap.Bridge       // instead of the sink: a kernel interface
-	forward *netdev.Forwarder // or what sends its frames out of another device
-
-	tpm      *tpmNode    // nil if it is none
-	emulator *tpmMachine // what is behind a TPM of QEMU's
-}
-
 // NewSystem brings everything up, or nothing: on error all is released. The error names
 // the device, the step and what to do.
 func NewSystem(ctx context.Context, c Config) (*System, error) {
-	s := &System{log: c.Log, plan: c.Plan, done: make(chan struct{})}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
+	s := newSystem(c)
 	err := s.start(ctx, c)
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// newSystem is a System without devices.
+func newSystem(c Config) *System {
+	s := &System{log: c.Log, plan: c.Plan, done: make(chan struct{}), events: uevent.New(0), overrides: map[pci.Addr]string{}, scan: make(scanLock, 1)}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.injector = aerinject.NewInjector(aerinject.Options{Log: s.log, Label: s.label, Hardware: s.detectError})
+	for _, d := range c.Drivers {
+		own := *d // its IDs may change
+		s.drivers = append(s.drivers, &own)
+	}
+	return s
 }
 
 func (s *System) start(ctx context.Context, c Config) error {
@@ -119,26 +128,23 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if err := s.tracing.open(s.plan.Trace, s.log, c.Stderr); err != nil {
 		return err
 	}
+	if s.irqs, err = newIRQTable(prof); err != nil {
+		return err
+	}
+	if s.ports, err = portbus.New(c.Services...); err != nil {
+		return err
+	}
+	s.drivers = append(s.drivers, s.ports.PortDriver())
+	// Nothing comes or goes until everything is up.
+	if err := s.scan.lock(ctx); err != nil {
+		return err
+	}
+	defer s.scan.unlock()
 	if err := s.startMachines(ctx, c); err != nil {
 		return err
 	}
-	for _, b := range s.bindOrder() {
-		if err := s.measureDevice(ctx, b); err != nil {
-			return fmt.Errorf("%s: %w", b.spec.Name, err)
-		}
-		if err := s.bind(ctx, b, c.Drivers); err != nil {
-			return err
-		}
-	}
-	for _, w := range s.plan.Wires {
-		if err := s.wire(w); err != nil {
-			return err
-		}
-	}
-	for _, b := range s.bound {
-		if err := s.receive(b); err != nil {
-			return err
-		}
+	if err := s.startDevices(ctx); err != nil {
+		return err
 	}
 	s.lo = newLoopback(&s.plan)
 	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
@@ -149,10 +155,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	if s.irqs, err = newIRQTable(s.bound, prof); err != nil {
-		return err
-	}
-	if s.tree, err = newTree(s, c.Keep, c.Dir); err != nil {
+	if err := s.newTree(c.Keep, c.Dir); err != nil {
 		return err
 	}
 	for _, c := range s.captures {
@@ -166,6 +169,46 @@ func (s *System) start(ctx context.Context, c Config) error {
 		}
 		close(s.done)
 	}()
+	return nil
+}
+
+// startDevices gives the devices that the plan has their drivers, and what stands on them.
+func (s *System) startDevices(ctx context.Context) error {
+	for _, b := range s.bindOrder() {
+		if err := s.measureDevice(ctx, b); err != nil {
+			return fmt.Errorf("%s: %w", b.spec.Name, err)
+		}
+		if err := s.prepare(b); err != nil {
+			return err
+		}
+		s.uevent("add", b)
+		n := *b
+		err := s.bind(ctx, &n, s.drivers)
+		switch {
+		case errors.Is(err, errNoDriver) && b.fn != nil && b.fn.Header == pci.HeaderBridge:
+			s.log.Info(err.Error()) // what is behind it works without
+			s.watch(b)
+			continue
+		case err != nil:
+			return errors.Join(err, n.stop())
+		}
+		s.irqs.add(&n)
+		s.put(&n)
+		s.watch(&n)
+		s.uevent("bind", &n)
+	}
+	for _, w := range s.plan.Wires {
+		if err := s.wire(w); err != nil {
+			return err
+		}
+	}
+	for _, b := range s.bound() {
+		n := *b
+		if err := s.receive(&n); err != nil {
+			return err
+		}
+		s.put(&n)
+	}
 	return nil
 }
 
@@ -188,48 +231,6 @@ func (s *System) Tree() *node.Dir { return s.tree.root }
 // Stop ends what generates traffic, and wakes whoever waits for its end.
 func (s *System) Stop() { s.pktgen.Close() }
 
-// bind gives a device its driver.
-func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver) error {
-	driver, regs := servedBy(b.spec.Device, b.dev, drivers) // before its accesses count
-	if err := s.wrapFault(b, drivers); err != nil {
-		return err
-	}
-	t, err := s.tracing.wrap(b.spec.Name, b.dev, driver, regs)
-	b.dev, b.trace = t, t
-	if err != nil {
-		return err
-	}
-	defer crash.Report() // Probe is the driver's
-	r := pci.Bind(ctx, s.forDriver(b.dev), pci.Env{Name: b.spec.Name, Log: s.log, Options: b.spec.Options}, drivers)
-	if errors.Is(r.Err, pci.ErrOption) {
-		return usagef("%s (%s): %v", b.spec.Name, b.dev.Backend(), r.Err)
-	}
-	if r.Outcome != pci.Bound {
-		// A device that was cut off fails in many ways, and for one reason.
-		if err := b.dev.Err(); errors.Is(err, bus.ErrDMAFault) {
-			r.Err = err
-		}
-		return fmt.Errorf("%s (%s): %w", b.spec.Name, b.dev.Backend(), r.Err)
-	}
-	go func() {
-		<-b.dev.Done()
-		// A machine that died said so itself; these are one device's own.
-		own := b.fault != nil || b.spec.Backend == "vfio" || b.spec.Backend == vfioUser
-		if err := b.dev.Err(); errors.Is(err, bus.ErrDMAFault) || own && errors.Is(err, bus.ErrGone) {
-			s.log.Error(err.Error())
-		}
-	}()
-	b.driver, b.inst = r.Driver, r.Instance
-	b.net, _ = r.Instance.(netdev.Device)
-	if t, ok := r.Instance.(tpmdd.Instance); ok {
-		return s.startTPM(ctx, b, t.Chip())
-	}
-	if b.net == nil {
-		s.log.Info(fmt.Sprintf("%s %s %s: in service", b.driver.Name, b.dev.Address(), b.spec.Name))
-	}
-	return nil
-}
-
 func (s *System) wire(w Wire) error {
 	if w.Lossy {
 		return nil
@@ -243,16 +244,6 @@ func (s *System) wire(w Wire) error {
 		ends[i] = b.net
 	}
 	return netdev.Wire(ends[0], ends[1])
-}
-
-// boundOf is the device of that name; nil if there is none.
-func (s *System) boundOf(name string) *boundDevice {
-	for _, b := range s.bound {
-		if b.spec.Name == name {
-			return b
-		}
-	}
-	return nil
 }
 
 // lookup finds a network device for pktgen.
@@ -277,23 +268,18 @@ func (s *System) Close() error {
 		if s.pktgen != nil {
 			s.pktgen.Close()
 		}
+		// Nothing comes or goes any more.
+		s.cancel()
+		s.scan.shut()
 		// Who asked for figures may not have waited for them. A device answers in time, or is gone.
 		s.figuring.Lock()
 		s.closed = true
 		s.figuring.Unlock()
-		for _, b := range s.bound {
-			if b.sink != nil {
-				errs = append(errs, b.sink.Close())
-			}
-			if b.tap != nil {
-				errs = append(errs, b.tap.Close())
-			}
-			if b.forward != nil {
-				errs = append(errs, b.forward.Close())
-			}
+		bound := s.bound()
+		for _, b := range bound {
+			errs = append(errs, b.stopTraffic())
 		}
-		for i := len(s.bound) - 1; i >= 0; i-- {
-			b := s.bound[i]
+		for _, b := range slices.Backward(bound) {
 			s.unmade = !b.tellFaults(s.log) || s.unmade
 			b.tpm.unlisten()
 			if b.inst != nil {
@@ -303,7 +289,7 @@ func (s *System) Close() error {
 			if b.tap != nil {
 				_ = b.tap.Close()
 			}
-			for _, o := range s.bound {
+			for _, o := range bound {
 				if o.forward != nil && o.forward.To() == b.net {
 					_ = o.forward.Close()
 				}

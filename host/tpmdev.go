@@ -48,7 +48,7 @@ var tpmName = regexp.MustCompile(`^tpm(0|[1-9][0-9]?)$`)
 // checkTPM checks what only a TPM has, and that nothing else has it.
 func checkTPM(d DeviceSpec) error {
 	switch {
-	case !isTPM(d) && d.Backend == "qemu" && len(d.Bus) > 0:
+	case !isTPM(d) && d.Backend == "qemu" && d.Bus["tpm"]+d.Bus["state"] != "":
 		return usagef("device %s: tpm= and state= are options of qemu:tpm-tis and qemu:tpm-crb", d.Name)
 	case !isTPM(d) && d.Backend == "vfio" && tpmName.MatchString(d.Name):
 		return usagef("device %s: a TPM is no PCI function, and VFIO has none: on hardware it is uio:uioN,tpm=2.0, where the platform has a UIO driver with its map (docs/tpm.md)", d.Name)
@@ -200,7 +200,7 @@ func rmName(name string) string { return "tpmrm" + strings.TrimPrefix(name, "tpm
 func (s *System) exportTPMs(root *node.Dir, dir string) error {
 	dev, sys := root.MkdirAll("dev"), root.MkdirAll("sys")
 	first := true
-	for _, b := range s.bound {
+	for _, b := range s.bound() {
 		if b.tpm == nil {
 			continue
 		}
@@ -312,7 +312,7 @@ func (s *System) freeInstance(b *boundDevice, id string) string {
 			taken[filepath.Base(f)] = true
 		}
 	}
-	for _, other := range s.bound {
+	for _, other := range s.bound() {
 		if other.tpm == nil || other.tpm.chip.Family() == tpmdd.TPM12 {
 			continue
 		}

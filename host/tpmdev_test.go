@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -22,11 +23,12 @@ func TestFreeInstance(t *testing.T) {
 		t.Skipf("the machine has %v, so numbers are others", old)
 	}
 	s := &System{}
-	for range 3 {
-		s.bound = append(s.bound, &boundDevice{tpm: &tpmNode{chip: &tpmdd.Chip{}}}, &boundDevice{})
+	for i := range 3 {
+		s.put(&boundDevice{spec: DeviceSpec{Name: fmt.Sprintf("tpm%d", i)}, tpm: &tpmNode{chip: &tpmdd.Chip{}}})
+		s.put(&boundDevice{spec: DeviceSpec{Name: fmt.Sprintf("eth%d", i)}})
 	}
 	for i, want := range []string{"MSFT0101:00", "MSFT0101:01", "MSFT0101:02"} {
-		if got := s.freeInstance(s.bound[2*i], "MSFT0101"); got != want {
+		if got := s.freeInstance(s.bound()[2*i], "MSFT0101"); got != want {
 			t.Errorf("freeInstance of TPM %d = %q, want %q", i, got, want)
 		}
 	}

@@ -43,7 +43,7 @@ type tracePiece struct {
 // traced finds devices by name.
 func (s *System) traced(names []string) ([]*trace.Device, error) {
 	var out []*trace.Device
-	for _, b := range s.bound {
+	for _, b := range s.bound() {
 		if d := b.trace; d != nil && (len(names) == 0 || slices.Contains(names, d.Name())) {
 			out = append(out, d)
 		}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -140,6 +141,13 @@ func (t *tracing) wrap(name string, dev bus.Device, driver *pci.Driver, regs []b
 		}
 	})
 	return d, nil
+}
+
+// forget forgets a device that is gone: what it did last takes room.
+func (t *tracing) forget(d *trace.Device) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.devices = slices.DeleteFunc(t.devices, func(o *trace.Device) bool { return o == d })
 }
 
 // begin empties a file that was there.

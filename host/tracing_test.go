@@ -43,11 +43,11 @@ func TestTraceOnSim(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.bound[0].inst.(*edu.Device).Factorial(t.Context(), 5); n != 120 || err != nil {
+	if n, err := s.bound()[0].inst.(*edu.Device).Factorial(t.Context(), 5); n != 120 || err != nil {
 		t.Errorf("Factorial(5) = %d, %v, want 120, nil", n, err)
 	}
 	// The driver may see that the device is done before it hears of the interrupt.
-	for end := time.Now().Add(10 * time.Second); served(s.bound[0].inst) == 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); served(s.bound()[0].inst) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("no interrupt within 10s")
 		}
@@ -194,7 +194,7 @@ func TestTraceNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 1000 { // more than fits into a pipe
-		if _, err := s.bound[0].inst.(*edu.Device).Factorial(t.Context(), 5); err != nil {
+		if _, err := s.bound()[0].inst.(*edu.Device).Factorial(t.Context(), 5); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -3,8 +3,10 @@ package host
 import (
 	"bytes"
 	"os"
+	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/internal/node"
@@ -22,62 +24,95 @@ import (
 //	sys/kernel/security/ima
 //	ns/               the same beside the kernel's own entries, for ring3 shell
 type tree struct {
-	root  *node.Dir
-	class *node.Dir // ns/sys/class/net, merged with the machine's
+	root      *node.Dir
+	class     *node.Dir // ns/sys/class/net, merged with the machine's
+	sys       *node.Dir
+	functions *pci.Sysfs
+	modules   sync.Mutex // held while sys/module changes
 }
 
-func newTree(s *System, keep, dir string) (*tree, error) {
+func (s *System) newTree(keep, dir string) error {
 	t := &tree{root: &node.Dir{}}
-	t.root.MkdirAll("dev")
+	s.tree = t
 	s.exportProc(t.root.MkdirAll("proc"))
-	s.exportSys(t.root.MkdirAll("sys"))
-	if err := exportNodes(t.root.MkdirAll("sys"), "/sys"); err != nil {
-		return nil, err
+	t.sys = t.root.MkdirAll("sys")
+	t.functions = pci.NewSysfsOps(t.sys, sysfsOps{s})
+	for _, d := range s.drivers {
+		t.functions.AddDriver(d.Name)
+	}
+	t.sys.MkdirAll(classNet)
+	s.exportPorts(t.root)
+	for _, b := range s.bound() {
+		t.addFunction(s, b)
+		t.addNet(b)
+	}
+	s.exportModules()
+	if err := exportNodes(t.sys, "/sys"); err != nil {
+		return err
 	}
 	if err := s.exportTPMs(t.root, dir); err != nil {
-		return nil, err
+		return err
 	}
 	s.exportMeasurements(t.root)
 	ns := userns.View(t.root, keep)
 	ns.MkdirAll("proc").Put("interrupts", s.irqs.merged())
 	ns.MkdirAll("proc/net").Put("dev", s.mergedNetDev())
-	s.exportLoopback(t.root.MkdirAll("sys"), ns)
+	s.exportLoopback(t.sys, ns)
+	for _, name := range userns.BusFiles {
+		ns.MkdirAll(path.Dir(name)).Put(path.Base(name), t.sys.MkdirAll(strings.TrimPrefix(path.Dir(name), "/sys")).Lookup(path.Base(name)))
+	}
 	t.root.Put(userns.ViewName, ns)
 	t.class = ns.MkdirAll("sys/class/net")
-	return t, nil
+	return nil
 }
 
 // classNet is where network devices stand by name.
 const classNet = "/class/net"
 
-// exportSys fills sys/: each function in its place, its driver, and as the kernel does it a
-// network device below its function, with a link in class/net.
-func (s *System) exportSys(sys *node.Dir) {
-	functions := pci.NewSysfs(sys)
-	class := sys.MkdirAll(classNet)
-	s.exportModules(sys)
-	for i, b := range s.bound {
-		if b.fn == nil {
-			continue
-		}
-		info := pci.SysfsInfo{Driver: b.driver.Name, IRQ: s.irqs.first(b), MSI: s.irqs.messages(b)}
-		if u, ok := b.inst.(pci.AttrUser); ok {
-			info.Attrs = u.Attrs()
-		}
-		dir := functions.Add(b.fn, b.dev.Config(), info)
-		if isHardware(b.spec.Backend) {
-			asTheKernel(dir, b.fn.Addr)
-		}
-		if b.net == nil {
-			continue
-		}
-		at := pci.SysfsPath(b.fn) + "/net/" + b.spec.Name
-		dir.MkdirAll("net").Put(b.spec.Name, netdev.ClassDir(b.net, netdev.ClassOptions{
-			Device:    "../../../" + b.fn.Addr.String(),
-			Subsystem: sysfs.Rel(at, classNet),
-			IfIndex:   firstIfIndex + i,
-		}))
-		class.Put(b.spec.Name, &sysfs.Link{Target: sysfs.Rel(classNet, at)})
+// addFunction shows a function in its place, or shows it anew after its binding changed.
+func (t *tree) addFunction(s *System, b *boundDevice) {
+	if b.fn == nil || t == nil {
+		return
+	}
+	info := pci.SysfsInfo{Driver: b.driverName(), IRQ: s.irqs.firstOf(b), MSI: s.irqs.messages(b), NoReset: b.fn.Header != pci.HeaderDevice && b.fn.Parent == nil}
+	if u, ok := b.inst.(pci.AttrUser); ok {
+		info.Attrs = u.Attrs()
+	}
+	if u, ok := b.inst.(pci.DirUser); ok {
+		info.Dirs = u.Dirs()
+	}
+	dir := t.functions.Add(b.fn, b.dev.Config(), info)
+	if isHardware(b.spec.Backend) {
+		asTheKernel(dir, b.fn.Addr)
+	}
+}
+
+// removeFunction takes a function away, and all that is in its directory.
+func (t *tree) removeFunction(b *boundDevice) {
+	if b.fn != nil {
+		t.functions.Remove(b.fn)
+	}
+}
+
+// addNet shows a network device below its function, as the kernel does it, with a link in class/net.
+func (t *tree) addNet(b *boundDevice) {
+	if b.net == nil || b.fn == nil {
+		return
+	}
+	at := pci.SysfsPath(b.fn) + "/net/" + b.spec.Name
+	t.sys.MkdirAll(path.Dir(at)).Put(b.spec.Name, netdev.ClassDir(b.net, netdev.ClassOptions{
+		Device:    "../../../" + b.fn.Addr.String(),
+		Subsystem: sysfs.Rel(at, classNet),
+		IfIndex:   b.ifindex,
+	}))
+	t.sys.MkdirAll(classNet).Put(b.spec.Name, &sysfs.Link{Target: sysfs.Rel(classNet, at)})
+}
+
+// removeNet takes it away.
+func (t *tree) removeNet(b *boundDevice) {
+	t.sys.MkdirAll(classNet).Remove(b.spec.Name)
+	if d, ok := t.sys.MkdirAll(path.Dir(pci.SysfsPath(b.fn))).Lookup(b.fn.Addr.String()).(*node.Dir); ok {
+		d.Remove("net")
 	}
 }
 
@@ -99,7 +134,7 @@ func (s *System) netDevices() []netdev.Device {
 	if s.lo != nil {
 		out = append(out, s.lo)
 	}
-	for _, b := range s.bound {
+	for _, b := range s.bound() {
 		if b.net != nil {
 			out = append(out, b.net)
 		}

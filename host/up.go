@@ -202,7 +202,7 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	go func() { watching <- u.in.StartWatcher() }()
 	var childErr error
 	files := a.passed.files()
-	u.sys, err = NewSystem(ctx, Config{Plan: plan, Drivers: a.Drivers, Log: u.log.Logger(), Keep: u.in.Info().Old(), Dir: u.in.Dir(), Stderr: a.stderr, Files: files,
+	u.sys, err = NewSystem(ctx, Config{Plan: plan, Drivers: a.Drivers, Services: a.Services, Log: u.log.Logger(), Keep: u.in.Info().Old(), Dir: u.in.Dir(), Stderr: a.stderr, Files: files,
 		Started: func(pid int, what string) { childErr = errors.Join(childErr, u.in.AddChild(pid, what)) }})
 	closePassed(files) // a device has its own, and ends with them
 	err = errors.Join(err, childErr, <-watching)

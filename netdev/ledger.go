@@ -34,8 +34,9 @@ type ledger struct {
 // farQueue is a receive queue at the far end.
 type farQueue struct {
 	rx     RxQueue
-	limit  uint64 // S(sync) + Free(sync)
-	posted uint64 // Posted(sync)
+	stop   stopper // the same, nil: it never is stopped
+	limit  uint64  // S(sync) + Free(sync)
+	posted uint64  // Posted(sync)
 }
 
 func newLedger(queues int) *ledger {
@@ -48,6 +49,11 @@ func (l *ledger) avail(q int, sent uint64) int {
 	defer l.mu.Unlock()
 	again := sent == l.sent[q]
 	l.sent[q], l.promised[q] = sent, sent
+	for i := range l.far {
+		if s := l.far[i].stop; s != nil && s.Stopped() {
+			return 0
+		}
+	}
 	n := l.left()
 	// A register read takes long: only when nothing is left, or less than the queue needs.
 	if n == 0 || again {

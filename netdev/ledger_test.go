@@ -88,3 +88,35 @@ func TestCreditAgain(t *testing.T) {
 		}
 	}
 }
+
+// stoppable is a far end that may be stopped for a while.
+type stoppable struct {
+	*far
+	stopped bool
+}
+
+func (s *stoppable) Stopped() bool { return s.stopped }
+
+// TestStoppedFar: a sender gets nothing while a far queue is stopped, whatever it was promised, and what there is afterwards.
+func TestStoppedFar(t *testing.T) {
+	f := &stoppable{far: newFar(64)}
+	now := time.Unix(0, 0)
+	clock := func() time.Time { now = now.Add(time.Millisecond); return now }
+	c := newCredit(f)
+	c.now = clock
+	l := newLedger(1)
+	l.now = clock
+	l.far = append(l.far, farQueue{rx: newFar(64)}, farQueue{rx: f, stop: f})
+	for i, s := range []struct {
+		stopped bool
+		want    int
+	}{{false, 63}, {true, 0}, {true, 0}, {false, 63}} {
+		f.stopped = s.stopped
+		if got := c.avail(0); got != s.want {
+			t.Errorf("step %d: avail of a credit = %d, want %d", i, got, s.want)
+		}
+		if got := l.avail(0, 0); got != s.want {
+			t.Errorf("step %d: avail of a ledger = %d, want %d", i, got, s.want)
+		}
+	}
+}

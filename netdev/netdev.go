@@ -79,6 +79,9 @@ type Link struct {
 	Up         bool
 	Speed      int // Mb/s; meaningless while down
 	FullDuplex bool
+	// Stopped: the device is out of service for a while, because it is reset after an error or suspended. It is not Up; its
+	// queues take and give nothing, and will go on.
+	Stopped bool
 }
 
 // Stats has the counters of /proc/net/dev and of sysfs' statistics directory, with the

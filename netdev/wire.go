@@ -37,6 +37,9 @@ const resyncEvery = 200 * time.Microsecond
 // A frame must fit one receive descriptor, which holds for every driver here where both
 // have the same MTU. A frame that the device cuts into segments costs as many as it makes.
 //
+// A far end that is stopped for a while (Link.Stopped) takes nothing, whatever was left: the sender waits, and goes on with what
+// the far end says when it is back. Frames that a reset took away, at either end, cost credit until the next sync only.
+//
 // # Several queues
 //
 // A frame may land in any queue of the far end, so what may be sent is the least that any of them
@@ -61,6 +64,10 @@ func Wire(a, b Device) error {
 // is sent, and may be lost in part, when the far end is empty.
 type segLimiter interface{ SetMaxSegs(n int) }
 
+// stopper is a receive queue whose device can be stopped for a while: nothing is to be sent to it then. It may be asked by other
+// goroutines.
+type stopper interface{ Stopped() bool }
+
 // wireOneWay gives a sender credit for what the far end has room for.
 func wireOneWay(from, to Device) {
 	queues, far := from.Info().TxQueues, to.Info().RxQueues
@@ -69,7 +76,9 @@ func wireOneWay(from, to Device) {
 	if queues > 1 || far > 1 {
 		l := newLedger(queues)
 		for q := range far {
-			l.far = append(l.far, farQueue{rx: to.Rx(q)})
+			rx := to.Rx(q)
+			stop, _ := rx.(stopper)
+			l.far = append(l.far, farQueue{rx: rx, stop: stop})
 		}
 		avail = func(q int) func(uint64) int { return func(sent uint64) int { return l.avail(q, sent) } }
 		most /= queues
@@ -96,6 +105,7 @@ func Unwire(a, b Device) {
 // credit is one direction of a wire between single queues. It belongs to the sender's goroutine.
 type credit struct {
 	rx     RxQueue // the far end
+	stop   stopper // the same, nil: it never is
 	now    func() time.Time
 	limit  uint64 // sent(sync) + Free(sync)
 	posted uint64 // Posted(sync)
@@ -103,11 +113,17 @@ type credit struct {
 	synced time.Time
 }
 
-func newCredit(rx RxQueue) *credit { return &credit{rx: rx, now: time.Now} }
+func newCredit(rx RxQueue) *credit {
+	stop, _ := rx.(stopper)
+	return &credit{rx: rx, stop: stop, now: time.Now}
+}
 
 // avail is how many frames may be sent after the sent so far. Who asks again without having
 // sent anything needs more than there was.
 func (c *credit) avail(sent uint64) int {
+	if c.stop != nil && c.stop.Stopped() {
+		return 0
+	}
 	n := c.left(sent)
 	if n > 0 && sent != c.asked {
 		c.asked = sent

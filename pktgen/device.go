@@ -124,7 +124,7 @@ type device struct {
 
 	running atomic.Bool // written by the thread
 	waits   bool        // the thread's own: it waits for delay or queue
-	removed atomic.Bool // DeviceGone marked it
+	removed atomic.Bool // RemoveDevice marked it
 
 	mu sync.Mutex
 	params

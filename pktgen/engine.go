@@ -121,13 +121,17 @@ func (e *Engine) Close() {
 	e.closePorts("")
 }
 
-// goneTime bounds the wait of DeviceGone, as the kernel bounds its own.
+// goneTime bounds the wait of RemoveDevice, as the kernel bounds its own.
 const goneTime = 1250 * time.Millisecond
 
-// DeviceGone removes the devices made of the network device of that name, because it
-// goes away. A run of theirs ends first. Nothing of pktgen uses the network device
+// RemoveDevice is what the kernel's pktgen does when a network device is unregistered: all devices made of the one of that name, eth0
+// and eth0@1, are removed with their files, and the others run on. A run of theirs ends first; who has such a file open gets EIO; results
+// of threads stay what they are. The network device may have died before. Nothing of pktgen uses it
 // afterwards, unless its own functions did not return within 1.25 s.
-func (e *Engine) DeviceGone(name string) {
+//
+// Lookup must not find the network device any more, since it could be added again. Where it died with frames of pktgen's, their memory
+// is given back by another call, after its driver was closed, or by Close.
+func (e *Engine) RemoveDevice(name string) {
 	ctx, cancel := context.WithTimeout(context.Background(), goneTime)
 	defer cancel()
 	e.mu.Lock()
@@ -143,7 +147,7 @@ func (e *Engine) DeviceGone(name string) {
 	e.mu.Unlock()
 	defer e.rxGone(name)
 	if !e.wait(ctx, e.served(ctlRem)) {
-		e.log.Error("pktgen: a removed device is still in use", "device", name)
+		e.log.Error(fmt.Sprintf("pktgen: pktgen_mark_device: timed out after waiting %d msec for device %s to be removed", goneTime.Milliseconds(), name))
 		return
 	}
 	e.closePorts(name)

@@ -289,7 +289,7 @@ func TestLinkLoss(t *testing.T) {
 	wait()
 }
 
-func TestDeviceGone(t *testing.T) {
+func TestRemoveDevice(t *testing.T) {
 	a, c := newSink("eth0"), newSink("eth1")
 	b := newBench(t, []int{0, 1}, a, c)
 	b.ok("kpktgend_0", "add_device eth0", "add_device eth0@x")
@@ -299,7 +299,7 @@ func TestDeviceGone(t *testing.T) {
 	wait := b.background(t.Context())
 	until(t, "packets", func() bool { return a.queues[0].n.Load() > 0 && c.queues[0].n.Load() > 0 })
 	close(a.done)
-	b.e.DeviceGone("eth0")
+	b.e.RemoveDevice("eth0")
 	if got, want := strings.Join(b.e.Dir().Names(), " "), "eth1 kpktgend_0 kpktgend_1 pgctrl"; got != want {
 		t.Errorf("files = %s, want %s", got, want)
 	}
@@ -337,7 +337,7 @@ func TestCloseWhileRunning(t *testing.T) {
 	}
 	b.ok("pgctrl", "start", "stop", "reset")
 	b.ok("kpktgend_0", "rem_device_all")
-	b.e.DeviceGone("eth0")
+	b.e.RemoveDevice("eth0")
 }
 
 func TestWritersAtOnce(t *testing.T) {

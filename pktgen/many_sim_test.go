@@ -189,7 +189,7 @@ func TestOneNICOfMany(t *testing.T) {
 		}
 	}
 	sends("eth2", "eth3")
-	p.engine.DeviceGone("eth1")
+	p.engine.RemoveDevice("eth1")
 	if p.engine.Dir().Lookup("eth1") != nil {
 		t.Error("eth1 is still there")
 	}

@@ -132,7 +132,7 @@ func TestAddAndRemoveWhileRunning(t *testing.T) {
 			t.Error("a device that was added while others run has started")
 		}
 		b.ok("kpktgend_1", "rem_device_all")
-		b.e.DeviceGone("eth1")
+		b.e.RemoveDevice("eth1")
 		if !b.runs("eth0") {
 			t.Fatalf("eth0 stopped: %s", b.result("eth0"))
 		}
@@ -187,8 +187,8 @@ func TestOneOfMany(t *testing.T) {
 		until(t, "eth1 that vanished to end", func() bool { return !b.runs("eth1") })
 		b.ended("eth0", devs[0].queues[0].n.Load())
 		b.ended("eth1", devs[1].queues[0].n.Load())
-		b.e.DeviceGone("eth1")
-		b.e.DeviceGone("eth3")
+		b.e.RemoveDevice("eth1")
+		b.e.RemoveDevice("eth3")
 		moves(5, 6, 7)
 		for _, name := range []string{"eth1", "eth3"} {
 			if b.e.Dir().Lookup(name) != nil {

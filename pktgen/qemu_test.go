@@ -197,7 +197,7 @@ func TestQEMUDies(t *testing.T) {
 	if text := r.read("eth0"); !strings.Contains(text, "\nResult: OK: ") {
 		t.Errorf("eth0 shows\n%s", text)
 	}
-	r.engine.DeviceGone("eth0")
+	r.engine.RemoveDevice("eth0")
 	if r.engine.Dir().Lookup("eth0") != nil {
 		t.Error("the file is still there")
 	}

@@ -124,6 +124,10 @@ const (
 const (
 	turn  = 64            // packets a device sends before another has its turn
 	never = math.MaxInt64 // a time
+	// stoppedTime is how long a device waits before it looks again whether the network device, which was stopped for a while
+	// (it recovers from an error, or is suspended), goes on. A kernel's interface has no carrier then, and the run
+	// would end.
+	stoppedTime = 1_000_000 // ns
 	// minDepth is how many frames may be in flight, though the ring holds more: so many that
 	// the device never runs out of them, so few that their buffers stay in the caches.
 	minDepth = 768
@@ -131,7 +135,12 @@ const (
 
 // turn sends one burst, or several small ones. due is when to come back, for waiting.
 func (d *device) turn() (_ progress, due int64) {
-	if d.gone() || !d.nd.Link().Up {
+	if d.gone() {
+		return finished, 0
+	}
+	if l := d.nd.Link(); l.Stopped {
+		return waiting, mono() + stoppedTime
+	} else if !l.Up {
 		return finished, 0
 	}
 	d.mu.Lock()

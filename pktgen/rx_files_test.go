@@ -136,7 +136,7 @@ func TestReceiverFiles(t *testing.T) {
 	}
 	b.ok("kpktgend_1", "rem_device_all")
 	names("eth0.rx eth0@1 eth0@1.rx eth1 kpktgend_0 kpktgend_1 pgctrl")
-	b.e.DeviceGone("eth0")
+	b.e.RemoveDevice("eth0")
 	names("eth1 kpktgend_0 kpktgend_1 pgctrl")
 	if _, err := b.e.AddRx("eth0"); err != nil {
 		t.Error("after the device came back:", err)

@@ -22,6 +22,8 @@ import (
 // pair is two wired NICs: pktgen sends from eth0, twice, and accounts for what eth1 receives.
 type pair struct {
 	t    *testing.T
+	m    *sim.Machine
+	nds  map[string]netdev.Device
 	e    *pktgen.Engine
 	sink *netdev.Sink
 	took atomic.Uint64 // frames that the receiver was shown
@@ -41,7 +43,7 @@ func newPair(t *testing.T, options map[string]string, network func(frames []*dma
 	if err := netdev.Wire(nds["eth0"], nds["eth1"]); err != nil {
 		t.Fatal(err)
 	}
-	p := &pair{t: t}
+	p := &pair{t: t, m: m, nds: nds}
 	var err error
 	p.e, err = pktgen.New(pktgen.Config{CPUs: []int{0, 1}, Log: bustest.Log(t), Lookup: func(name string) (netdev.Device, error) {
 		if nd := nds[name]; nd != nil {

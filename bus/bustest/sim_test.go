@@ -83,3 +83,27 @@ func TestSimTPM(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) { bustest.All(t, model(c.hooks, c.specs...)) })
 	}
 }
+
+// Behind ports a device is reset by its bus, and its line is swizzled.
+func TestSimBehindPorts(t *testing.T) {
+	port := sim.DeviceSpec{Name: "p0", Model: "root-port"}
+	for _, c := range []struct {
+		name  string
+		hooks func(*testing.T, bus.Device) bustest.Subject
+		specs []sim.DeviceSpec
+	}{
+		{"edu", bustest.Edu, []sim.DeviceSpec{port, {Name: "edu0", Model: "edu", Bus: "p0"}}},
+		{"io", testdevs[1].hooks, []sim.DeviceSpec{port, {Name: "t0", Model: "pci-testdev", Bus: "p0"}}},
+		{"e1000e below a switch", bustest.E1000e, []sim.DeviceSpec{port, {Name: "u0", Model: "upstream", Bus: "p0"},
+			{Name: "d0", Model: "downstream", Bus: "u0"}, {Name: "d1", Model: "downstream", Bus: "u0"}, {Name: "eth0", Model: "e1000e", Bus: "d1", Props: []string{"aer=on"}}}},
+	} {
+		t.Run(c.name, func(t *testing.T) { bustest.All(t, model(c.hooks, c.specs...)) })
+	}
+}
+
+// A port is a device too.
+func TestSimPort(t *testing.T) {
+	plain := func(_ *testing.T, d bus.Device) bustest.Subject { return bustest.Plain(d) }
+	bustest.All(t, model(plain, sim.DeviceSpec{Name: "p0", Model: "root-port"}))
+	bustest.All(t, model(plain, sim.DeviceSpec{Name: "p0", Model: "ioh3420"}))
+}

@@ -273,6 +273,20 @@ func (d *Device) Reset(ctx context.Context) error {
 	return err
 }
 
+// SaveState is the device's; bus.StateKeeper. Neither it nor restore counts as an access. After the link's death restore fails.
+func (d *Device) SaveState() (restore func() error) {
+	inner := bus.SaveState(d.in)
+	return func() error {
+		if d.dead.Load() {
+			return d.Err()
+		}
+		return inner()
+	}
+}
+
+// Clock is the device's; bus.TimeKeeper. Nothing of it counts as an access.
+func (d *Device) Clock() bus.Clock { return bus.ClockOf(d.in) }
+
 // Close closes the device inside.
 func (d *Device) Close() error {
 	d.closeOnce.Do(func() {

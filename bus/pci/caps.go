@@ -90,6 +90,20 @@ func SetCommand(c bus.Config, set, clear Command) Command {
 	return old
 }
 
+// EnableErrors lets a function, a bridge from below too, report errors to the root port, as firmware does for those that are there
+// when the machine starts.
+func EnableErrors(c bus.Config) {
+	e, ok := FindExpress(c)
+	if !ok {
+		return
+	}
+	SetCommand(c, CmdSERR, 0)
+	c.Write16(e.At+ExpDevCtl, c.Read16(e.At+ExpDevCtl)|DevCtlErrors)
+	if c.Read8(CfgHeader)&^headerMulti == HeaderBridge {
+		c.Write16(CfgBridgeCtl, c.Read16(CfgBridgeCtl)|BridgeSERR)
+	}
+}
+
 // INTxPin is the interrupt pin that a function uses: 1 to 4 for INTA to INTD, 0 for
 // none. Values that the specification reserves are none.
 func INTxPin(c bus.Config) uint8 {

@@ -265,8 +265,9 @@ const (
 	VCResOn     uint32 = 1 << 31 // enabled
 )
 
-// Bridge Control of a type 1 header (PCI-to-PCI Bridge 1.2, 3.2.5.17).
+// Secondary Bus Number and Bridge Control of a type 1 header (PCI-to-PCI Bridge 1.2, 3.2.5.3 and 3.2.5.17).
 const (
+	CfgSecondary bus.Off = 0x19 // 8 bits
 	CfgBridgeCtl bus.Off = 0x3e
 
 	BridgeParity uint16 = 1 << 0

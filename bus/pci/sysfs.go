@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +22,8 @@ type SysfsInfo struct {
 	MSI    map[int]bus.IRQMode    // the numbers that are MSI or MSI-X, for msi_irqs/
 	Attrs  map[string]*sysfs.File // the driver's own files: see AttrUser
 	Dirs   map[string]*sysfs.Dir  // and directories: see DirUser
+	// NoReset says that it has no reset, and no file of that name.
+	NoReset bool
 }
 
 // Sysfs shows PCI functions in a tree laid out as the kernel's /sys:
@@ -30,9 +33,11 @@ type SysfsInfo struct {
 //	bus/pci/drivers/NAME/ADDR             a link to each that is bound
 //
 // The files have the kernel's names and formats, as Documentation/ABI/testing/sysfs-bus-pci
-// has them. Missing are resourceN (which is there to be mapped, as these regions
-// cannot be) and what only the kernel can do (remove, rescan, reset, bind, unbind). The files
-// that the kernel lets root write, other than config, are read-only. lspci reads
+// has them. Missing is resourceN (which is there to be mapped, as these regions
+// cannot be). What is written to acts through SysfsOps: remove, rescan, reset, driver_override and uevent of a function,
+// rescan, drivers_probe, drivers_autoprobe and uevent of the bus, bind, unbind, new_id, remove_id and uevent of a driver.
+// Without it those files are not there, or read-only, and so are the others
+// that the kernel lets root write, but for config. lspci reads
 // the tree with -A linux-sysfs -O sysfs.path=DIR.
 //
 // Safe for concurrent use.
@@ -40,12 +45,25 @@ type Sysfs struct {
 	root    *sysfs.Dir
 	devices *sysfs.Dir
 	drivers *sysfs.Dir
+	ops     SysfsOps // nil: nobody acts
+
+	mu    sync.Mutex
+	attrs map[string][]string // names of what drivers put there, by the function's path; guarded by mu
 }
 
-// NewSysfs prepares bus/pci in root, which stands for /sys.
-func NewSysfs(root *sysfs.Dir) *Sysfs {
-	s := &Sysfs{root: root, devices: root.MkdirAll(busDir + "/devices"), drivers: root.MkdirAll(busDir + "/drivers")}
+// NewSysfs prepares bus/pci in root, which stands for /sys, for nobody to act on.
+func NewSysfs(root *sysfs.Dir) *Sysfs { return NewSysfsOps(root, nil) }
+
+// NewSysfsOps is NewSysfs with files that act through o; nil: there are none.
+func NewSysfsOps(root *sysfs.Dir, o SysfsOps) *Sysfs {
+	s := &Sysfs{
+		root: root, devices: root.MkdirAll(busDir + "/devices"), drivers: root.MkdirAll(busDir + "/drivers"), ops: o,
+		attrs: map[string][]string{},
+	}
 	root.MkdirAll("devices")
+	if o != nil {
+		s.busOps()
+	}
 	return s
 }
 
@@ -61,7 +79,16 @@ func SysfsPath(f *Function) string {
 }
 
 // AddDriver shows a driver, bound or not.
-func (s *Sysfs) AddDriver(name string) *sysfs.Dir { return s.drivers.MkdirAll(name) }
+func (s *Sysfs) AddDriver(name string) *sysfs.Dir {
+	d := s.drivers.MkdirAll(name)
+	if s.ops != nil {
+		s.driverOps(d, name)
+	}
+	return d
+}
+
+// RemoveDriver takes a driver away that nothing is bound to any more.
+func (s *Sysfs) RemoveDriver(name string) { s.drivers.Remove(name) }
 
 // Add shows a function, or shows it anew after its binding changed. It returns the
 // function's directory, for what a driver's class adds (net/eth0). c is where config
@@ -73,7 +100,11 @@ func (s *Sysfs) Add(f *Function, c bus.Config, i SysfsInfo) *sysfs.Dir {
 	at := SysfsPath(f)
 	d := s.root.MkdirAll(at)
 	s.unbind(f, d)
+	s.replaceAttrs(at, d, i)
 	fill(d, f, c, i)
+	if s.ops != nil {
+		s.functionOps(d, f, i)
+	}
 	d.Put("subsystem", &sysfs.Link{Target: sysfs.Rel(at, busDir)})
 	if i.Driver != "" {
 		drv := busDir + "/drivers/" + i.Driver
@@ -82,6 +113,26 @@ func (s *Sysfs) Add(f *Function, c bus.Config, i SysfsInfo) *sysfs.Dir {
 	}
 	s.devices.Put(f.Addr.String(), &sysfs.Link{Target: sysfs.Rel(busDir+"/devices", at)})
 	return d
+}
+
+// replaceAttrs takes away what the driver put there that the function had before, and puts what that has which it has now.
+func (s *Sysfs) replaceAttrs(at string, d *sysfs.Dir, i SysfsInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range s.attrs[at] {
+		d.Remove(name)
+	}
+	delete(s.attrs, at)
+	put := func(name string, n sysfs.Node) {
+		d.Put(name, n)
+		s.attrs[at] = append(s.attrs[at], name)
+	}
+	for name, f := range i.Attrs {
+		put(name, f)
+	}
+	for name, sub := range i.Dirs {
+		put(name, sub)
+	}
 }
 
 // Remove takes a function away, with all that stands behind it in the tree.
@@ -93,9 +144,21 @@ func (s *Sysfs) Remove(f *Function) {
 	}
 	s.remove(d)
 	s.unbind(f, d)
+	s.forget(at)
 	s.devices.Remove(f.Addr.String())
 	if up, ok := lookupDir(s.root, path.Dir(at)); ok {
 		up.Remove(f.Addr.String())
+	}
+}
+
+// forget drops what is remembered of a function and of all behind it.
+func (s *Sysfs) forget(at string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range s.attrs {
+		if p == at || strings.HasPrefix(p, at+"/") {
+			delete(s.attrs, p)
+		}
 	}
 }
 
@@ -144,7 +207,7 @@ func fill(d *sysfs.Dir, f *Function, c bus.Config, i SysfsInfo) {
 	d.Put("revision", sysfs.Showf("0x%02x", id.Revision))
 	d.Put("irq", sysfs.Showf("%d", i.IRQ))
 	d.Put("modalias", sysfs.Showf("%s", Modalias(id)))
-	d.Put("uevent", sysfs.Showf("%s", uevent(f, i.Driver)))
+	d.Put("uevent", sysfs.Showf("%s", ueventText(f, i.Driver)))
 	d.Put("resource", sysfs.Showf("%s", resources(f)))
 	d.Put("config", configFile(c))
 	d.Put("numa_node", sysfs.Showf("-1"))
@@ -178,12 +241,7 @@ func fill(d *sysfs.Dir, f *Function, c bus.Config, i SysfsInfo) {
 		}
 		d.MkdirAll("msi_irqs").Put(fmt.Sprint(n), sysfs.Showf("%s", name))
 	}
-	for name, a := range i.Attrs {
-		d.Put(name, a)
-	}
-	for name, sub := range i.Dirs {
-		d.Put(name, sub)
-	}
+	aerFiles(d, f, c)
 }
 
 // Modalias is what module aliases are matched with: "pci:v00008086d000010D3sv...".
@@ -192,8 +250,8 @@ func Modalias(id FunctionID) string {
 		uint8(id.Class>>16), uint8(id.Class>>8), uint8(id.Class))
 }
 
-// uevent is the file of that name, without its last newline.
-func uevent(f *Function, driver string) string {
+// ueventText is the file uevent, without its last newline.
+func ueventText(f *Function, driver string) string {
 	var b strings.Builder
 	if driver != "" {
 		fmt.Fprintf(&b, "DRIVER=%s\n", driver)

@@ -211,9 +211,8 @@ func (t *Topology) probe(a Addr, parent *Function) *Function {
 	}
 	f := &Function{Addr: a, ID: ReadID(c), Config: c, Parent: parent, Header: c.Read8(CfgHeader) &^ headerMulti}
 	t.Functions = append(t.Functions, f)
-	if at, ok := FindExtCap(c, ExtCapAER); ok {
+	if _, ok := FindExtCap(c, ExtCapAER); ok {
 		f.AER = &AERStats{}
-		enableErrors(c, at)
 	}
 	switch f.Header {
 	case HeaderDevice:

@@ -237,14 +237,14 @@ func (c *Config) deviceArgs(inherit *files) placing {
 				p.args = append(p.args, "-object", fmt.Sprintf("filter-dump,id=cap%d,netdev=net%d,file=/dev/fd/%d,maxlen=65535", i, i, inherit.add(d.Capture)))
 			}
 		}
-		p.args = append(p.args, "-device", d.option(i, where))
+		p.args = append(p.args, "-device", d.option(strconv.Itoa(i), i, where))
 	}
 	return p
 }
 
-// option is a device as QEMU's -device has it, with serial number n, standing where that says.
-func (d *DeviceSpec) option(n int, where string) string {
-	dev := fmt.Sprintf("%s,id=dev%d%s", d.Model, n, where)
+// option is a device as QEMU's -device has it: its identifiers end in key, it stands where that says, and a port is slot n+1.
+func (d *DeviceSpec) option(key string, n int, where string) string {
+	dev := fmt.Sprintf("%s,id=dev%s%s", d.Model, key, where)
 	switch {
 	case slices.Contains(hotPlugModels, d.Model):
 		dev += fmt.Sprintf(",chassis=%d,slot=%d", n+1, n+1)
@@ -252,7 +252,7 @@ func (d *DeviceSpec) option(n int, where string) string {
 		dev += ",romfile="
 	}
 	if IsNetwork(d.Model) {
-		dev += fmt.Sprintf(",netdev=net%d", n)
+		dev += ",netdev=net" + key
 	}
 	if d.IOMMU && strings.HasPrefix(d.Model, "virtio-") {
 		// Else it goes past the IOMMU, and its driver need not know of one.

@@ -14,6 +14,9 @@ import (
 // hotPlugModels are the ports below which a device may come and go (PCI Express native hot-plug).
 var hotPlugModels = []string{"pcie-root-port", "ioh3420", "xio3130-downstream"}
 
+// HasSlot says whether a model is a port with a slot, whose number is its property slot.
+func HasSlot(model string) bool { return slices.Contains(hotPlugModels, model) }
+
 // takesPlug says why nothing can be plugged in below a unit.
 func (u *unit) takesPlug() error {
 	if !slices.Contains(hotPlugModels, u.spec.Model) {
@@ -86,7 +89,8 @@ func (m *Machine) Plug(ctx context.Context, spec DeviceSpec) error {
 		m.mu.Unlock()
 		return err
 	}
-	u := &unit{spec: spec, serial: m.freeSerial(), under: port}
+	m.plugs++
+	u := &unit{spec: spec, serial: m.freeSerial(), key: fmt.Sprintf("p%d", m.plugs), under: port}
 	m.units = append(m.units, u)
 	m.mu.Unlock()
 
@@ -115,7 +119,7 @@ func (m *Machine) add(u *unit) error {
 			return err
 		}
 	}
-	option := u.spec.option(u.serial, fmt.Sprintf(",bus=%s,addr=0", u.under.id()))
+	option := u.spec.option(u.key, u.serial, fmt.Sprintf(",bus=%s,addr=0", u.under.id()))
 	said, err := m.qmp.monitor(`device_add "` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(option) + `"`)
 	// It warns of a netdev without peer only, and else says nothing.
 	if _, why, bad := strings.Cut(said, "Error: "); err == nil && bad {
@@ -146,89 +150,6 @@ func (m *Machine) dropNetdev(u *unit) {
 	}
 	if _, err := m.Execute("netdev_del", map[string]any{"id": u.netdev()}); err != nil && m.Err() == nil {
 		m.log.Warn(fmt.Sprintf("qemu: %s: taking its network side away: %v", u.spec.Name, err))
-	}
-}
-
-// Eject asks for a device to be let go, as the attention button of its slot does: the port's driver stops it, then powers the
-// slot off and puts the power indicator out, and QEMU removes it: Config.Ejected is called. In a slot that is off already it is
-// removed at once. A second press within 5 s is no way to change one's mind here: QEMU refuses it, bus.ErrBusy.
-func (m *Machine) Eject(name string) error {
-	m.mu.Lock()
-	u, err := m.known(name, false)
-	if err == nil {
-		switch {
-		case !u.ready:
-			err = fmt.Errorf("qemu: ejecting %s: it is being plugged in: %w", name, bus.ErrBusy)
-		case u.under == nil:
-			err = fmt.Errorf("qemu: ejecting %s: it stands under no port: %w", name, bus.ErrNotSupported)
-		default:
-			if e := u.under.takesPlug(); e != nil {
-				err = fmt.Errorf("qemu: ejecting %s: %w", name, e)
-			}
-		}
-	}
-	m.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	_, err = m.Execute("device_del", map[string]any{"id": u.id()})
-	var said *qmpError
-	switch {
-	case err == nil:
-		return nil
-	case !errors.As(err, &said):
-	case strings.Contains(said.desc, "process of unplug") || strings.Contains(said.desc, "busy"):
-		err = fmt.Errorf("%s: %w", said.desc, bus.ErrBusy)
-	case strings.Contains(said.desc, "not found"):
-		err = fmt.Errorf("%s: %w", said.desc, bus.ErrGone)
-	default:
-		err = fmt.Errorf("%s: %w", said.desc, bus.ErrNotSupported)
-	}
-	return fmt.Errorf("qemu: ejecting %s: %w", name, err)
-}
-
-// event is told what QEMU tells by itself, by the QMP client's reader. There are never more devices on their way out than
-// fit.
-func (m *Machine) event(e qmpEvent) {
-	if e.Event == "DEVICE_DELETED" && strings.HasPrefix(e.Data.Device, "dev") {
-		select {
-		case m.deleted <- e.Data.Device:
-			return
-		default:
-		}
-	}
-	m.log.Debug("qemu: event " + e.Event + " " + e.Data.Device)
-}
-
-// watchEjects cleans up after devices that QEMU has removed.
-func (m *Machine) watchEjects(ejected func(name string)) {
-	for {
-		select {
-		case id := <-m.deleted:
-			m.mu.Lock()
-			i := slices.IndexFunc(m.units, func(u *unit) bool { return u.ready && u.id() == id })
-			if i < 0 {
-				m.mu.Unlock()
-				continue
-			}
-			u := m.units[i]
-			u.ready = false
-			d := u.dev
-			m.mu.Unlock()
-			if d != nil {
-				d.leave("it was removed")
-			}
-			m.dropNetdev(u)
-			m.mu.Lock()
-			m.units = slices.DeleteFunc(m.units, func(o *unit) bool { return o == u })
-			m.mu.Unlock()
-			m.log.Debug(fmt.Sprintf("qemu: %s (%s) was removed", u.spec.Name, u.spec.Model))
-			if ejected != nil {
-				ejected(u.spec.Name)
-			}
-		case <-m.done:
-			return
-		}
 	}
 }
 
@@ -284,6 +205,7 @@ func (m *Machine) Forget(f *pci.Function) {
 			u.fn, u.dev = nil, nil
 		}
 	}
+	m.late = slices.DeleteFunc(m.late, func(u *unit) bool { return slices.Contains(gone, u.fn) })
 	m.mu.Unlock()
 	for _, d := range ended {
 		d.leave("it was removed")

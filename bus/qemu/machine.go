@@ -42,14 +42,17 @@ type Machine struct {
 	domain uint32
 	wires  int // how many: below it the numbers of hubs are theirs
 
-	deleted chan string // QEMU's names of devices that it has removed
+	deleted chan string   // QEMU's names of devices that it has removed
+	pressed chan struct{} // the button of some device was pressed
 	ejects  sync.WaitGroup
 
 	// Lock order: mu, then irqMu, then the IOMMU's, then the qtest client's, then lineMu. Nobody waits for QMP with one of
 	// them.
-	mu    sync.Mutex // guards topo, units and shut
+	mu    sync.Mutex // guards what follows, to shut
 	topo  *pci.Topology
+	plugs int     // how many devices were ever plugged in
 	units []*unit // those of Config.Devices, in their order, then those plugged in
+	late  []*unit // that QEMU has removed, and nobody has forgotten yet
 	shut  bool    // closed: nothing is plugged in any more
 
 	irqMu  sync.Mutex // guards bell.used, intxOn and the devices' irqState
@@ -82,7 +85,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{log: c.Log, domain: c.Domain, lines: map[int]*line{}, done: make(chan struct{}), deleted: make(chan string, maxDevices), wires: len(c.Wires)}
+	m := &Machine{log: c.Log, domain: c.Domain, lines: map[int]*line{}, done: make(chan struct{}), deleted: make(chan string, maxDevices), pressed: make(chan struct{}, 1), wires: len(c.Wires)}
 	if m.bell, err = newDoorbell(c.vectors()); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,8 +27,8 @@ type qmp struct {
 	ended   chan struct{} // the reader has; err says why
 	err     error
 
-	mu sync.Mutex // held by the one who runs a command
-	id uint64     // of the last command
+	mu sync.Mutex    // held by the one who runs a command
+	id atomic.Uint64 // of that command
 }
 
 // qmpMessage is anything that QEMU sends.
@@ -94,12 +95,11 @@ func (q *qmp) readAll() {
 			if q.onEvent != nil {
 				q.onEvent(m.qmpEvent)
 			}
-		case m.Return != nil || m.Error != nil:
+		case (m.Return != nil || m.Error != nil) && m.ID == q.id.Load(): // else nobody waits for it any more
 			select {
-			case <-q.replies: // of a command that nobody waits for any more
-			default:
+			case q.replies <- m:
+			default: // a second one
 			}
-			q.replies <- m
 		}
 	}
 }
@@ -113,12 +113,16 @@ func (q *qmp) execute(cmd string, args any) (json.RawMessage, error) {
 func (q *qmp) executeWith(cmd string, args any, file *os.File) (json.RawMessage, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.id++
+	id := q.id.Add(1)
+	select {
+	case <-q.replies: // it came when nobody waited any more
+	default:
+	}
 	req := struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
 		ID        uint64 `json:"id"`
-	}{cmd, args, q.id}
+	}{cmd, args, id}
 	b, err := json.Marshal(req)
 	if err != nil {
 		return nil, fmt.Errorf("qemu: qmp %s: %w", cmd, err)
@@ -133,7 +137,7 @@ func (q *qmp) executeWith(cmd string, args any, file *os.File) (json.RawMessage,
 		select {
 		case m := <-q.replies:
 			switch {
-			case m.ID != q.id: // it came too late for the command before
+			case m.ID != id: // as above
 			case m.Error != nil:
 				return nil, &qmpError{cmd, strings.TrimSpace(m.Error.Desc)}
 			default:

@@ -3,6 +3,7 @@ package qemu
 import (
 	"fmt"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -13,17 +14,19 @@ import (
 // unit is a device that QEMU has, whether or not enumeration found it. Its fields after slot are guarded by Machine.mu.
 type unit struct {
 	spec   DeviceSpec
-	serial int   // of it QEMU's identifiers are made: dev3, net3
-	under  *unit // the port or bridge it stands under; nil: the root bus
-	slot   int   // its device number there
+	serial int    // the lowest that was free: its hub
+	key    string // of it QEMU's identifiers are made: dev3, net3; never used twice, since news of its end may be late
+	under  *unit  // the port or bridge it stands under; nil: the root bus
+	slot   int    // its device number there
 
-	ready bool          // QEMU has it
-	fn    *pci.Function // nil: not found yet, or forgotten; or no PCI function
-	dev   *device       // as fn
+	ready   bool          // QEMU has it
+	leaving bool          // its button was pressed
+	fn      *pci.Function // nil: not found yet, or forgotten; or no PCI function
+	dev     *device       // as fn
 }
 
-func (u *unit) id() string     { return fmt.Sprintf("dev%d", u.serial) }
-func (u *unit) netdev() string { return fmt.Sprintf("net%d", u.serial) }
+func (u *unit) id() string     { return "dev" + u.key }
+func (u *unit) netdev() string { return "net" + u.key }
 
 // stands says whether a function is this unit's.
 func (u *unit) stands(f *pci.Function) bool {
@@ -39,7 +42,7 @@ func (u *unit) stands(f *pci.Function) bool {
 // newUnits makes those of the configuration.
 func (m *Machine) newUnits(c *Config, placed placing) {
 	for i, spec := range c.Devices {
-		u := &unit{spec: spec, serial: i, slot: placed.where[i].slot, ready: true}
+		u := &unit{spec: spec, serial: i, key: strconv.Itoa(i), slot: placed.where[i].slot, ready: true}
 		if up := placed.where[i].parent; up >= 0 && !IsTPM(spec.Model) {
 			u.under = m.units[up]
 		}
@@ -115,13 +118,15 @@ func (m *Machine) Function(name string) (*pci.Function, error) {
 	return u.fn, nil
 }
 
-// Named is the name and the device of a function; not ok for one of the chipset's, or one that was removed.
+// Named is the name and the device of a function, until it is forgotten; not ok for one of the chipset's.
 func (m *Machine) Named(f *pci.Function) (name string, dev bus.Device, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, u := range m.units {
-		if f != nil && u.fn == f {
-			return u.spec.Name, u.dev, true
+	for _, units := range [][]*unit{m.units, m.late} {
+		for _, u := range units {
+			if f != nil && u.fn == f {
+				return u.spec.Name, u.dev, true
+			}
 		}
 	}
 	return "", nil, false

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/ring3dev/ring3/bus/pci"
 )
 
 // Config says what machine to start.
@@ -15,6 +17,8 @@ type Config struct {
 	Domain  uint32       // PCI domain of the machine's functions; 0 means DefaultDomain
 	Clock   Clock        // how time passes; RealTime if nothing is said
 	Log     *slog.Logger // nil discards
+	// Reserve is what ports with hot-plug keep for what is plugged in later.
+	Reserve pci.Reserve
 	// Ejected, if it is not nil, is told the name of each card that left its slot because software let go of it, without any lock held.
 	Ejected func(name string)
 }
@@ -94,6 +98,12 @@ func modelOf(name string) *model {
 func IsNetwork(name string) bool {
 	m := modelOf(name)
 	return m != nil && m.net
+}
+
+// HasSlot says whether a model is a port with a slot, whose number is its property slot.
+func HasSlot(name string) bool {
+	m := modelOf(name)
+	return m != nil && m.props["slot"] != ""
 }
 
 // Slots of the root bus, the same that package qemu gives: 0 is a host bridge.

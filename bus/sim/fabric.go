@@ -106,38 +106,6 @@ func (p *port) forwards(r *bus.RegionInfo) bool {
 	return inside(base|uint64(s.get32(brgPrefHi))<<32, limit|uint64(s.get32(brgPrefHi+4))<<32)
 }
 
-// resetBelow resets all that is behind a port, as the link does that goes down. cold says that power was lost.
-func (p *port) resetBelow(cold bool) {
-	for _, d := range p.d.below {
-		d.resetBus(cold)
-	}
-}
-
-// resetBus is conventional reset of a function and all behind it. What a log holds survives it (Base 5.0, 7.4: sticky), unless power is lost.
-func (d *device) resetBus(cold bool) {
-	if d.port != nil {
-		d.port.resetBelow(cold)
-	}
-	if cold {
-		d.log = nil
-		d.resetFunction(false)
-		return
-	}
-	d.resetFunction(true)
-}
-
-// keep is what of a function's error log survives a reset.
-func (d *device) keep() func() {
-	s := d.space
-	if s.aer == 0 {
-		return func() {}
-	}
-	var was [aerSize]byte
-	end := s.aer + int(pci.AERRootCmd)
-	copy(was[:], s.b[s.aer:end])
-	return func() { copy(s.b[s.aer:end], was[:]) }
-}
-
 // configured is told of a write to config space: what it means beyond keeping bits. before is what was there.
 func (d *device) configured(off bus.Off, width int, v uint32, before *regsBefore) {
 	s := d.space

@@ -100,7 +100,7 @@ func (m *Machine) build(c *Config) error {
 		d.chip.reset()
 	}
 	m.unlock()
-	if err := m.enumerate(); err != nil {
+	if err := m.enumerate(c.Reserve); err != nil {
 		return err
 	}
 	for _, d := range m.devices {
@@ -118,12 +118,12 @@ func (m *Machine) build(c *Config) error {
 }
 
 // enumerate looks for the functions that there are, which may be none.
-func (m *Machine) enumerate() (err error) {
+func (m *Machine) enumerate(keep pci.Reserve) error {
 	if !slices.ContainsFunc(m.devices, func(d *device) bool { return !d.isPlatform() }) {
 		m.topo.Store(&pci.Topology{Domain: m.domain})
 		return nil
 	}
-	t, err := pci.Enumerate(m, m.domain, windows)
+	t, err := pci.EnumerateReserving(m, m.domain, windows, keep)
 	if err != nil {
 		return fmt.Errorf("sim: enumerating the bus: %w", err)
 	}
@@ -202,8 +202,8 @@ func (m *Machine) StrayDMA() (n uint64, first error) {
 // Config gives the config space of whatever function answers at an address, each time it is accessed; pci.Access.
 func (m *Machine) Config(a pci.Addr) bus.Config { return &routed{m, a} }
 
-// Topology is what enumeration found. It does not change: after Rescan and Forget there is another.
-func (m *Machine) Topology() *pci.Topology { return m.topo.Load() }
+// Topology is what is known now. It does not change: after Rescan and Forget there is another.
+func (m *Machine) Topology() *pci.Topology { return m.topo.Load().Snapshot() }
 
 func (m *Machine) find(name string) *device {
 	for _, d := range m.devices {

@@ -60,6 +60,9 @@ func (m *Machine) Rescan(port *pci.Function) ([]*pci.Function, error) {
 	if port != nil && !slices.Contains(old.Functions, port) {
 		return nil, fmt.Errorf("sim: rescanning: %s is not in service: %w", port.Addr, bus.ErrGone)
 	}
+	if port != nil && !port.IsBridge() {
+		return nil, fmt.Errorf("sim: rescanning: %s is not a bridge: %w", port.Addr, bus.ErrNotSupported)
+	}
 	t := *old
 	t.Functions = slices.Clone(old.Functions)
 	var found []*pci.Function
@@ -137,7 +140,7 @@ func (m *Machine) renew(d *device) {
 		m.log.Warn(d.errorf("putting it back: %v", err).Error()) // it was made before
 		return
 	}
-	n.slot, n.up, n.addr = d.slot, d.up, pci.Addr{Domain: m.domain, Dev: d.slot}
+	n.slot, n.input, n.up, n.addr = d.slot, d.input, d.up, pci.Addr{Domain: m.domain, Dev: d.slot}
 	n.space, n.log, n.msixTab, n.cut = d.space, d.log, d.msixTab, d.cut
 	n.below = d.below
 	for _, x := range n.below {

@@ -196,6 +196,23 @@ func (d *Device) Reset(ctx context.Context) error {
 	return err
 }
 
+// SaveState is bus.StateKeeper's. That a reset came between is recorded where it is restored.
+func (d *Device) SaveState() (restore func() error) {
+	inner := bus.SaveState(d.dev)
+	return func() error {
+		err := inner()
+		t := d.rec
+		t.mu.Lock()
+		d.forgetTails()
+		t.mu.Unlock()
+		d.note(func(r *Record) { r.setErr(d.Address(), err) }, Reset)
+		return err
+	}
+}
+
+// Clock is bus.TimeKeeper's.
+func (d *Device) Clock() bus.Clock { return bus.ClockOf(d.dev) }
+
 // Done is bus.Device's.
 func (d *Device) Done() <-chan struct{} { return d.dev.Done() }
 

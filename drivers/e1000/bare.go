@@ -42,6 +42,9 @@ func BareTransmit(ctx context.Context, inst pci.Instance, frame []byte, burst in
 	if q.closed || n.dead.Load() {
 		return 0, n.errorf("measuring the bare loop: %w", bus.ErrGone)
 	}
+	if err := n.alive("measuring the bare loop"); err != nil {
+		return 0, err
+	}
 	size := int(q.c.mask) + 1
 	for i := range uint32(size) {
 		cmd := txEOP | txIFCS | txCmd(len(frame))
@@ -62,7 +65,7 @@ func (n *nic) ringDoorbell(ctx context.Context, burst uint64, d time.Duration) (
 	q := &n.tx[0]
 	first := q.c.tail
 	start := time.Now()
-	for time.Since(start) < d && ctx.Err() == nil {
+	for time.Since(start) < d && ctx.Err() == nil && !n.stopped() {
 		for range looks {
 			q.c.tail += burst
 			n.regs.Write32(q.tail, q.c.at(q.c.tail))

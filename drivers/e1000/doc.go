@@ -110,12 +110,35 @@
 // advertisement in the PHY is changed, negotiation restarted, and the link is away meanwhile. It is
 // programmed anew whenever the link comes up.
 //
+// # Stopped: error recovery and suspend
+//
+// A device is in service, stopped, or dead, and only a dead one stays so. It is stopped by ErrorDetected (bus.ErrorHandler) and by Suspend
+// (bus.PowerHandler). Then the queues take and give nothing, without an error; Wait and Drain wait; the link is down
+// (netdev.Link.Stopped), and on a wire with credit the far end has none. Changing a setting gives bus.ErrBusy. A register that reads
+// all-ones means nothing: only the bus's own word (bus.Device.Err), or a reset that does not work, ends the device. In service it means
+// that the device is gone, if nothing is heard of an error within 50 ms.
+//
+// An error always wants a reset: what is in the rings stays there until SlotReset finds the device reset, since one whose registers are out of
+// reach cannot be told to leave memory alone. SlotReset programs everything that was set before, the PHY's advertisement
+// included, but does not restart auto-negotiation; a device that does not answer is dead then, and the vote is Disconnect. ErrorResume, or Resume after Suspend,
+// enables both directions. On QEMU's 82574L all of that takes some 10 ms. An instance that was stopped and is not to
+// be recovered is closed, as any other.
+//
+// The queues stay the same objects. A receive ring begins anew with the buffers that it had, a transmit ring with none: the
+// owner's next call frees what was in it. Frames that had come and were not taken are rx_dropped; frames that were not known to be sent
+// are tx_dropped. A group of frames of which only the last reports counts as not sent as a whole. Statistics go on: what the
+// registers had counted since they were read last is made up for by what the driver has counted itself.
+//
 // # Locks
 //
 // txQueue.mu and rxQueue.mu are held for the length of a burst, so that Close can end
 // a queue that somebody uses; nic.statsMu before either. A queue still belongs to one
 // goroutine at a time. nic.confMu, before all of these, is held by whoever changes settings, and by
-// the link's handler. nic.mod.mu and nic.nvmMu are taken last.
+// the link's handler, which has nic.irqMu before it. nic.mod.mu and nic.nvmMu are taken last.
+//
+// nic.recMu comes before all others and is held for the length of each step of recovery and suspend; nobody else takes it. Who stops the device makes
+// nic.stops odd and then takes and leaves every other lock once: afterwards nobody is left who found it in service.
+// Close does not take recMu: it makes the device dead and then waits for confMu.
 //
 // # Counters
 //

@@ -25,7 +25,7 @@ const (
 )
 
 // Driver serves the 82574L, the 82540EM and the 82545EM. The instance implements
-// netdev.Device, pci.IRQUser and pci.ParamUser, and netdev's optional interfaces.
+// netdev.Device, pci.IRQUser, pci.ParamUser, bus.ErrorHandler and bus.PowerHandler, and netdev's optional interfaces.
 var Driver = &pci.Driver{
 	Name:      "e1000",
 	IDs:       []pci.ID{{Vendor: vendorIntel, Device: device82574}, {Vendor: vendorIntel, Device: device82540}, {Vendor: vendorIntel, Device: device82545}},
@@ -104,6 +104,13 @@ type nic struct {
 	statsMu sync.Mutex
 	stats   hwStats
 
+	// stops is how often the device was stopped and started, see stop: odd while it is stopped.
+	stops    atomic.Uint32
+	recMu    sync.Mutex // held by recovery and suspend, before all other locks; guards what follows
+	ready    bool       // it was reset and set up since it was stopped
+	suspends bool       // it was stopped by Suspend
+	irqMu    sync.Mutex // held by a handler that touches registers; before confMu
+
 	dead    atomic.Bool // done is closed
 	done    chan struct{}
 	errMu   sync.Mutex
@@ -162,8 +169,11 @@ func (n *nic) Info() netdev.Info {
 // MAC is the station address in use.
 func (n *nic) MAC() net.HardwareAddr { return net.HardwareAddr(n.mac[:]) }
 
-// Link is the state of the link after its last change.
+// Link is the state of the link after its last change, and down while the device is stopped.
 func (n *nic) Link() netdev.Link {
+	if n.stopped() && !n.dead.Load() {
+		return netdev.Link{Stopped: true}
+	}
 	s := status(n.link.Load())
 	return netdev.Link{Up: s&statusLU != 0, Speed: s.speed(), FullDuplex: s&statusFD != 0}
 }
@@ -228,6 +238,8 @@ func (n *nic) alive(step string) error {
 	err := n.dev.Err()
 	if n.dead.Load() {
 		err = n.Err()
+	} else if err == nil && n.stopped() {
+		err = errStopped
 	}
 	if err != nil {
 		return n.errorf("%s: %w", step, err)

@@ -69,6 +69,9 @@ func (n *nic) checkEEPROM(ctx context.Context) error {
 func (n *nic) EEPROM(ctx context.Context) ([]byte, error) {
 	n.nvmMu.Lock()
 	defer n.nvmMu.Unlock()
+	if err := n.alive("EEPROM"); err != nil {
+		return nil, err
+	}
 	v := n.regs.Read32(regEECD)
 	if v == allOnes {
 		return nil, n.lost("EEPROM: EECD reads all-ones")

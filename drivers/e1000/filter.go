@@ -55,18 +55,19 @@ func (n *nic) SetRxMode(_ context.Context, m netdev.RxMode) error {
 	}
 	n.confMu.Lock()
 	defer n.confMu.Unlock()
-	if n.dead.Load() {
-		return n.errorf("address filters: %w", n.Err())
+	if err := n.alive("address filters"); err != nil {
+		return err
 	}
 	n.filters.mode = netdev.RxMode{Promisc: m.Promisc, AllMulti: m.AllMulti}
 	for _, g := range groups {
 		n.filters.mode.Multicast = append(n.filters.mode.Multicast, net.HardwareAddr(g[:]))
 	}
 	n.programFilters(groups)
+	before := n.stops.Load()
 	if n.regs.Read32(regSTATUS) == allOnes { // from here on it holds
-		err := n.lost("address filters: STATUS reads all-ones")
-		n.fail(err)
-		return err
+		const step = "address filters: STATUS reads all-ones"
+		n.missing(before, step)
+		return n.lost(step)
 	}
 	return nil
 }
@@ -76,13 +77,7 @@ func (n *nic) SetRxMode(_ context.Context, m netdev.RxMode) error {
 func (n *nic) programFilters(groups []group) {
 	f := &n.filters
 	mta := f.assign(n.regs, groups)
-	on, off := rctl(0), rctlUPE|rctlMPE
-	if f.mode.Promisc {
-		on |= rctlUPE | rctlMPE
-	}
-	if f.mode.AllMulti {
-		on |= rctlMPE
-	}
+	on, off := f.promiscuous(), rctlUPE|rctlMPE
 	n.writeMTA(&mta, true)
 	if old := rctl(n.regs.Read32(regRCTL)); uint32(old) != allOnes && old&(rctlUPE|rctlMPE) != on {
 		n.regs.Write32(regRCTL, uint32(old&^off|on))
@@ -92,6 +87,29 @@ func (n *nic) programFilters(groups []group) {
 		}
 	}
 	n.writeMTA(&mta, false)
+}
+
+// promiscuous is the bits of RCTL for the mode.
+func (f *filters) promiscuous() (v rctl) {
+	if f.mode.Promisc {
+		v |= rctlUPE | rctlMPE
+	}
+	if f.mode.AllMulti {
+		v |= rctlMPE
+	}
+	return v
+}
+
+// restoreFilters writes all groups anew, after a reset and initGeneral. Called with confMu held.
+func (n *nic) restoreFilters() {
+	f := &n.filters
+	f.exact, f.mta = [raPairs]group{}, [mtaWords]uint32{}
+	groups := make([]group, 0, len(f.mode.Multicast))
+	for _, a := range f.mode.Multicast {
+		groups = append(groups, group(a))
+	}
+	mta := f.assign(n.regs, groups)
+	n.writeMTA(&mta, true)
 }
 
 // assign gives groups their receive addresses: those that have one keep it. What finds none is in the

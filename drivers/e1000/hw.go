@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/netdev"
 )
 
 // regSpace is the size of the register region, 4.1 and 82574L 10.1.
@@ -51,9 +52,11 @@ func (n *nic) bringUp(ctx context.Context) error {
 	if err := n.enableIRQs(); err != nil {
 		return err
 	}
+	n.programIRQs()
 	n.setITR(n.opt.itr, itrInterval(n.opt.itr))
-	n.initReceive()
+	n.initReceive(n.defaults())
 	n.initTransmit()
+	n.enable(func(q *rxQueue) { q.refill() })
 	if n.pause.Autoneg {
 		if err := n.advertise(ctx, n.pause); err != nil {
 			return err
@@ -167,19 +170,16 @@ func (n *nic) initGeneral() {
 }
 
 // initReceive sets up the receiver, 14.4.
-func (n *nic) initReceive() {
+func (n *nic) initReceive(on netdev.Feature) {
 	r := n.regs
-	r.Write32(regRDTR, 0)
-	r.Write32(regRADV, 0)
+	r.Write32(regRDTR, n.delays[delayRx].Load())
+	r.Write32(regRADV, n.delays[delayRxAbs].Load())
 	n.initRSS()
 	r.Write32(regVET, ethVLAN)
-	n.applyFeatures(n.defaults())
+	n.applyFeatures(on)
 	for q := range n.queues {
 		n.rx[q].program()
 	}
-	n.lockRx()
-	defer n.unlockRx()
-	n.startReceiver(rctlEN | rctlBAM | rctlSECRC | rctlOf(n.MTU()))
 }
 
 // initTransmit sets up the transmitter, 14.5.
@@ -188,10 +188,17 @@ func (n *nic) initTransmit() {
 	for q := range n.queues {
 		n.tx[q].program()
 	}
-	r.Write32(regTIDV, 0)
-	r.Write32(regTADV, 0)
+	r.Write32(regTIDV, n.delays[delayTx].Load())
+	r.Write32(regTADV, n.delays[delayTxAbs].Load())
 	r.Write32(regTIPG, uint32(put(tipgIPGT, 8)|put(tipgIPGR1, 8)|put(tipgIPGR2, 6))) // copper, 13.4.34
-	r.Write32(regTCTL, uint32(tctlEN|tctlPSP|tctlRTLC|put(tctlCT, 15)|put(tctlCOLD, 0x3f)))
+}
+
+// enable lets receiver and transmitter work. give gives a receive queue's buffers to the device.
+func (n *nic) enable(give func(*rxQueue)) {
+	n.lockRx()
+	defer n.unlockRx()
+	n.startReceiver(rctlEN|rctlBAM|rctlSECRC|rctlOf(n.MTU())|n.filters.promiscuous(), give)
+	n.regs.Write32(regTCTL, uint32(tctlEN|tctlPSP|tctlRTLC|put(tctlCT, 15)|put(tctlCOLD, 0x3f)))
 }
 
 // deaf says whether the receiver does not listen yet.

@@ -52,16 +52,10 @@ func (n *nic) enableIRQs() error {
 	}
 	n.irq = causes{mode: mode, rx: [maxQueues]cause{causeRXT0, causeRXT0}, tx: [maxQueues]cause{causeTXDW, causeTXDW}, other: causeLSC}
 	if mode != bus.MSIX {
-		if n.chip.pcie { // a predecessor's MSI-X may have left them
-			n.regs.Write32(regCTRLEXT, n.regs.Read32(regCTRLEXT)&^uint32(ctrlExtIAME|ctrlExtEIAME|ctrlExtPBACLR))
-			n.regs.Write32(regIAM, 0)
-			n.regs.Write32(regEIAC, 0)
-		}
 		n.handlers = []*bus.Handler{bus.Handle(irqs[0], n.name, func(uint64) { n.serveAll(irqs[0]) })}
 		return nil
 	}
 	n.irq = causes{mode: mode, rx: [maxQueues]cause{causeRXQ0, causeRXQ1}, tx: [maxQueues]cause{causeTXQ0, causeTXQ1}, other: causeOTHER | causeLSC}
-	n.programMSIX()
 	for q := range n.queues {
 		n.handlers = append(n.handlers, bus.Handle(irqs[n.vecRx(q)], fmt.Sprintf("%s-rx-%d", n.name, q), func(uint64) { n.rx[q].wake.Wake() }))
 	}
@@ -70,6 +64,18 @@ func (n *nic) enableIRQs() error {
 	}
 	n.handlers = append(n.handlers, bus.Handle(irqs[n.vecOther()], n.name, func(uint64) { n.serveOther() }))
 	return nil
+}
+
+// programIRQs tells the 82574L of the mode.
+func (n *nic) programIRQs() {
+	switch {
+	case n.irq.mode == bus.MSIX:
+		n.programMSIX()
+	case n.chip.pcie: // a predecessor's MSI-X may have left them
+		n.regs.Write32(regCTRLEXT, n.regs.Read32(regCTRLEXT)&^uint32(ctrlExtIAME|ctrlExtEIAME|ctrlExtPBACLR))
+		n.regs.Write32(regIAM, 0)
+		n.regs.Write32(regEIAC, 0)
+	}
 }
 
 // programMSIX tells the 82574L which vector a cause fires. The queues' causes clear and
@@ -100,10 +106,16 @@ func (n *nic) arm(c cause) { n.regs.Write32(regIMS, uint32(c)) }
 // too early, does not see yet. All queues are signalled whatever was read: a masked
 // queue must look for itself.
 func (n *nic) serveAll(irq *bus.IRQ) {
+	n.irqMu.Lock()
+	defer n.irqMu.Unlock()
+	if n.stopped() {
+		return // start unmasks it
+	}
+	before := n.stops.Load()
 	n.regs.Write32(regIMC, uint32(causeAll))
 	icr := cause(n.regs.Read32(regICR))
 	if uint32(icr) == allOnes {
-		n.fail(n.lost("serving an interrupt: ICR reads all-ones"))
+		n.missing(before, "serving an interrupt: ICR reads all-ones")
 		return
 	}
 	if icr&causeLSC != 0 {
@@ -120,6 +132,11 @@ func (n *nic) serveAll(irq *bus.IRQ) {
 // serveOther serves the vector of the link. It clears the causes by writing them: a read
 // would take the queues' causes with it.
 func (n *nic) serveOther() {
+	n.irqMu.Lock()
+	defer n.irqMu.Unlock()
+	if n.stopped() {
+		return
+	}
 	n.regs.Write32(regICR, uint32(causesOther|causeOTHER))
 	n.readLink()
 }
@@ -128,10 +145,14 @@ func (n *nic) serveOther() {
 // interrupts again. When the link comes up flow control is programmed: what was agreed is known
 // then, and QEMU's 82574L has switched it on by itself.
 func (n *nic) readLink() {
+	before := n.stops.Load()
 	v := n.regs.Read32(regSTATUS)
 	if v == allOnes {
-		n.fail(n.lost("reading the link's state: STATUS reads all-ones"))
+		n.missing(before, "reading the link's state: STATUS reads all-ones")
 		return
+	}
+	if n.stopped() {
+		return // start looks again
 	}
 	s := status(v)
 	if (s^status(n.link.Swap(v)))&statusLU == 0 {
@@ -140,7 +161,7 @@ func (n *nic) readLink() {
 	if s&statusLU != 0 {
 		n.confMu.Lock()
 		var err error
-		if !n.dead.Load() {
+		if !n.dead.Load() && !n.stopped() {
 			err = n.applyPause(context.Background())
 		}
 		n.confMu.Unlock()

@@ -134,6 +134,18 @@ func (n *nic) writeITR(v int, interval time.Duration) {
 	}
 }
 
+// restoreITR writes what is in force, after a reset.
+func (n *nic) restoreITR() {
+	m := &n.mod
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for v := range n.queueVectors() {
+		units := m.regs[v]
+		m.regs[v] = -1
+		n.writeITR(v, time.Duration(units)*itrUnit)
+	}
+}
+
 // leastInterval is what QEMU's models make of a shorter interval, and a little more for a timer that
 // is late.
 const leastInterval = 500*itrUnit + 250*time.Microsecond
@@ -163,7 +175,7 @@ func (n *nic) adapt(f int, frames, octets uint64) {
 	m := &n.mod
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.adaptive.Load() {
+	if !m.adaptive.Load() || n.stopped() {
 		return
 	}
 	q := &m.flows[f]

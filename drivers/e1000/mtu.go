@@ -127,7 +127,7 @@ func (n *nic) resizeRx(mtu int) error {
 	for i := range n.queues {
 		n.rx[i].renew(pools[i])
 	}
-	n.startReceiver(v | rctlEN | rctlOf(mtu))
+	n.startReceiver(v|rctlEN|rctlOf(mtu), func(q *rxQueue) { q.refill() })
 	return nil
 }
 
@@ -144,15 +144,15 @@ func (n *nic) unlockRx() {
 	}
 }
 
-// startReceiver writes RCTL with the receiver enabled, and gives it buffers. Called with the receive
+// startReceiver writes RCTL with the receiver enabled, and gives each queue its buffers. Called with the receive
 // queues' locks held.
-func (n *nic) startReceiver(v rctl) {
+func (n *nic) startReceiver(v rctl, give func(*rxQueue)) {
 	n.regs.Write32(regRCTL, uint32(v))
 	if n.chip.quirk {
 		n.regs.Read32(regSTATUS) // the time runs from when RCTL was written
 		n.deafUntil.Store(time.Now().Add(deafTime).UnixNano())
 	}
 	for i := range n.queues {
-		n.rx[i].refill()
+		give(&n.rx[i])
 	}
 }

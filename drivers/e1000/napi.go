@@ -28,3 +28,6 @@ func (q *rxQueue) NAPI() netdev.NAPI { return q.nic.NAPI() }
 
 // Done is closed when the device is out of service, for netdev.Poll.
 func (q *rxQueue) Done() <-chan struct{} { return q.nic.done }
+
+// Stopped is whether the device is out of service for a while, for netdev.Wire.
+func (q *rxQueue) Stopped() bool { return q.nic.stopped() }

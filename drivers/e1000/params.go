@@ -136,8 +136,8 @@ func (n *nic) setDelay(i int) func(context.Context, string) error {
 	return n.number(0xffff, func(_ context.Context, v int) error {
 		n.confMu.Lock()
 		defer n.confMu.Unlock()
-		if n.dead.Load() {
-			return n.Err()
+		if err := n.alive("delays of interrupts"); err != nil {
+			return err
 		}
 		n.delays[i].Store(uint32(v))
 		n.regs.Write32(delayRegs[i], uint32(v))

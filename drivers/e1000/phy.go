@@ -92,8 +92,8 @@ func (n *nic) updatePause(ctx context.Context, update func(*netdev.Pause)) error
 func (n *nic) changePause(ctx context.Context, update func(*netdev.Pause)) error {
 	n.confMu.Lock()
 	defer n.confMu.Unlock()
-	if n.dead.Load() {
-		return n.errorf("flow control: %w", n.Err())
+	if err := n.alive("flow control"); err != nil {
+		return err
 	}
 	p := n.pause
 	update(&p)
@@ -112,12 +112,7 @@ func (n *nic) advertise(ctx context.Context, p netdev.Pause) error {
 	if err != nil {
 		return err
 	}
-	v := old &^ (phyPause | phyAsym)
-	if p.Rx {
-		v |= phyPause | phyAsym
-	} else if p.Tx {
-		v |= phyAsym
-	}
+	v := advertised(old, p)
 	if v == old && n.pause.Autoneg {
 		return nil
 	}
@@ -132,6 +127,34 @@ func (n *nic) advertise(ctx context.Context, p netdev.Pause) error {
 		return err
 	}
 	return n.writePHY(ctx, phyControl, c|phyRestart)
+}
+
+// advertised puts flow control into an advertisement.
+func advertised(old uint16, p netdev.Pause) uint16 {
+	v := old &^ (phyPause | phyAsym)
+	if p.Rx {
+		v |= phyPause | phyAsym
+	} else if p.Tx {
+		v |= phyAsym
+	}
+	return v
+}
+
+// restorePHY advertises again what was advertised before a reset, which the PHY may have forgotten. It does
+// not restart negotiation, which takes the link away: the partner was told, or is, by a PHY that negotiates anew
+// because it was reset. Called with confMu held.
+func (n *nic) restorePHY(ctx context.Context) error {
+	if !n.pause.Autoneg {
+		return nil
+	}
+	old, err := n.readPHY(ctx, phyAdvertise)
+	if err != nil {
+		return err
+	}
+	if v := advertised(old, n.pause); v != old {
+		return n.writePHY(ctx, phyAdvertise, v)
+	}
+	return nil
 }
 
 // agreed is the flow control of two partners, IEEE 802.3 table 28B-3.

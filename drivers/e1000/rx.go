@@ -37,6 +37,8 @@ type rxQueue struct {
 	frames, octets  uint64 // ever received
 	sumGood, sumBad uint64 // frames whose checksums the device found right, and wrong
 
+	dropped, droppedOctets uint64 // frames that a reset found in the ring
+
 	lengthErrors, crcErrors, frameErrors, garbage, allocFailed uint64
 }
 
@@ -88,7 +90,7 @@ func (q *rxQueue) Burst(bufs []*dma.Buf) int {
 		q.release()
 		return 0
 	}
-	if q.nic.dead.Load() {
+	if q.nic.dead.Load() || q.nic.stopped() {
 		return 0
 	}
 	n, octets := 0, 0
@@ -211,7 +213,7 @@ func (q *rxQueue) reject(v rxVerdict, st rxStat) {
 func (q *rxQueue) pending() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return !q.closed && q.c.used() > 0 && q.stat(q.at(q.c.head))&rxDD != 0
+	return !q.closed && !q.nic.stopped() && q.c.used() > 0 && q.stat(q.at(q.c.head))&rxDD != 0
 }
 
 // Wait arms the interrupt and sleeps; netdev.RxQueue.
@@ -259,6 +261,9 @@ func (q *rxQueue) prepare() (ready bool, err error) {
 	if q.pending() {
 		return true, nil
 	}
+	if n.stopped() {
+		return false, nil // start wakes
+	}
 	if n.mod.adaptive.Load() {
 		q.mu.Lock()
 		frames, octets := q.frames, q.octets
@@ -273,7 +278,7 @@ func (q *rxQueue) prepare() (ready bool, err error) {
 func (q *rxQueue) Posted() uint64 { return q.posted.Load() }
 
 // Free asks the device how many descriptors it has left; netdev.RxQueue. It is exact
-// while nothing arrives, and 0 while the receiver does not listen yet: frames sent then
+// while nothing arrives, and 0 while the receiver does not listen yet, or is stopped: frames sent then
 // wait on their way, and must not be taken for filtered ones.
 func (q *rxQueue) Free() int {
 	n := q.nic
@@ -281,6 +286,10 @@ func (q *rxQueue) Free() int {
 		return 0
 	}
 	q.mu.Lock() // a change of the MTU moves head and counters
+	if n.stopped() {
+		q.mu.Unlock()
+		return 0
+	}
 	rdh := n.regs.Read32(regRDH(q.id))
 	free := freeAhead(q.c.tail-q.start, rdh, q.c.mask)
 	q.mu.Unlock()

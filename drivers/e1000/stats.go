@@ -52,10 +52,13 @@ func (n *nic) clearStats() {
 
 // readStats adds the registers. Called with statsMu held.
 func (n *nic) readStats() {
-	if n.dead.Load() {
-		return
+	if !n.dead.Load() && !n.stopped() {
+		n.addStats(&n.stats)
 	}
-	s := &n.stats
+}
+
+// addStats adds the registers to s.
+func (n *nic) addStats(s *hwStats) {
 	for _, c := range s.counters() {
 		v := n.regs.Read32(c.reg)
 		if v == allOnes { // a count sticks there, or the device is gone
@@ -73,7 +76,13 @@ func (n *nic) readStats() {
 
 // readMore adds the other registers. Called with statsMu held.
 func (n *nic) readMore() {
-	s := &n.stats
+	if !n.dead.Load() && !n.stopped() {
+		n.addMore(&n.stats)
+	}
+}
+
+// addMore adds the other registers to s.
+func (n *nic) addMore(s *hwStats) {
 	for i, reg := range moreRegs {
 		if n.dead.Load() {
 			return
@@ -87,6 +96,36 @@ func (n *nic) readMore() {
 		}
 		s.more[i] += uint64(v)
 	}
+}
+
+// restartStats begins anew with registers that were reset: what they count from now on is added to what they had counted. Of
+// what they had counted since they were read last the driver knows its own part. s.missedBefore and the like are what
+// registers that do not clear begin with.
+func (n *nic) restartStats() {
+	n.statsMu.Lock()
+	defer n.statsMu.Unlock()
+	s := &n.stats
+	var fresh hwStats
+	n.addStats(&fresh)
+	n.addMore(&fresh)
+	s.missedBefore, s.noBuffersBefore = fresh.missedBefore, fresh.noBuffersBefore
+	var rxFrames, rxOctets, txFrames uint64
+	for i := range n.queues {
+		rx, tx := &n.rx[i], &n.tx[i]
+		rx.mu.Lock()
+		rxFrames += rx.frames + rx.dropped
+		rxOctets += rx.octets + rx.droppedOctets
+		rx.mu.Unlock()
+		tx.mu.Lock()
+		txFrames += less(tx.sent, tx.spare+tx.dropped)
+		tx.mu.Unlock()
+	}
+	if rxFrames > s.rxFrames {
+		const shortest = minWire + fcsLen
+		s.rxOctets = max(s.rxOctets+shortest*(rxFrames-s.rxFrames), rxOctets+fcsLen*rxFrames)
+		s.rxFrames = rxFrames
+	}
+	s.txFrames = max(s.txFrames, txFrames)
 }
 
 // read64 reads a counter of two registers, of which the high one clears both. A device
@@ -133,9 +172,11 @@ func (n *nic) Stats() netdev.Stats {
 		st.RxFrameErrors += rx.frameErrors
 		st.RxErrors += rx.garbage
 		st.RxAllocFailed += rx.allocFailed
+		st.RxDropped += rx.dropped
 		rx.mu.Unlock()
 		tx.mu.Lock()
 		st.TxErrors += tx.errors
+		st.TxDropped += tx.dropped
 		st.TxBytes += tx.octets
 		st.TxBusies += tx.busies
 		tx.mu.Unlock()

@@ -42,7 +42,11 @@ type txQueue struct {
 	spare  uint64 // of sent, segments that were only counted to be safe
 	octets uint64 // their length
 	errors uint64 // frames that cannot be sent
-	busies uint64 // bursts cut short
+	// dropped: frames that a reset found in the ring. Those before until are to be freed by the owner, if aborted.
+	dropped uint64
+	until   uint64
+	aborted bool
+	busies  uint64 // bursts cut short
 }
 
 func (q *txQueue) init(n *nic, id, size int) error {
@@ -111,7 +115,7 @@ func (q *txQueue) Burst(bufs []*dma.Buf) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.reap()
-	if q.closed || q.nic.dead.Load() {
+	if q.closed || q.nic.dead.Load() || q.nic.stopped() {
 		return 0
 	}
 	credit := math.MaxInt
@@ -249,25 +253,35 @@ func (q *txQueue) pad(b *dma.Buf) bool {
 // reap frees what the device is done with, group by group; after Close, everything.
 // Called with mu held.
 func (q *txQueue) reap() {
+	if q.aborted {
+		q.freeTo(q.c.head, q.until)
+		q.c.head, q.aborted = q.c.tail, false
+	}
 	head, tail := q.c.head, q.c.tail
 	for head != tail {
 		last := q.last[q.c.at(head)]
 		if !q.closed && !doneTx(q.ring, q.c.at(last-1)) {
 			break
 		}
-		for head != last {
-			i := uint64(q.c.at(head))
-			n := min(last-head, uint64(len(q.slots))-i)
-			// nil is a descriptor that is no frame's last.
-			if b := q.slots[i]; n > 1 {
-				dma.FreeAll(q.slots[i : i+n])
-			} else if b != nil {
-				b.Free()
-			}
-			head += n
-		}
+		q.freeTo(head, last)
+		head = last
 	}
 	q.c.head = head
+}
+
+// freeTo frees the buffers of the descriptors from head to last.
+func (q *txQueue) freeTo(head, last uint64) {
+	for head != last {
+		i := uint64(q.c.at(head))
+		n := min(last-head, uint64(len(q.slots))-i)
+		// nil is a descriptor that is no frame's last.
+		if b := q.slots[i]; n > 1 {
+			dma.FreeAll(q.slots[i : i+n])
+		} else if b != nil {
+			b.Free()
+		}
+		head += n
+	}
 }
 
 // Reap frees the buffers that the device is done with; netdev.TxQueue.
@@ -282,7 +296,7 @@ func (q *txQueue) Reap() int {
 const drainTick = 10 * time.Millisecond
 
 // Drain waits until nothing is in flight; netdev.TxQueue. After Close it frees what was in
-// flight and returns nil.
+// flight and returns nil. While the device is stopped it waits, and what the reset takes away is not in flight any more.
 func (q *txQueue) Drain(ctx context.Context) error {
 	n := q.nic
 	tick := time.NewTimer(drainTick)
@@ -291,16 +305,18 @@ func (q *txQueue) Drain(ctx context.Context) error {
 		if q.Reap() == 0 {
 			return nil
 		}
-		if n.mod.adaptive.Load() {
-			q.mu.Lock()
-			sent, octets := q.sent, q.octets
-			q.mu.Unlock()
-			n.adapt(n.queues+q.id, sent, octets)
-		}
-		n.arm(n.irq.tx[q.id])
-		// The read comes after the doorbells, so most devices are done by then.
-		if n.regs.Read32(regSTATUS) == allOnes {
-			n.fail(n.lost("draining: STATUS reads all-ones"))
+		if before := n.stops.Load(); before&1 == 0 {
+			if n.mod.adaptive.Load() {
+				q.mu.Lock()
+				sent, octets := q.sent, q.octets
+				q.mu.Unlock()
+				n.adapt(n.queues+q.id, sent, octets)
+			}
+			n.arm(n.irq.tx[q.id])
+			// The read comes after the doorbells, so most devices are done by then.
+			if n.regs.Read32(regSTATUS) == allOnes {
+				n.missing(before, "draining: STATUS reads all-ones")
+			}
 		}
 		inFlight := q.Reap()
 		if inFlight == 0 {

@@ -98,6 +98,17 @@ func (b *Bus) has(drv *ServiceDriver) bool {
 	return slices.Contains(b.drivers, drv)
 }
 
+// Modules are the names of the drivers, as modules.
+func (b *Bus) Modules() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var names []string
+	for _, d := range b.drivers {
+		names = append(names, d.Name)
+	}
+	return names
+}
+
 // find looks a service up by its name.
 func (b *Bus) find(name string) (*Device, error) {
 	b.mu.Lock()

@@ -244,6 +244,13 @@ func (p *Port) Log(level slog.Level, format string, args ...any) {
 	}
 }
 
+// Print writes a message that names no function: "pci_hotplug: ...".
+func (p *Port) Print(level slog.Level, format string, args ...any) {
+	if p.env.Log != nil {
+		p.env.Log.Log(context.Background(), level, fmt.Sprintf(format, args...))
+	}
+}
+
 // LogOf writes a message about another function: "e1000 1000:01:00.0: ...".
 func (p *Port) LogOf(m *pci.Member, level slog.Level, format string, args ...any) {
 	if p.env.Log != nil {

@@ -131,7 +131,9 @@ func (w *walk) resume() {
 }
 
 func (w *walk) failed(vote bus.Verdict) bus.Verdict {
-	w.tell(w.bridge, bus.Disconnect)
+	for _, m := range w.members {
+		w.tell(m, bus.Disconnect)
+	}
 	w.log(slog.LevelInfo, "device recovery failed")
 	if vote == bus.Recovered || vote == bus.CanRecover {
 		vote = bus.Disconnect

@@ -13,7 +13,7 @@ import (
 type ErrorInfo struct {
 	Severity     pci.AERSeverity
 	Status, Mask uint32 // of the status register of that kind; Status 0: it could not be read
-	First        int    // First Error Pointer; -1: none, as of correctable errors
+	First        int    // First Error Pointer; 0 of correctable errors, which have none, as in the kernel
 	Header       [4]uint32
 	HeaderValid  bool // Header is that of the packet
 
@@ -52,7 +52,7 @@ const (
 // function that reports a fatal error cannot be relied on: then only ports are read, which stand above the link, and all others unless
 // linkHealthy; what is not read has Status 0.
 func ReadError(m *pci.Member, sev pci.AERSeverity, linkHealthy bool) (e ErrorInfo, ok bool) {
-	e = ErrorInfo{Severity: sev, First: -1}
+	e = ErrorInfo{Severity: sev}
 	c := m.Device.Config()
 	if sev == pci.AERFatal && !linkHealthy && !aboveLink(c) {
 		// What enumeration found stands in for a capability that cannot be read now.

@@ -10,10 +10,12 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
-// Times of a secondary bus reset: how long it is asserted (Trst, PCI Local Bus 3.0, 4.3.2: 1 ms), and how long nobody may ask
-// what is below afterwards, and how long it may then take to answer (PCI Express Base 5.0, 6.6.1).
+// Times of a secondary bus reset: how long it is asserted (Trst, PCI Local Bus 3.0, 4.3.2: 1 ms), how long the link may take to come
+// back where it is a fast one, and how long nobody may ask what is below afterwards, and how long it may then take to answer (PCI
+// Express Base 5.0, 6.6.1).
 const (
 	resetHold  = 2 * time.Millisecond
+	linkTime   = time.Second
 	resetQuiet = 100 * time.Millisecond
 	readyTime  = time.Second
 	readyStep  = 10 * time.Millisecond
@@ -54,7 +56,52 @@ func (p *Port) resetBus(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return p.awaitLink(ctx)
+}
+
+// awaitLink waits for the link, and then for as long as nobody may use it. Up to 5 GT/s the time counts from the reset, above from when the link is
+// up; a port that does not report that is given all the time there is.
+func (p *Port) awaitLink(ctx context.Context) error {
+	if len(p.Below()) == 0 {
+		return nil
+	}
+	if p.exp.HasLink() && p.fastLink() {
+		reports := p.cfg.Read32(p.exp.At+pci.ExpLnkCap)&pci.LnkCapActive != 0
+		for waited := time.Duration(0); ; waited += readyStep {
+			if sta := p.cfg.Read16(p.exp.At + pci.ExpLnkSta); reports && sta != 0xffff && sta&pci.LnkStaActive != 0 {
+				break
+			}
+			if err := p.dev.Err(); err != nil {
+				return err
+			}
+			if waited >= linkTime {
+				if reports {
+					return fmt.Errorf("%s: the link is not up %v after a reset: %w", p.addr, linkTime, bus.ErrTimeout)
+				}
+				break
+			}
+			if err := p.Sleep(ctx, readyStep); err != nil {
+				return err
+			}
+		}
+	}
 	return p.Sleep(ctx, resetQuiet)
+}
+
+// fastLink says whether the port could be faster than 5 GT/s, or does not say how fast it could be.
+func (p *Port) fastLink() bool {
+	const (
+		gt5   = 2    // in Link Capabilities
+		sls   = 0xfe // Supported Link Speeds in Link Capabilities 2 (7.5.3.18)
+		above = 0xf8 // of those
+	)
+	if p.exp.Version >= 2 {
+		if v := p.cfg.Read32(p.exp.At + pci.ExpLnkCap2); v != 0 {
+			return v&sls == 0 || v&above != 0
+		}
+	}
+	v := p.cfg.Read32(p.exp.At+pci.ExpLnkCap) & uint32(pci.LnkStaSpeed)
+	return v == 0 || v > gt5
 }
 
 // saved is one function's state.

@@ -132,6 +132,14 @@ func (d *Device) Handle(name string, fn func() bool) (number int, err error) {
 	return d.vector.irq.Number(), nil
 }
 
+// IRQMode is how the service is interrupted; not ok where it is not.
+func (d *Device) IRQMode() (mode bus.IRQMode, ok bool) {
+	if d.vector == nil {
+		return 0, false
+	}
+	return d.vector.irq.Mode(), true
+}
+
 // Log writes a message of the service's as the kernel would: "pcieport 1000:00:04.0: pciehp: ...".
 func (d *Device) Log(level slog.Level, format string, args ...any) {
 	prefix := ""

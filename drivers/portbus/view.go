@@ -34,6 +34,9 @@ type view struct {
 	spans []span
 }
 
+// secondaryBus is the number of the bus behind the port, which is the address of its slot.
+var secondaryBus = span{pci.CfgSecondary, pci.CfgSecondary + 1, false}
+
 // newView says what of config space a service reads, and what of that it writes as it likes. Status registers are written to
 // clear bits, which needs no lock: ones are written where a bit is to be cleared, and nothing else is.
 func newView(p *Port, s Service) *view {
@@ -46,7 +49,7 @@ func newView(p *Port, s Service) *view {
 		v.spans = append(v.spans, exp(pci.ExpDevCap, pci.ExpDevSta, false), exp(pci.ExpDevSta, pci.ExpDevSta+2, true),
 			exp(pci.ExpRtCtl, pci.ExpRtCap, false), extended(p, p.caps.aer, aerSize(p.exp)))
 	case HP:
-		v.spans = append(v.spans, exp(pci.ExpLnkCap, pci.ExpSltSta, false), exp(pci.ExpSltSta, pci.ExpSltSta+2, true), exp(pci.ExpLnkSta, pci.ExpLnkSta+2, false))
+		v.spans = append(v.spans, secondaryBus, exp(pci.ExpLnkCap, pci.ExpSltSta, false), exp(pci.ExpSltSta, pci.ExpSltSta+2, true), exp(pci.ExpLnkSta, pci.ExpLnkSta+2, false))
 		if p.exp.Version >= 2 {
 			v.spans = append(v.spans, exp(pci.ExpSltCap2, pci.ExpSltCap2+4, false))
 		}

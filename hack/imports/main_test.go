@@ -41,6 +41,9 @@ func TestCheck(t *testing.T) {
 		// Tests.
 		{"drivers/e1000/x_test.go", "bus/qemu", ""},
 		{"bus/x_test.go", "bus/pci", ""},
+		{"drivers/portbus/porttest/x.go", "bus/sim", ""},
+		{"drivers/portbus/aer/x.go", "drivers/portbus/porttest", "only tests"},
+		{"drivers/portbus/aer/x_test.go", "drivers/portbus/porttest", ""},
 		// Foreign.
 		{"internal/kernfs/x.go", "github.com/hanwen/go-fuse/v2/fuse", ""},
 		{"host/x_test.go", "github.com/hanwen/go-fuse/v2/fuse", "only internal/kernfs"},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 
 	"github.com/ring3dev/ring3/internal/node"
@@ -25,7 +26,12 @@ type Plan struct {
 }
 
 // overDirs are the directories in which ring3 adds names at any time.
-var overDirs = []string{"/proc/net", "/proc/irq", "/sys/class/net", "/sys/bus/pci/devices", "/sys/bus/pci/drivers", "/sys/module"}
+var overDirs = []string{"/proc/net", "/proc/irq", "/sys/class/net", "/sys/bus/pci/devices", "/sys/bus/pci/drivers", "/sys/module",
+	"/sys/bus/pci/slots", "/sys/bus/pci_express/devices", "/sys/bus/pci_express/drivers"}
+
+// BusFiles are files of a bus that mean our devices inside, and not the machine's, which only root reaches.
+var BusFiles = []string{"/sys/bus/pci/rescan", "/sys/bus/pci/drivers_probe", "/sys/bus/pci/drivers_autoprobe",
+	"/sys/bus/pci_express/drivers_probe", "/sys/bus/pci_express/drivers_autoprobe"}
 
 // overOthers are files that show the kernel's lines, then ours, and lo.
 var overOthers = []string{"/proc/interrupts", "/sys/devices/virtual/net/lo"}
@@ -36,7 +42,7 @@ func DefaultPlan(tree, old string) Plan {
 	return Plan{
 		Tree: tree,
 		Old:  old,
-		Over: append(append([]string(nil), overDirs...), overOthers...),
+		Over: slices.Concat(overDirs, overOthers, BusFiles),
 		Add:  []string{"/sys/devices", "/sys/class", "/sys/bus", "/sys/kernel"},
 
 		Programs: map[string]string{"modprobe": modprobe},

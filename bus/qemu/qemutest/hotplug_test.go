@@ -257,8 +257,45 @@ func TestPlugCycles(t *testing.T) {
 		t.Errorf("%d vectors after 20 cycles, want %d", n, free)
 	}
 	said, err := m.Execute("human-monitor-command", map[string]any{"command-line": "info network"})
-	if err != nil || strings.Contains(string(said), "net6") {
+	if err != nil || strings.Contains(string(said), "netp") {
 		t.Errorf("network of an ejected adapter: %s, %v", said, err)
+	}
+}
+
+// Models of all kinds, bridges among them, with what each has to offer.
+func TestPlugModels(t *testing.T) {
+	m, ejected := hot(t, qemu.Config{Devices: switchPorts, Reserve: pci.Reserve{Mem: 64 << 20, Pref: 64 << 20}})
+	rp, err := m.Function("rp0")
+	if err != nil || rp.Windows.Mem.Size != 64<<20 || rp.Windows.Mem64.Size != 64<<20 {
+		t.Fatalf("windows of the port = %+v, %v, want 64 MiB each", rp.Windows, err)
+	}
+	for _, tt := range []struct {
+		model string
+		props []string
+		bars  int
+	}{
+		{"e1000e", nil, 4}, {"qemu-xhci", nil, 1}, {"pcie-pci-bridge", nil, 1}, {"x3130-upstream", nil, 0},
+		{"bochs-display", []string{"vgamem=32M"}, 2}, {"edu", nil, 1}, {"virtio-net-pci", []string{"aer=on", "disable-legacy=on"}, 2},
+	} {
+		t.Run(tt.model, func(t *testing.T) {
+			f, dev := plug(t, m, "rp0", qemu.DeviceSpec{Name: "hot", Model: tt.model, Props: tt.props})
+			n := 0
+			for _, r := range dev.Regions() {
+				if r.Addr != 0 {
+					n++
+				}
+			}
+			if n != tt.bars {
+				t.Errorf("%d BARs, want %d", n, tt.bars)
+			}
+			if tt.model == "virtio-net-pci" {
+				reports(t, f)
+				if err := m.InjectError("hot", pci.AERError{Uncorrectable: 1 << 20}); err != nil {
+					t.Error(err)
+				}
+			}
+			eject(t, m, ejected, "rp0", "hot")
+		})
 	}
 }
 

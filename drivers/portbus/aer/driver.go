@@ -105,17 +105,23 @@ func (i *instance) clear(reg bus.Off) {
 	}
 }
 
-// command enables or disables the interrupts of all severities. cmd is held.
+// command enables or disables the interrupts of all severities. It reads back what it wrote, since nothing may interrupt when a reset begins, and
+// a port that was not enabled would be silent for good; so it tries twice. cmd is held.
 func (i *instance) command(on bool) {
-	old := i.cfg.Read32(i.at + pci.AERRootCmd)
-	if old == 0xffffffff {
-		return
-	}
-	v := old &^ pci.RootCmdAll
+	want := uint32(0)
 	if on {
-		v |= pci.RootCmdAll
+		want = pci.RootCmdAll
 	}
-	i.cfg.Write32(i.at+pci.AERRootCmd, v)
+	for range 2 {
+		old := i.cfg.Read32(i.at + pci.AERRootCmd)
+		if old == 0xffffffff {
+			continue
+		}
+		i.cfg.Write32(i.at+pci.AERRootCmd, old&^pci.RootCmdAll|want)
+		if v := i.cfg.Read32(i.at + pci.AERRootCmd); v != 0xffffffff && v&pci.RootCmdAll == want {
+			return
+		}
+	}
 }
 
 // Suspend keeps error messages of what is being suspended below from waking anybody up; bus.PowerHandler.

@@ -13,10 +13,9 @@ const (
 	queueLen = 128
 	// turns is how often the handler looks again whether more came while it acknowledged.
 	turns = 8
-	// rounds is how often in a row that may not be enough before the register is given up until the next interrupt, and pause
-	// the time between.
-	rounds = 8
-	pause  = 10 * time.Millisecond
+	// pause is the time to the next look where that was not enough. It doubles each time in a row, doublings times at most.
+	pause     = 10 * time.Millisecond
+	doublings = 6
 )
 
 // received are the bits of Root Error Status that tell of a message.
@@ -32,7 +31,7 @@ type queue struct {
 	head uint32
 	n    uint32
 	lost uint64
-	more bool // status would not become clear: look again
+	more bool // status would not become clear, or could not be read: look again
 }
 
 func (q *queue) push(m message) {
@@ -75,6 +74,9 @@ func (i *instance) interrupt() (meant bool) {
 	defer i.irq.Unlock()
 	for range turns {
 		m := message{status: i.cfg.Read32(i.at + pci.AERRootSta)}
+		if m.status == 0xffffffff && i.port.Err() == nil {
+			break // it may answer later
+		}
 		if m.status == 0xffffffff || m.status&received == 0 {
 			i.signal(meant)
 			return meant
@@ -88,7 +90,7 @@ func (i *instance) interrupt() (meant bool) {
 	i.q.more = true
 	i.q.mu.Unlock()
 	i.signal(true)
-	return true
+	return meant
 }
 
 func (i *instance) signal(meant bool) {
@@ -118,12 +120,13 @@ func (i *instance) run() {
 			i.gap = 0
 			continue
 		}
-		if i.gap++; i.gap == rounds {
-			i.d.Log(slog.LevelError, "Root Error Status does not become clear")
+		if i.gap == doublings {
+			i.d.Log(slog.LevelError, "Root Error Status does not stay clear, or cannot be read")
 		}
-		if i.gap < rounds && i.port.Sleep(i.ctx, pause) == nil {
+		if i.port.Err() == nil && i.port.Sleep(i.ctx, pause<<min(i.gap, doublings)) == nil {
 			i.interrupt()
 		}
+		i.gap++
 	}
 }
 

@@ -1,0 +1,208 @@
+package pciehp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+)
+
+// Times of a card.
+const (
+	offTime      = time.Second            // from power off until it may be taken out: 6.7.1.8
+	linkFirst    = 20 * time.Millisecond  // before a link is looked at
+	linkTime     = time.Second            // until it is up
+	linkStep     = 10 * time.Millisecond  //
+	readyQuiet   = 100 * time.Millisecond // from link up until a card may be asked (6.6.1)
+	presenceTime = 1250 * time.Millisecond
+	presenceStep = 10 * time.Millisecond
+	answerTime   = time.Second // until it answers
+	answerStep   = 20 * time.Millisecond
+)
+
+// What the kernel answers to who wrote to the file power. Its own functions return -1 where a link does not come up, which is EPERM.
+var (
+	errLatch   = fmt.Errorf("the latch is open: %w", unix.ENODEV)
+	errLink    = fmt.Errorf("the link does not come up: %w", unix.EPERM)
+	errNothing = fmt.Errorf("nothing answers in the slot: %w", unix.EPERM)
+	errFault   = fmt.Errorf("the slot's power failed: %w", unix.EIO)
+	errEmpty   = fmt.Errorf("nothing is in the slot: %w", unix.ENODEV)
+	errAdd     = fmt.Errorf("what is in the slot cannot be added: %w", unix.ENODEV)
+	errOff     = fmt.Errorf("the slot is off already: %w", unix.EINVAL)
+	errEnded   = fmt.Errorf("the slot went out of service: %w", unix.ENODEV)
+)
+
+// enable switches the slot on.
+func (s *Slot) enable(ctx context.Context) error {
+	err := s.addCard(ctx)
+	if err != nil {
+		if s.caps&pci.SltCapButton != 0 {
+			s.indicators(ctx, pci.LEDOff, keep)
+		}
+		s.enter(off)
+		return err
+	}
+	s.enter(on)
+	return nil
+}
+
+func (s *Slot) addCard(ctx context.Context) error {
+	if s.caps&pci.SltCapMRL != 0 && s.cfg.Read16(s.exp+pci.ExpSltSta)&pci.SltStaOpen != 0 {
+		s.say(slog.LevelInfo, "Latch open")
+		return errLatch
+	}
+	if s.caps&pci.SltCapPower != 0 {
+		if s.powered() {
+			s.say(slog.LevelInfo, "Already enabled")
+			if len(s.port.Below()) == 0 { // it was switched on, and then nobody looked what it is
+				s.rescanQuietly(ctx)
+			}
+			return nil
+		}
+		if err := s.powerOn(ctx); err != nil {
+			return err
+		}
+	}
+	s.indicators(ctx, pci.LEDBlink, keep)
+	err := s.bringUp(ctx)
+	if err != nil {
+		s.giveUp(ctx)
+		return err
+	}
+	s.indicators(ctx, pci.LEDOn, pci.LEDOff)
+	return nil
+}
+
+// rescanQuietly looks for a card that needs no more than that.
+func (s *Slot) rescanQuietly(ctx context.Context) {
+	if h := s.port.Hierarchy(); h != nil {
+		_, _ = h.Rescan(ctx, s.port.Addr()) // whoever switched it on sees to the rest
+	}
+}
+
+// giveUp switches off what could not be switched on. A slot that goes out of service is not waited for.
+func (s *Slot) giveUp(ctx context.Context) {
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.Background(), commandTimePolled)
+		defer cancel()
+		if s.caps&pci.SltCapPower != 0 {
+			_ = s.command(ctx, 0, pci.SltCtlPowerOff, true)
+		}
+	} else {
+		s.powerOff(ctx)
+	}
+	s.indicators(ctx, pci.LEDOff, pci.LEDOn)
+}
+
+// bringUp waits for the link of a card that is powered, and has it taken into service.
+func (s *Slot) bringUp(ctx context.Context) error {
+	if !s.awaitLink(ctx) {
+		s.say(slog.LevelInfo, "No link")
+		return errLink
+	}
+	if s.inBand {
+		s.awaitPresence(ctx)
+	}
+	if v := s.cfg.Read16(s.exp + pci.ExpLnkSta); v&pci.LnkStaTrain != 0 || v&pci.LnkStaWidth == 0 {
+		s.say(slog.LevelInfo, "Cannot train link: status %#06x", v)
+		return errLink
+	}
+	if s.hasFault() {
+		s.say(slog.LevelError, "Power fault")
+		return errFault
+	}
+	return s.configure(ctx)
+}
+
+// awaitLink waits until the link is up and the card may be asked.
+func (s *Slot) awaitLink(ctx context.Context) bool {
+	if !s.reportsLink() {
+		return s.sleep(ctx, linkTime+readyQuiet)
+	}
+	if !s.sleep(ctx, linkFirst) {
+		return false
+	}
+	for end := s.clock.Now() + linkTime; ; {
+		if _, link := s.occupied(); link {
+			return s.sleep(ctx, readyQuiet)
+		}
+		if s.clock.Now() >= end || !s.sleep(ctx, linkStep) {
+			return false
+		}
+	}
+}
+
+// awaitPresence waits until the card is seen, not only its link.
+func (s *Slot) awaitPresence(ctx context.Context) {
+	for end := s.clock.Now() + presenceTime; ; {
+		if present, _ := s.occupied(); present {
+			return
+		}
+		if s.clock.Now() >= end {
+			s.log(slog.LevelInfo, "Timeout waiting for Presence Detect")
+			return
+		}
+		if !s.sleep(ctx, presenceStep) {
+			return
+		}
+	}
+}
+
+// configure has what stands in the slot found and driven.
+func (s *Slot) configure(ctx context.Context) error {
+	h := s.port.Hierarchy()
+	for end := s.clock.Now() + answerTime; ; {
+		// What the link did on its way up is no news; what it does from here on is.
+		if _, link := s.occupied(); link || !s.reportsLink() {
+			s.drop(evPresence | evLink)
+		}
+		n, err := 0, bus.ErrNotSupported
+		if h != nil {
+			n, err = h.Rescan(ctx, s.port.Addr())
+		}
+		switch {
+		case errors.Is(err, bus.ErrNotSupported):
+			s.say(slog.LevelWarn, "on; whose bus it is, the kernel, finds the card when root writes 1 to /sys/bus/pci/rescan")
+			return nil
+		case n > 0:
+			if err != nil {
+				s.say(slog.LevelWarn, "%v", err)
+			}
+			return nil
+		case err != nil:
+			s.log(slog.LevelError, "Cannot add device at %s", s.address())
+			return fmt.Errorf("%w: %w", errAdd, err)
+		}
+		if s.clock.Now() >= end {
+			s.say(slog.LevelInfo, "No device found")
+			return errNothing
+		}
+		if !s.sleep(ctx, answerStep) {
+			return errEnded
+		}
+	}
+}
+
+// disable switches the slot off. gone says that the card is, or that its link was down.
+func (s *Slot) disable(ctx context.Context, gone bool) error {
+	defer s.enter(off)
+	if s.caps&pci.SltCapPower != 0 && !s.powered() && len(s.port.Below()) == 0 {
+		s.say(slog.LevelInfo, "Already disabled")
+		return errOff
+	}
+	if h := s.port.Hierarchy(); h != nil {
+		if err := h.Remove(ctx, s.port.Addr(), gone); err != nil && ctx.Err() == nil {
+			s.say(slog.LevelWarn, "removing what is in it: %v", err)
+		}
+	}
+	s.powerOff(ctx)
+	s.indicators(ctx, pci.LEDOff, keep)
+	return nil
+}

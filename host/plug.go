@@ -1,0 +1,271 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/qemu"
+	"github.com/ring3dev/ring3/bus/sim"
+	"github.com/ring3dev/ring3/internal/instance"
+)
+
+// Operations of the control socket that put devices into slots and take them out.
+const (
+	opPlug   = "plug"
+	opUnplug = "unplug"
+)
+
+// plugTime is how long a device may take to come into service, and a device to go: somebody presses a button and has 5 s to
+// think better of it, then the slot is powered off.
+const (
+	plugTime   = 10 * time.Second
+	unplugTime = 15 * time.Second
+	plugStep   = 5 * time.Millisecond
+	leaveTime  = time.Second // between the slot's power going off, and the machine saying that the device left
+)
+
+type plugArgs struct {
+	Device string `json:"device"` // a specification, or of unplug a name
+	Now    bool   `json:"now,omitempty"`
+	NoWait bool   `json:"no_wait,omitempty"`
+}
+
+// plug puts a device into the slot of a port, and waits until it is in service, or nothing is done about it.
+func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
+	d, err := ParseDevice(a.Device)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, syscall.EINVAL)
+	}
+	port := s.boundOf(d.under())
+	if s.boundOf(d.Name) == nil { // one of that name may just have left its slot, and its machine not have said so yet
+		s.await(ctx, leaveTime, func() bool { return s.specOf(d.Name) == nil })
+	}
+	switch {
+	case d.under() == "":
+		return nil, fmt.Errorf("device %s: want under=PORT: devices are plugged into the slots of ports: %w", d.Name, syscall.EINVAL)
+	case port == nil:
+		return nil, fmt.Errorf("device %s: under=%s: no device is named so: %w", d.Name, d.under(), syscall.ENODEV)
+	case port.spec.Backend != d.Backend:
+		return nil, fmt.Errorf("device %s: under=%s: that is on the backend %s, and this on %s: %w", d.Name, d.under(), port.spec.Backend, d.Backend, syscall.EINVAL)
+	case s.boundOf(d.Name) != nil || s.specOf(d.Name) != nil:
+		return nil, fmt.Errorf("device %s: there is one of that name: %w", d.Name, syscall.EEXIST)
+	}
+	s.addSpec(d)
+	if err := s.plugInto(ctx, port.machine, d); err != nil {
+		s.dropSpec(d.Name)
+		return nil, err
+	}
+	if a.NoWait {
+		return nil, nil
+	}
+	if !s.await(ctx, plugTime, func() bool { b := s.boundOf(d.Name); return b != nil && b.driver != nil }) {
+		if b := s.boundOf(d.Name); b != nil {
+			return nil, fmt.Errorf("device %s: it is there, at %s, and has no driver ('ring3 dmesg' says why)", d.Name, b.dev.Address())
+		}
+		return nil, fmt.Errorf("device %s: it is in the slot of %s, which nobody powered on within %v: does pciehp serve that port?", d.Name, d.under(), plugTime)
+	}
+	for _, info := range s.Devices() {
+		if info.Name == d.Name {
+			return &info, nil
+		}
+	}
+	return nil, fmt.Errorf("device %s: it went as it came: %w", d.Name, bus.ErrGone)
+}
+
+func (s *System) plugInto(ctx context.Context, m machine, d DeviceSpec) error {
+	switch m := m.(type) {
+	case *qemu.Machine:
+		return m.Plug(ctx, s.qemuSpec(d))
+	case *sim.Machine:
+		return m.Plug(ctx, s.simSpec(d))
+	}
+	return fmt.Errorf("device %s: nothing can be plugged in on the backend %s: %w", d.Name, d.Backend, bus.ErrNotSupported)
+}
+
+// await polls, since what it waits for is done by others in steps of their own.
+func (s *System) await(ctx context.Context, t time.Duration, done func() bool) bool {
+	end := time.Now().Add(t)
+	for !done() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-s.ctx.Done():
+			return false
+		case <-time.After(plugStep):
+		}
+		if time.Now().After(end) {
+			return done()
+		}
+	}
+	return true
+}
+
+func (s *System) addSpec(d DeviceSpec) {
+	s.specs.Lock()
+	defer s.specs.Unlock()
+	s.plan.Devices = append(s.plan.Devices, d)
+}
+
+func (s *System) dropSpec(name string) {
+	s.specs.Lock()
+	defer s.specs.Unlock()
+	s.plan.Devices = slices.DeleteFunc(slices.Clone(s.plan.Devices), func(d DeviceSpec) bool { return d.Name == name })
+}
+
+// ejected is called by a machine when a device left its slot. One that was in service still goes as one that was pulled out.
+func (s *System) ejected(name string) {
+	s.dropSpec(name)
+	if s.scan.lock(s.ctx) != nil {
+		return
+	}
+	defer s.scan.unlock()
+	if b := s.boundOf(name); b != nil && b.dev.Err() != nil {
+		s.complain(s.removeBelow(b.fn.Addr))
+		s.complain(s.remove(b))
+		s.exportModules()
+	}
+}
+
+// unplug presses the button of a device's slot, and waits until the device has left it.
+func (s *System) unplug(ctx context.Context, a plugArgs) error {
+	b := s.boundOf(a.Device)
+	if b == nil && s.specOf(a.Device) == nil {
+		return fmt.Errorf("no device is named %s: %w", a.Device, syscall.ENODEV)
+	}
+	var m hotMachine
+	if b != nil {
+		m, _ = b.machine.(hotMachine)
+	} else { // in its slot, and not in service
+		for _, x := range s.machines {
+			if h, ok := x.(hotMachine); ok && s.carries(h, a.Device) {
+				m = h
+			}
+		}
+	}
+	if m == nil {
+		return fmt.Errorf("device %s: nothing can be taken out on its backend: %w", a.Device, bus.ErrNotSupported)
+	}
+	eject := m.Eject
+	if a.Now {
+		x, ok := m.(interface{ Unplug(name string) error })
+		if !ok {
+			return fmt.Errorf("device %s: it cannot be pulled out of QEMU; writing 0 to the file power of its slot takes 1 s: %w", a.Device, bus.ErrNotSupported)
+		}
+		eject = x.Unplug
+	}
+	if err := eject(a.Device); err != nil {
+		return err
+	}
+	if a.NoWait || s.await(ctx, unplugTime, func() bool { return s.boundOf(a.Device) == nil && s.specOf(a.Device) == nil }) {
+		return nil
+	}
+	return fmt.Errorf("device %s: the button of its slot was pressed, and it is still there after %v: does pciehp serve that port?", a.Device, unplugTime)
+}
+
+// carries says whether a machine has a device in one of its slots.
+func (s *System) carries(m hotMachine, name string) bool {
+	spec := s.specOf(name)
+	if spec == nil {
+		return false
+	}
+	port := s.boundOf(spec.under())
+	return port != nil && port.machine == machine(m)
+}
+
+// plugHandlers are the operations above.
+func (u *up) plugHandlers(h instance.Handlers) {
+	with := func(f func(context.Context, plugArgs) (any, error)) instance.Handler {
+		return func(ctx context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
+			var a plugArgs
+			if err := json.Unmarshal(raw, &a); err != nil {
+				return nil, fmt.Errorf("arguments: %v: %w", err, syscall.EINVAL)
+			}
+			return f(ctx, a)
+		}
+	}
+	h[opPlug] = with(func(ctx context.Context, a plugArgs) (any, error) { return u.sys.plug(ctx, a) })
+	h[opUnplug] = with(func(ctx context.Context, a plugArgs) (any, error) { return nil, u.sys.unplug(ctx, a) })
+	h[opSuspend] = with(func(ctx context.Context, a plugArgs) (any, error) { return nil, u.sys.suspend(ctx, a.Device) })
+	h[opResume] = with(func(ctx context.Context, a plugArgs) (any, error) { return nil, u.sys.resume(ctx, a.Device) })
+}
+
+func (a *app) plugCmd() *cobra.Command {
+	var args plugArgs
+	c := &cobra.Command{
+		Use:   "plug DEVICE",
+		Short: "Put a device into the slot of a running instance's port",
+		Long: `Put a device into the empty slot of a port of a running instance, and wait until it is in service. The
+option under= names the port. The port's hot-plug service does what it would for a card: it powers the slot on, waits for
+the link, and has the device looked for.`,
+		Example: "  ring3 plug eth2=qemu:e1000e,under=rp2",
+		Args:    usageArgs(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, words []string) error {
+			d, err := ParseDevice(words[0])
+			if err == nil && d.under() == "" {
+				err = usagef("device %s: want under=PORT: devices are plugged into the slots of ports", d.Name)
+			}
+			if err != nil {
+				return err
+			}
+			args.Device = words[0]
+			var info *DeviceInfo
+			if err := a.call(c.Context(), opPlug, args, &info); err != nil || info == nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(info)
+			}
+			fmt.Fprintln(a.stdout, info.line())
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&args.NoWait, "no-wait", false, "do not wait until it is in service")
+	a.instanceFlag(c, "the instance")
+	return c
+}
+
+func (a *app) unplugCmd() *cobra.Command {
+	var args plugArgs
+	c := &cobra.Command{
+		Use:   "unplug NAME",
+		Short: "Take a device out of its slot",
+		Long: `Press the attention button of a device's slot, and wait until the device has left it: its driver is taken
+away, the slot is powered off, its light goes out. There are 5 s to press the button again, as on a real machine; writing 0
+to the slot's file power does it in 1 s. With --now the device is pulled out without a word, on the backend sim.`,
+		Example: "  ring3 unplug eth2",
+		Args:    usageArgs(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, words []string) error {
+			args.Device = words[0]
+			return a.call(c.Context(), opUnplug, args, nil)
+		},
+	}
+	c.Flags().BoolVar(&args.Now, "now", false, "pull it out (surprise removal)")
+	c.Flags().BoolVar(&args.NoWait, "no-wait", false, "press the button and leave")
+	a.instanceFlag(c, "the instance")
+	return c
+}
+
+// call is one operation of the instance that the user means.
+func (a *app) call(ctx context.Context, op string, args, result any) error {
+	i, cl, err := a.dial()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if err := cl.Call(ctx, op, args, result); err != nil {
+		if ctx.Err() != nil {
+			return errors.Join(fmt.Errorf("%s: interrupted", op), exitError(interrupted))
+		}
+		return fmt.Errorf("%s: %s: %s", op, i.Name, strings.TrimPrefix(err.Error(), op+": "))
+	}
+	return nil
+}
