@@ -284,6 +284,9 @@ func (d *Device) SaveState() (restore func() error) {
 	}
 }
 
+// Clock is the device's; bus.TimeKeeper. Nothing of it counts as an access.
+func (d *Device) Clock() bus.Clock { return bus.ClockOf(d.in) }
+
 // Close closes the device inside.
 func (d *Device) Close() error {
 	d.closeOnce.Do(func() {

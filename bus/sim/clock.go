@@ -119,10 +119,13 @@ func (c *clock) woken() {
 	}
 }
 
-// stop forgets all timers.
+// stop forgets all timers, but for those that drivers wait for, whose time has come.
 func (c *clock) stop() {
 	for _, t := range c.heap {
 		t.pos = -1
+		if t.driver {
+			t.f()
+		}
 	}
 	c.heap = nil
 	if c.wake != nil {

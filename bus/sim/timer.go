@@ -12,6 +12,8 @@ type timer struct {
 	seq uint64
 	pos int // in the heap; -1: not there
 
+	driver bool // a driver waits for it, no chip
+
 	gone *bool // where it is set, the timer's device is no more, and nothing is called
 }
 

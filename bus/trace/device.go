@@ -210,6 +210,9 @@ func (d *Device) SaveState() (restore func() error) {
 	}
 }
 
+// Clock is bus.TimeKeeper's.
+func (d *Device) Clock() bus.Clock { return bus.ClockOf(d.dev) }
+
 // Done is bus.Device's.
 func (d *Device) Done() <-chan struct{} { return d.dev.Done() }
 

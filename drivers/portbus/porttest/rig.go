@@ -77,12 +77,7 @@ func Start(t testing.TB, c sim.Config, o Options) *Rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, ok := any(m).(Machine)
-	if !ok {
-		_ = m.Close()
-		t.Fatal("bus/sim has no hot-plug")
-	}
-	return Over(t, x, o)
+	return Over(t, m, o)
 }
 
 // Over binds the devices of a machine, which belongs to the rig from then on.
@@ -112,7 +107,7 @@ func Over(t testing.TB, m Machine, o Options) *Rig {
 func (r *Rig) Machine() Machine { return r.m }
 
 // Sim is the machine that New started.
-func (r *Rig) Sim() *sim.Machine { m, _ := any(r.m).(*sim.Machine); return m }
+func (r *Rig) Sim() *sim.Machine { m, _ := r.m.(*sim.Machine); return m }
 
 // adopt makes entries of functions. The turn is held.
 func (r *Rig) adopt(fns []*pci.Function) {
