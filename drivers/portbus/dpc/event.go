@@ -33,6 +33,9 @@ func (s *Service) handle(ctx context.Context) {
 		return
 	}
 	s.report(m)
+	if s.port.Err() != nil {
+		return // nobody is left to be recovered
+	}
 	// Only fatal errors trigger, so what is below cannot be reached.
 	s.port.Recover(ctx, m, true, s.release)
 }
