@@ -23,13 +23,13 @@ type Bus struct {
 	drivers []*ServiceDriver
 	devices []*Device
 	ports   map[pci.Addr]*Port
-	roots   map[pci.Addr]*sync.Mutex // see recovery
-	noprobe bool                     // drivers_autoprobe is 0
+	roots   map[pci.Addr]chan struct{} // see recovery
+	noprobe bool                       // drivers_autoprobe is 0
 }
 
 // New makes a bus with these drivers.
 func New(drivers ...*ServiceDriver) (*Bus, error) {
-	b := &Bus{ports: map[pci.Addr]*Port{}, roots: map[pci.Addr]*sync.Mutex{}}
+	b := &Bus{ports: map[pci.Addr]*Port{}, roots: map[pci.Addr]chan struct{}{}}
 	b.tree = newTree(b)
 	for _, d := range drivers {
 		if err := b.Register(context.Background(), d); err != nil {
@@ -190,16 +190,16 @@ func (b *Bus) PortAt(a pci.Addr) *Port {
 }
 
 // recovery is what serializes recoveries below one root port: AER there and DPC of a switch's port would else tell
-// the same drivers of two errors at once.
-func (b *Bus) recovery(root pci.Addr) *sync.Mutex {
+// the same drivers of two errors at once. Who can put something into the channel has the turn.
+func (b *Bus) recovery(root pci.Addr) chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m := b.roots[root]
-	if m == nil {
-		m = &sync.Mutex{}
-		b.roots[root] = m
+	turn := b.roots[root]
+	if turn == nil {
+		turn = make(chan struct{}, 1)
+		b.roots[root] = turn
 	}
-	return m
+	return turn
 }
 
 // Dir is /sys/bus/pci_express.

@@ -60,7 +60,8 @@
 // # Locks
 //
 // A Device's mu is held while its driver's Probe or Close runs; Bus.mu guards lists only, and nothing foreign is called under it; Port.regs
-// guards read-modify-writes; a vector's mu is held while handlers run. Order: Device.mu, Bus.mu, vector.mu, Port.regs.
+// guards read-modify-writes; a vector's mu is held while handlers run. A recovery has its root port's turn while it
+// asks drivers and resets, and waits for no lock that whoever waits for it could hold. Order: Device.mu, Bus.mu, vector.mu, Port.regs.
 //
 // Sources: PCI Express Base 5.0, 6.2, 6.7, 7.5.3, 7.8, 7.9; Linux, Documentation/PCI/pciebus-howto, pcieaer-howto,
 // pci-error-recovery; the paper above.

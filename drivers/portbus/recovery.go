@@ -15,9 +15,13 @@ import (
 // cleared in the end. An event collector, and an endpoint that it collects for, have nothing below: they recover alone. The verdict is
 // bus.Recovered, or why not. Recoveries below the same root port wait for each other.
 func (p *Port) Recover(ctx context.Context, at *pci.Member, frozen bool, reset func(context.Context) bus.Verdict) bus.Verdict {
-	mu := p.bus.recovery(p.root())
-	mu.Lock()
-	defer mu.Unlock()
+	turn := p.bus.recovery(p.root())
+	select {
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done(): // so that a port can be closed whose turn never comes
+		return bus.Disconnect
+	}
 	w := walk{p: p, bridge: p.Member()}
 	if p.exp.Type == pci.ExpCollector {
 		w.bridge = at
@@ -190,7 +194,11 @@ func (p *Port) MMIOEnabled() bus.Verdict { return bus.Recovered }
 // SlotReset sets the services up again after the port was reset; bus.ErrorHandler.
 func (p *Port) SlotReset(ctx context.Context) bus.Verdict {
 	for _, d := range p.devices {
-		d.mu.Lock()
+		// Who holds it takes the service into service or out of it just now, or suspends it: there is nothing to set up. He may wait for
+		// the very recovery that asks.
+		if !d.mu.TryLock() {
+			continue
+		}
 		r, ok := d.inst.(Restorer)
 		if ok {
 			if err := r.SlotReset(ctx); err != nil {

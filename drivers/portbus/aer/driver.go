@@ -30,8 +30,9 @@ type instance struct {
 	q   queue
 	gap int // rounds in a row in which status would not become clear; the goroutine's
 
-	cmd sync.Mutex // guards Root Error Command, and:
-	on  bool
+	cmd    sync.Mutex // guards Root Error Command, and:
+	on     bool
+	closed bool
 
 	wake chan struct{}
 	done chan struct{}
@@ -84,8 +85,8 @@ func (i *instance) enable() error {
 	i.clear(pci.AERUncSta)
 	i.cmd.Lock()
 	defer i.cmd.Unlock()
-	i.on = true
-	i.command(true)
+	i.on = !i.closed
+	i.command(i.on)
 	return nil
 }
 
@@ -139,6 +140,9 @@ func (i *instance) SlotReset(context.Context) error { return i.enable() }
 // Close lets a recovery that is under way end, since devices below wait for its end, and drops what is queued.
 func (i *instance) Close() error {
 	i.once.Do(func() {
+		i.cmd.Lock()
+		i.closed = true
+		i.cmd.Unlock()
 		i.disable()
 		i.stop()
 		<-i.done
