@@ -10,6 +10,11 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
+var (
+	_ bus.ErrorHandler = (*nic)(nil)
+	_ bus.PowerHandler = (*nic)(nil)
+)
+
 // errStopped is what changing a setting gives while the device is stopped, as the kernel's gives ENODEV for a device that is
 // detached.
 var errStopped = fmt.Errorf("stopped for recovery or suspend: %w", bus.ErrBusy)
