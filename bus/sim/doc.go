@@ -67,7 +67,7 @@
 //
 // Ports have QEMU 7.2's identities, capabilities and reset values, and a test compares all 4096 bytes, and each step of plugging and unplugging. Where
 // they differ QEMU's are less than the specification asks for: errors cannot be masked, links cannot be disabled and do not tell of changes of their state, power
-// faults cannot interrupt. QEMU lets config space be written where there is no capability, restores all events of a slot if one is
+// faults cannot interrupt, each error's header is logged over the one before, and a port takes its own message for one from below. QEMU lets config space be written where there is no capability, restores all events of a slot if one is
 // cleared that was not set, and swallows correctable errors; nothing of the kind is here. Properties of ports:
 //
 //	vectors=N, msi=N, intx=on  the kind of interrupts (root-port: vectors=1; ioh3420: msi=2; others: msi=1). Messages: the slot, PME and

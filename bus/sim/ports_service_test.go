@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -588,4 +589,71 @@ func TestPortsConcurrent(t *testing.T) {
 		}
 	})
 	wg.Wait()
+}
+
+// A card that comes back is wired as the one before was.
+func TestPlugWired(t *testing.T) {
+	m := started(t, Config{Clock: Stepped, Wires: [][2]string{{"eth0", "eth1"}}, Devices: []DeviceSpec{
+		{Name: "rp0", Model: "root-port"}, {Name: "eth0", Model: "e1000e", Bus: "rp0"}, {Name: "eth1", Model: "e1000e"},
+	}})
+	far := m.find("eth1")
+	for range 2 {
+		if far.cut || far.far != m.find("eth0") || far.far.far != far {
+			t.Fatalf("eth1: cut %v, wired to %v", far.cut, far.far)
+		}
+		old := m.find("eth0")
+		if err := m.Unplug("eth0"); err != nil || !far.cut {
+			t.Fatalf("Unplug = %v, the far end's cable is pulled: %v", err, far.cut)
+		}
+		old.Close()
+		if err := m.Plug(t.Context(), DeviceSpec{Name: "eth0", Model: "e1000e", Bus: "rp0"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What cannot be plugged in is said in words.
+func TestPlugWrong(t *testing.T) {
+	m := tree(t)
+	for _, c := range []struct {
+		spec DeviceSpec
+		err  error
+		want string
+	}{
+		{DeviceSpec{Name: "x", Model: "edu", Bus: "nowhere"}, nil, "sim: plugging x: no device is named nowhere"},
+		{DeviceSpec{Name: "x", Model: "edu", Bus: "edu0"}, bus.ErrNotSupported, "1000:00:05.0 edu0: plugging x: model edu has no slot"},
+		{DeviceSpec{Name: "x", Model: "edu", Bus: "up0"}, bus.ErrNotSupported, "1000:01:00.0 up0: plugging x: model upstream has no slot"},
+		{DeviceSpec{Name: "x", Model: "edu"}, bus.ErrNotSupported, "sim: plugging x: nothing can be plugged in on the root bus"},
+		{DeviceSpec{Name: "x", Model: "edu", Bus: "dn0"}, bus.ErrBusy, "1000:02:00.0 dn0: plugging x: eth0 is in the slot"},
+		{DeviceSpec{Name: "eth0", Model: "edu", Bus: "rp1"}, bus.ErrBusy, "sim: plugging eth0: there is a device of that name"},
+		{DeviceSpec{Name: "x", Model: "root-port", Bus: "rp1"}, nil, "sim: x: model root-port stands on the root bus only"},
+		{DeviceSpec{Name: "x", Model: "downstream", Bus: "rp1"}, nil, "sim: x: model downstream cannot stand under rp1 (root-port)"},
+		{DeviceSpec{Name: "x", Model: "tpm-tis", Bus: "rp1"}, nil, "sim: x: model tpm-tis is a platform device"},
+		{DeviceSpec{Name: "x", Model: "edu", Bus: "rp1", Props: []string{"aer=on"}}, nil, `sim: x: model edu has no property "aer"`},
+		{DeviceSpec{Name: "x", Model: "e1000e", Bus: "rp1", Props: []string{"aer=yes"}}, nil, "sim: x: model e1000e: property aer=yes: want on or off"},
+	} {
+		err := m.Plug(t.Context(), c.spec)
+		if err == nil || !strings.HasPrefix(err.Error(), c.want) || c.err != nil && !errors.Is(err, c.err) {
+			t.Errorf("Plug(%+v) = %v, want %s, %v", c.spec, err, c.want, c.err)
+		}
+	}
+	for _, c := range []struct {
+		specs []DeviceSpec
+		want  string
+	}{
+		{[]DeviceSpec{{Name: "u", Model: "upstream"}}, "sim: u: model upstream is part of a switch"},
+		{[]DeviceSpec{{Name: "e", Model: "edu", Bus: "p"}, {Name: "p", Model: "root-port"}}, "sim: e stands under p, which is not a port named before it"},
+		{[]DeviceSpec{{Name: "p", Model: "root-port"}, {Name: "e", Model: "edu", Bus: "p"}, {Name: "f", Model: "edu", Bus: "p"}}, "sim: f stands under p, where there is room for 1"},
+		{[]DeviceSpec{{Name: "p", Model: "root-port", Props: []string{"msi=3"}}}, "sim: p: model root-port: property msi=3: want a power of two"},
+		{[]DeviceSpec{{Name: "p", Model: "root-port", Props: []string{"vc=8"}}}, "sim: p: model root-port: property vc=8: want 0 to 7"},
+		{[]DeviceSpec{{Name: "p", Model: "root-port", Props: []string{"cmd=soon"}}}, "sim: p: model root-port: property cmd=soon: want a duration"},
+	} {
+		m, err := Start(t.Context(), Config{Devices: c.specs, Clock: Stepped})
+		if err == nil || !strings.HasPrefix(err.Error(), c.want) {
+			t.Errorf("Start(%+v) = %v, want %s", c.specs, err, c.want)
+		}
+		if m != nil {
+			m.Close()
+		}
+	}
 }
