@@ -63,7 +63,7 @@
 // [DeviceSpec.Bus] puts a device under a port: one device under a root port or downstream port, downstream ports under an
 // upstream port. Config accesses find their way by the bus numbers that were written into the ports, whatever they are; a region answers if every
 // bridge above it has a window over it and forwards that space; DMA and messages from below need every bridge above to be a bus master. INTx is
-// swizzled. A bus.Device's Reset is, where the model has no reset of its own, one of the bus on which it stands alone.
+// swizzled. A port that sleeps (D3) forwards config accesses only. A bus.Device's Reset is, where the model has no reset of its own, one of the bus on which it stands alone.
 //
 // Ports have QEMU 7.2's identities, capabilities and reset values, and a test compares all 4096 bytes, and each step of plugging and unplugging. Where
 // they differ QEMU's are less than the specification asks for: errors cannot be masked, links cannot be disabled and do not tell of changes of their state, power
@@ -82,7 +82,7 @@
 //	dpc=on                     Downstream Port Containment
 //	vc=N                       a Virtual Channel capability with N extended channels
 //	pme=on                     PME
-//	bw=on                      bandwidth notification, speeds up to 16 GT/s
+//	bw=on                      bandwidth notification, speeds up to 16 GT/s, whatever the card's registers say of its own
 //
 // # Slots
 //

@@ -657,3 +657,64 @@ func TestPlugWrong(t *testing.T) {
 		}
 	}
 }
+
+// What SaveState kept is there again after a reset of the bus: where BARs are, who may do what, where interrupts go.
+func TestSaveState(t *testing.T) {
+	m := started(t, Config{Clock: Stepped, Devices: []DeviceSpec{
+		{Name: "rp0", Model: "root-port"}, {Name: "edu0", Model: "edu", Bus: "rp0"}, {Name: "rp1", Model: "root-port", Props: []string{"pme=on"}},
+		{Name: "n", Model: "null", Bus: "rp1"},
+	}})
+	d := m.find("edu0")
+	r, err := d.Region(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := enabled(t, d, bus.MSI, 1)
+	pci.SetCommand(d.Config(), pci.CmdMaster, 0)
+	up := fnOf(t, m, "rp0").Config
+	restore := bus.SaveState(d)
+	up.Write16(pci.CfgBridgeCtl, pci.BridgeReset)
+	if err := restore(); !errors.Is(err, bus.ErrGone) {
+		t.Errorf("restoring what is held in reset = %v, want ErrGone", err)
+	}
+	up.Write16(pci.CfgBridgeCtl, 0)
+	if v := r.Read32(eduID); v != ^uint32(0) {
+		t.Errorf("ID after the reset = %#x, want all-ones", v)
+	}
+	if err := restore(); err != nil {
+		t.Fatal(err)
+	}
+	r.Write32(eduRaise, 1)
+	if n := fired(t, q[0]); n != 1 {
+		t.Errorf("MSI fired %d times, want 1", n)
+	}
+	x := m.find("n")
+	qx := enabled(t, x, bus.MSIX, 2)
+	pci.SetCommand(x.Config(), pci.CmdMaster, 0)
+	restore = bus.SaveState(x)
+	up = fnOf(t, m, "rp1").Config
+	up.Write16(pci.CfgBridgeCtl, pci.BridgeReset)
+	up.Write16(pci.CfgBridgeCtl, 0)
+	if err := restore(); err != nil {
+		t.Fatal(err)
+	}
+	under(x, func() { x.msix(1) })
+	if n := fired(t, qx[1]); n != 1 {
+		t.Errorf("MSI-X fired %d times, want 1", n)
+	}
+	// A port that sleeps lets nothing through but config accesses.
+	rx, err := x.Region(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pm, _ := pci.FindCap(up, pci.CapPM)
+	up.Write16(pm+pci.PMCtl, 3)
+	under(x, func() { x.msix(1) })
+	if v, n := rx.Read32(nullSTATUS), fired(t, qx[1]); v != ^uint32(0) || n != 0 || x.Config().Read32(0) == ^uint32(0) {
+		t.Errorf("below a port that sleeps: STATUS %#x, %d messages, ID %#x", v, n, x.Config().Read32(0))
+	}
+	up.Write16(pm+pci.PMCtl, 0)
+	if v := rx.Read32(nullSTATUS); v == ^uint32(0) {
+		t.Errorf("below a port that woke: STATUS %#x", v)
+	}
+}
