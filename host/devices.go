@@ -199,12 +199,15 @@ func (s *System) unbind(b *boundDevice) (*boundDevice, error) {
 		return b, nil
 	}
 	bare := &boundDevice{spec: b.spec, machine: b.machine, dev: b.dev, fault: b.fault, inject: b.inject, trace: b.trace, fn: b.fn, use: b.use, ifindex: b.ifindex}
+	s.put(bare) // nobody finds the driver any more
 	if b.net != nil {
 		s.pktgen.RemoveDevice(b.spec.Name)
 		s.tree.removeNet(b)
 	}
-	s.put(bare)
 	err := b.stop()
+	if b.net != nil {
+		s.pktgen.RemoveDevice(b.spec.Name) // again: what was in flight is given back
+	}
 	s.irqs.remove(b)
 	s.tree.addFunction(s, bare)
 	s.uevent("unbind", bare)
