@@ -63,11 +63,11 @@
 // [DeviceSpec.Bus] puts a device under a port: one device under a root port or downstream port, downstream ports under an
 // upstream port. Config accesses find their way by the bus numbers that were written into the ports, whatever they are; a region answers if every
 // bridge above it has a window over it and forwards that space; DMA and messages from below need every bridge above to be a bus master. INTx is
-// swizzled. A bus.Device's Reset is, where the model has no reset of its own, one of the bus on which it stands alone.
+// swizzled. A port that sleeps (D3) forwards config accesses only. A bus.Device's Reset is, where the model has no reset of its own, one of the bus on which it stands alone.
 //
 // Ports have QEMU 7.2's identities, capabilities and reset values, and a test compares all 4096 bytes, and each step of plugging and unplugging. Where
 // they differ QEMU's are less than the specification asks for: errors cannot be masked, links cannot be disabled and do not tell of changes of their state, power
-// faults cannot interrupt. QEMU lets config space be written where there is no capability, restores all events of a slot if one is
+// faults cannot interrupt, each error's header is logged over the one before, and a port takes its own message for one from below. QEMU lets config space be written where there is no capability, restores all events of a slot if one is
 // cleared that was not set, and swallows correctable errors; nothing of the kind is here. Properties of ports:
 //
 //	vectors=N, msi=N, intx=on  the kind of interrupts (root-port: vectors=1; ioh3420: msi=2; others: msi=1). Messages: the slot, PME and
@@ -82,7 +82,7 @@
 //	dpc=on                     Downstream Port Containment
 //	vc=N                       a Virtual Channel capability with N extended channels
 //	pme=on                     PME
-//	bw=on                      bandwidth notification, speeds up to 16 GT/s
+//	bw=on                      bandwidth notification, speeds up to 16 GT/s, whatever the card's registers say of its own
 //
 // # Slots
 //

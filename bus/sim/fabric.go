@@ -56,7 +56,7 @@ func (d *device) reached() (config, master bool) {
 		if sec, _ := u.port.buses(); (sec == d.addr.Bus) != (u == d.up) {
 			return false, false
 		}
-		if u.space.command()&pci.CmdMaster == 0 {
+		if u.space.command()&pci.CmdMaster == 0 || u.space.asleep() {
 			master = false
 		}
 	}
@@ -89,9 +89,9 @@ func (p *port) forwards(r *bus.RegionInfo) bool {
 	inside := func(base, limit uint64) bool { return base <= first && last <= limit && first <= last }
 	if r.Kind == bus.RegionIO {
 		v := s.get16(brgIO)
-		return s.command()&pci.CmdIO != 0 && inside(uint64(v&0xf0)<<8, uint64(v&0xf000)|0xfff)
+		return s.command()&pci.CmdIO != 0 && !s.asleep() && inside(uint64(v&0xf0)<<8, uint64(v&0xf000)|0xfff)
 	}
-	if s.command()&pci.CmdMem == 0 {
+	if s.command()&pci.CmdMem == 0 || s.asleep() {
 		return false
 	}
 	window := func(at int) (base, limit uint64) {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -588,4 +589,132 @@ func TestPortsConcurrent(t *testing.T) {
 		}
 	})
 	wg.Wait()
+}
+
+// A card that comes back is wired as the one before was.
+func TestPlugWired(t *testing.T) {
+	m := started(t, Config{Clock: Stepped, Wires: [][2]string{{"eth0", "eth1"}}, Devices: []DeviceSpec{
+		{Name: "rp0", Model: "root-port"}, {Name: "eth0", Model: "e1000e", Bus: "rp0"}, {Name: "eth1", Model: "e1000e"},
+	}})
+	far := m.find("eth1")
+	for range 2 {
+		if far.cut || far.far != m.find("eth0") || far.far.far != far {
+			t.Fatalf("eth1: cut %v, wired to %v", far.cut, far.far)
+		}
+		old := m.find("eth0")
+		if err := m.Unplug("eth0"); err != nil || !far.cut {
+			t.Fatalf("Unplug = %v, the far end's cable is pulled: %v", err, far.cut)
+		}
+		old.Close()
+		if err := m.Plug(t.Context(), DeviceSpec{Name: "eth0", Model: "e1000e", Bus: "rp0"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What cannot be plugged in is said in words.
+func TestPlugWrong(t *testing.T) {
+	m := tree(t)
+	for _, c := range []struct {
+		spec DeviceSpec
+		err  error
+		want string
+	}{
+		{DeviceSpec{Name: "x", Model: "edu", Bus: "nowhere"}, nil, "sim: plugging x: no device is named nowhere"},
+		{DeviceSpec{Name: "x", Model: "edu", Bus: "edu0"}, bus.ErrNotSupported, "1000:00:05.0 edu0: plugging x: model edu has no slot"},
+		{DeviceSpec{Name: "x", Model: "edu", Bus: "up0"}, bus.ErrNotSupported, "1000:01:00.0 up0: plugging x: model upstream has no slot"},
+		{DeviceSpec{Name: "x", Model: "edu"}, bus.ErrNotSupported, "sim: plugging x: nothing can be plugged in on the root bus"},
+		{DeviceSpec{Name: "x", Model: "edu", Bus: "dn0"}, bus.ErrBusy, "1000:02:00.0 dn0: plugging x: eth0 is in the slot"},
+		{DeviceSpec{Name: "eth0", Model: "edu", Bus: "rp1"}, bus.ErrBusy, "sim: plugging eth0: there is a device of that name"},
+		{DeviceSpec{Name: "x", Model: "root-port", Bus: "rp1"}, nil, "sim: x: model root-port stands on the root bus only"},
+		{DeviceSpec{Name: "x", Model: "downstream", Bus: "rp1"}, nil, "sim: x: model downstream cannot stand under rp1 (root-port)"},
+		{DeviceSpec{Name: "x", Model: "tpm-tis", Bus: "rp1"}, nil, "sim: x: model tpm-tis is a platform device"},
+		{DeviceSpec{Name: "x", Model: "edu", Bus: "rp1", Props: []string{"aer=on"}}, nil, `sim: x: model edu has no property "aer"`},
+		{DeviceSpec{Name: "x", Model: "e1000e", Bus: "rp1", Props: []string{"aer=yes"}}, nil, "sim: x: model e1000e: property aer=yes: want on or off"},
+	} {
+		err := m.Plug(t.Context(), c.spec)
+		if err == nil || !strings.HasPrefix(err.Error(), c.want) || c.err != nil && !errors.Is(err, c.err) {
+			t.Errorf("Plug(%+v) = %v, want %s, %v", c.spec, err, c.want, c.err)
+		}
+	}
+	for _, c := range []struct {
+		specs []DeviceSpec
+		want  string
+	}{
+		{[]DeviceSpec{{Name: "u", Model: "upstream"}}, "sim: u: model upstream is part of a switch"},
+		{[]DeviceSpec{{Name: "e", Model: "edu", Bus: "p"}, {Name: "p", Model: "root-port"}}, "sim: e stands under p, which is not a port named before it"},
+		{[]DeviceSpec{{Name: "p", Model: "root-port"}, {Name: "e", Model: "edu", Bus: "p"}, {Name: "f", Model: "edu", Bus: "p"}}, "sim: f stands under p, where there is room for 1"},
+		{[]DeviceSpec{{Name: "p", Model: "root-port", Props: []string{"msi=3"}}}, "sim: p: model root-port: property msi=3: want a power of two"},
+		{[]DeviceSpec{{Name: "p", Model: "root-port", Props: []string{"vc=8"}}}, "sim: p: model root-port: property vc=8: want 0 to 7"},
+		{[]DeviceSpec{{Name: "p", Model: "root-port", Props: []string{"cmd=soon"}}}, "sim: p: model root-port: property cmd=soon: want a duration"},
+	} {
+		m, err := Start(t.Context(), Config{Devices: c.specs, Clock: Stepped})
+		if err == nil || !strings.HasPrefix(err.Error(), c.want) {
+			t.Errorf("Start(%+v) = %v, want %s", c.specs, err, c.want)
+		}
+		if m != nil {
+			m.Close()
+		}
+	}
+}
+
+// What SaveState kept is there again after a reset of the bus: where BARs are, who may do what, where interrupts go.
+func TestSaveState(t *testing.T) {
+	m := started(t, Config{Clock: Stepped, Devices: []DeviceSpec{
+		{Name: "rp0", Model: "root-port"}, {Name: "edu0", Model: "edu", Bus: "rp0"}, {Name: "rp1", Model: "root-port", Props: []string{"pme=on"}},
+		{Name: "n", Model: "null", Bus: "rp1"},
+	}})
+	d := m.find("edu0")
+	r, err := d.Region(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := enabled(t, d, bus.MSI, 1)
+	pci.SetCommand(d.Config(), pci.CmdMaster, 0)
+	up := fnOf(t, m, "rp0").Config
+	restore := bus.SaveState(d)
+	up.Write16(pci.CfgBridgeCtl, pci.BridgeReset)
+	if err := restore(); !errors.Is(err, bus.ErrGone) {
+		t.Errorf("restoring what is held in reset = %v, want ErrGone", err)
+	}
+	up.Write16(pci.CfgBridgeCtl, 0)
+	if v := r.Read32(eduID); v != ^uint32(0) {
+		t.Errorf("ID after the reset = %#x, want all-ones", v)
+	}
+	if err := restore(); err != nil {
+		t.Fatal(err)
+	}
+	r.Write32(eduRaise, 1)
+	if n := fired(t, q[0]); n != 1 {
+		t.Errorf("MSI fired %d times, want 1", n)
+	}
+	x := m.find("n")
+	qx := enabled(t, x, bus.MSIX, 2)
+	pci.SetCommand(x.Config(), pci.CmdMaster, 0)
+	restore = bus.SaveState(x)
+	up = fnOf(t, m, "rp1").Config
+	up.Write16(pci.CfgBridgeCtl, pci.BridgeReset)
+	up.Write16(pci.CfgBridgeCtl, 0)
+	if err := restore(); err != nil {
+		t.Fatal(err)
+	}
+	under(x, func() { x.msix(1) })
+	if n := fired(t, qx[1]); n != 1 {
+		t.Errorf("MSI-X fired %d times, want 1", n)
+	}
+	// A port that sleeps lets nothing through but config accesses.
+	rx, err := x.Region(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pm, _ := pci.FindCap(up, pci.CapPM)
+	up.Write16(pm+pci.PMCtl, 3)
+	under(x, func() { x.msix(1) })
+	if v, n := rx.Read32(nullSTATUS), fired(t, qx[1]); v != ^uint32(0) || n != 0 || x.Config().Read32(0) == ^uint32(0) {
+		t.Errorf("below a port that sleeps: STATUS %#x, %d messages, ID %#x", v, n, x.Config().Read32(0))
+	}
+	up.Write16(pm+pci.PMCtl, 0)
+	if v := rx.Read32(nullSTATUS); v == ^uint32(0) {
+		t.Errorf("below a port that woke: STATUS %#x", v)
+	}
 }

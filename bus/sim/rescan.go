@@ -165,6 +165,7 @@ func (m *Machine) renew(d *device) {
 		n.far.far = n
 	}
 	m.retire(d)
+	n.silence()
 	if p := d.port; p != nil {
 		n.chip, n.port, p.d = p, p, n
 		if p.command.pending() {
@@ -176,6 +177,17 @@ func (m *Machine) renew(d *device) {
 		n.chip.reset()
 	}
 	n.refresh()
+}
+
+// silence turns messages off: where they went is for somebody else soon.
+func (d *device) silence() {
+	s := d.space
+	if s.msix != 0 {
+		s.b[s.msix+msixCtl+1] &^= msixOn >> 8
+	}
+	if s.msi != 0 {
+		s.b[s.msi+msiCtl] &^= msiOn
+	}
 }
 
 // wire connects a device as Config.Wires says.

@@ -177,6 +177,9 @@ func (m *Machine) Plug(ctx context.Context, spec DeviceSpec) error {
 	if err := spec.check(); err != nil {
 		return err
 	}
+	if spec.Bus == "" {
+		return fmt.Errorf("sim: plugging %s: nothing can be plugged in on the root bus: name a port for it to stand under: %w", spec.Name, bus.ErrNotSupported)
+	}
 	m.lock()
 	defer m.unlock()
 	if m.err != nil {

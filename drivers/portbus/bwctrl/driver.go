@@ -159,8 +159,8 @@ func (s *service) Close() error {
 		_ = s.disable() // it fails where the port is gone
 		s.stop()
 		<-s.done
-		s.speed.Lock() // whoever sets the speed ends
-		s.speed.Unlock()
 	})
+	s.speed.Lock() // whoever sets the speed ends
+	defer s.speed.Unlock()
 	return nil
 }

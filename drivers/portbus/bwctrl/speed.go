@@ -119,7 +119,7 @@ func (s *service) trained(ctx context.Context) (uint16, error) {
 		v, ok := s.status()
 		switch {
 		case !ok:
-			return v, fmt.Errorf("Link Status reads all-ones: %w", bus.ErrGone)
+			return v, fmt.Errorf("its Link Status reads all-ones: %w", bus.ErrGone)
 		case v&pci.LnkStaTrain == 0:
 			return v, nil
 		case waited >= trainTime:
