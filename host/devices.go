@@ -207,6 +207,9 @@ func (s *System) unbind(b *boundDevice) (*boundDevice, error) {
 	err := b.stop()
 	if b.net != nil {
 		s.pktgen.RemoveDevice(b.spec.Name) // again: what was in flight is given back
+		s.figuring.Lock()
+		s.receivers = slices.DeleteFunc(slices.Clone(s.receivers), func(r receiver) bool { return r.name == b.spec.Name })
+		s.figuring.Unlock()
 	}
 	s.irqs.remove(b)
 	s.tree.addFunction(s, bare)
@@ -256,7 +259,7 @@ func (s *System) serve(ctx context.Context, b *boundDevice, drivers []*pci.Drive
 	s.tree.addFunction(s, &n)
 	s.uevent("bind", &n)
 	s.tree.addNet(&n)
-	if len(s.receivers) > 0 { // frames are accounted for
+	if !s.strict {
 		s.complain(s.accountFor(&n))
 	}
 	return nil

@@ -71,10 +71,11 @@ type System struct {
 	noprobe   atomic.Bool         // drivers_autoprobe is 0
 	lo        *loopback           // nil where a device has that name
 	pktgen    *pktgen.Engine
-	receivers []*pktgen.Rx // account for pktgen's frames
-	rt        *rt.Policy   // nil: threads are ordinary
+	receivers []receiver // account for pktgen's frames; guarded by figuring
+	rt        *rt.Policy // nil: threads are ordinary
 	irqs      *irqTable
 	tree      *tree
+	strict    bool              // pktgen is as strict as its kernel: nothing accounts for frames
 	measurer  *measure.Measurer // nil: nothing is measured
 
 	serving bool // devices are served, and have no drivers
@@ -150,7 +151,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
 		return err
 	}
-	if !prof.Pktgen.Strict {
+	if s.strict = prof.Pktgen.Strict; !s.strict {
 		if err := s.account(); err != nil {
 			return err
 		}
