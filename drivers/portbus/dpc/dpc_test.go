@@ -228,3 +228,27 @@ func TestUnbindWhileContained(t *testing.T) {
 		r.Await(t, "release", func() bool { return f.Config.Read16(at+pci.DPCSta)&pci.DPCStaTriggered == 0 })
 	}
 }
+
+// Two hundred containments one after the other, and a storm of them: each is recovered, or was part of one that is.
+func TestManyContainments(t *testing.T) {
+	r, c := rig(t, "")
+	for range 200 {
+		r.ForgetRecords()
+		if err := r.Sim().TriggerDPC("rp0", 0, [4]uint32{}); err != nil {
+			t.Fatal(err)
+		}
+		r.AwaitLine(t, "device recovery successful")
+	}
+	c.take()
+	for range 5000 {
+		if err := r.Sim().TriggerDPC("rp0", 0, [4]uint32{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, _ := r.Sim().Function("rp0")
+	at, _ := pci.FindExtCap(f.Config, pci.ExtCapDPC)
+	r.Await(t, "release", func() bool {
+		l := c.take()
+		return f.Config.Read16(at+pci.DPCSta)&pci.DPCStaTriggered == 0 && (len(l) == 0 || l[len(l)-1] == "resume")
+	})
+}
