@@ -14,6 +14,7 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/trace"
 	"github.com/ring3dev/ring3/internal/crash"
+	"github.com/ring3dev/ring3/internal/uevent"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/tpmdd"
@@ -271,7 +272,10 @@ func (s *System) uevent(action string, b *boundDevice, env ...string) {
 		return
 	}
 	vars := ueventVars(b)
-	if b.driver != nil {
+	switch {
+	case action == uevent.Unbind: // the kernel has forgotten by then
+		vars = vars[:len(vars)-1]
+	case b.driver != nil:
 		vars = slices.Insert(vars, 0, "DRIVER="+b.driver.Name)
 	}
 	s.events.Publish(action, pci.SysfsPath(b.fn), "pci", append(vars, env...)...)

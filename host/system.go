@@ -186,8 +186,8 @@ func (s *System) startDevices(ctx context.Context) error {
 		n := *b
 		err := s.bind(ctx, &n, s.drivers)
 		switch {
-		case errors.Is(err, errNoDriver) && b.fn != nil && b.fn.Header == pci.HeaderBridge:
-			s.log.Info(err.Error()) // what is behind it works without
+		case errors.Is(err, errNoDriver) && b.fn != nil && (b.fn.Header == pci.HeaderBridge || b.fn.Parent != nil):
+			s.log.Warn(err.Error()) // what is behind a bridge works without; and what is below a port may come at any time
 			s.watch(b)
 			continue
 		case err != nil:

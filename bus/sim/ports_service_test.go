@@ -718,3 +718,40 @@ func TestSaveState(t *testing.T) {
 		t.Errorf("below a port that woke: STATUS %#x", v)
 	}
 }
+
+// Properties that change what a slot tells.
+func TestSlotProperties(t *testing.T) {
+	p := portWith(t, true, "no-command-completed=on", "auto_eject=off", "reset_link=on", "interlock=on")
+	off := pci.SltCtlPowerOff | pci.SltCtlPowerLED
+	p.set(pci.ExpSltCtl, off)
+	p.want("off", pci.ExpSltSta, pci.SltStaCmd|pci.SltStaPresent|pci.SltStaPresence, pci.SltStaPresent)
+	if p.answers() {
+		t.Error("a card without power answers")
+	}
+	p.set(pci.ExpSltCtl, off|pci.SltCtlLock)
+	p.want("locked", pci.ExpSltSta, pci.SltStaLocked, pci.SltStaLocked)
+	p.want("locked", pci.ExpSltCtl, pci.SltCtlLock, 0)
+	p.set(pci.ExpSltCtl, pci.LEDOn<<8)
+	if !p.answers() {
+		t.Error("the card stayed, and has power, and does not answer")
+	}
+	p.set(pci.ExpSltSta, pci.SltStaEvents)
+	p.c.Write16(pci.CfgBridgeCtl, pci.BridgeReset)
+	p.want("in reset", pci.ExpSltSta, pci.SltStaLink, pci.SltStaLink)
+	p.set(pci.ExpSltSta, pci.SltStaEvents)
+	p.c.Write16(pci.CfgBridgeCtl, 0)
+	p.want("after reset", pci.ExpSltSta, pci.SltStaLink, pci.SltStaLink)
+	p.set(pci.ExpSltCtl, off)
+	p.do(p.m.Eject("eth0")) // the slot is off: it leaves at once
+	p.want("ejected", pci.ExpSltSta, pci.SltStaPresent|pci.SltStaPresence, pci.SltStaPresence)
+	// Without a power controller a card comes up as it is plugged in.
+	p = portWith(t, false, "power=off", "button=off")
+	p.do(p.m.Plug(t.Context(), DeviceSpec{Name: "eth0", Model: "e1000e", Bus: "rp0"}))
+	p.want("plugged", pci.ExpSltSta, pci.SltStaEvents, pci.SltStaPresence|pci.SltStaLink)
+	if !p.answers() {
+		t.Error("a card in a slot that has always power does not answer")
+	}
+	if err := p.m.Eject("eth0"); !errors.Is(err, bus.ErrNotSupported) {
+		t.Errorf("Eject without a button = %v, want ErrNotSupported", err)
+	}
+}

@@ -66,26 +66,32 @@ func (p *Port) awaitLink(ctx context.Context) error {
 		return nil
 	}
 	if p.exp.HasLink() && p.fastLink() {
-		reports := p.cfg.Read32(p.exp.At+pci.ExpLnkCap)&pci.LnkCapActive != 0
-		for waited := time.Duration(0); ; waited += readyStep {
-			if sta := p.cfg.Read16(p.exp.At + pci.ExpLnkSta); reports && sta != 0xffff && sta&pci.LnkStaActive != 0 {
-				break
-			}
-			if err := p.dev.Err(); err != nil {
-				return err
-			}
-			if waited >= linkTime {
-				if reports {
-					return fmt.Errorf("%s: the link is not up %v after a reset: %w", p.addr, linkTime, bus.ErrTimeout)
-				}
-				break
-			}
-			if err := p.Sleep(ctx, readyStep); err != nil {
-				return err
-			}
+		if p.cfg.Read32(p.exp.At+pci.ExpLnkCap)&pci.LnkCapActive == 0 {
+			return p.Sleep(ctx, linkTime+resetQuiet)
+		}
+		if err := p.awaitActive(ctx); err != nil {
+			return err
 		}
 	}
 	return p.Sleep(ctx, resetQuiet)
+}
+
+// awaitActive waits until the port says that the link is up.
+func (p *Port) awaitActive(ctx context.Context) error {
+	for waited := time.Duration(0); ; waited += readyStep {
+		if sta := p.cfg.Read16(p.exp.At + pci.ExpLnkSta); sta != 0xffff && sta&pci.LnkStaActive != 0 {
+			return nil
+		}
+		if err := p.dev.Err(); err != nil {
+			return err
+		}
+		if waited >= linkTime {
+			return fmt.Errorf("%s: the link is not up %v after a reset: %w", p.addr, linkTime, bus.ErrTimeout)
+		}
+		if err := p.Sleep(ctx, readyStep); err != nil {
+			return err
+		}
+	}
 }
 
 // fastLink says whether the port could be faster than 5 GT/s, or does not say how fast it could be.

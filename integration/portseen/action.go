@@ -94,10 +94,13 @@ func (a Record) String() string {
 	return fmt.Sprintf("aer_inject %s uncor %08x cor %08x header %x", a.Device, a.Uncor, a.Cor, a.Header)
 }
 
-func (a Record) do(r *Recorder) error {
+func (a Record) do(r *Recorder) error { return a.Write(r.Roots.Dev, r.names.address[a.Device]) }
+
+// Write writes the record for a device at an address to the file in a folder that stands for /dev.
+func (a Record) Write(folder, address string) error {
 	var domain uint32
 	var bus, dev, fn uint8
-	if _, err := fmt.Sscanf(r.names.address[a.Device], "%04x:%02x:%02x.%x", &domain, &bus, &dev, &fn); err != nil {
+	if _, err := fmt.Sscanf(address, "%04x:%02x:%02x.%x", &domain, &bus, &dev, &fn); err != nil {
 		return fmt.Errorf("address of %s: %w", a.Device, err)
 	}
 	p := binary.NativeEndian.AppendUint32([]byte{bus, dev, fn, 0}, a.Uncor)
@@ -105,7 +108,7 @@ func (a Record) do(r *Recorder) error {
 	for _, h := range a.Header {
 		p = binary.NativeEndian.AppendUint32(p, h)
 	}
-	return write(filepath.Join(r.Roots.Dev, "aer_inject"), binary.NativeEndian.AppendUint32(p, domain))
+	return write(filepath.Join(folder, "aer_inject"), binary.NativeEndian.AppendUint32(p, domain))
 }
 
 // Register is a register in a capability.

@@ -41,12 +41,15 @@ func newNames(sys string, rootPort func(name string) (string, error)) (*names, e
 		bus[d.Name] = below
 	}
 	var to, from []string
-	root := n.address[Topology[0].Name]
 	for _, d := range Topology {
 		to = append(to, n.address[d.Name], d.Name)
 		from = append(from, "{"+d.Name+"}", n.address[d.Name])
 	}
-	to = append(to, "pci"+root[:len("0000:00")], "pci")
+	for _, d := range Topology { // a root complex may be each port's own
+		if d.Under == "" {
+			to = append(to, "pci"+n.address[d.Name][:len("0000:00")], "pci")
+		}
+	}
 	for port, b := range bus {
 		to = append(to, b+":00", port+">:00", "pci_bus/"+b, "pci_bus/"+port+">")
 	}

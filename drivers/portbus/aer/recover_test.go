@@ -1,11 +1,14 @@
 package aer_test
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/bus/sim"
 )
 
 // What drivers vote, what they are told, in order, and what is said of it. eth0 and eth1 stand behind a switch of rp0, whose own error it is.
@@ -138,8 +141,12 @@ func TestResetFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.ForgetRecords()
+	before := r.Sim().Now()
 	r.hit("rp1", pci.AERError{Uncorrectable: uncDLP})
 	r.AwaitLine(t, "device recovery failed")
+	if d := r.Sim().Now() - before; d < time.Second || d > 2*time.Second {
+		t.Errorf("it took %v, want a second for the link", d)
+	}
 	lines, _ := r.quiet("rp1")
 	p := "pcieport " + rp1 + ": AER: "
 	r.want("lines", lines[4:], []string{p + "Root Port link has been reset (-25)", p + "subordinate device reset failed", p + "device recovery failed"})
@@ -150,4 +157,66 @@ func TestResetFails(t *testing.T) {
 	r.hit("rp1", pci.AERError{Uncorrectable: uncDLP})
 	r.AwaitLine(t, p+"Root Port link has been reset (0)")
 	r.AwaitLine(t, p+"device recovery successful")
+}
+
+// Recoveries below one root port take turns, and one whose port is closed meanwhile does not wait for its own.
+func TestTurns(t *testing.T) {
+	b := &blocker{entered: make(chan struct{}, 1), release: make(chan struct{})}
+	r := newRig(t, options{instance: func(name string) pci.Instance {
+		if name == "eth0" {
+			return b
+		}
+		return idle{}
+	}})
+	r.hit("rp0", pci.AERError{Uncorrectable: uncTO})
+	<-b.entered
+	p := r.Port("dn1")
+	verdict := make(chan bus.Verdict, 1)
+	go func() {
+		verdict <- p.Recover(p.Context(), p.Member(), true, func(context.Context) bus.Verdict {
+			t.Error("two recoveries at once")
+			return bus.Recovered
+		})
+	}()
+	if err := r.Unbind(t.Context(), "dn1"); err != nil {
+		t.Error(err)
+	}
+	if v := <-verdict; v != bus.Disconnect {
+		t.Errorf("a recovery whose port was closed = %v, want %v", v, bus.Disconnect)
+	}
+	close(b.release)
+	r.AwaitLine(t, "device recovery failed") // eth1 takes no part
+}
+
+// However a port interrupts, and if errors have a vector of their own.
+func TestInterrupts(t *testing.T) {
+	for _, c := range []struct {
+		model, prop string
+		mode        bus.IRQMode
+		vectors     int
+	}{
+		{"root-port", "intx=on", bus.INTx, 1}, {"root-port", "vectors=4", bus.MSIX, 2}, {"root-port", "msi=2", bus.MSI, 2}, {"ioh3420", "", bus.MSI, 2},
+	} {
+		props := []string{c.prop}
+		if c.prop == "" {
+			props = nil
+		}
+		r := newRig(t, options{votes: votes{"eth2": ok}, devices: []sim.DeviceSpec{
+			{Name: "rp1", Model: c.model, Props: props}, {Name: "eth2", Model: "e1000e", Bus: "rp1", Props: []string{"aer=on"}},
+		}})
+		hs := r.Port("rp1").IRQHandlers()
+		if len(hs) != c.vectors || hs[0].IRQ().Mode() != c.mode || hs[len(hs)-1].Name() != "aerdrv" {
+			t.Errorf("%s %s: %d vectors, %s, the last for %q, want %d, %s, aerdrv", c.model, c.prop, len(hs), hs[0].IRQ().Mode(), hs[len(hs)-1].Name(), c.vectors, c.mode)
+		}
+		for range 20 {
+			n := r.fn("eth2").AER.Total(pci.AERCorrectable)
+			r.hit("eth2", pci.AERError{Correctable: corBadTLP})
+			r.Await(t, "the error", func() bool {
+				return r.fn("eth2").AER.Total(pci.AERCorrectable) == n+1 && r.read("eth2", pci.AERCorSta) == 0
+			})
+		}
+		r.hit("eth2", pci.AERError{Uncorrectable: uncMalf})
+		r.AwaitLine(t, "device recovery successful")
+		r.quiet("rp1")
+	}
 }

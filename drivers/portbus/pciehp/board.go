@@ -111,7 +111,7 @@ func (s *Slot) bringUp(ctx context.Context) error {
 		s.awaitPresence(ctx)
 	}
 	if v := s.cfg.Read16(s.exp + pci.ExpLnkSta); v&pci.LnkStaTrain != 0 || v&pci.LnkStaWidth == 0 {
-		s.say(slog.LevelInfo, "Cannot train link: status %#06x", v)
+		s.say(slog.LevelInfo, "Cannot train link: status %s", hex(v))
 		return errLink
 	}
 	if s.hasFault() {

@@ -77,7 +77,7 @@ func (s *Slot) await(ctx context.Context) {
 			return
 		}
 	}
-	s.log(slog.LevelInfo, "Timeout on hotplug command %#06x (issued %d msec ago)", s.last, (s.clock.Now() - s.issued).Milliseconds())
+	s.log(slog.LevelInfo, "Timeout on hotplug command %s (issued %d msec ago)", hex(s.last), (s.clock.Now() - s.issued).Milliseconds())
 }
 
 // pause waits a while, or until done, and says whether it was done.

@@ -76,6 +76,7 @@ func (s *Slot) turn(ctx context.Context) bool {
 	if s.seize(ctx) != nil {
 		return false
 	}
+	s.collect() // what came at the same time belongs together: a card and its button are no second press
 	e, ws := s.take()
 	if e == 0 && len(ws) == 0 {
 		s.release()
@@ -100,13 +101,8 @@ func (s *Slot) handle(ctx context.Context, e events) (o outcome) {
 		s.say(slog.LevelError, "Power fault")
 		s.indicators(ctx, pci.LEDOff, pci.LEDOn)
 	}
-	if e&evLink != 0 && s.is(on) {
-		s.release()
-		contained := s.contained(ctx)
-		s.hold <- struct{}{} // others have it for a bounded time, or until the slot is resumed
-		if contained {
-			e &^= evLink
-		}
+	if e&evLink != 0 && s.is(on) && s.contained(ctx) {
+		e &^= evLink
 	}
 	switch {
 	case e&evDisable != 0:
@@ -253,10 +249,17 @@ func (s *Slot) wakeIfChanged() {
 	}
 }
 
-// contained says whether the link went because the port contained a failure, and is back: that is no news.
+// contained says whether the link went because the port contained a failure, and is back: that is no news. It lets go of hold
+// meanwhile.
 func (s *Slot) contained(ctx context.Context) bool {
 	c, ok := s.port.Service(portbus.DPC).(portbus.Container)
-	if !ok || !c.Recovered(ctx) {
+	if !ok {
+		return false
+	}
+	s.release()
+	recovered := c.Recovered(ctx)
+	s.hold <- struct{}{} // others have it for a bounded time, or until the slot is resumed
+	if !recovered {
 		return false
 	}
 	s.drop(evLink)

@@ -63,5 +63,13 @@ func (s state) String() string {
 	return fmt.Sprintf("state %#x", uint8(s))
 }
 
+// hex is how the kernel's "%#06x" writes a register: without 0x where it is 0.
+func hex(v uint16) string {
+	if v == 0 {
+		return "000000"
+	}
+	return fmt.Sprintf("%#04x", v)
+}
+
 // keep is, for an indicator, to leave it as it is.
 const keep = 0

@@ -57,6 +57,11 @@ func is(t testing.TB, r *porttest.Rig, s *Slot, want state) {
 // idle says whether nothing is being acted on.
 func (s *Slot) idle() bool {
 	select {
+	case <-s.ready:
+	default:
+		return false
+	}
+	select {
 	case s.hold <- struct{}{}:
 		defer func() { <-s.hold }()
 	default:

@@ -12,7 +12,7 @@ import (
 )
 
 // patience is how long something may take that a test waits for. It decides nothing but how long a failing test takes.
-const patience = 30 * time.Second
+const patience = 10 * time.Second
 
 // Line is a message, and when it came.
 type Line struct {
