@@ -42,6 +42,8 @@ type Ports struct {
 	AEREverywhere bool
 	// RecoveryPrefix begins messages about recovery: "AER: ".
 	RecoveryPrefix string
+	// Bandwidth: the service of bandwidth notification has a driver (since 6.13; 6.12 has it here too, since it does no harm).
+	Bandwidth bool
 	// ButtonPress: an attention button's message says what follows, "Button press: will power off in 5 sec"; before, it is two
 	// messages.
 	ButtonPress bool
@@ -89,7 +91,7 @@ var table = []*Profile{
 		Name: Default, pktgen: "6.15",
 		MSIPerDevice: true,
 		Pktgen:       Pktgen{Shared: true, Assign: true},
-		Ports:        Ports{Corrected: "Correctable", Uncorrected: "Uncorrectable", RecoveryPrefix: "AER: ", ButtonPress: true, DPCOneLine: true, SurpriseDown: true},
+		Ports:        Ports{Corrected: "Correctable", Uncorrected: "Uncorrectable", RecoveryPrefix: "AER: ", Bandwidth: true, ButtonPress: true, DPCOneLine: true, SurpriseDown: true},
 	},
 	{
 		Name: "6.1",

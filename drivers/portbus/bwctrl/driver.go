@@ -49,6 +49,9 @@ type service struct {
 
 func probe(_ context.Context, d *portbus.Device) (portbus.Instance, error) {
 	p := d.Port()
+	if !p.Profile().Bandwidth {
+		return nil, fmt.Errorf("%s: the kernel of this profile has no driver for it: %w", d.Name(), pci.ErrSkip)
+	}
 	s := &service{d: d, port: p, cfg: d.Config(), exp: p.Express().At, wake: bus.NewWaker(), done: make(chan struct{})}
 	_, err := d.Handle(irqName, s.interrupt)
 	s.irq = err == nil
