@@ -23,7 +23,18 @@ func (s *Slot) publish(names *sync.Mutex) {
 		s.name = fmt.Sprintf("%d-%d", s.number(), n)
 	}
 	slots.Put(s.name, s.dir())
-	s.unshow = func() { slots.Remove(s.name) }
+	s.uevent("add")
+	s.unshow = func() {
+		slots.Remove(s.name)
+		s.uevent("remove")
+	}
+}
+
+// uevent tells of the directory.
+func (s *Slot) uevent(action string) {
+	if h := s.port.Hierarchy(); h != nil {
+		h.Uevent(action, "/bus/pci/slots/"+s.name, "slots")
+	}
 }
 
 // dir is /sys/bus/pci/slots/N.
@@ -81,8 +92,8 @@ func number8(p []byte) (v uint8) {
 }
 
 func (s *Slot) storeAttention(ctx context.Context, p []byte) (int, error) {
-	v := uint16(number8(p)) & 0b11
-	if number8(p) == 0 {
+	v := uint16(number8(p))
+	if v != pci.LEDOn && v != pci.LEDBlink {
 		v = pci.LEDOff
 	}
 	if s.ctx.Err() != nil {
