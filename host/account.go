@@ -1,10 +1,19 @@
 package host
 
-import "github.com/ring3dev/ring3/bus/dma"
+import (
+	"github.com/ring3dev/ring3/bus/dma"
+	"github.com/ring3dev/ring3/pktgen"
+)
 
 // watchable is what takes a device's frames: a sink, a forwarder, a TAP.
 type watchable interface {
 	Watch(f func(frames []*dma.Buf))
+}
+
+// receiver accounts for the frames of a network device.
+type receiver struct {
+	name string
+	*pktgen.Rx
 }
 
 // account has what takes the frames of each network device, lo among them, show them to pktgen's receive side.
@@ -39,7 +48,7 @@ func (s *System) accountTo(name string, w watchable) error {
 	rx, err := s.pktgen.AddRx(name)
 	if err == nil {
 		s.figuring.Lock()
-		s.receivers = append(s.receivers, rx)
+		s.receivers = append(s.receivers, receiver{name, rx})
 		s.figuring.Unlock()
 		w.Watch(rx.Take)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/trace"
 	"github.com/ring3dev/ring3/internal/crash"
+	"github.com/ring3dev/ring3/internal/uevent"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/tpmdd"
@@ -122,9 +123,17 @@ func (s *System) prepare(b *boundDevice) error {
 	if err != nil {
 		return err
 	}
-	if b.inject != nil {
+	if b.fn != nil { // without errors to report it is known all the same
 		s.injector.Add(b.fn.Addr, b.inject, rootOf(b.fn).Addr)
 	}
+	if b.fn != nil && !isHardware(b.spec.Backend) && b.spec.Backend != vfioUser { // of others somebody took care
+		pci.EnableErrors(b.dev.Config())
+	}
+	return nil
+}
+
+// watch tells of a device's own death, once it is in the list.
+func (s *System) watch(b *boundDevice) {
 	go func() {
 		<-b.dev.Done()
 		// A machine that died said so itself; these are one device's own.
@@ -133,7 +142,6 @@ func (s *System) prepare(b *boundDevice) error {
 			s.log.Error(err.Error())
 		}
 	}()
-	return nil
 }
 
 // rootOf is the root port above a function, or the function on the root bus that it is.
@@ -192,12 +200,18 @@ func (s *System) unbind(b *boundDevice) (*boundDevice, error) {
 		return b, nil
 	}
 	bare := &boundDevice{spec: b.spec, machine: b.machine, dev: b.dev, fault: b.fault, inject: b.inject, trace: b.trace, fn: b.fn, use: b.use, ifindex: b.ifindex}
+	s.put(bare) // nobody finds the driver any more
 	if b.net != nil {
-		s.pktgen.DeviceGone(b.spec.Name)
+		s.pktgen.RemoveDevice(b.spec.Name)
 		s.tree.removeNet(b)
 	}
-	s.put(bare)
 	err := b.stop()
+	if b.net != nil {
+		s.pktgen.RemoveDevice(b.spec.Name) // again: what was in flight is given back
+		s.figuring.Lock()
+		s.receivers = slices.DeleteFunc(slices.Clone(s.receivers), func(r receiver) bool { return r.name == b.spec.Name })
+		s.figuring.Unlock()
+	}
 	s.irqs.remove(b)
 	s.tree.addFunction(s, bare)
 	s.uevent("unbind", bare)
@@ -246,7 +260,7 @@ func (s *System) serve(ctx context.Context, b *boundDevice, drivers []*pci.Drive
 	s.tree.addFunction(s, &n)
 	s.uevent("bind", &n)
 	s.tree.addNet(&n)
-	if len(s.receivers) > 0 { // frames are accounted for
+	if !s.strict {
 		s.complain(s.accountFor(&n))
 	}
 	return nil
@@ -258,7 +272,10 @@ func (s *System) uevent(action string, b *boundDevice, env ...string) {
 		return
 	}
 	vars := ueventVars(b)
-	if b.driver != nil {
+	switch {
+	case action == uevent.Unbind: // the kernel has forgotten by then
+		vars = vars[:len(vars)-1]
+	case b.driver != nil:
 		vars = slices.Insert(vars, 0, "DRIVER="+b.driver.Name)
 	}
 	s.events.Publish(action, pci.SysfsPath(b.fn), "pci", append(vars, env...)...)

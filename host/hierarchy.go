@@ -150,8 +150,8 @@ func (s *System) rescan(ctx context.Context, m hotMachine, port *pci.Function) e
 		if err := s.prepare(b); err != nil {
 			s.complain(err)
 		}
-		pci.EnableErrors(dev.Config())
 		s.put(b)
+		s.watch(b)
 		s.tree.addFunction(s, b)
 		s.uevent("add", b)
 		came = append(came, b)

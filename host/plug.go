@@ -30,6 +30,7 @@ const (
 	plugTime   = 10 * time.Second
 	unplugTime = 15 * time.Second
 	plugStep   = 5 * time.Millisecond
+	leaveTime  = time.Second // between the slot's power going off, and the machine saying that the device left
 )
 
 type plugArgs struct {
@@ -45,6 +46,9 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 		return nil, fmt.Errorf("%w: %w", err, syscall.EINVAL)
 	}
 	port := s.boundOf(d.under())
+	if s.boundOf(d.Name) == nil { // one of that name may just have left its slot, and its machine not have said so yet
+		s.await(ctx, leaveTime, func() bool { return s.specOf(d.Name) == nil })
+	}
 	switch {
 	case d.under() == "":
 		return nil, fmt.Errorf("device %s: want under=PORT: devices are plugged into the slots of ports: %w", d.Name, syscall.EINVAL)

@@ -157,14 +157,27 @@ func (s *System) wake(ctx context.Context, b *boundDevice) error {
 	return nil
 }
 
-// Wake resumes a device that asked for it by a power management event.
+// Wake resumes a device that asked for it by a power management event, ports above it before; pci.Waker.
 func (h hierarchy) Wake(ctx context.Context, a pci.Addr) error {
 	s := h.s
 	if err := s.scan.lock(ctx); err != nil {
 		return err
 	}
 	defer s.scan.unlock()
-	return s.wake(ctx, s.at(a))
+	b := s.at(a)
+	if b == nil {
+		return nil
+	}
+	path := []*boundDevice{b}
+	for f := b.fn; f.Parent != nil; f = f.Parent {
+		path = append(path, s.at(f.Parent.Addr))
+	}
+	for _, b := range slices.Backward(path) {
+		if err := s.wake(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) powerCmd(op, short, long string) *cobra.Command {

@@ -71,10 +71,11 @@ type System struct {
 	noprobe   atomic.Bool         // drivers_autoprobe is 0
 	lo        *loopback           // nil where a device has that name
 	pktgen    *pktgen.Engine
-	receivers []*pktgen.Rx // account for pktgen's frames
-	rt        *rt.Policy   // nil: threads are ordinary
+	receivers []receiver // account for pktgen's frames; guarded by figuring
+	rt        *rt.Policy // nil: threads are ordinary
 	irqs      *irqTable
 	tree      *tree
+	strict    bool              // pktgen is as strict as its kernel: nothing accounts for frames
 	measurer  *measure.Measurer // nil: nothing is measured
 
 	serving bool // devices are served, and have no drivers
@@ -135,9 +136,6 @@ func (s *System) start(ctx context.Context, c Config) error {
 		return err
 	}
 	s.drivers = append(s.drivers, s.ports.PortDriver())
-	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
-		return err
-	}
 	// Nothing comes or goes until everything is up.
 	if err := s.scan.lock(ctx); err != nil {
 		return err
@@ -150,7 +148,10 @@ func (s *System) start(ctx context.Context, c Config) error {
 		return err
 	}
 	s.lo = newLoopback(&s.plan)
-	if !prof.Pktgen.Strict {
+	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
+		return err
+	}
+	if s.strict = prof.Pktgen.Strict; !s.strict {
 		if err := s.account(); err != nil {
 			return err
 		}
@@ -185,14 +186,16 @@ func (s *System) startDevices(ctx context.Context) error {
 		n := *b
 		err := s.bind(ctx, &n, s.drivers)
 		switch {
-		case errors.Is(err, errNoDriver) && b.fn != nil && b.fn.Header == pci.HeaderBridge:
-			s.log.Info(err.Error()) // what is behind it works without
+		case errors.Is(err, errNoDriver) && b.fn != nil && (b.fn.Header == pci.HeaderBridge || b.fn.Parent != nil):
+			s.log.Warn(err.Error()) // what is behind a bridge works without; and what is below a port may come at any time
+			s.watch(b)
 			continue
 		case err != nil:
 			return errors.Join(err, n.stop())
 		}
 		s.irqs.add(&n)
 		s.put(&n)
+		s.watch(&n)
 		s.uevent("bind", &n)
 	}
 	for _, w := range s.plan.Wires {

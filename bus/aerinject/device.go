@@ -16,6 +16,7 @@ type Device struct {
 	cfg        config
 
 	over atomic.Pointer[overlay] // nil until something is injected
+	root atomic.Bool             // it is known to be a root port
 
 	mu   sync.Mutex
 	irqs []*bus.IRQ // what is enabled
@@ -96,6 +97,9 @@ func (d *Device) Pending() bool {
 // overlayFor is the device's overlay, made where there is none; nil without Advanced Error Reporting, as far as its
 // register end, the first byte behind those that are wanted.
 func (d *Device) overlayFor(end bus.Off) *overlay {
+	if d == nil {
+		return nil
+	}
 	x := d.over.Load()
 	if x == nil {
 		at, ok := pci.FindExtCap(d.cfg.Config, pci.ExtCapAER)
@@ -109,4 +113,13 @@ func (d *Device) overlayFor(end bus.Off) *overlay {
 		return nil // it says that it reaches beyond config space
 	}
 	return x
+}
+
+// isRootPort says whether it is one. Of anything else, what stands where a root port has its registers is not known.
+func (d *Device) isRootPort() bool {
+	if !d.root.Load() {
+		e, ok := pci.FindExpress(d.cfg.Config)
+		d.root.Store(ok && e.Type == pci.ExpRootPort)
+	}
+	return d.root.Load()
 }

@@ -34,7 +34,7 @@ type Injector struct {
 }
 
 type function struct {
-	dev  *Device
+	dev  *Device // nil: it has no Advanced Error Reporting
 	root pci.Addr
 }
 
@@ -50,7 +50,8 @@ func NewInjector(o Options) *Injector {
 }
 
 // Add makes a function known, or known anew, and the root port above it: its own address where it is one, the zero Addr
-// where there is none. The root port may be added later.
+// where there is none. The root port may be added later; what turns out to be none counts as none. dev may be nil for a
+// function without Advanced Error Reporting, which need not be wrapped.
 func (in *Injector) Add(a pci.Addr, dev *Device, root pci.Addr) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -64,21 +65,21 @@ func (in *Injector) Remove(a pci.Addr) {
 	delete(in.fns, a)
 }
 
-// find is a function and its root port; nil for one that is not there.
-func (in *Injector) find(a pci.Addr) (dev, root *Device, rootAddr pci.Addr) {
+// find is a function that is there, and its root port, nil where there is none.
+func (in *Injector) find(a pci.Addr) (f function, root *Device, ok bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	alive := func(d *Device) *Device {
-		if d == nil || d.Err() != nil {
-			return nil
-		}
-		return d
+	f, ok = in.fns[a]
+	if !ok || f.dev != nil && f.dev.Err() != nil {
+		return f, nil, false
 	}
-	f := in.fns[a]
-	if f.root == (pci.Addr{}) {
-		return alive(f.dev), nil, f.root
+	if f.root != (pci.Addr{}) {
+		root = in.fns[f.root].dev
 	}
-	return alive(f.dev), alive(in.fns[f.root].dev), f.root
+	if root != nil && root.Err() != nil {
+		root = nil
+	}
+	return f, root, true
 }
 
 // Inject makes a function have an error, and its root port report it. What it refuses it refuses with the kernel's
@@ -94,14 +95,15 @@ func (in *Injector) find(a pci.Addr) (dev, root *Device, rootAddr pci.Addr) {
 // from the last two on the root port has the error too, and tells of it with the next one.
 func (in *Injector) Inject(r Record) error {
 	a := r.Addr()
-	dev, root, rootAddr := in.find(a)
-	if dev == nil {
+	f, root, ok := in.find(a)
+	if !ok {
 		return fmt.Errorf("aer_inject: %s: injecting an error: no such device: %w", a, unix.ENODEV)
 	}
-	if root == nil {
+	if root == nil || !root.isRootPort() {
 		return in.refuse(slog.LevelError, a, "Root port not found", unix.ENODEV)
 	}
-	x := dev.overlayFor(pci.AERHeader + 16)
+	rootAddr := f.root
+	x := f.dev.overlayFor(pci.AERHeader + 16)
 	if x == nil {
 		return in.refuse(slog.LevelError, a, "Device doesn't support AER", unix.EPROTONOSUPPORT)
 	}
@@ -113,12 +115,16 @@ func (in *Injector) Inject(r Record) error {
 	if rx == nil {
 		return in.refuse(slog.LevelError, rootAddr, "Root port doesn't support AER", unix.EPROTONOSUPPORT)
 	}
-	text := fmt.Sprintf("Injecting errors %08x/%08x into device %s", r.Error.Correctable, r.Error.Uncorrectable, a)
+	said := false
+	say := func() {
+		if !said { // before the error itself is told of
+			said = true
+			in.say(slog.LevelInfo, rootAddr, fmt.Sprintf("Injecting errors %08x/%08x into device %s", r.Error.Correctable, r.Error.Uncorrectable, a))
+		}
+	}
 	if in.o.Hardware != nil && unmasked.Correctable|unmasked.Uncorrectable != 0 && in.served(rootAddr, rx) {
+		say()
 		if err := in.o.Hardware(a, r.Error); !errors.Is(err, bus.ErrNotSupported) {
-			if err == nil {
-				in.say(slog.LevelInfo, rootAddr, text)
-			}
 			return err
 		}
 	}
@@ -137,7 +143,7 @@ func (in *Injector) Inject(r Record) error {
 	if !in.served(rootAddr, rx) {
 		return in.refuse(slog.LevelWarn, rootAddr, "AER service is not initialized", unix.EPROTONOSUPPORT)
 	}
-	in.say(slog.LevelInfo, rootAddr, text)
+	say()
 	q.Signal()
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 
 // What is refused, with which number and which message of the kernel's.
 func TestInjectErrors(t *testing.T) {
-	bare := func(a pci.Addr) *model { m := newModel(a, false); m.set(0x100, 0); return m }
+	bare := func(a pci.Addr) *model { m := newModel(a, a == rootAddr); m.set(0x100, 0); return m }
 	cor, unc := pci.AERError{Correctable: 0x40}, pci.AERError{Uncorrectable: 0x4000}
 	for _, c := range []struct {
 		name string
@@ -30,6 +30,8 @@ func TestInjectErrors(t *testing.T) {
 		{"dead", func(g *rig) { g.below.kill() }, cor, unix.ENODEV, ""},
 		{"no root port", func(g *rig) { g.in.Add(fnAddr, g.fn, pci.Addr{}) }, cor, unix.ENODEV, `level=ERROR msg="drv 1000:01:02.1: aer_inject: Root port not found";`},
 		{"root port gone", func(g *rig) { g.in.Remove(rootAddr) }, cor, unix.ENODEV, `level=ERROR msg="drv 1000:01:02.1: aer_inject: Root port not found";`},
+		{"no root port, says the port", func(g *rig) { g.in.Add(fnAddr, g.fn, fnAddr) }, cor, unix.ENODEV, `level=ERROR msg="drv 1000:01:02.1: aer_inject: Root port not found";`},
+		{"not wrapped", func(g *rig) { g.in.Add(fnAddr, nil, rootAddr) }, cor, unix.EPROTONOSUPPORT, `level=ERROR msg="drv 1000:01:02.1: aer_inject: Device doesn't support AER";`},
 		{"no AER", func(g *rig) { g.in.Add(fnAddr, Wrap(bare(fnAddr)), rootAddr) }, cor, unix.EPROTONOSUPPORT, `level=ERROR msg="drv 1000:01:02.1: aer_inject: Device doesn't support AER";`},
 		{"no AER in root port", func(g *rig) { g.in.Add(rootAddr, Wrap(bare(rootAddr)), rootAddr) }, cor, unix.EPROTONOSUPPORT, `level=ERROR msg="drv 1000:00:04.0: aer_inject: Root port doesn't support AER";`},
 		{"masked", func(g *rig) { g.below.set(aerAt+pci.AERCorMask, 0x40) }, cor, unix.EINVAL, `level=WARN msg="drv 1000:01:02.1: aer_inject: The correctable error(s) is masked by device";`},

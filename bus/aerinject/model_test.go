@@ -13,10 +13,9 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
-const (
-	aerAt   bus.Off = 0x148 // where the models have Advanced Error Reporting
-	message         = 2     // a root port's message number
-)
+const aerAt bus.Off = 0x148 // where the models have Advanced Error Reporting
+
+const message = 2 // a root port's message number
 
 // model is a function with Advanced Error Reporting: status registers that are cleared by writing ones, masks that can be
 // written, the rest read-only. What a model does not have (the embedded nil) no test asks for.
@@ -36,6 +35,9 @@ func newModel(a pci.Addr, root bool) *model {
 	m.set(aerAt, 0x0002_0001)
 	m.set(aerAt+pci.AERUncSev, 0x0046_2030)
 	if root {
+		m.set(pci.CfgCommand, uint32(pci.StatusCaps)<<16)
+		m.set(pci.CfgCapPtr, 0x40)
+		m.set(0x40, pci.CapPCIe|(2|uint32(pci.ExpRootPort)<<4)<<16)
 		m.set(aerAt+pci.AERRootSta, message<<pci.RootStaMsgAt)
 		m.set(aerAt+pci.AERRootCmd, pci.RootCmdAll)
 	}

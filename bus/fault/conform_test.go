@@ -81,3 +81,32 @@ func TestConformsOnQEMU(t *testing.T) {
 		return s
 	})
 }
+
+// keeper is a device that has state to keep.
+type keeper struct {
+	bus.Device
+	restored int
+}
+
+func (k *keeper) SaveState() (restore func() error) {
+	return func() error { k.restored++; return nil }
+}
+
+// State is kept through the wrapper, until the link's death.
+func TestSaveState(t *testing.T) {
+	_, in := openSim(t)
+	k := &keeper{Device: in}
+	d := fault.Wrap(k, fault.Plan{})
+	before := d.Accesses()
+	restore := bus.SaveState(d)
+	if err := restore(); err != nil || k.restored != 1 {
+		t.Errorf("restore = %v, and the device was restored %d times, want once", err, k.restored)
+	}
+	if n := d.Accesses(); n != before {
+		t.Errorf("%d accesses counted, want none", n-before)
+	}
+	d.Kill()
+	if err := restore(); !errors.Is(err, bus.ErrGone) || k.restored != 1 {
+		t.Errorf("restore of a dead device = %v, want ErrGone", err)
+	}
+}

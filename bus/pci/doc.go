@@ -15,8 +15,9 @@
 // A backend that carries a whole bus, with nobody to assign resources, implements
 // [Access] and calls [Enumerate]: bridges are numbered, BARs sized and placed, windows
 // set, decoding enabled. What is wrong with one function is told in its Err and harms no
-// other. [Topology.Rescan] and [Topology.Forget] serve hot-plug within the bus numbers and
-// windows that a hot-plug port was given to spare. A backend that programs interrupt
+// other. [Topology.Rescan] and [Topology.Forget] serve hot-plug: what is new gets what nobody has
+// of the bus numbers and windows of the bridge above it, and what is known stays where it is. How much a
+// hot-plug port keeps for that is [EnumerateReserving]'s to say. A backend that programs interrupt
 // messages itself uses [OpenMSI] and [OpenMSIX]; INTx has [INTxPin], [INTxPending] and
 // [CmdINTxDisable].
 //

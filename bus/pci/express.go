@@ -214,6 +214,8 @@ const (
 	DPCPIOSysErr bus.Off = 0x18 // RP PIO SysError, RW
 	DPCPIOExc    bus.Off = 0x1c // RP PIO Exception, RW
 	DPCPIOHeader bus.Off = 0x20 // RP PIO Header Log, RO, 4 words
+	DPCPIOImp    bus.Off = 0x30 // RP PIO ImpSpec Log, RO
+	DPCPIOPrefix bus.Off = 0x34 // RP PIO TLP Prefix Log, RO, up to 4 words
 
 	DPCCapMessage  uint16 = 0x1f   // Interrupt Message Number
 	DPCCapRP       uint16 = 1 << 5 // RP extensions
@@ -245,6 +247,22 @@ const (
 	VCResCtl bus.Off = 0x14 // VC Resource Control, RW, 32 bits: TC map 7:0, load table 16, select 19:17, VC ID 26:24, enable 31
 	VCResSta bus.Off = 0x1a // VC Resource Status, 16 bits: table loading 0, negotiation pending 1
 	VCStride bus.Off = 0x0c
+
+	VCCap1Count uint32 = 0b111       // VCs beside VC 0
+	VCCap1Low   uint32 = 0b111 << 4  // of them in the low-priority group
+	VCCap1Entry uint32 = 0b11 << 10  // bits of an entry of a port arbitration table, as a power of two
+	VCCapArb    uint32 = 0xff        // of VCCap2 and VCResCap: arbitrations
+	VCCapTable  uint32 = 0xff << 24  // of both: where the table is, in 16 bytes; 0: there is none
+	VCResSlots  uint32 = 0x7f << 16  // of VCResCap: Maximum Time Slots, less one
+	VCCtlLoad   uint16 = 1 << 0      // reads 0
+	VCCtlSelect uint16 = 0b111 << 1  // arbitration
+	VCStaLoad   uint16 = 1 << 0      // of both status registers: the table was written, and is not loaded
+	VCResPend   uint16 = 1 << 1      // of VCResSta: negotiation is pending
+	VCResMap    uint32 = 0xff        // of VCResCtl: TC/VC map
+	VCResLoad   uint32 = 1 << 16     // reads 0
+	VCResSelect uint32 = 0b111 << 17 // port arbitration
+	VCResID     uint32 = 0b111 << 24
+	VCResOn     uint32 = 1 << 31 // enabled
 )
 
 // Secondary Bus Number and Bridge Control of a type 1 header (PCI-to-PCI Bridge 1.2, 3.2.5.3 and 3.2.5.17).

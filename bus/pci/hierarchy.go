@@ -27,6 +27,15 @@ type Hierarchy interface {
 	Uevent(action, path, subsystem string, env ...string)
 }
 
+// Waker is implemented by a Hierarchy that knows which devices it suspended. The service of power management events calls it where a device
+// asked for power.
+type Waker interface {
+	// Wake brings a function that asked for it back to D0, and resumes its driver (bus.PowerHandler) if it is suspended; what stands above it is
+	// resumed first. It returns once that is done, or ctx ends: a port that is being closed ends it. A function that is awake
+	// is left alone, which is no error.
+	Wake(ctx context.Context, a Addr) error
+}
+
 // Member is a function that is in service, or could be.
 type Member struct {
 	Function *Function

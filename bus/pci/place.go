@@ -97,10 +97,15 @@ func (t *Topology) place(root *Function, fns []*Function) {
 		}
 	}
 	for _, f := range fns {
-		for i := range f.BARs {
-			if r := &f.BARs[i]; dropped[r] {
-				f.fail("placing BAR %d: no room for %#x bytes of %s space: %w", r.Index, r.Size, r.Kind, bus.ErrBusy)
-			}
+		f.failDropped(dropped)
+	}
+}
+
+// failDropped says which BARs found no room.
+func (f *Function) failDropped(dropped map[*bus.RegionInfo]bool) {
+	for i := range f.BARs {
+		if r := &f.BARs[i]; dropped[r] {
+			f.fail("placing BAR %d: no room for %#x bytes of %s space: %w", r.Index, r.Size, r.Kind, bus.ErrBusy)
 		}
 	}
 }

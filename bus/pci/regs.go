@@ -89,6 +89,7 @@ const (
 	ExtCapAER = 0x0001 // Advanced Error Reporting
 	ExtCapVC  = 0x0002 // Virtual Channel
 	ExtCapDSN = 0x0003 // Device Serial Number
+	ExtCapEC  = 0x0007 // Root Complex Event Collector Endpoint Association
 	ExtCapACS = 0x000d // Access Control Services
 	ExtCapARI = 0x000e // Alternative Routing ID
 	ExtCapDPC = 0x001d // Downstream Port Containment

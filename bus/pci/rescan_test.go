@@ -16,7 +16,7 @@ var wide = Windows{IO: Range{0x2000, 0xe000}, Mem: Range{0xc0000000, 0x3ec00000}
 func frozen(top *Topology) map[*Function]string {
 	m := map[*Function]string{}
 	for _, f := range top.Functions {
-		m[f] = fmt.Sprint(f.Addr, f.BARs, f.ROM, f.Secondary, f.Subordinate, f.Windows, f.Err, f.Config.(*space).data)
+		m[f] = fmt.Sprint(f.Addr, f.BARs, f.ROM, f.Secondary, f.Subordinate, f.Windows, f.Err) + string(f.Config.(*space).data[:])
 	}
 	return m
 }

@@ -3,6 +3,7 @@ package pci
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/ring3dev/ring3/bus"
 )
@@ -43,6 +44,10 @@ type Function struct {
 	// addresses it forwards.
 	Secondary, Subordinate uint8
 	Windows                Windows
+
+	// BusSpeed is the speed of the link behind a port when it was last seen to come up, as in Link Status; 0: nobody looked. Who
+	// serves the port keeps it.
+	BusSpeed atomic.Uint32
 
 	// AER counts the errors that the function reported; nil where it has no Advanced Error Reporting.
 	AER *AERStats

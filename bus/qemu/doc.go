@@ -31,6 +31,30 @@
 // and drops when the far end has no descriptors; netdev.Wire keeps that from
 // happening.
 //
+// # Hot-plug
+//
+// Ports have PCI Express native hot-plug: what a guest's port driver would do, somebody here does by the port's own registers
+// (Slot Control and Slot Status). [Machine.Plug] puts a device into an empty slot of a root port or of a switch's downstream port, and
+// its button is pressed. The slot is off: once Power Controller Control was cleared the device answers, and [Machine.Rescan]
+// enumerates it in the windows and bus numbers that the port kept ([Config].Reserve). [Machine.Eject] presses the button of a slot
+// that is taken. Whoever drives the port stops the device, calls [Machine.Forget], and turns power and the power
+// indicator off; then QEMU removes it, and [Config].Ejected says that its name is free. There is no surprise removal in QEMU:
+// [Machine.Disconnect], and then power off, is what comes next to it.
+//
+// A bus.Device that was forgotten, disconnected or removed is dead: reads give all-ones and writes go nowhere, though QEMU itself
+// reads 0 where a device was, as it does between power off and one of these calls. Its interrupt vectors are free at once, its DMA memory
+// when it was freed.
+//
+// Write-1-to-clear only those events of Slot Status that were read as set: QEMU restores all otherwise. Poll and clear Command
+// Completed after each write of Slot Control.
+//
+// # Errors
+//
+// [Machine.InjectError] makes a port, or a virtio device with aer=on, report an uncorrectable error. It is routed to the
+// root port where Command has SERR#, Device Control the error's kind, and Bridge Control of the ports above SERR#. Of other models
+// QEMU 7.2 routes none, and correctable ones not at all. A device's state over a reset that is not its own is kept by
+// [bus.SaveState]: config space, what is set of Advanced Error Reporting, and where MSI-X goes.
+//
 // # The IOMMU
 //
 // A device with [DeviceSpec].IOMMU stands behind QEMU's intel-iommu, which this package
@@ -58,7 +82,8 @@
 // is stopped but not told apart; its next fault is. A write to memory for reading only, or
 // the reverse, is not told if the device used that page the right way before. Behind a
 // conventional PCI bridge a device with the option must stand alone, since all that is
-// there looks the same to the IOMMU.
+// there looks the same to the IOMMU. A device that is plugged in later can have the option only if one had it
+// from the beginning.
 //
 // # Life and death
 //
@@ -75,7 +100,8 @@
 // One access takes a round trip (about 40 us) for a read and a system call (about 5 us)
 // for a posted write. Devices on one machine share its RAM: without an IOMMU nothing keeps
 // one from writing to another's buffers. Function reset works where the model has FLR, or stands
-// alone below a bridge. Needs QEMU 6.1 or later; tested with 7.2.
+// alone below a bridge. Nothing can be plugged in on the root bus or below a conventional bridge, downstream ports not at all, and a
+// capture not begin later. Below a conventional bridge devices are numbered from 1. Needs QEMU 6.1 or later; tested with 7.2.
 //
 // Sources: QEMU's documentation (docs/devel/qtest, docs/specs/ivshmem-spec,
 // docs/interop/qmp-spec, docs/specs/acpi_mem_hotplug); Intel Virtualization Technology for Directed I/O (legacy mode,

@@ -136,6 +136,9 @@ func (m *Machine) removed(id string, ejected func(name string)) {
 	m.dropNetdev(u)
 	m.mu.Lock()
 	m.units = slices.DeleteFunc(m.units, func(o *unit) bool { return o == u })
+	if u.fn != nil {
+		m.late = append(m.late, u)
+	}
 	m.mu.Unlock()
 	m.log.Debug(fmt.Sprintf("qemu: %s (%s) was removed", u.spec.Name, u.spec.Model))
 	if ejected != nil {

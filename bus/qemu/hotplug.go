@@ -205,6 +205,7 @@ func (m *Machine) Forget(f *pci.Function) {
 			u.fn, u.dev = nil, nil
 		}
 	}
+	m.late = slices.DeleteFunc(m.late, func(u *unit) bool { return slices.Contains(gone, u.fn) })
 	m.mu.Unlock()
 	for _, d := range ended {
 		d.leave("it was removed")

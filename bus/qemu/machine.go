@@ -48,10 +48,11 @@ type Machine struct {
 
 	// Lock order: mu, then irqMu, then the IOMMU's, then the qtest client's, then lineMu. Nobody waits for QMP with one of
 	// them.
-	mu    sync.Mutex // guards topo, units, plugs and shut
+	mu    sync.Mutex // guards what follows, to shut
 	topo  *pci.Topology
 	plugs int     // how many devices were ever plugged in
 	units []*unit // those of Config.Devices, in their order, then those plugged in
+	late  []*unit // that QEMU has removed, and nobody has forgotten yet
 	shut  bool    // closed: nothing is plugged in any more
 
 	irqMu  sync.Mutex // guards bell.used, intxOn and the devices' irqState

@@ -118,13 +118,15 @@ func (m *Machine) Function(name string) (*pci.Function, error) {
 	return u.fn, nil
 }
 
-// Named is the name and the device of a function; not ok for one of the chipset's, or one that was removed.
+// Named is the name and the device of a function, until it is forgotten; not ok for one of the chipset's.
 func (m *Machine) Named(f *pci.Function) (name string, dev bus.Device, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, u := range m.units {
-		if f != nil && u.fn == f {
-			return u.spec.Name, u.dev, true
+	for _, units := range [][]*unit{m.units, m.late} {
+		for _, u := range units {
+			if f != nil && u.fn == f {
+				return u.spec.Name, u.dev, true
+			}
 		}
 	}
 	return "", nil, false

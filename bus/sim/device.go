@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -19,7 +18,8 @@ type device struct {
 	spec  DeviceSpec
 	index int           // in the machine: no two devices have the same
 	slot  uint8         // device number on its bus
-	up    *device       // the port it stands under; nil: the root bus
+	input int           // the line of the machine that its pin is wired to
+	up    *device       // the port it stands under; nil: the root bus; guarded by Machine.mu
 	addr  pci.Addr      // of a function
 	fn    *pci.Function // nil: a platform device, or one that was not enumerated; guarded by Machine.mu
 	nth   int           // of a platform device: which of those that firmware calls the same
@@ -82,6 +82,9 @@ func newDevice(m *Machine, spec DeviceSpec) (*device, error) {
 		d.up.below = append(d.up.below, d)
 	}
 	d.addr = pci.Addr{Domain: m.domain, Dev: d.slot}
+	for u := d; u != nil; u = u.up {
+		d.input = (d.input + int(u.slot)) % pciLines // each bridge turns the pins by its own device number
+	}
 	d.refresh()
 	return d, nil
 }
@@ -207,85 +210,6 @@ func (d *device) Region(index int) (bus.Region, error) {
 		}
 	}
 	return nil, d.errorf("no region %d: %w", index, bus.ErrNotSupported)
-}
-
-// Reset is a function-level reset, where the device has it, or a reset of the bus on which it stands alone, below a port. The models need no time for
-// either.
-func (d *device) Reset(ctx context.Context) error {
-	if err := d.Err(); err != nil {
-		return err
-	}
-	if ctx.Err() != nil {
-		return d.errorf("function reset: %w", ctx.Err())
-	}
-	if !d.hdr.flr && (d.up == nil || !d.up.port.hasSlot()) {
-		return d.errorf("the model has no function reset: %w", bus.ErrNotSupported)
-	}
-	return d.powerOn(false)
-}
-
-// powerOn is a reset that keeps what config space says, or the power-on one.
-func (d *device) powerOn(cold bool) error {
-	d.m.lock()
-	defer d.m.unlock()
-	if err := d.errLocked(); err != nil {
-		return err
-	}
-	if !d.live {
-		return d.errorf("reset: nothing reaches the function: %w", bus.ErrGone)
-	}
-	saved := slices.Clone(d.space.b)
-	d.resetBus(cold)
-	d.restore(saved)
-	return nil
-}
-
-// restore writes config space back, as a driver would: what can be written, but for what asks for an act. Called with Machine.mu held.
-func (d *device) restore(saved []byte) {
-	s := d.space
-	for i, v := range saved {
-		s.b[i] = s.b[i]&^s.rw[i] | v&s.rw[i]
-	}
-	d.changed()
-	if p := d.port; p != nil {
-		p.numbers()
-		p.settle(false)
-	}
-}
-
-// SaveState remembers config space and where interrupts go; bus.StateKeeper.
-func (d *device) SaveState() (restore func() error) {
-	d.m.lock()
-	defer d.m.unlock()
-	saved, table := slices.Clone(d.space.b), slices.Clone(d.msixTab)
-	return func() error {
-		d.m.lock()
-		defer d.m.unlock()
-		if err := d.errLocked(); err != nil {
-			return err
-		}
-		if !d.live {
-			return d.errorf("restoring: nothing reaches the function: %w", bus.ErrGone)
-		}
-		copy(d.msixTab, table)
-		d.restore(saved)
-		return nil
-	}
-}
-
-// resetFunction is what the function itself does. sticky says that what a log holds survives. Called with Machine.mu held.
-func (d *device) resetFunction(sticky bool) {
-	restore := d.keep()
-	d.space.reset()
-	if sticky {
-		restore()
-	} else {
-		d.log = nil
-	}
-	d.resetMSIX()
-	d.high = false
-	d.changed()
-	d.chip.reset()
 }
 
 // Close masks interrupts, stops the device's bus mastering, and refuses further work.

@@ -17,10 +17,15 @@
 //	             then is the driver. mac=ADDRESS
 //	e1000, e1000-82545em, e1000e
 //	             82540EM, 82545EM and 82574L, which can be wired. mac=ADDRESS
+//	root-port, ioh3420, upstream, downstream
+//	             ports of PCI Express, also by QEMU's names pcie-root-port, x3130-upstream and
+//	             xio3130-downstream: see Ports
 //	tpm-tis      a TPM behind the FIFO of the TPM Interface Specification, as QEMU's tpm-tis: a platform
 //	             device. family=1.2 or 2.0, burst=N, delay=DURATION, irq=off, ek=off, misbehave=...
 //	tpm-crb      a TPM 2.0 behind a command response buffer, as QEMU's tpm-crb: a platform device.
 //	             delay=DURATION, misbehave=...
+//
+// null and e1000e have aer=on (Advanced Error Reporting) and pme=on (they can signal PME) besides.
 //
 // [Models] lists them with their properties. On ring3's command line they begin with "sim.":
 // eth0=sim:null,sim.rx=60.
@@ -52,6 +57,52 @@
 // through CTRL.RST; its 82574L cuts what is to be segmented into IP fragments, forgets the
 // tag in legacy descriptors and throttles without being asked to; both send an empty segment after
 // a last one that is full, and take frames of up to 1526 bytes as not long.
+//
+// # Ports
+//
+// [DeviceSpec.Bus] puts a device under a port: one device under a root port or downstream port, downstream ports under an
+// upstream port. Config accesses find their way by the bus numbers that were written into the ports, whatever they are; a region answers if every
+// bridge above it has a window over it and forwards that space; DMA and messages from below need every bridge above to be a bus master. INTx is
+// swizzled. A port that sleeps (D3) forwards config accesses only. A bus.Device's Reset is, where the model has no reset of its own, one of the bus on which it stands alone.
+//
+// Ports have QEMU 7.2's identities, capabilities and reset values, and a test compares all 4096 bytes, and each step of plugging and unplugging. Where
+// they differ QEMU's are less than the specification asks for: errors cannot be masked, links cannot be disabled and do not tell of changes of their state, power
+// faults cannot interrupt, each error's header is logged over the one before, and a port takes its own message for one from below. QEMU lets config space be written where there is no capability, restores all events of a slot if one is
+// cleared that was not set, and swallows correctable errors; nothing of the kind is here. Properties of ports:
+//
+//	vectors=N, msi=N, intx=on  the kind of interrupts (root-port: vectors=1; ioh3420: msi=2; others: msi=1). Messages: the slot, PME and
+//	                           bandwidth 0, errors 1, DPC 2, as far as there are so many
+//	slot=N                     physical slot number
+//	button, power, attn, led, surprise, hotplug, interlock=off
+//	                           what a slot does not have, of what QEMU's have
+//	mrl=on                     a sensor of the latch
+//	cmd=DURATION               how long a command takes; no-command-completed=on: it is not told
+//	auto_eject=off             a card stays in a slot that is off
+//	reset_link=on              a reset of the secondary bus shows as link state changes, as on real ports
+//	dpc=on                     Downstream Port Containment
+//	vc=N                       a Virtual Channel capability with N extended channels
+//	pme=on                     PME
+//	bw=on                      bandwidth notification, speeds up to 16 GT/s, whatever the card's registers say of its own
+//
+// # Slots
+//
+// [Machine.Plug] puts a card into a slot, [Machine.Eject] asks for it back, [Machine.Unplug] pulls it out, [Machine.PressButton], [Machine.OpenLatch],
+// [Machine.PowerFault] and [Machine.SetPortLink] do what their names say. A slot without a card is off; one that has a card at the start is on. Software switches it by Slot
+// Control. While a card has no power, no link, is contained (DPC) or its bus is held in reset, reads give all-ones. Its link going down resets it
+// and all behind it; error logs survive that unless power is lost. A card leaves (Config.Ejected) when power and power indicator are switched off, asked for or
+// not, as QEMU's do; from a slot without a power controller by Unplug only.
+//
+// [Machine.Rescan] enumerates what is new, [Machine.Named] gives its bus.Device. [Machine.Forget] takes functions out of service and
+// [Machine.Disconnect] kills what is behind a port for its drivers; the cards stay. Found again they have config space as it was, and fresh registers in their regions.
+//
+// # Errors, PME, containment, bandwidth
+//
+// [Machine.InjectError] has a function detect errors (PCI Express Base 5.0, 6.2): Device Status, Advanced Error Reporting with header log, first error
+// pointer and, where software enables it, up to eight recorded headers. Messages pass Device Control or SERR# Enable of the function, and of each bridge above
+// Bridge Control's SERR# Enable and, if not correctable, its own Device Control or SERR# Enable. One injection sends at most one message of each
+// severity. Advisory non-fatal errors are not told from others, nor do links going down by surprise report an error. [Machine.SignalPME] queues
+// in the root port. [Machine.TriggerDPC] is an error of programmed I/O; errors that reach a port contain too. Root ports are never busy (RP Busy), and log no TLP
+// prefixes. [Machine.SetLinkSpeed] changes a link. An interrupt message is sent when what is enabled and set goes from nothing to something.
 //
 // # Platform devices
 //
@@ -125,7 +176,7 @@
 // MSI with 64-bit addresses, MSI-X with its table and pending bits, and for PCI Express power
 // management (D0, D3) and function-level reset. [Start] enumerates the bus with package pci, so
 // addresses, sizes and decoding are what a driver finds on any bus. Where decoding is off, or the
-// function sleeps, regions read all-ones. All functions stand on the root bus.
+// function sleeps, regions read all-ones.
 //
 // # DMA
 //
@@ -174,21 +225,21 @@
 //
 // # Life and death
 //
-// [Machine.Reset] is power-on reset. [Machine.Unplug] pulls a device out: its registers read all-ones, its Err wraps bus.ErrGone.
+// [Machine.Reset] is power-on reset. [Machine.Unplug] pulls a device out: its registers read all-ones, its Err wraps bus.ErrGone. bus.SaveState
+// keeps config space and the MSI-X table, for a reset of a bus.
 // [Machine.Close] closes all devices, and reports memory that was not freed.
 //
 // # Limits
 //
 // One lock a machine: devices of one machine do not run at the same time, and a doorbell takes as
-// long as the work that it causes. No bridges, no expansion ROMs, no hot-plug, no errors of
-// the PCI Express fabric.
+// long as the work that it causes. No expansion ROMs; functions have no second function beside them; nothing is plugged in on the root bus or inside a switch.
 //
 // # Locks
 //
-// A device's irqMu before Machine.mu. Chips, timers and wires run under Machine.mu and call
-// nothing that takes a lock but the logger and Capture.
+// Machine.topoMu (Rescan, Forget) before a device's irqMu before Machine.mu. Chips, timers and wires run under Machine.mu and call
+// nothing that takes a lock but the logger and Capture. Config.Ejected is called with none held, by whoever made the access.
 //
-// Sources: PCI Local Bus 3.0; PCI Express Base 3.0; PCI Power Management 1.2; QEMU's docs/specs/edu
+// Sources: PCI Local Bus 3.0; PCI Express Base 3.0 and 5.0; PCI-to-PCI Bridge 1.2; PCI Power Management 1.2; QEMU's docs/specs/edu
 // and docs/specs/pci-testdev; Intel 317453
 // (8254x) and 317694 (82574L); TCG PC Client Specific TPM Interface Specification (TIS) 1.3; TCG PC Client Platform
 // TPM Profile (PTP) 1.05; TPM Main Specification 1.2 parts 2 and 3; TPM 2.0 Library Specification 1.59 parts 2 and 3.

@@ -90,7 +90,7 @@ func (p *port) wroteDPC(off bus.Off, width int, v uint32) {
 }
 
 // TriggerDPC makes a root port with dpc=on detect errors of programmed I/O: these bits of RP PIO Status, with the header of the request.
-// pio 0 is an unmasked uncorrectable error of the port itself. It contains what is below if software enabled that, and the
+// pio 0 is an unmasked uncorrectable error of the port itself. It contains what is below if software enabled that, whatever RP PIO Severity says, and the
 // bits are not masked.
 func (m *Machine) TriggerDPC(port string, pio uint32, header [4]uint32) error {
 	m.lock()

@@ -80,3 +80,42 @@ func ExampleMachine_StrayDMA() {
 	// Output:
 	// 1 1000:00:03.0 edu0: stray DMA: write of 16 bytes at 0xbad000: no memory of this device's is there
 }
+
+// A card goes into a slot, and out again, by the hands of whoever drives the slot.
+func ExampleMachine_Plug() {
+	m, err := sim.Start(context.Background(), sim.Config{
+		Devices: []sim.DeviceSpec{{Name: "rp0", Model: "root-port"}},
+		Clock:   sim.Stepped,
+		Ejected: func(name string) { fmt.Println(name, "left") },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+	port, err := m.Function("rp0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	exp, _ := pci.FindExpress(port.Config)
+	control := exp.At + pci.ExpSltCtl
+	if err := m.Plug(context.Background(), sim.DeviceSpec{Name: "edu0", Model: "edu", Bus: "rp0"}); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("Slot Status %#x\n", port.Config.Read16(exp.At+pci.ExpSltSta))
+	port.Config.Write16(control, pci.LEDOn<<8) // power on
+	found, err := m.Rescan(port)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, f := range found {
+		name, dev, _ := m.Named(f)
+		fmt.Println(name, dev.Address(), f.ID)
+		m.Forget(f)
+		dev.Close()
+	}
+	port.Config.Write16(control, pci.SltCtlPowerOff|pci.LEDOff<<8)
+	// Output:
+	// Slot Status 0x49
+	// edu0 1000:01:00.0 1234:11e8
+	// edu0 left
+}

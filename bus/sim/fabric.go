@@ -56,7 +56,7 @@ func (d *device) reached() (config, master bool) {
 		if sec, _ := u.port.buses(); (sec == d.addr.Bus) != (u == d.up) {
 			return false, false
 		}
-		if u.space.command()&pci.CmdMaster == 0 {
+		if u.space.command()&pci.CmdMaster == 0 || u.space.asleep() {
 			master = false
 		}
 	}
@@ -89,9 +89,9 @@ func (p *port) forwards(r *bus.RegionInfo) bool {
 	inside := func(base, limit uint64) bool { return base <= first && last <= limit && first <= last }
 	if r.Kind == bus.RegionIO {
 		v := s.get16(brgIO)
-		return s.command()&pci.CmdIO != 0 && inside(uint64(v&0xf0)<<8, uint64(v&0xf000)|0xfff)
+		return s.command()&pci.CmdIO != 0 && !s.asleep() && inside(uint64(v&0xf0)<<8, uint64(v&0xf000)|0xfff)
 	}
-	if s.command()&pci.CmdMem == 0 {
+	if s.command()&pci.CmdMem == 0 || s.asleep() {
 		return false
 	}
 	window := func(at int) (base, limit uint64) {
@@ -104,38 +104,6 @@ func (p *port) forwards(r *bus.RegionInfo) bool {
 	}
 	base, limit = window(brgPref)
 	return inside(base|uint64(s.get32(brgPrefHi))<<32, limit|uint64(s.get32(brgPrefHi+4))<<32)
-}
-
-// resetBelow resets all that is behind a port, as the link does that goes down. cold says that power was lost.
-func (p *port) resetBelow(cold bool) {
-	for _, d := range p.d.below {
-		d.resetBus(cold)
-	}
-}
-
-// resetBus is conventional reset of a function and all behind it. What a log holds survives it (Base 5.0, 7.4: sticky), unless power is lost.
-func (d *device) resetBus(cold bool) {
-	if d.port != nil {
-		d.port.resetBelow(cold)
-	}
-	if cold {
-		d.log = nil
-		d.resetFunction(false)
-		return
-	}
-	d.resetFunction(true)
-}
-
-// keep is what of a function's error log survives a reset.
-func (d *device) keep() func() {
-	s := d.space
-	if s.aer == 0 {
-		return func() {}
-	}
-	var was [aerSize]byte
-	end := s.aer + int(pci.AERRootCmd)
-	copy(was[:], s.b[s.aer:end])
-	return func() { copy(s.b[s.aer:end], was[:]) }
 }
 
 // configured is told of a write to config space: what it means beyond keeping bits. before is what was there.

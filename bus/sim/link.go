@@ -32,7 +32,7 @@ func (p *port) train() {
 	p.setSpeed(speed, width)
 }
 
-// setSpeed writes speed and width to Link Status, here and at the far end where that has one.
+// setSpeed writes speed and width to Link Status. What the card's own says is left alone.
 func (p *port) setSpeed(speed, width uint16) {
 	p.speed, p.width = speed, width
 	v := p.get(pci.ExpLnkSta) &^ (pci.LnkStaSpeed | pci.LnkStaWidth)

@@ -32,11 +32,7 @@ func (d *device) lineOf() (l *line, number int) {
 	if d.isPlatform() {
 		return &d.m.lines[pciLines], platformLine
 	}
-	i := int(d.slot)
-	for u := d.up; u != nil; u = u.up {
-		i += int(u.slot) // each bridge turns the pins by its own device number
-	}
-	i %= pciLines
+	i := d.input
 	return &d.m.lines[i], firstLine + i
 }
 

@@ -113,7 +113,6 @@ type portOptions struct {
 	vc           int // -1: no capability
 	dpc, pme, bw bool
 	sltCap       uint32
-	hotplug      bool
 	cmd          time.Duration
 	autoEject    bool
 	resetLink    bool

@@ -35,9 +35,11 @@ const (
 	lnkCtlTarget  = 0xf
 	lnkCap2Speeds = 0x1e
 
-	dpcAt = 0x160
-	vcAt  = 0x200
-	pmAt  = 0xe0
+	// Where capabilities stand that QEMU's ports do not have.
+	dpcAt   = 0x160
+	vcAt    = 0x200
+	pmAt    = 0xe0
+	msiElse = 0x90
 )
 
 // set16 and its kin lay a register out: what it reads as, what of it is kept, and what writing ones clears.
@@ -120,7 +122,11 @@ func (p *port) layoutCaps(s *space, h *header) {
 			s.set16(s.msix+msixCtl, uint16(h.msix-1), msixOn|msixMask, 0)
 			s.put32(s.msix+msixPBA, uint32(h.pba))
 		case h.msi > 0:
-			s.msi = c.add(pci.CapMSI, k.irq)
+			at := k.irq
+			if k.msix {
+				at = msiElse // there is no room for it
+			}
+			s.msi = c.add(pci.CapMSI, at)
 			p.layoutMSI(s, h.msi)
 		}
 	}

@@ -140,7 +140,7 @@ func (m *Machine) renew(d *device) {
 		m.log.Warn(d.errorf("putting it back: %v", err).Error()) // it was made before
 		return
 	}
-	n.slot, n.up, n.addr = d.slot, d.up, pci.Addr{Domain: m.domain, Dev: d.slot}
+	n.slot, n.input, n.up, n.addr = d.slot, d.input, d.up, pci.Addr{Domain: m.domain, Dev: d.slot}
 	n.space, n.log, n.msixTab, n.cut = d.space, d.log, d.msixTab, d.cut
 	n.below = d.below
 	for _, x := range n.below {
@@ -165,6 +165,7 @@ func (m *Machine) renew(d *device) {
 		n.far.far = n
 	}
 	m.retire(d)
+	n.silence()
 	if p := d.port; p != nil {
 		n.chip, n.port, p.d = p, p, n
 		if p.command.pending() {
@@ -176,6 +177,17 @@ func (m *Machine) renew(d *device) {
 		n.chip.reset()
 	}
 	n.refresh()
+}
+
+// silence turns messages off: where they went is for somebody else soon.
+func (d *device) silence() {
+	s := d.space
+	if s.msix != 0 {
+		s.b[s.msix+msixCtl+1] &^= msixOn >> 8
+	}
+	if s.msi != 0 {
+		s.b[s.msi+msiCtl] &^= msiOn
+	}
 }
 
 // wire connects a device as Config.Wires says.

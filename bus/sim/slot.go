@@ -55,6 +55,7 @@ func (p *port) settle(tell bool) {
 			}
 		}
 	}
+	p.negotiateVC()
 	for _, d := range p.d.below {
 		d.refresh()
 	}
@@ -176,6 +177,9 @@ func (m *Machine) Plug(ctx context.Context, spec DeviceSpec) error {
 	if err := spec.check(); err != nil {
 		return err
 	}
+	if spec.Bus == "" {
+		return fmt.Errorf("sim: plugging %s: nothing can be plugged in on the root bus: name a port for it to stand under: %w", spec.Name, bus.ErrNotSupported)
+	}
 	m.lock()
 	defer m.unlock()
 	if m.err != nil {
@@ -244,14 +248,14 @@ func (m *Machine) Eject(name string) error {
 	return nil
 }
 
-// PressButton presses the attention button of a port's slot.
-func (m *Machine) PressButton(port string) error {
-	return m.onPort(port, "pressing the button", pci.SltCapButton, func(p *port0) { p.event(pci.SltStaButton) })
+// PressButton presses the attention button of the slot of the port of that name.
+func (m *Machine) PressButton(name string) error {
+	return m.onPort(name, "pressing the button", pci.SltCapButton, func(p *port) { p.event(pci.SltStaButton) })
 }
 
 // OpenLatch opens or closes the latch that holds the card (mrl=on). While it is open the card has no link.
-func (m *Machine) OpenLatch(port string, open bool) error {
-	return m.onPort(port, "moving the latch", pci.SltCapMRL, func(p *port0) {
+func (m *Machine) OpenLatch(name string, open bool) error {
+	return m.onPort(name, "moving the latch", pci.SltCapMRL, func(p *port) {
 		if p.open != open {
 			p.open = open
 			p.put(pci.ExpSltSta, pci.SltStaOpen, open)
@@ -262,8 +266,8 @@ func (m *Machine) OpenLatch(port string, open bool) error {
 }
 
 // PowerFault makes a slot's power fail, until software switches it off and on again.
-func (m *Machine) PowerFault(port string) error {
-	return m.onPort(port, "failing power", pci.SltCapPower, func(p *port0) {
+func (m *Machine) PowerFault(name string) error {
+	return m.onPort(name, "failing power", pci.SltCapPower, func(p *port) {
 		p.faulted = true
 		p.event(pci.SltStaFault)
 		p.settle(true)
@@ -271,15 +275,12 @@ func (m *Machine) PowerFault(port string) error {
 }
 
 // SetPortLink holds the link below a port down, or lets it come up again. What is behind is reset when it goes down.
-func (m *Machine) SetPortLink(port string, up bool) error {
-	return m.onPort(port, "setting the link", 0, func(p *port0) {
+func (m *Machine) SetPortLink(name string, up bool) error {
+	return m.onPort(name, "setting the link", 0, func(p *port) {
 		p.flapped = !up
 		p.settle(true)
 	})
 }
-
-// port0 is port, where a parameter has that name.
-type port0 = port
 
 // onPort does something to a port whose slot has these capabilities.
 func (m *Machine) onPort(name, step string, cap uint32, f func(*port)) error {

@@ -376,3 +376,26 @@ func TestConformanceSim(t *testing.T) {
 		return s
 	})
 }
+
+// keeper is a device that has state to keep.
+type keeper struct {
+	bus.Device
+	restored int
+}
+
+func (k *keeper) SaveState() (restore func() error) {
+	return func() error { k.restored++; return nil }
+}
+
+// State is kept through the wrapper, which records that a reset came between.
+func TestSaveState(t *testing.T) {
+	p := newPlain()
+	k := &keeper{Device: p}
+	d := trace.Wrap(k, trace.Options{Name: "dev0"})
+	defer d.Close()
+	if err := bus.SaveState(d)(); err != nil || k.restored != 1 {
+		t.Errorf("restore = %v, and the device was restored %d times, want once", err, k.restored)
+	}
+	want(t, lines(d, 1), "reset - - 0x0")
+	p.end(bus.ErrGone)
+}

@@ -6,6 +6,13 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/drivers/e1000"
 	"github.com/ring3dev/ring3/drivers/edu"
+	"github.com/ring3dev/ring3/drivers/portbus"
+	"github.com/ring3dev/ring3/drivers/portbus/aer"
+	"github.com/ring3dev/ring3/drivers/portbus/bwctrl"
+	"github.com/ring3dev/ring3/drivers/portbus/dpc"
+	"github.com/ring3dev/ring3/drivers/portbus/pciehp"
+	"github.com/ring3dev/ring3/drivers/portbus/pme"
+	"github.com/ring3dev/ring3/drivers/portbus/vc"
 	"github.com/ring3dev/ring3/host"
 	"github.com/ring3dev/ring3/internal/bench"
 	"github.com/ring3dev/ring3/tpmdd/crb"
@@ -15,6 +22,7 @@ import (
 func main() {
 	p := host.Program{
 		Drivers:      []*pci.Driver{e1000.Driver, edu.Driver, tis.Driver, crb.Driver},
+		Services:     []*portbus.ServiceDriver{&pme.Driver, &aer.Driver, pciehp.Driver(pciehp.Options{}), &dpc.Driver, &bwctrl.Driver, &vc.Driver},
 		Bench:        bench.Command,
 		BenchCompare: bench.CompareCommand,
 	}

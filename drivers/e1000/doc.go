@@ -115,7 +115,8 @@
 // A device is in service, stopped, or dead, and only a dead one stays so. It is stopped by ErrorDetected (bus.ErrorHandler) and by Suspend
 // (bus.PowerHandler). Then the queues take and give nothing, without an error; Wait and Drain wait; the link is down
 // (netdev.Link.Stopped), and on a wire with credit the far end has none. Changing a setting gives bus.ErrBusy. A register that reads
-// all-ones means nothing: only the bus's own word (bus.Device.Err), or a reset that does not work, ends the device.
+// all-ones means nothing: only the bus's own word (bus.Device.Err), or a reset that does not work, ends the device. In service it means
+// that the device is gone, if nothing is heard of an error within 50 ms.
 //
 // An error always wants a reset: what is in the rings stays there until SlotReset finds the device reset, since one whose registers are out of
 // reach cannot be told to leave memory alone. SlotReset programs everything that was set before, the PHY's advertisement

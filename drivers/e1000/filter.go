@@ -63,10 +63,11 @@ func (n *nic) SetRxMode(_ context.Context, m netdev.RxMode) error {
 		n.filters.mode.Multicast = append(n.filters.mode.Multicast, net.HardwareAddr(g[:]))
 	}
 	n.programFilters(groups)
+	before := n.stops.Load()
 	if n.regs.Read32(regSTATUS) == allOnes { // from here on it holds
-		err := n.lost("address filters: STATUS reads all-ones")
-		n.fail(err)
-		return err
+		const step = "address filters: STATUS reads all-ones"
+		n.missing(before, step)
+		return n.lost(step)
 	}
 	return nil
 }

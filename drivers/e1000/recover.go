@@ -4,9 +4,15 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+)
+
+var (
+	_ bus.ErrorHandler = (*nic)(nil)
+	_ bus.PowerHandler = (*nic)(nil)
 )
 
 // errStopped is what changing a setting gives while the device is stopped, as the kernel's gives ENODEV for a device that is
@@ -16,10 +22,19 @@ var errStopped = fmt.Errorf("stopped for recovery or suspend: %w", bus.ErrBusy)
 // stopped says whether the device is out of service for a while.
 func (n *nic) stopped() bool { return n.stops.Load()&1 != 0 }
 
-// missing is what a register that reads all-ones means, of a device that had been stopped before times when the read
-// began: it is gone, unless it is or was stopped meanwhile, and its registers out of reach.
+// reportTime is how long an error's report may come after its effect: a port that contains an error, or resets its bus, takes the registers
+// away before anybody can be told.
+const reportTime = 50 * time.Millisecond
+
+// missing is what a register that reads all-ones means, of a device whose count of stops was before when the read
+// began: it is gone, unless it is or was stopped meanwhile, or is soon, and its registers out of reach.
 func (n *nic) missing(before uint32, step string) {
-	if before&1 == 0 && n.stops.Load() == before {
+	if before&1 != 0 {
+		return
+	}
+	// An error is the bus's word that the device is gone.
+	_ = n.poll(context.Background(), reportTime, func() bool { return n.dead.Load() || n.stops.Load() != before })
+	if n.stops.Load() == before {
 		n.fail(n.lost("%s", step))
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -378,66 +377,5 @@ func TestRecoveryWithoutFreezing(t *testing.T) {
 		if n < 0 || n > rounds*64 {
 			t.Errorf("from %s %d frames were lost on the wire, want 0 to %d", x.nic[i].Info().Name, n, rounds*64)
 		}
-	}
-}
-
-// TestGoneInRecovery: the device is pulled out, or closed, at each step of a recovery under load.
-func TestGoneInRecovery(t *testing.T) {
-	for step := range 8 {
-		bustest.NoLeaks(t)
-		m := recoveryMachine(t, "e1000e")
-		a, b := simBind(t, m, "eth0", map[string]string{"ring": "64"}), simBind(t, m, "eth1", map[string]string{"ring": "64"})
-		x := startTraffic(t, a, b)
-		x.flows(50)
-		n := x.nic[0]
-		var wg sync.WaitGroup
-		end := func(at int) {
-			switch step {
-			case at:
-				if err := m.Unplug("eth0"); err != nil {
-					t.Error(err)
-				}
-			case at + 4:
-				wg.Go(func() {
-					if err := a.Close(); err != nil {
-						t.Errorf("Close = %v", err)
-					}
-				})
-			}
-		}
-		restore := keepState(t, n.Info().Bus)
-		end(0)
-		n.ErrorDetected(true)
-		end(1)
-		if err := m.Reset(t.Context(), "eth0"); err == nil {
-			restore()
-		}
-		v := n.SlotReset(t.Context())
-		if step < 2 && v != bus.Disconnect {
-			t.Errorf("step %d: SlotReset = %s, want disconnect", step, v)
-		}
-		end(2)
-		n.ErrorResume()
-		end(3)
-		wg.Wait()
-		<-n.Done()
-		if v := n.ErrorDetected(true); v != bus.Disconnect {
-			t.Errorf("step %d: ErrorDetected of a dead device = %s, want disconnect", step, v)
-		}
-		if v := n.SlotReset(t.Context()); v != bus.Disconnect {
-			t.Errorf("step %d: SlotReset of a dead device = %s, want disconnect", step, v)
-		}
-		if err := n.Suspend(t.Context()); err == nil {
-			t.Errorf("step %d: Suspend of a dead device = nil", step)
-		}
-		// The order in which its host takes it away: its users end, then it is closed, and they free what it held.
-		if err := a.Close(); err != nil {
-			t.Errorf("step %d: Close = %v", step, err)
-		}
-		for i, s := range x.send {
-			s.end(t)
-			_ = x.sinks[i].Close()
-		}
-		n.Rx(0).Burst(nil)
 	}
 }

@@ -358,48 +358,6 @@ func (q *rxQueue) renew(pool *dma.Pool) {
 	q.program()
 }
 
-// restart begins anew after the device was reset, with the same buffers: those that the device had it gets again, so
-// that nothing of the pool, which is its owner's, is touched. What it had received in them is lost, and counted. Posted grows by
-// what the device had used, and only when repost gives it the ring. Called with mu held.
-func (q *rxQueue) restart() {
-	used, filled := q.c.used(), 0
-	slots := make([]*dma.Buf, len(q.slots))
-	for i := range used {
-		at := q.at(q.c.head + uint64(i))
-		slots[i] = q.slots[at]
-		if st := q.stat(at); filled == i && st&rxDD != 0 {
-			filled++
-			q.drop(st)
-		}
-	}
-	q.slots = slots
-	fillOnes(q.ring)
-	for i, b := range slots[:used] {
-		putRx(q.ring, uint32(i), b.Addr)
-	}
-	q.c.head += uint64(filled)
-	q.c.tail += uint64(filled)
-	q.start = q.c.head
-	q.midFrame = false
-}
-
-// drop counts a descriptor whose frame nobody gets.
-func (q *rxQueue) drop(st rxStat) {
-	length, verdict := st.decode(q.pool.BufSize())
-	if verdict == rxGood && !q.midFrame {
-		q.dropped++
-		q.droppedOctets += uint64(length)
-		return
-	}
-	q.reject(verdict, st)
-}
-
-// repost gives the device the ring that restart made. Called with mu held.
-func (q *rxQueue) repost() {
-	q.nic.regs.Write32(q.tail, q.at(q.c.tail)) // after the descriptors: package dma
-	q.posted.Store(q.c.tail)
-}
-
 // sweep closes the old pools that have all their buffers back. Called by the owner, with mu
 // held.
 func (q *rxQueue) sweep() {

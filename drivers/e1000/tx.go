@@ -284,32 +284,6 @@ func (q *txQueue) freeTo(head, last uint64) {
 	}
 }
 
-// abandon begins anew with an empty ring after the device was reset. What it had not sent is lost, and counted; the owner's next
-// call frees it, since the pool is his. The counters go on at the next multiple of the ring's size,
-// which is descriptor 0. Called with mu held.
-func (q *txQueue) abandon() {
-	if q.aborted {
-		return // nothing was put into the ring since
-	}
-	head, tail := q.c.head, q.c.tail
-	for head != tail {
-		last := q.last[q.c.at(head)]
-		if !doneTx(q.ring, q.c.at(last-1)) {
-			break
-		}
-		head = last
-	}
-	for ; head != tail; head++ {
-		if q.slots[q.c.at(head)] != nil {
-			q.dropped++
-		}
-	}
-	q.until, q.aborted = tail, true
-	q.c.tail = (tail + q.c.mask) &^ q.c.mask
-	q.context = txContext{}
-	fillOnes(q.ring)
-}
-
 // Reap frees the buffers that the device is done with; netdev.TxQueue.
 func (q *txQueue) Reap() int {
 	q.mu.Lock()

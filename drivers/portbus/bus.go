@@ -22,12 +22,14 @@ type Bus struct {
 	mu      sync.Mutex // guards what follows
 	drivers []*ServiceDriver
 	devices []*Device
-	noprobe bool // drivers_autoprobe is 0
+	ports   map[pci.Addr]*Port
+	roots   map[pci.Addr]chan struct{} // see recovery
+	noprobe bool                       // drivers_autoprobe is 0
 }
 
 // New makes a bus with these drivers.
 func New(drivers ...*ServiceDriver) (*Bus, error) {
-	b := &Bus{}
+	b := &Bus{ports: map[pci.Addr]*Port{}, roots: map[pci.Addr]chan struct{}{}}
 	b.tree = newTree(b)
 	for _, d := range drivers {
 		if err := b.Register(context.Background(), d); err != nil {
@@ -89,6 +91,13 @@ func (b *Bus) Devices() []*Device {
 	return slices.Clone(b.devices)
 }
 
+// has says whether a driver is registered.
+func (b *Bus) has(drv *ServiceDriver) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Contains(b.drivers, drv)
+}
+
 // Modules are the names of the drivers, as modules.
 func (b *Bus) Modules() []string {
 	b.mu.Lock()
@@ -141,6 +150,7 @@ func (b *Bus) probe(ctx context.Context, d *Device) {
 func (b *Bus) add(ctx context.Context, p *Port) {
 	b.mu.Lock()
 	b.devices = append(b.devices, p.devices...)
+	b.ports[p.addr] = p
 	auto := !b.noprobe
 	b.mu.Unlock()
 	for _, d := range p.devices {
@@ -165,7 +175,31 @@ func (b *Bus) remove(p *Port) (err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.devices = slices.DeleteFunc(b.devices, func(d *Device) bool { return d.port == p })
+	if b.ports[p.addr] == p {
+		delete(b.ports, p.addr)
+	}
 	return err
+}
+
+// PortAt is the port in service at an address, whatever services it has; nil if there is none. A root port's service finds the
+// switch ports below it so. It may be closed at any time.
+func (b *Bus) PortAt(a pci.Addr) *Port {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ports[a]
+}
+
+// recovery is what serializes recoveries below one root port: AER there and DPC of a switch's port would else tell
+// the same drivers of two errors at once. Who can put something into the channel has the turn.
+func (b *Bus) recovery(root pci.Addr) chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	turn := b.roots[root]
+	if turn == nil {
+		turn = make(chan struct{}, 1)
+		b.roots[root] = turn
+	}
+	return turn
 }
 
 // Dir is /sys/bus/pci_express.

@@ -49,7 +49,7 @@
 //
 // # Errors and recovery
 //
-// [Report] prints an error in the kernel's words and counts it. [Port.Recover] is the recovery of all that stands below a port: each
+// [Port.Report] prints an error in the kernel's words and counts it. [Port.Recover] is the recovery of all that stands below a port: each
 // driver votes (bus.ErrorHandler), the link is reset if it must be, and traffic goes on, or is given up. AER and DPC call it.
 //
 // # Power
@@ -60,7 +60,8 @@
 // # Locks
 //
 // A Device's mu is held while its driver's Probe or Close runs; Bus.mu guards lists only, and nothing foreign is called under it; Port.regs
-// guards read-modify-writes; a vector's mu is held while handlers run. Order: Device.mu, Bus.mu, vector.mu, Port.regs.
+// guards read-modify-writes; a vector's mu is held while handlers run. A recovery has its root port's turn while it
+// asks drivers and resets, and waits for no lock that whoever waits for it could hold. Order: Device.mu, Bus.mu, vector.mu, Port.regs.
 //
 // Sources: PCI Express Base 5.0, 6.2, 6.7, 7.5.3, 7.8, 7.9; Linux, Documentation/PCI/pciebus-howto, pcieaer-howto,
 // pci-error-recovery; the paper above.

@@ -1,8 +1,6 @@
 package portbus
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -61,7 +59,11 @@ func (p *Port) enableIRQs(s Service) error {
 				return err
 			}
 			if again := p.highest(s) + 1; again > need {
-				return errors.Join(fmt.Errorf("%s: enabling %d %s vectors: a service then has message number %d: %w", p.addr, need, mode, again-1, bus.ErrProtocol), p.dev.DisableIRQs())
+				p.Log(slog.LevelWarn, "a service has interrupt message number %d once the port has %d %s vectors", again-1, need, mode)
+				if err := p.dev.DisableIRQs(); err != nil {
+					return err
+				}
+				continue
 			}
 		}
 		p.serve(mode, irqs)
@@ -132,6 +134,10 @@ func (p *Port) vectorOf(s Service) *vector {
 // fire is an interrupt.
 func (v *vector) fire(uint64) {
 	v.mu.Lock()
+	if len(v.actions) == 0 && v.irq.Mode() == bus.INTx {
+		v.mu.Unlock()
+		return // it stays masked until somebody serves it
+	}
 	meant := false
 	for _, a := range v.actions {
 		meant = a.fn() || meant
@@ -153,8 +159,8 @@ func (v *vector) fire(uint64) {
 	}
 }
 
-// add makes a handler part of the vector. What the hardware wants already is served at once: an edge that came
-// before would be lost.
+// add makes a handler part of the vector. A line that is up already is served at once. A message that came before is lost: a service enables
+// its interrupt in hardware after this, and a port sends a message when what is pending becomes enabled (PCI Express Base 5.0, 6.7.3.4).
 func (v *vector) add(a *action) {
 	v.mu.Lock()
 	v.actions = append(v.actions, a)

@@ -12,13 +12,27 @@ import (
 // Documentation/PCI/pci-error-recovery): everybody below is told and votes; frozen says that the link cannot be used, and then reset
 // is called, which must bring it back; where all can go on without a reset their registers are looked at; where somebody wants one they are
 // told that it happened; at last traffic goes on. at is the function that detected the error, this port or one below, whose status is
-// cleared in the end. The verdict is bus.Recovered, or why not.
+// cleared in the end. An event collector, and an endpoint that it collects for, have nothing below: they recover alone. The verdict is
+// bus.Recovered, or why not. Recoveries below the same root port wait for each other.
 func (p *Port) Recover(ctx context.Context, at *pci.Member, frozen bool, reset func(context.Context) bus.Verdict) bus.Verdict {
-	w := walk{p: p, members: p.Below()}
+	turn := p.bus.recovery(p.root())
+	select {
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done(): // so that a port can be closed whose turn never comes
+		return bus.Disconnect
+	}
+	w := walk{p: p, bridge: p.Member()}
+	if p.exp.Type == pci.ExpCollector {
+		w.bridge = at
+		w.members = []*pci.Member{at}
+	} else {
+		w.members = p.Below()
+	}
 	vote := w.detected(frozen)
 	if frozen {
 		if reset(ctx) != bus.Recovered {
-			p.Log(slog.LevelWarn, "subordinate device reset failed")
+			w.log(slog.LevelWarn, "subordinate device reset failed")
 			return w.failed(vote)
 		}
 	}
@@ -41,21 +55,33 @@ func (p *Port) Recover(ctx context.Context, at *pci.Member, frozen bool, reset f
 	if vote != bus.Recovered {
 		return w.failed(vote)
 	}
-	w.each(bus.Recovered, func(i pci.Instance) bus.Verdict {
-		if h, ok := i.(bus.ErrorHandler); ok {
-			h.ErrorResume()
-		}
-		return bus.Recovered
-	})
+	w.resume()
 	ClearStatus(at)
-	p.Log(slog.LevelInfo, "%sdevice recovery successful", p.prof.Ports.RecoveryPrefix)
+	w.log(slog.LevelInfo, "device recovery successful")
 	return bus.Recovered
+}
+
+// root is the address of the root port that the port stands below, or its own.
+func (p *Port) root() pci.Addr {
+	f := p.env.Function
+	if f == nil {
+		return p.addr
+	}
+	for f.Parent != nil {
+		f = f.Parent
+	}
+	return f.Addr
 }
 
 // walk is one recovery.
 type walk struct {
 	p       *Port
+	bridge  *pci.Member // whose recovery it is, in messages
 	members []*pci.Member
+}
+
+func (w *walk) log(level slog.Level, text string) {
+	w.p.LogOf(w.bridge, level, "%s%s", w.p.prof.Ports.RecoveryPrefix, text)
 }
 
 // detected tells everybody of the error and gathers votes.
@@ -91,17 +117,28 @@ func (w *walk) each(start bus.Verdict, ask func(pci.Instance) bus.Verdict) bus.V
 				vote = ask(i)
 			}
 		})
-		if vote == bus.Recovered || vote == bus.Disconnect {
-			w.tell(m, vote)
-		}
 		all = Merge(all, vote)
 	}
 	return all
 }
 
+// resume lets traffic go on, and says so of everything that stands below, with or without a driver.
+func (w *walk) resume() {
+	for _, m := range w.members {
+		m.Use(func(i pci.Instance) {
+			if h, ok := i.(bus.ErrorHandler); ok {
+				h.ErrorResume()
+			}
+		})
+		w.tell(m, bus.Recovered)
+	}
+}
+
 func (w *walk) failed(vote bus.Verdict) bus.Verdict {
-	w.tell(w.p.Member(), bus.Disconnect)
-	w.p.Log(slog.LevelInfo, "%sdevice recovery failed", w.p.prof.Ports.RecoveryPrefix)
+	for _, m := range w.members {
+		w.tell(m, bus.Disconnect)
+	}
+	w.log(slog.LevelInfo, "device recovery failed")
 	if vote == bus.Recovered || vote == bus.CanRecover {
 		vote = bus.Disconnect
 	}
@@ -157,7 +194,11 @@ func (p *Port) MMIOEnabled() bus.Verdict { return bus.Recovered }
 // SlotReset sets the services up again after the port was reset; bus.ErrorHandler.
 func (p *Port) SlotReset(ctx context.Context) bus.Verdict {
 	for _, d := range p.devices {
-		d.mu.Lock()
+		// Who holds it takes the service into service or out of it just now, or suspends it: there is nothing to set up. He may wait for
+		// the very recovery that asks.
+		if !d.mu.TryLock() {
+			continue
+		}
 		r, ok := d.inst.(Restorer)
 		if ok {
 			if err := r.SlotReset(ctx); err != nil {
@@ -177,16 +218,22 @@ func (p *Port) ErrorResume() {}
 
 // ClearStatus clears Device Status, and the uncorrectable errors of a function that are not fatal.
 func ClearStatus(m *pci.Member) {
+	ClearDevice(m)
 	c := m.Device.Config()
-	if e, ok := pci.FindExpress(c); ok {
-		if v := c.Read16(e.At + pci.ExpDevSta); v != 0xffff {
-			c.Write16(e.At+pci.ExpDevSta, v)
-		}
-	}
 	if at, ok := pci.FindExtCap(c, pci.ExtCapAER); ok {
 		sta, sev := c.Read32(at+pci.AERUncSta), c.Read32(at+pci.AERUncSev)
 		if v := sta &^ sev; sta != 0xffffffff && v != 0 {
 			c.Write32(at+pci.AERUncSta, v)
+		}
+	}
+}
+
+// ClearDevice clears a function's Device Status.
+func ClearDevice(m *pci.Member) {
+	c := m.Device.Config()
+	if e, ok := pci.FindExpress(c); ok {
+		if v := c.Read16(e.At + pci.ExpDevSta); v != 0xffff && v&pci.DevStaErrors != 0 {
+			c.Write16(e.At+pci.ExpDevSta, v&pci.DevStaErrors)
 		}
 	}
 }

@@ -10,10 +10,12 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
-// Times of a secondary bus reset: how long it is asserted (Trst, PCI Local Bus 3.0, 4.3.2: 1 ms), and how long nobody may ask
-// what is below afterwards, and how long it may then take to answer (PCI Express Base 5.0, 6.6.1).
+// Times of a secondary bus reset: how long it is asserted (Trst, PCI Local Bus 3.0, 4.3.2: 1 ms), how long the link may take to come
+// back where it is a fast one, and how long nobody may ask what is below afterwards, and how long it may then take to answer (PCI
+// Express Base 5.0, 6.6.1).
 const (
 	resetHold  = 2 * time.Millisecond
+	linkTime   = time.Second
 	resetQuiet = 100 * time.Millisecond
 	readyTime  = time.Second
 	readyStep  = 10 * time.Millisecond
@@ -30,7 +32,17 @@ func (p *Port) ResetBelow(ctx context.Context) error {
 	if err := reset(ctx); err != nil {
 		return err
 	}
-	return p.restoreBelow(ctx, restores)
+	return p.restoreBelow(ctx, restores, "bus reset")
+}
+
+// RestoreBelow waits until all that stands behind the port answers again after its link was down, which reset it, and brings config space
+// and interrupt messages back to what they were when each function came into service. what is for messages: "DPC".
+func (p *Port) RestoreBelow(ctx context.Context, what string) error {
+	var all []saved
+	for _, m := range p.Below() {
+		all = append(all, saved{m: m, restore: m.Restore})
+	}
+	return p.restoreBelow(ctx, all, what)
 }
 
 // resetBus asserts Secondary Bus Reset.
@@ -44,7 +56,58 @@ func (p *Port) resetBus(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return p.awaitLink(ctx)
+}
+
+// awaitLink waits for the link, and then for as long as nobody may use it. Up to 5 GT/s the time counts from the reset, above from when the link is
+// up; a port that does not report that is given all the time there is.
+func (p *Port) awaitLink(ctx context.Context) error {
+	if len(p.Below()) == 0 {
+		return nil
+	}
+	if p.exp.HasLink() && p.fastLink() {
+		if p.cfg.Read32(p.exp.At+pci.ExpLnkCap)&pci.LnkCapActive == 0 {
+			return p.Sleep(ctx, linkTime+resetQuiet)
+		}
+		if err := p.awaitActive(ctx); err != nil {
+			return err
+		}
+	}
 	return p.Sleep(ctx, resetQuiet)
+}
+
+// awaitActive waits until the port says that the link is up.
+func (p *Port) awaitActive(ctx context.Context) error {
+	for waited := time.Duration(0); ; waited += readyStep {
+		if sta := p.cfg.Read16(p.exp.At + pci.ExpLnkSta); sta != 0xffff && sta&pci.LnkStaActive != 0 {
+			return nil
+		}
+		if err := p.dev.Err(); err != nil {
+			return err
+		}
+		if waited >= linkTime {
+			return fmt.Errorf("%s: the link is not up %v after a reset: %w", p.addr, linkTime, bus.ErrTimeout)
+		}
+		if err := p.Sleep(ctx, readyStep); err != nil {
+			return err
+		}
+	}
+}
+
+// fastLink says whether the port could be faster than 5 GT/s, or does not say how fast it could be.
+func (p *Port) fastLink() bool {
+	const (
+		gt5   = 2    // in Link Capabilities
+		sls   = 0xfe // Supported Link Speeds in Link Capabilities 2 (7.5.3.18)
+		above = 0xf8 // of those
+	)
+	if p.exp.Version >= 2 {
+		if v := p.cfg.Read32(p.exp.At + pci.ExpLnkCap2); v != 0 {
+			return v&sls == 0 || v&above != 0
+		}
+	}
+	v := p.cfg.Read32(p.exp.At+pci.ExpLnkCap) & uint32(pci.LnkStaSpeed)
+	return v == 0 || v > gt5
 }
 
 // saved is one function's state.
@@ -67,7 +130,8 @@ func (p *Port) saveBelow() (all []saved) {
 	return all
 }
 
-// saveAER remembers masks and severities.
+// saveAER remembers masks and severities. Status registers survive a reset (they are sticky), and what they say is over with it: restoring
+// clears them, as the kernel does, or the next error would be reported with this one.
 func saveAER(c bus.Config) func() {
 	at, ok := pci.FindExtCap(c, pci.ExtCapAER)
 	if !ok {
@@ -82,14 +146,19 @@ func saveAER(c bus.Config) func() {
 		for i, r := range regs {
 			c.Write32(at+r, values[i])
 		}
+		for _, r := range []bus.Off{pci.AERUncSta, pci.AERCorSta} {
+			if v := c.Read32(at + r); v != 0 && v != 0xffffffff {
+				c.Write32(at+r, v)
+			}
+		}
 	}
 }
 
 // restoreBelow waits for each function, parents first, and brings it back.
-func (p *Port) restoreBelow(ctx context.Context, all []saved) error {
+func (p *Port) restoreBelow(ctx context.Context, all []saved, what string) error {
 	for _, s := range all {
 		if err := p.awaitReady(ctx, s.m); err != nil {
-			p.LogOf(s.m, slog.LevelWarn, "not ready %v after bus reset; giving up", readyTime)
+			p.LogOf(s.m, slog.LevelWarn, "not ready %dms after %s; giving up", readyTime.Milliseconds(), what)
 			return err
 		}
 		if s.restore == nil {

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
@@ -92,6 +95,8 @@ type Device struct {
 	config  *view
 	dir     *sysfs.Dir
 
+	live atomic.Pointer[Instance] // inst, for who must not wait for mu
+
 	mu     sync.Mutex // held while a driver's Probe or Close runs; guards what follows
 	gone   bool       // the port is
 	driver *ServiceDriver
@@ -149,6 +154,9 @@ func (d *Device) bind(ctx context.Context, drv *ServiceDriver) error {
 	if d.gone || d.driver != nil {
 		return bus.ErrBusy
 	}
+	if !d.port.bus.has(drv) { // it was unregistered just now, and nobody would take it away any more
+		return fmt.Errorf("%s: driver %s: it is not registered: %w", d.name, drv.Name, unix.ENODEV)
+	}
 	d.driver = drv // its messages need it
 	inst, err := drv.Probe(ctx, d)
 	if err != nil {
@@ -157,6 +165,7 @@ func (d *Device) bind(ctx context.Context, drv *ServiceDriver) error {
 		return fmt.Errorf("%s: driver %s: %w", d.name, drv.Name, err)
 	}
 	d.inst = inst
+	d.live.Store(&inst)
 	d.show()
 	d.port.uevent("bind", d, "DRIVER="+drv.Name)
 	return nil
@@ -167,6 +176,7 @@ func (d *Device) unbind() (err error) {
 	if d.driver == nil {
 		return nil
 	}
+	d.live.Store(nil)
 	err = d.inst.Close()
 	d.dropHandler()
 	d.inst, d.driver = nil, nil

@@ -35,7 +35,7 @@ func newTree(b *Bus) *tree {
 	}, func(_ context.Context, p []byte) (int, error) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.noprobe = p[0] == '0'
+		b.noprobe = bytes.HasPrefix(p, []byte("0"))
 		return len(p), nil
 	}))
 	t.bus.Put("drivers_probe", sysfs.Attr(0o200, nil, func(ctx context.Context, p []byte) (int, error) {

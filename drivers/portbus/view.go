@@ -54,7 +54,7 @@ func newView(p *Port, s Service) *view {
 			v.spans = append(v.spans, exp(pci.ExpSltCap2, pci.ExpSltCap2+4, false))
 		}
 	case DPC:
-		v.spans = append(v.spans, exp(pci.ExpLnkCap, pci.ExpSltCap, false), extended(p, p.caps.dpc, dpcSize))
+		v.spans = append(v.spans, exp(pci.ExpLnkCap, pci.ExpSltCtl, false), extended(p, p.caps.dpc, dpcSize))
 	case BW:
 		v.spans = append(v.spans, exp(pci.ExpLnkCap, pci.ExpLnkSta, false), exp(pci.ExpLnkSta, pci.ExpLnkSta+2, true))
 		if p.exp.Version >= 2 {
@@ -67,7 +67,7 @@ func newView(p *Port, s Service) *view {
 }
 
 // Sizes of the extended capabilities.
-const dpcSize = 0x30 // with the RP PIO registers
+const dpcSize = 0x44 // with the RP PIO registers and logs
 
 func aerSize(e pci.Express) bus.Off {
 	if e.HasRoot() {

@@ -42,9 +42,16 @@ type Ports struct {
 	AEREverywhere bool
 	// RecoveryPrefix begins messages about recovery: "AER: ".
 	RecoveryPrefix string
+	// Bandwidth: the service of bandwidth notification has a driver (since 6.13; 6.12 has it here too, since it does no harm).
+	Bandwidth bool
 	// ButtonPress: an attention button's message says what follows, "Button press: will power off in 5 sec"; before, it is two
 	// messages.
 	ButtonPress bool
+	// DPCOneLine: a containment event is one message, which names a source only where there is one; before, it is two, the first of which
+	// has both registers. Mainline's since 6.16: the profile 6.12 is ahead of its kernel here, as it is in pktgen.
+	DPCOneLine bool
+	// SurpriseDown: that a card was pulled out of a hot-plug slot is no error for containment (since 6.9).
+	SurpriseDown bool
 }
 
 // Pktgen is what differs in /proc/net/pktgen.
@@ -84,7 +91,7 @@ var table = []*Profile{
 		Name: Default, pktgen: "6.15",
 		MSIPerDevice: true,
 		Pktgen:       Pktgen{Shared: true, Assign: true},
-		Ports:        Ports{Corrected: "Correctable", Uncorrected: "Uncorrectable", RecoveryPrefix: "AER: ", ButtonPress: true},
+		Ports:        Ports{Corrected: "Correctable", Uncorrected: "Uncorrectable", RecoveryPrefix: "AER: ", Bandwidth: true, ButtonPress: true, DPCOneLine: true, SurpriseDown: true},
 	},
 	{
 		Name: "6.1",

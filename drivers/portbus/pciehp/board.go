@@ -114,6 +114,7 @@ func (s *Slot) bringUp(ctx context.Context) error {
 		s.say(slog.LevelInfo, "Cannot train link: status %s", hex(v))
 		return errLink
 	}
+	s.noteSpeed()
 	if s.hasFault() {
 		s.say(slog.LevelError, "Power fault")
 		return errFault

@@ -39,6 +39,9 @@ func (s *Slot) command(ctx context.Context, clear, set uint16, wait bool) error 
 		return err
 	}
 	s.issued, s.last = s.clock.Now(), old&^clear|set
+	s.sta.Lock()
+	s.deaf = !s.poll && s.last&pci.SltCtlHP == 0
+	s.sta.Unlock()
 	// At once: where interrupts are a line, or QEMU's, the next event interrupts only after this one is acknowledged.
 	s.collect()
 	if wait {

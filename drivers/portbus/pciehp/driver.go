@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
@@ -60,6 +61,8 @@ type Slot struct {
 	name   string // of the directory, and in messages
 	unshow func() // takes the directory away
 
+	ownSpeed atomic.Uint32 // speed's, where nobody knows the function
+
 	ctx    context.Context // ends when the slot is taken out of service
 	cancel context.CancelFunc
 	worker sync.WaitGroup
@@ -79,6 +82,7 @@ type Slot struct {
 	faulted bool          // a power fault was told of
 	stuck   uint16        // events that could not be acknowledged
 	mute    bool          // only completed commands are taken in
+	deaf    bool          // so it is, since somebody else switched the slot's interrupts off
 	silent  bool          // it was told that the port does not answer
 	again   func() bool   // stops the timer of the next look; nil: there is none
 

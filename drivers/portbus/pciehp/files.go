@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -18,20 +19,23 @@ func (s *Slot) publish(names *sync.Mutex) {
 	slots := s.port.Bus().Slots()
 	names.Lock()
 	defer names.Unlock()
+	if s.speed().Load() == 0 {
+		s.noteSpeed()
+	}
 	s.name = fmt.Sprint(s.number())
 	for n := 1; slots.Lookup(s.name) != nil; n++ {
 		s.name = fmt.Sprintf("%d-%d", s.number(), n)
 	}
 	slots.Put(s.name, s.dir())
-	s.uevent("add")
+	s.tell("add")
 	s.unshow = func() {
 		slots.Remove(s.name)
-		s.uevent("remove")
+		s.tell("remove")
 	}
 }
 
-// uevent tells of the directory.
-func (s *Slot) uevent(action string) {
+// tell is the uevent of the slot's directory.
+func (s *Slot) tell(action string) {
 	if h := s.port.Hierarchy(); h != nil {
 		h.Uevent(action, "/bus/pci/slots/"+s.name, "slots")
 	}
@@ -42,7 +46,7 @@ func (s *Slot) dir() *sysfs.Dir {
 	d := &sysfs.Dir{}
 	d.Put("address", sysfs.Show(s.address))
 	d.Put("max_bus_speed", sysfs.Show(func() string { return pci.LinkSpeed(s.cfg.Read32(s.exp + pci.ExpLnkCap)) }))
-	d.Put("cur_bus_speed", sysfs.Show(func() string { return pci.LinkSpeed(uint32(s.cfg.Read16(s.exp + pci.ExpLnkSta))) }))
+	d.Put("cur_bus_speed", sysfs.Show(func() string { return pci.LinkSpeed(s.speed().Load()) }))
 	d.Put("power", sysfs.Attr(0o644, s.showFlag(func() bool { return s.powered() }), s.storePower))
 	d.Put("adapter", sysfs.Attr(0o444, s.showFlag(func() bool {
 		present, link := s.occupied()
@@ -56,6 +60,19 @@ func (s *Slot) dir() *sysfs.Dir {
 	}
 	d.Put("module", &sysfs.Link{Target: "../../../../module/" + Name})
 	return d
+}
+
+// speed is that of the link when it last came up, which outlives the service.
+func (s *Slot) speed() *atomic.Uint32 {
+	if f := s.port.Function(); f != nil {
+		return &f.BusSpeed
+	}
+	return &s.ownSpeed
+}
+
+// noteSpeed reads it.
+func (s *Slot) noteSpeed() {
+	s.speed().Store(uint32(s.cfg.Read16(s.exp+pci.ExpLnkSta) & pci.LnkStaSpeed))
 }
 
 // address is where cards stand: "1000:01:00".

@@ -38,7 +38,10 @@ func card(name, port string) sim.DeviceSpec {
 // slotOf is the slot in service of a port.
 func slotOf(t testing.TB, r *porttest.Rig, name string) *Slot {
 	t.Helper()
-	s, _ := r.Port(name).Service(portbus.HP).(*Slot)
+	var s *Slot
+	if p := r.Port(name); p != nil {
+		s, _ = p.Service(portbus.HP).(*Slot)
+	}
 	if s == nil {
 		t.Fatalf("%s has no slot in service", name)
 	}

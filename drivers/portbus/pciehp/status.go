@@ -72,7 +72,7 @@ func (s *Slot) collect() bool {
 
 func (s *Slot) collectLocked() bool {
 	mine := watched
-	if s.mute {
+	if s.mute || s.deaf {
 		mine = uint16(evCommand)
 	}
 	var all, got uint16
