@@ -129,7 +129,9 @@ func (s *Slot) start(ctx context.Context, names *sync.Mutex) error {
 		}
 		s.inBand = true
 	}
-	s.forgetEvents()
+	// All events at once, set or not, as the kernel does. QEMU takes that for a reason to keep those that are set, so a card and a button
+	// that came before the driver are still seen by it, there as here.
+	s.cfg.Write16(s.exp+pci.ExpSltSta, pci.SltStaEvents)
 	s.banner()
 	if s.caps&pci.SltCapPower != 0 {
 		if present, link := s.occupied(); !present && !link && s.powered() {

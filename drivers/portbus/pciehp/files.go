@@ -109,8 +109,8 @@ func number8(p []byte) (v uint8) {
 }
 
 func (s *Slot) storeAttention(ctx context.Context, p []byte) (int, error) {
-	v := uint16(number8(p)) & 0b11
-	if number8(p) == 0 {
+	v := uint16(number8(p))
+	if v != pci.LEDOn && v != pci.LEDBlink {
 		v = pci.LEDOff
 	}
 	if s.ctx.Err() != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,8 +23,9 @@ import (
 
 // transcript is what a slot says and is told, in order; slog.Handler.
 type transcript struct {
-	mu    sync.Mutex
-	lines []string
+	mu      sync.Mutex
+	lines   []string
+	results []string // of writes, which end when they like
 }
 
 func (x *transcript) add(line string) {
@@ -35,7 +37,7 @@ func (x *transcript) add(line string) {
 func (x *transcript) String() string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return strings.Join(x.lines, "\n")
+	return strings.Join(append(slices.Clone(x.lines), x.results...), "\n")
 }
 
 func (x *transcript) Enabled(context.Context, slog.Level) bool { return true }
@@ -54,7 +56,7 @@ func (x *transcript) Handle(_ context.Context, r slog.Record) error {
 type spy struct {
 	bus.Device
 	x      *transcript
-	asleep *atomic.Int32 // who waits for less than graceTime
+	asleep *sleepers
 }
 
 func (d *spy) Config() bus.Config {
@@ -77,27 +79,54 @@ func (c *spyConfig) Write16(o bus.Off, v uint16) {
 	c.Config.Write16(o, v)
 }
 
-// spyClock counts who waits.
+// sleepers are who waits for less than graceTime, and until when.
+type sleepers struct {
+	mu    sync.Mutex
+	until map[*time.Duration]bool
+}
+
+// any says whether somebody's time has not come yet.
+func (x *sleepers) any(now time.Duration) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for at := range x.until {
+		if *at > now {
+			return true
+		}
+	}
+	return false
+}
+
+func (x *sleepers) drop(at *time.Duration) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.until, at)
+}
+
+// spyClock writes down who waits.
 type spyClock struct {
 	bus.Clock
-	asleep *atomic.Int32
+	x *sleepers
 }
 
 func (c *spyClock) AfterFunc(d time.Duration, f func()) func() bool {
 	if d >= graceTime {
 		return c.Clock.AfterFunc(d, f)
 	}
-	c.asleep.Add(1)
+	at := c.Now() + d
+	c.x.mu.Lock()
+	if c.x.until == nil {
+		c.x.until = map[*time.Duration]bool{}
+	}
+	c.x.until[&at] = true
+	c.x.mu.Unlock()
 	stop := c.Clock.AfterFunc(d, func() {
-		c.asleep.Add(-1)
+		c.x.drop(&at)
 		f()
 	})
 	return func() bool {
-		in := stop()
-		if in {
-			c.asleep.Add(-1)
-		}
-		return in
+		c.x.drop(&at)
+		return stop()
 	}
 }
 
@@ -133,7 +162,7 @@ type stage struct {
 	x     *transcript
 	b     *portbus.Bus
 	gate  *gate
-	sleep atomic.Int32
+	sleep sleepers
 	asked atomic.Int32 // writers that wait
 }
 
@@ -195,20 +224,21 @@ func newStage(t testing.TB, profile string, o Options, props ...string) *stage {
 func (st *stage) settle() {
 	st.t.Helper()
 	st.r.Await(st.t, "the slot having nothing to do", func() bool {
-		return !st.step() && st.asked.Load() == 0 && st.s.idle()
+		return st.step() && st.asked.Load() == 0
 	})
 }
 
-// step moves time on to what comes next, once the slot waits for it.
-func (st *stage) step() bool {
-	if st.sleep.Load() == 0 && !st.s.idle() {
+// step moves time on to what comes next, once the slot waits for it, or says that nothing does and the slot waits for nothing.
+func (st *stage) step() (quiet bool) {
+	idle := st.s.idle()
+	if !st.sleep.any(st.m.Now()) && !idle {
 		return false
 	}
-	d, ok := st.m.Next()
-	if ok {
+	if d, ok := st.m.Next(); ok {
 		st.m.Advance(d)
+		return false
 	}
-	return ok
+	return idle
 }
 
 // play plays a script of acts, "plug; settle; =on".
@@ -246,7 +276,10 @@ func (st *stage) act(act string) error {
 		st.asked.Add(1)
 		go func() {
 			defer st.asked.Add(-1)
-			st.x.add(fmt.Sprintf("power %s = %s", arg, errno(write(st.r, st.b, "1/power", arg))))
+			got := fmt.Sprintf("power %s = %s", arg, errno(write(st.r, st.b, "1/power", arg)))
+			st.x.mu.Lock()
+			defer st.x.mu.Unlock()
+			st.x.results = append(st.x.results, got)
 		}()
 		return nil
 	case "said":
@@ -258,7 +291,7 @@ func (st *stage) act(act string) error {
 	case "wait":
 		d, err := time.ParseDuration(arg)
 		st.m.Advance(d)
-		st.r.Await(st.t, "the slot having nothing to do", func() bool { return st.sleep.Load() > 0 || st.s.idle() })
+		st.r.Await(st.t, "the slot having nothing to do", func() bool { return st.sleep.any(st.m.Now()) || st.s.idle() })
 		return err
 	case "hold": // the next probe, or close
 		st.gate.mu.Lock()

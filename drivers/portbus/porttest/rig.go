@@ -83,9 +83,7 @@ func Start(t testing.TB, c sim.Config, o Options) *Rig {
 // Over binds the devices of a machine, which belongs to the rig from then on.
 func Over(t testing.TB, m Machine, o Options) *Rig {
 	t.Helper()
-	r := &Rig{opts: o, m: m, turn: make(chan struct{}, 1), irqs: firstIRQ}
-	r.rec.init(m, o.Log)
-	r.opts.Drivers = append([]*pci.Driver{o.Bus.PortDriver()}, o.Drivers...)
+	r := Make(m, o)
 	t.Cleanup(func() {
 		if err := r.Close(); err != nil {
 			t.Error(err)
@@ -96,6 +94,14 @@ func Over(t testing.TB, m Machine, o Options) *Rig {
 			}
 		}
 	})
+	return r
+}
+
+// Make is Over for who closes the rig himself.
+func Make(m Machine, o Options) *Rig {
+	r := &Rig{opts: o, m: m, turn: make(chan struct{}, 1), irqs: firstIRQ}
+	r.rec.init(m, o.Log)
+	r.opts.Drivers = append([]*pci.Driver{o.Bus.PortDriver()}, o.Drivers...)
 	r.turn <- struct{}{}
 	r.adopt(m.Topology().Functions)
 	r.bindNew(context.Background())
