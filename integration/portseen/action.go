@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,6 +47,13 @@ type Unplug struct{ Name string }
 func (a Unplug) String() string { return "unplug " + a.Name + " by its button" }
 
 func (a Unplug) do(r *Recorder) error { return r.Player.Unplug(a.Name) }
+
+// Pause lets time pass, so that two things come in one order.
+type Pause struct{ For time.Duration }
+
+func (a Pause) String() string { return fmt.Sprintf("wait %v", a.For) }
+
+func (a Pause) do(*Recorder) error { <-time.After(a.For); return nil }
 
 // Inject has the hardware report an error.
 type Inject struct {
@@ -140,10 +148,11 @@ func (a Config) do(r *Recorder) error {
 	return r.register(a.Device, a.Register, func(v uint32) uint32 { return v&^a.Mask | a.Value })
 }
 
-// slotHPIE is Hot-Plug Interrupt Enable in Slot Control; slotEvents are the events in Slot Status.
+// slotHPIE is Hot-Plug Interrupt Enable in Slot Control; slotEvents are the events in Slot Status, but for Command Completed, which whoever writes
+// commands waits for.
 const (
 	slotHPIE   = 1 << 5
-	slotEvents = 0x11f
+	slotEvents = 0x10f
 )
 
 // ClearSlot clears the events of a slot that are pending, and no others: QEMU sets all again where one is cleared that was not set.
