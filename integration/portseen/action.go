@@ -65,7 +65,21 @@ func (a Inject) String() string {
 	return strings.TrimSuffix(fmt.Sprintf("inject %s at %s %x", a.Bit, a.Device, a.Header), " []")
 }
 
-func (a Inject) do(r *Recorder) error { return r.Player.Inject(a.Device, a.Bit, a.Header) }
+func (a Inject) do(r *Recorder) error {
+	err := r.Player.Inject(a.Device, a.Bit, a.Header)
+	if !errors.Is(err, ErrByRecord) {
+		return err
+	}
+	rec, err := a.record()
+	if err != nil {
+		return err
+	}
+	r.unsaid = byRecord
+	return rec.do(r)
+}
+
+// byRecord is in the line that is logged of a record.
+const byRecord = "aer_inject: Injecting errors"
 
 // Write writes to a file below /sys, with one write. {NAME} is a device's address.
 type Write struct{ Path, Value string }

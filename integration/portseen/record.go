@@ -22,9 +22,10 @@ type Recorder struct {
 	Log    Log
 	Events Events
 
-	names *names
-	b     strings.Builder
-	state state
+	names  *names
+	b      strings.Builder
+	state  state
+	unsaid string // lines of the log with this text are not written down for an event, as its action is done in another way than the kernel's
 }
 
 // Record plays the events and returns the recording. An error is one of the recorder, or a Player that cannot: then what is
@@ -57,6 +58,7 @@ func (r *Recorder) Record(ctx context.Context, events []Event) (string, error) {
 // play does an event and writes down what came of it.
 func (r *Recorder) play(ctx context.Context, e *Event) error {
 	began := time.Now()
+	r.unsaid = ""
 	for _, a := range e.Do {
 		start := time.Now()
 		err := a.do(r)
@@ -71,6 +73,7 @@ func (r *Recorder) play(ctx context.Context, e *Event) error {
 		r.line("do", a.String()+": "+result, took)
 	}
 	lines, uevents, now, err := r.settle(ctx, e)
+	lines = slices.DeleteFunc(lines, func(l Line) bool { return r.unsaid != "" && strings.Contains(l.Text, r.unsaid) })
 	for i, l := range lines {
 		gap := time.Duration(0)
 		if i > 0 {
