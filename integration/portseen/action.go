@@ -23,7 +23,8 @@ type Player interface {
 	Unplug(name string) error
 	// Unplugged tells whether the hardware let a device go.
 	Unplugged(name string) (bool, error)
-	// Inject has a device report an error by its name in QEMU's monitor (pcie_aer_inject_error), with these words of a header.
+	// Inject has a device report an error by its name in QEMU's monitor (pcie_aer_inject_error), with these words of a header. With
+	// ErrByRecord the recorder does it by a record instead.
 	Inject(name, bit string, header []uint32) error
 }
 

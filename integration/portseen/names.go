@@ -80,6 +80,9 @@ func (n *names) normal(s string) string {
 	return ago.ReplaceAllString(irq.ReplaceAllString(n.to.Replace(s), "IRQ N"), "issued N msec")
 }
 
+// has tells whether a text has an address of the topology in it.
+func (n *names) has(s string) bool { return n.to.Replace(s) != s }
+
 // expand puts addresses into a text.
 func (n *names) expand(s string) string { return n.from.Replace(s) }
 
