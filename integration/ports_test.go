@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/bits"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,7 +104,9 @@ var monitorBits = map[string]uint32{"COMP_TIME": 1 << 14, "DLP": 1 << 4, "MALF_T
 
 func (i *instance) Inject(name, bit string, header []uint32) error {
 	r := portseen.Record{Device: name, Uncor: monitorBits[bit]}
-	copy(r.Header[:], header)
+	for k, w := range header {
+		r.Header[k] = bits.ReverseBytes32(w) // as QEMU's monitor puts it into the log
+	}
 	i.silent++
 	addr, err := i.Address(name)
 	if err != nil {
