@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestScenario(t *testing.T) {
@@ -109,8 +110,25 @@ func TestCompare(t *testing.T) {
 		{strings.Replace(want, "EINVAL", "ok", 1), "== 2 b|want: do   y: EINVAL|got:  do   y: ok"},
 		{strings.Replace(want, "== 2 b\ndo   y: EINVAL\n", "", 1), "== 2 b|want: == 2 b|want: do   y: EINVAL"},
 	} {
-		if got := strings.Join(Compare(want, test.got, 0.2), "|"); got != test.want {
+		if got := strings.Join(Compare(want, test.got, Tolerance{Part: 0.2}), "|"); got != test.want {
 			t.Errorf("Compare(..., %q) = %q, want %q", test.got, got, test.want)
+		}
+	}
+}
+
+func TestNear(t *testing.T) {
+	for _, test := range []struct {
+		want, got float64
+		late      time.Duration
+		near      bool
+	}{
+		{5, 5.9, 0, true}, {5, 6.1, 0, false}, {5, 6.1, time.Second, true}, {5, 3.9, time.Second, false},
+		{0, 0.55, 0, true}, {0, 0.7, 0, false}, {0, 0.9, time.Second, true},
+		{0.6, 0, 0, true}, {0.7, 0, 0, false}, {1, 0, time.Second, false},
+		{0.9, 0.55, 0, false}, {0.55, 0.65, 0, true},
+	} {
+		if got := near(test.want, test.got, Tolerance{0.2, test.late}); got != test.near {
+			t.Errorf("near(%v, %v, late %v) = %v, want %v", test.want, test.got, test.late, got, test.near)
 		}
 	}
 }

@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if d := portseen.Compare(string(wanted), text, *tolerance); len(d) > 0 {
+	if d := portseen.Compare(string(wanted), text, portseen.Tolerance{Part: *tolerance}); len(d) > 0 {
 		fmt.Fprintln(stdout, strings.Join(d, "\n"))
 		return fmt.Errorf("it is not as %s has it", *want)
 	}
