@@ -170,7 +170,7 @@ func (s *Slot) configure(ctx context.Context) error {
 		}
 		switch {
 		case errors.Is(err, bus.ErrNotSupported):
-			s.say(slog.LevelWarn, "on; whose bus it is, the kernel, finds the card when root writes 1 to /sys/bus/pci/rescan")
+			s.say(slog.LevelWarn, "It is on; the kernel, whose bus it is, finds the card when root writes 1 to /sys/bus/pci/rescan")
 			return nil
 		case n > 0:
 			if err != nil {

@@ -185,7 +185,7 @@ func TestUnbound(t *testing.T) {
 	noStray(t, r.Sim())
 }
 
-// TestDriverFirst: a card that is there before the driver is on, and stays.
+// TestColdCard: a card that is there before the driver is on, and stays.
 func TestColdCard(t *testing.T) {
 	bustest.NoLeaks(t)
 	r := rig(t, porttest.Options{}, port("rp0"), card("c0", "rp0"))

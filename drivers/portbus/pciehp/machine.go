@@ -22,15 +22,14 @@ type waiter struct {
 type outcome struct {
 	done bool
 	err  error
+	lost bool // hold is somebody else's by now
 }
 
 // work acts on events until the slot goes out of service.
 func (s *Slot) work() {
-	s.mu.Lock()
 	if len(s.port.Below()) > 0 {
-		s.state = on
+		s.enter(on)
 	}
-	s.mu.Unlock()
 	close(s.ready)
 	s.wakeIfChanged()
 	for {
@@ -38,7 +37,7 @@ func (s *Slot) work() {
 		case <-s.kick:
 		case <-s.ctx.Done():
 			_, ws := s.take()
-			answer(ws, outcome{true, errEnded})
+			answer(ws, outcome{done: true, err: errEnded})
 			return
 		}
 		for s.ctx.Err() == nil {
@@ -83,11 +82,13 @@ func (s *Slot) turn(ctx context.Context) bool {
 		s.release()
 		return false
 	}
-	o := outcome{true, errEnded}
+	o := outcome{done: true, err: errEnded}
 	if !s.dead() {
 		o = s.handle(ctx, e)
 	}
-	s.release()
+	if !o.lost {
+		s.release()
+	}
 	answer(ws, o)
 	return true
 }
@@ -102,13 +103,19 @@ func (s *Slot) handle(ctx context.Context, e events) (o outcome) {
 		s.say(slog.LevelError, "Power fault")
 		s.indicators(ctx, pci.LEDOff, pci.LEDOn)
 	}
-	if e&evLink != 0 && s.is(on) && s.contained(ctx) {
-		e &^= evLink
+	if e&evLink != 0 && s.is(on) {
+		contained, lost := s.contained(ctx)
+		if lost {
+			return outcome{done: true, err: errEnded, lost: true}
+		}
+		if contained {
+			e &^= evLink
+		}
 	}
 	switch {
 	case e&evDisable != 0:
 		s.enter(poweringOff)
-		return outcome{true, s.disable(ctx, false)}
+		return outcome{done: true, err: s.disable(ctx, false)}
 	case e&(evPresence|evLink) != 0:
 		return s.changed(ctx, e)
 	}
@@ -212,7 +219,7 @@ func (s *Slot) changed(ctx context.Context, e events) (o outcome) {
 		_ = s.disable(ctx, true)
 	}
 	if ctx.Err() != nil || s.dead() {
-		return outcome{true, errEnded}
+		return outcome{done: true, err: errEnded}
 	}
 	present, link := s.occupied()
 	if !present && !link {
@@ -233,7 +240,7 @@ func (s *Slot) changed(ctx context.Context, e events) (o outcome) {
 	if link {
 		s.say(slog.LevelInfo, "Link Up")
 	}
-	return outcome{true, s.enable(ctx)}
+	return outcome{done: true, err: s.enable(ctx)}
 }
 
 // wakeIfChanged looks whether the slot is in another state than what stands in it, as when an event came before anybody listened.
@@ -251,22 +258,24 @@ func (s *Slot) wakeIfChanged() {
 }
 
 // contained says whether the link went because the port contained a failure, and is back: that is no news. It lets go of hold
-// meanwhile.
-func (s *Slot) contained(ctx context.Context) bool {
+// meanwhile, and does not get it back where the slot goes out of service.
+func (s *Slot) contained(ctx context.Context) (yes, lost bool) {
 	c, ok := s.port.Service(portbus.DPC).(portbus.Container)
 	if !ok {
-		return false
+		return false, false
 	}
 	s.release()
 	recovered := c.Recovered(ctx)
-	s.hold <- struct{}{} // others have it for a bounded time, or until the slot is resumed
+	if s.seize(ctx) != nil {
+		return false, true
+	}
 	if !recovered {
-		return false
+		return false, false
 	}
 	s.drop(evLink)
 	s.say(slog.LevelInfo, "Link Down/Up ignored (recovered by DPC)")
 	if _, link := s.occupied(); !link && !s.dead() {
 		s.request(evLink)
 	}
-	return true
+	return true, false
 }

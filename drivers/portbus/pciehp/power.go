@@ -49,6 +49,9 @@ func (s *Slot) Suspend(ctx context.Context) error {
 	}
 	if err := s.command(ctx, pci.SltCtlHP, 0, true); err != nil {
 		s.release()
+		if s.port.Err() != nil {
+			return nil // it sleeps for good
+		}
 		return err
 	}
 	s.deafen(true)
