@@ -176,9 +176,11 @@ func (s *System) rescan(ctx context.Context, m hotMachine, port *pci.Function) e
 func (s *System) probe(ctx context.Context, b *boundDevice) {
 	b.use.Lock()
 	defer b.use.Unlock()
-	if err := s.serve(ctx, b, s.driversFor(b)); err != nil {
-		s.complain(err)
+	if err := s.measureDevice(ctx, b); err != nil { // it may be forbidden
+		s.complain(fmt.Errorf("%s: %w", b.spec.Name, err))
+		return
 	}
+	s.complain(s.serve(ctx, b, s.driversFor(b)))
 }
 
 // driversFor are the drivers that may have a device: driver_override names the only one.
