@@ -48,8 +48,8 @@ vm-test-arm64: ## the same on an emulated arm64 machine (an SMMUv3 is its IOMMU)
 	hack/setup arm64
 	RING3_NEED_VM=1 RING3_VM_ARCH=arm64 go test -count=1 -timeout 120m -v -run '^TestVM$(if $(RUN),(NoIOMMU)?$$/$(RUN))' ./integration
 
-golden: setup ## make again what is kept of the kernel: its pktgen's frames, its TPM's files (testdata of pktgen, tpmdd)
-	RING3_NEED_VM=1 RING3_GOLDEN=1 go test -count=1 -timeout 40m -v -run '^TestVM(TPM.*)?$$/^TestRoot(Pktgen|TPM.*)$$' ./integration
+golden: setup ## make again what is kept of the kernel: its pktgen's frames, its TPM's files, what its PCI Express ports do (testdata of pktgen, tpmdd, integration)
+	RING3_NEED_VM=1 RING3_GOLDEN=1 go test -count=1 -timeout 40m -v -run '^TestVM(TPM.*|Ports)?$$/^TestRoot(Pktgen|TPM.*|Ports)$$' ./integration
 
 bench: setup build ## measure everything that ring3 bench measures; BENCH='pktgen-tx -json' for less
 	bin/ring3 bench $(BENCH)

@@ -272,21 +272,19 @@ func (s *System) uevent(action string, b *boundDevice, env ...string) {
 		return
 	}
 	vars := ueventVars(b)
-	switch {
-	case action == uevent.Unbind: // the kernel has forgotten by then
+	if action == uevent.Unbind { // the kernel has forgotten the last by then
 		vars = vars[:len(vars)-1]
-	case b.driver != nil:
-		vars = slices.Insert(vars, 0, "DRIVER="+b.driver.Name)
 	}
 	s.events.Publish(action, pci.SysfsPath(b.fn), "pci", append(vars, env...)...)
 }
 
-func ueventVars(b *boundDevice) []string {
-	id := b.fn.ID
-	return []string{
-		fmt.Sprintf("PCI_CLASS=%04X", id.Class), fmt.Sprintf("PCI_ID=%04X:%04X", id.Vendor, id.Device),
-		fmt.Sprintf("PCI_SUBSYS_ID=%04X:%04X", id.SubVendor, id.SubDevice), "PCI_SLOT_NAME=" + b.fn.Addr.String(), "MODALIAS=" + pci.Modalias(id),
+func ueventVars(b *boundDevice) (vars []string) {
+	if b.driver != nil {
+		vars = append(vars, "DRIVER="+b.driver.Name)
 	}
+	id := b.fn.ID
+	return append(vars, fmt.Sprintf("PCI_CLASS=%04X", id.Class), fmt.Sprintf("PCI_ID=%04X:%04X", id.Vendor, id.Device),
+		fmt.Sprintf("PCI_SUBSYS_ID=%04X:%04X", id.SubVendor, id.SubDevice), "PCI_SLOT_NAME="+b.fn.Addr.String(), "MODALIAS="+pci.Modalias(id))
 }
 
 // complain logs what a device that came later does not do; nobody is there to tell.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"sync"
 
@@ -68,8 +69,14 @@ func (h hierarchy) Below(port pci.Addr) []*pci.Member {
 	return out
 }
 
-func (h hierarchy) Uevent(action, path, subsystem string, env ...string) {
-	h.s.events.Publish(action, path, subsystem, env...)
+// Uevent adds what each event of a function says of it.
+func (h hierarchy) Uevent(action, at, subsystem string, env ...string) {
+	if a, err := pci.ParseAddr(path.Base(at)); err == nil && subsystem == "pci" {
+		if b := h.s.at(a); b != nil {
+			env = append(slices.Clone(env), ueventVars(b)...)
+		}
+	}
+	h.s.events.Publish(action, at, subsystem, env...)
 }
 
 // member is a device as the drivers of ports see it.

@@ -11,6 +11,7 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/aerinject"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/drivers/portbus"
 	"github.com/ring3dev/ring3/internal/node"
 )
 
@@ -40,6 +41,12 @@ func (s *System) detectError(a pci.Addr, e pci.AERError) error {
 		return bus.ErrNotSupported
 	}
 	return m.InjectError(b.spec.Name, e)
+}
+
+// servesErrors says whether a root port's errors are served.
+func (s *System) servesErrors(root pci.Addr) bool {
+	p := s.ports.PortAt(root)
+	return p != nil && p.Service(portbus.AER) != nil
 }
 
 // sysfsOps are what the files of /sys/bus/pci do; pci.SysfsOps.

@@ -110,7 +110,7 @@ func newSystem(c Config) *System {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.injector = aerinject.NewInjector(aerinject.Options{Log: s.log, Label: s.label, Hardware: s.detectError})
+	s.injector = aerinject.NewInjector(aerinject.Options{Log: s.log, Label: s.label, Hardware: s.detectError, Service: s.servesErrors})
 	for _, d := range c.Drivers {
 		own := *d // its IDs may change
 		s.drivers = append(s.drivers, &own)

@@ -23,7 +23,7 @@ const portsFile = "testdata/ports/kernel-6.1.txt"
 const portTests = "Ports"
 
 // portsTolerance is by how much times may differ between two boots: the machine may be busy, and there may be no KVM.
-const portsTolerance = 0.5
+var portsTolerance = portseen.Tolerance{Part: 0.3, Late: 3 * time.Second}
 
 // portDevices are QEMU's arguments for portseen's topology.
 func portDevices() []string {

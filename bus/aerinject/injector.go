@@ -88,8 +88,7 @@ func (in *Injector) find(a pci.Addr) (f function, root *Device, ok bool) {
 //	ENODEV           no such function; it has no root port
 //	EPROTONOSUPPORT  function or root port without Advanced Error Reporting
 //	EINVAL           all the correctable bits, or all the uncorrectable ones, are masked
-//	ENODEV           the root port has no interrupt
-//	EPROTONOSUPPORT  nobody serves the root port's errors
+//	ENODEV           the root port has no interrupt, or nobody serves its errors
 //
 // Masked bits are in the function's status all the same, as the specification has it and the kernel's module does; and
 // from the last two on the root port has the error too, and tells of it with the next one.
@@ -141,7 +140,7 @@ func (in *Injector) Inject(r Record) error {
 		return in.refuse(slog.LevelError, rootAddr, "AER device not found", unix.ENODEV)
 	}
 	if !in.served(rootAddr, rx) {
-		return in.refuse(slog.LevelWarn, rootAddr, "AER service is not initialized", unix.EPROTONOSUPPORT)
+		return in.refuse(slog.LevelError, rootAddr, "AER device not found", unix.ENODEV)
 	}
 	say()
 	q.Signal()

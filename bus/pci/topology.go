@@ -47,7 +47,8 @@ type Function struct {
 
 	// BusSpeed is the speed of the link behind a port when it was last seen to come up, as in Link Status; 0: nobody looked. Who
 	// serves the port keeps it.
-	BusSpeed atomic.Uint32
+	BusSpeed    atomic.Uint32
+	MaxBusSpeed uint32 // as Link Capabilities had it when the port was found; 0: nobody looked
 
 	// AER counts the errors that the function reported; nil where it has no Advanced Error Reporting.
 	AER *AERStats
@@ -256,6 +257,9 @@ func (t *Topology) number(f *Function) {
 		return
 	}
 	f.hot = hotPlugPort(c)
+	if e, ok := FindExpress(c); ok && e.HasLink() {
+		f.MaxBusSpeed = c.Read32(e.At+ExpLnkCap) & uint32(LnkStaSpeed)
+	}
 	setBuses(uint8(sec), uint8(limit))
 	if got := c.Read32(cfgPrimary) & 0xffffff; got != uint32(f.Addr.Bus)|uint32(sec)<<8|uint32(limit)<<16 {
 		setBuses(0, 0)

@@ -162,9 +162,9 @@ func (b *Bus) add(ctx context.Context, p *Port) {
 	}
 }
 
-// remove takes them out, the last first.
+// remove takes them out, in the order in which they came, as the kernel does.
 func (b *Bus) remove(p *Port) (err error) {
-	for _, d := range slices.Backward(p.devices) {
+	for _, d := range p.devices {
 		d.mu.Lock()
 		err = errors.Join(err, d.unbind())
 		d.gone = true

@@ -44,8 +44,8 @@ func TestRegister(t *testing.T) {
 	if err := r.bus.Unregister("aer"); !errors.Is(err, unix.ENODEV) {
 		t.Errorf("Unregister again = %v, want ENODEV", err)
 	}
-	if err := r.port.Close(); err != nil || log.take() != "close:pciehp close:pcie_pme" {
-		t.Errorf("Close = %v, want the last service first", err)
+	if err := r.port.Close(); err != nil || log.take() != "close:pcie_pme close:pciehp" {
+		t.Errorf("Close = %v, want the services in order", err)
 	}
 	if err := r.port.Close(); err != nil || log.take() != "" {
 		t.Errorf("Close again = %v, want nothing", err)
@@ -133,6 +133,10 @@ func TestFiles(t *testing.T) {
 	}
 	store(t, svc, "uevent", "change\n", nil)
 	store(t, svc, "uevent", "nonsense", unix.EINVAL)
+	equal(t, "messages", r.tree.Lines(), []string{
+		"synth uevent: /devices/pci1000:00/1000:00:04.0/" + name + ": unknown uevent action string",
+		"pci_express " + name + ": uevent: failed to send synthetic uevent: -22",
+	})
 	in := " /devices/pci1000:00/1000:00:04.0/" + name
 	want := []string{"add" + in, "bind" + in + " DRIVER=aer", "unbind" + in, "bind" + in + " DRIVER=aer", "unbind" + in, "change" + in + " SYNTH_UUID=0", "remove" + in}
 	if err := r.port.Close(); err != nil {

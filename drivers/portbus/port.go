@@ -289,7 +289,7 @@ func (p *Port) Dirs() map[string]*sysfs.Dir {
 	return dirs
 }
 
-// Close takes the port out of service: its services, the last first, then its interrupts.
+// Close takes the port out of service: its services in order, then its interrupts.
 func (p *Port) Close() error {
 	p.closeOnce.Do(func() {
 		p.cancel()

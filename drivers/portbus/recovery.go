@@ -153,7 +153,7 @@ func (w *walk) tell(m *pci.Member, vote bus.Verdict) {
 	}
 	event, online := "", "0"
 	switch vote {
-	case bus.NoVote, bus.CanRecover:
+	case bus.NoVote, bus.CanRecover, bus.NeedReset:
 		event = "BEGIN_RECOVERY"
 	case bus.Recovered:
 		event, online = "SUCCESSFUL_RECOVERY", "1"

@@ -40,7 +40,7 @@ func (p *Port) ResetBelow(ctx context.Context) error {
 func (p *Port) RestoreBelow(ctx context.Context, what string) error {
 	var all []saved
 	for _, m := range p.Below() {
-		all = append(all, saved{m: m, restore: m.Restore})
+		all = append(all, saved{m: m, restore: m.Restore, aer: func() { clearAER(m.Device.Config()) }})
 	}
 	return p.restoreBelow(ctx, all, what)
 }
@@ -146,10 +146,19 @@ func saveAER(c bus.Config) func() {
 		for i, r := range regs {
 			c.Write32(at+r, values[i])
 		}
-		for _, r := range []bus.Off{pci.AERUncSta, pci.AERCorSta} {
-			if v := c.Read32(at + r); v != 0 && v != 0xffffffff {
-				c.Write32(at+r, v)
-			}
+		clearAER(c)
+	}
+}
+
+// clearAER clears what a function recorded of errors.
+func clearAER(c bus.Config) {
+	at, ok := pci.FindExtCap(c, pci.ExtCapAER)
+	if !ok {
+		return
+	}
+	for _, r := range []bus.Off{pci.AERUncSta, pci.AERCorSta} {
+		if v := c.Read32(at + r); v != 0 && v != 0xffffffff {
+			c.Write32(at+r, v)
 		}
 	}
 }

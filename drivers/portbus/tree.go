@@ -3,6 +3,7 @@ package portbus
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -107,6 +108,14 @@ func (d *Device) storeUevent(_ context.Context, p []byte) (int, error) {
 			return len(p), nil
 		}
 	}
+	d.port.Print(slog.LevelError, "synth uevent: %s: unknown uevent action string", d.path())
+	d.mu.Lock()
+	who := "pci_express"
+	if d.driver != nil {
+		who = d.driver.Name
+	}
+	d.mu.Unlock()
+	d.port.Print(slog.LevelError, "%s %s: uevent: failed to send synthetic uevent: %d", who, d.name, -int(unix.EINVAL))
 	return 0, unix.EINVAL
 }
 

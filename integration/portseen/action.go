@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,8 @@ type Player interface {
 	Unplug(name string) error
 	// Unplugged tells whether the hardware let a device go.
 	Unplugged(name string) (bool, error)
-	// Inject has a device report an error by its name in QEMU's monitor (pcie_aer_inject_error), with these words of a header.
+	// Inject has a device report an error by its name in QEMU's monitor (pcie_aer_inject_error), with these words of a header. With
+	// ErrByRecord the recorder does it by a record instead.
 	Inject(name, bit string, header []uint32) error
 }
 
@@ -47,6 +49,13 @@ func (a Unplug) String() string { return "unplug " + a.Name + " by its button" }
 
 func (a Unplug) do(r *Recorder) error { return r.Player.Unplug(a.Name) }
 
+// Pause lets time pass, so that two things come in one order.
+type Pause struct{ For time.Duration }
+
+func (a Pause) String() string { return fmt.Sprintf("wait %v", a.For) }
+
+func (a Pause) do(*Recorder) error { <-time.After(a.For); return nil }
+
 // Inject has the hardware report an error.
 type Inject struct {
 	Device, Bit string
@@ -57,7 +66,21 @@ func (a Inject) String() string {
 	return strings.TrimSuffix(fmt.Sprintf("inject %s at %s %x", a.Bit, a.Device, a.Header), " []")
 }
 
-func (a Inject) do(r *Recorder) error { return r.Player.Inject(a.Device, a.Bit, a.Header) }
+func (a Inject) do(r *Recorder) error {
+	err := r.Player.Inject(a.Device, a.Bit, a.Header)
+	if !errors.Is(err, ErrByRecord) {
+		return err
+	}
+	rec, err := a.record()
+	if err != nil {
+		return err
+	}
+	r.unsaid = byRecord
+	return rec.do(r)
+}
+
+// byRecord is in the line that is logged of a record.
+const byRecord = "aer_inject: Injecting errors"
 
 // Write writes to a file below /sys, with one write. {NAME} is a device's address.
 type Write struct{ Path, Value string }
@@ -143,10 +166,11 @@ func (a Config) do(r *Recorder) error {
 	return r.register(a.Device, a.Register, func(v uint32) uint32 { return v&^a.Mask | a.Value })
 }
 
-// slotHPIE is Hot-Plug Interrupt Enable in Slot Control; slotEvents are the events in Slot Status.
+// slotHPIE is Hot-Plug Interrupt Enable in Slot Control; slotEvents are the events in Slot Status, but for Command Completed, which whoever writes
+// commands waits for.
 const (
 	slotHPIE   = 1 << 5
-	slotEvents = 0x11f
+	slotEvents = 0x10f
 )
 
 // ClearSlot clears the events of a slot that are pending, and no others: QEMU sets all again where one is cleared that was not set.

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 var seconds = regexp.MustCompile(` ~(\d+\.\d\d)s$`)
@@ -22,9 +23,15 @@ func timed(line string) (string, float64) {
 	return strings.TrimSuffix(line, m[0]), s
 }
 
-// Compare compares two recordings, of which the first is taken for right. Seconds may differ by a part of them (0.2 is 20 %).
+// Tolerance is by how much times may differ.
+type Tolerance struct {
+	Part float64       // of the time that is wanted: 0.2 is 20 %
+	Late time.Duration // how much longer it may take beside that, where the machine may be busy
+}
+
+// Compare compares two recordings, of which the first is taken for right.
 // It returns the lines that differ, by event; none if all is alike.
-func Compare(want, got string, tolerance float64) []string {
+func Compare(want, got string, tolerance Tolerance) []string {
 	var all []string
 	wanted, had := sections(want), sections(got)
 	for i := range max(len(wanted), len(had)) {
@@ -60,7 +67,7 @@ func sections(s string) [][]string {
 
 // compareLines aligns two lists of lines by their longest common subsequence, and returns what is in only one of them, or
 // took another time.
-func compareLines(want, got []string, tolerance float64) []string {
+func compareLines(want, got []string, tolerance Tolerance) []string {
 	same := func(i, j int) bool {
 		w, _ := timed(want[i])
 		g, _ := timed(got[j])
@@ -103,13 +110,8 @@ func compareLines(want, got []string, tolerance float64) []string {
 }
 
 // near tells whether two times are alike. One that was not written down was below MinGap.
-func near(want, got, tolerance float64) bool {
+func near(want, got float64, tolerance Tolerance) bool {
 	gap := MinGap.Seconds()
-	if want == 0 {
-		return got <= gap*(1+tolerance)
-	}
-	if got == 0 {
-		return want*(1-tolerance) <= gap
-	}
-	return got >= want*(1-tolerance) && got <= want*(1+tolerance)
+	// What was not written down is anything up to MinGap.
+	return max(got, gap) >= want*(1-tolerance.Part) && got <= max(want, gap)*(1+tolerance.Part)+tolerance.Late.Seconds()
 }

@@ -75,10 +75,16 @@ func busBelow(sys, addr string) (string, error) {
 	return fmt.Sprintf("%s:%02x", addr[:4], p[0]), nil
 }
 
-var irq = regexp.MustCompile(`\bIRQ \d+`)
+// What a boot has of its own: numbers of interrupts, and how long ago something was.
+var irq, ago = regexp.MustCompile(`\bIRQ \d+`), regexp.MustCompile(`\bissued \d+ msec`)
 
 // normal is a text with names for addresses, and without numbers of interrupts.
-func (n *names) normal(s string) string { return irq.ReplaceAllString(n.to.Replace(s), "IRQ N") }
+func (n *names) normal(s string) string {
+	return ago.ReplaceAllString(irq.ReplaceAllString(n.to.Replace(s), "IRQ N"), "issued N msec")
+}
+
+// has tells whether a text has an address of the topology in it.
+func (n *names) has(s string) bool { return n.to.Replace(s) != s }
 
 // expand puts addresses into a text.
 func (n *names) expand(s string) string { return n.from.Replace(s) }

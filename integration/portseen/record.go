@@ -22,9 +22,10 @@ type Recorder struct {
 	Log    Log
 	Events Events
 
-	names *names
-	b     strings.Builder
-	state state
+	names  *names
+	b      strings.Builder
+	state  state
+	unsaid string // lines of the log with this text are not written down for an event, as its action is done in another way than the kernel's
 }
 
 // Record plays the events and returns the recording. An error is one of the recorder, or a Player that cannot: then what is
@@ -57,6 +58,7 @@ func (r *Recorder) Record(ctx context.Context, events []Event) (string, error) {
 // play does an event and writes down what came of it.
 func (r *Recorder) play(ctx context.Context, e *Event) error {
 	began := time.Now()
+	r.unsaid = ""
 	for _, a := range e.Do {
 		start := time.Now()
 		err := a.do(r)
@@ -71,6 +73,7 @@ func (r *Recorder) play(ctx context.Context, e *Event) error {
 		r.line("do", a.String()+": "+result, took)
 	}
 	lines, uevents, now, err := r.settle(ctx, e)
+	lines = slices.DeleteFunc(lines, func(l Line) bool { return r.unsaid != "" && strings.Contains(l.Text, r.unsaid) })
 	for i, l := range lines {
 		gap := time.Duration(0)
 		if i > 0 {
@@ -106,26 +109,33 @@ func (r *Recorder) line(mark, text string, took time.Duration) {
 func (r *Recorder) settle(ctx context.Context, e *Event) (lines []Line, uevents []Uevent, now state, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, Limit, fmt.Errorf("not over after %v", Limit))
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	changed := time.Now()
+	missing := "anything"
 	for {
 		l, u, err := r.news()
 		if err != nil {
 			return lines, uevents, now, err
 		}
 		lines, uevents = append(lines, l...), append(uevents, u...)
-		s, err := r.look()
-		if err != nil {
+		was := missing
+		if missing, err = r.missing(e, lines); err != nil {
 			return lines, uevents, now, err
 		}
-		if len(l) > 0 || len(u) > 0 || !maps.Equal(s, now) {
+		if len(l) > 0 || len(u) > 0 || missing != was {
 			changed = time.Now()
 		}
-		now = s
-		missing, err := r.missing(e, lines)
-		if err != nil || missing == "" && time.Since(changed) > Quiet {
-			return lines, uevents, now, err
+		// All the files take a while, so they are read when the rest is quiet.
+		if missing == "" && time.Since(changed) > Quiet {
+			s, err := r.look()
+			if err != nil {
+				return lines, uevents, now, err
+			}
+			if maps.Equal(s, now) {
+				return lines, uevents, now, nil
+			}
+			now = s
 		}
 		select {
 		case <-tick.C:
@@ -170,7 +180,7 @@ func (r *Recorder) missing(e *Event, lines []Line) (string, error) {
 // about is what lines of the log must have to be of interest, and core what the PCI core says of windows and addresses beside that.
 var (
 	about = regexp.MustCompile(`pcieport|pciehp|AER|aer_inject|pci_hotplug|PCIe Bus Error|error status/mask=|:    \[[ 0-9]\d\] |recover`)
-	core  = regexp.MustCompile(`bridge window|PCI bridge to|busn_res|enabling device`)
+	core  = regexp.MustCompile(`bridge window|PCI bridge to|busn_res|enabling device|: resource \d+ `)
 )
 
 // news are the lines of the log and the uevents of interest that have come.

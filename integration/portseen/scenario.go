@@ -40,7 +40,7 @@ type Event struct {
 
 // Quiet is how long nothing may change before an event is over, and Limit how long an event may take.
 const (
-	Quiet = 700 * time.Millisecond
+	Quiet = 500 * time.Millisecond
 	Limit = 40 * time.Second
 )
 
@@ -84,5 +84,5 @@ var Scenario = []Event{
 	{"fatal and correctable by record", []Action{Record{Device: "eth1", Uncor: 0x40000, Cor: 0x40}}, []string{recovery}},
 	{"correctable masked, then not", []Action{Record{Device: "rp0", Cor: 0x2000}, Config{"rp0", AERCorMask, 0x2000, 0}, Record{Device: "rp0", Cor: 0x2000}}, []string{"log NonFatalErr"}},
 	{"error service unbound and bound", []Action{Write{aer + "unbind", "{rp0}:pcie002\n"}, Record{Device: "rp0", Cor: 0x40}, Write{aer + "bind", "{rp0}:pcie002\n"}}, []string{"log AER: enabled"}},
-	{"unplug two by button at once", []Action{Unplug{"eth2"}, Unplug{"eth3"}}, []string{"gone eth2", "gone eth3", "unplugged eth2", "unplugged eth3"}},
+	{"unplug two by button at once", []Action{Unplug{"eth2"}, Pause{1500 * time.Millisecond}, Unplug{"eth3"}}, []string{"gone eth2", "gone eth3", "unplugged eth2", "unplugged eth3"}},
 }

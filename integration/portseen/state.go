@@ -145,6 +145,10 @@ func (r *Recorder) slots(s state) error {
 	}
 	for _, slot := range slots {
 		at := filepath.Join(dir, slot)
+		addr, err := os.ReadFile(filepath.Join(r.Roots.Sys, at, "address"))
+		if err != nil || !r.names.has(strings.TrimSpace(string(addr))) {
+			continue
+		}
 		r.file(s, dir, slot)
 		files, err := list(filepath.Join(r.Roots.Sys, at))
 		if err != nil {
@@ -165,6 +169,9 @@ func (r *Recorder) services(s state) error {
 		return err
 	}
 	for _, d := range devices {
+		if !r.names.has(d) {
+			continue
+		}
 		r.file(s, dir, d)
 		for _, f := range []string{"driver", "subsystem", "uevent"} {
 			r.file(s, filepath.Join(dir, d), f)
@@ -196,7 +203,10 @@ func (r *Recorder) drivers(s state) error {
 			return err
 		}
 		for _, f := range files {
-			r.file(s, dir, f)
+			// Links are to devices, of which some may be no part of the topology.
+			if !strings.Contains(f, ":") || r.names.has(f) {
+				r.file(s, dir, f)
+			}
 		}
 	}
 	return nil

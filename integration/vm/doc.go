@@ -70,6 +70,12 @@
 // tpm_tree_test.go run on ring3's files and devices too, to compare these with the kernel's. A TPM's state directory is
 // the caller's, so what a VM did to a TPM can be looked at afterwards without one, and the other way round.
 //
+// # PCI Express ports
+//
+// integration/ports_vm_test.go boots a VM with root ports, a switch and native hot-plug, in which TestRootPorts plays 30 events to the
+// kernel's pcieport, pciehp and aer. What is seen is kept in integration/testdata/ports (make golden) and compared every time.
+// The events, and what looks, are package portseen, which does the same with ring3's ports.
+//
 // # What fails a test
 //
 // Besides itself: a process or a mount that it left behind (both are then removed), a device

@@ -30,7 +30,9 @@
 //   - Two messages within a few microseconds of the same function and the same kind can become one line and one count: the registers hold one bit.
 //   - What an event collector collects for is found on its own bus only.
 //   - An error whose port nobody serves is recovered from the next port above that somebody does serve.
-//   - There is no rate limit (the kernel has one since 6.16).
+//   - There is no rate limit (the kernel has one since 6.16), but where status is set again faster than the handler clears it, looks
+//     are 10 to 160 ms apart, and what comes between is one message with "Multiple".
+//   - Correctable errors have no First Error Pointer; bit 0 is said to be the first all the same, as kernels say that clear their stacks.
 //   - Without an interrupt there is no service.
 //
 // # Suspend, unbind

@@ -15,7 +15,7 @@ const (
 	turns = 8
 	// pause is the time to the next look where that was not enough. It doubles each time in a row, doublings times at most.
 	pause     = 10 * time.Millisecond
-	doublings = 6
+	doublings = 4
 )
 
 // received are the bits of Root Error Status that tell of a message.

@@ -28,7 +28,7 @@ func TestVotes(t *testing.T) {
 		{"both can", false, votes{"eth0": ok, "eth1": ok}, "eth0 detected false, eth1 detected false, eth0 mmio, eth1 mmio, eth0 resume, eth1 resume",
 			"device recovery successful", begin + ", " + begin + ", " + over + ", " + over},
 		{"one needs a reset", false, votes{"eth0": ok, "eth1": {need, none, back}}, "eth0 detected false, eth1 detected false, eth0 reset, eth1 reset, eth0 resume, eth1 resume",
-			"device recovery successful", begin + ", " + over + ", " + over},
+			"device recovery successful", begin + ", " + begin + ", " + over + ", " + over},
 		{"one wants a reset later", false, votes{"eth0": {can, need, back}, "eth1": ok}, "eth0 detected false, eth1 detected false, eth0 mmio, eth1 mmio, eth0 reset, eth1 reset, eth0 resume, eth1 resume",
 			"device recovery successful", begin + ", " + begin + ", " + over + ", " + over},
 		{"no opinion", false, votes{"eth0": {none, none, none}, "eth1": ok}, "eth0 detected false, eth1 detected false, eth0 mmio, eth1 mmio, eth0 resume, eth1 resume",
@@ -36,15 +36,15 @@ func TestVotes(t *testing.T) {
 		{"one gives up", false, votes{"eth0": {gone, none, none}, "eth1": ok}, "eth0 detected false, eth1 detected false",
 			"device recovery failed", failed + ", " + begin + ", " + failed + ", " + failed},
 		{"a reset overrules", false, votes{"eth0": {gone, none, back}, "eth1": {need, none, back}}, "eth0 detected false, eth1 detected false, eth0 reset, eth1 reset, eth0 resume, eth1 resume",
-			"device recovery successful", failed + ", " + over + ", " + over},
+			"device recovery successful", failed + ", " + begin + ", " + over + ", " + over},
 		{"the reset did not help", false, votes{"eth0": {need, none, gone}, "eth1": ok}, "eth0 detected false, eth1 detected false, eth0 reset, eth1 reset",
-			"device recovery failed", begin + ", " + failed + ", " + failed},
+			"device recovery failed", begin + ", " + begin + ", " + failed + ", " + failed},
 		{"one takes no part", false, votes{"eth0": ok}, "eth0 detected false",
 			"can't recover (no error_detected callback), device recovery failed", begin + ", " + failed + ", " + failed},
 		{"fatal", true, votes{"eth0": {need, none, back}, "eth1": {need, none, back}}, "eth0 detected true, eth1 detected true, eth0 reset, eth1 reset, eth0 resume, eth1 resume",
-			"Root Port link has been reset (0), device recovery successful", over + ", " + over},
+			"Root Port link has been reset (0), device recovery successful", begin + ", " + begin + ", " + over + ", " + over},
 		{"fatal, and one takes no part", true, votes{"eth1": {need, none, back}}, "eth1 detected true",
-			"can't recover (no error_detected callback), Root Port link has been reset (0), device recovery failed", failed + ", " + failed},
+			"can't recover (no error_detected callback), Root Port link has been reset (0), device recovery failed", begin + ", " + failed + ", " + failed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, options{votes: c.votes})

@@ -23,8 +23,12 @@ func TestNoneLost(t *testing.T) {
 	r := newRig(t, options{})
 	names := []string{"eth0", "dn1", "rp0", "eth1"}
 	root := r.fn("rp0").AER
-	for i := range 10000 {
-		name := names[i%len(names)]
+	all := uint64(10000)
+	if testing.Short() {
+		all = 2000
+	}
+	for i := range all {
+		name := names[i%uint64(len(names))]
 		s := r.fn(name).AER
 		before := s.Total(pci.AERCorrectable)
 		r.hit(name, pci.AERError{Correctable: corBadTLP})
@@ -39,13 +43,13 @@ func TestNoneLost(t *testing.T) {
 			r.ForgetRecords()
 		}
 	}
-	if n := root.Root(pci.AERCorrectable); n != 10000 {
-		t.Errorf("the root port counted %d, want 10000", n)
+	if n := root.Root(pci.AERCorrectable); n != all {
+		t.Errorf("the root port counted %d, want %d", n, all)
 	}
 	for _, name := range names {
 		s := r.fn(name).AER
-		if b, n := s.Bit(pci.AERCorrectable, 6), s.Total(pci.AERCorrectable); b != 2500 || n != 2500 {
-			t.Errorf("%s counted %d, %d, want 2500", name, b, n)
+		if b, n := s.Bit(pci.AERCorrectable, 6), s.Total(pci.AERCorrectable); b != all/4 || n != all/4 {
+			t.Errorf("%s counted %d, %d, want %d", name, b, n, all/4)
 		}
 	}
 }
@@ -128,6 +132,34 @@ func TestStorm(t *testing.T) {
 	n := r.fn("dn0").AER.Total(pci.AERCorrectable)
 	r.hit("dn0", pci.AERError{Correctable: corBadTLP})
 	r.Await(t, "an error after the storm", func() bool { return r.fn("dn0").AER.Total(pci.AERCorrectable) == n+1 })
+}
+
+// Ten thousand a second, from two functions, in bursts of ten, of each of which the root port remembers the first and that there were more.
+func TestStormPaced(t *testing.T) {
+	r := newRig(t, options{})
+	const n, every = 5000, 100 * time.Microsecond
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for i := 0; i < n; {
+		<-tick.C
+		for range time.Millisecond / every {
+			r.hit([]string{"eth0", "eth1"}[i%2], pci.AERError{Correctable: corBadTLP})
+			i++
+		}
+		if i%500 == 0 {
+			r.ForgetRecords()
+		}
+	}
+	r.quiet("rp0")
+	for _, name := range []string{"eth0", "eth1"} {
+		if r.fn(name).AER.Total(pci.AERCorrectable) == 0 {
+			t.Errorf("%s: nothing counted", name)
+		}
+		n := r.fn(name).AER.Total(pci.AERCorrectable)
+		r.hit(name, pci.AERError{Correctable: corBadTLP})
+		r.Await(t, "an error after the storm", func() bool { return r.fn(name).AER.Total(pci.AERCorrectable) == n+1 })
+	}
+	t.Logf("%d errors, of which the root port received %d", n, r.fn("rp0").AER.Root(pci.AERCorrectable))
 }
 
 // blocker's ErrorDetected waits.

@@ -228,3 +228,71 @@ func TestUnbindWhileContained(t *testing.T) {
 		r.Await(t, "release", func() bool { return f.Config.Read16(at+pci.DPCSta)&pci.DPCStaTriggered == 0 })
 	}
 }
+
+// Two hundred containments one after the other, and a storm of them: each is recovered, or was part of one that is.
+func TestManyContainments(t *testing.T) {
+	r, c := rig(t, "")
+	for range 200 {
+		r.ForgetRecords()
+		if err := r.Sim().TriggerDPC("rp0", 0, [4]uint32{}); err != nil {
+			t.Fatal(err)
+		}
+		r.AwaitLine(t, "device recovery successful")
+	}
+	c.take()
+	for range 5000 {
+		if err := r.Sim().TriggerDPC("rp0", 0, [4]uint32{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, _ := r.Sim().Function("rp0")
+	at, _ := pci.FindExtCap(f.Config, pci.ExtCapDPC)
+	r.Await(t, "release", func() bool {
+		l := c.take()
+		return f.Config.Read16(at+pci.DPCSta)&pci.DPCStaTriggered == 0 && (len(l) == 0 || l[len(l)-1] == "resume")
+	})
+}
+
+// An error that the port itself detected is reported, counted and cleared. With kernel 6.1 so is Surprise Down of a hot-plug port.
+func TestOwnErrors(t *testing.T) {
+	for _, c := range []struct {
+		profile string
+		bits    uint32
+		lines   []string
+	}{
+		{"", 1 << 4, []string{
+			"DPC: containment event, status:0x1f01: unmasked uncorrectable error detected",
+			"PCIe Bus Error: severity=Uncorrectable (Fatal), type=Data Link Layer, (Receiver ID)",
+			"  device [1b36:000c] error status/mask=00000010/00000000",
+			"   [ 4] DLP                    (First)",
+			"AER: device recovery successful"}},
+		{"6.1", 1 << 5, []string{
+			"DPC: containment event, status:0x1f01 source:0x0018", "DPC: unmasked uncorrectable error detected",
+			"PCIe Bus Error: severity=Uncorrected (Fatal), type=Transaction Layer, (Receiver ID)",
+			"  device [1b36:000c] error status/mask=00000020/00000000",
+			"   [ 5] SDES                   (First)",
+			"AER: device recovery successful"}},
+		{"", 1 << 14, []string{ // not fatal, and the port contains it all the same
+			"DPC: containment event, status:0x1f01: unmasked uncorrectable error detected",
+			"PCIe Bus Error: severity=Uncorrectable (Non-Fatal), type=Transaction Layer, (Requester ID)",
+			"  device [1b36:000c] error status/mask=00004000/00000000",
+			"   [14] CmpltTO                (First)",
+			"AER: device recovery successful"}},
+	} {
+		r, _ := rig(t, c.profile)
+		r.ForgetRecords()
+		if err := r.Sim().InjectError("rp0", pci.AERError{Uncorrectable: c.bits}); err != nil {
+			t.Fatal(err)
+		}
+		r.AwaitLine(t, "device recovery")
+		check(t, r, c.lines)
+		p := r.Port("rp0")
+		if got := p.Member().Device.Config().Read32(p.AER() + pci.AERUncSta); got != 0 {
+			t.Errorf("Uncorrectable Error Status = %#x, want it clear", got)
+		}
+		n := p.Function().AER
+		if got := n.Total(pci.AERFatal) + n.Total(pci.AERNonFatal); got != 1 {
+			t.Errorf("errors counted = %d, want 1", got)
+		}
+	}
+}

@@ -45,7 +45,7 @@ func (s *Slot) tell(action string) {
 func (s *Slot) dir() *sysfs.Dir {
 	d := &sysfs.Dir{}
 	d.Put("address", sysfs.Show(s.address))
-	d.Put("max_bus_speed", sysfs.Show(func() string { return pci.LinkSpeed(s.cfg.Read32(s.exp + pci.ExpLnkCap)) }))
+	d.Put("max_bus_speed", sysfs.Showf("%s", pci.LinkSpeed(s.maxSpeed())))
 	d.Put("cur_bus_speed", sysfs.Show(func() string { return pci.LinkSpeed(s.speed().Load()) }))
 	d.Put("power", sysfs.Attr(0o644, s.showFlag(func() bool { return s.powered() }), s.storePower))
 	d.Put("adapter", sysfs.Attr(0o444, s.showFlag(func() bool {
@@ -68,6 +68,14 @@ func (s *Slot) speed() *atomic.Uint32 {
 		return &f.BusSpeed
 	}
 	return &s.ownSpeed
+}
+
+// maxSpeed is that of the link when the port was found: QEMU's ports forget it.
+func (s *Slot) maxSpeed() uint32 {
+	if f := s.port.Function(); f != nil && f.MaxBusSpeed != 0 {
+		return f.MaxBusSpeed
+	}
+	return s.cfg.Read32(s.exp + pci.ExpLnkCap)
 }
 
 // noteSpeed reads it.

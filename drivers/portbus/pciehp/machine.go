@@ -75,6 +75,7 @@ func (s *Slot) turn(ctx context.Context) bool {
 	if s.seize(ctx) != nil {
 		return false
 	}
+	s.listening()
 	s.collect() // what came at the same time belongs together: a card and its button are no second press
 	e, ws := s.take()
 	if e == 0 && len(ws) == 0 {

@@ -146,3 +146,65 @@ func TestDies(t *testing.T) {
 		run(k + 1)
 	}
 }
+
+// member makes a function of a model known; parent nil: it stands behind the port.
+func member(tree *portmodel.Tree, dev *portmodel.Port, parent *pci.Function, secondary uint8) *pci.Function {
+	f := portmodel.Function(dev, secondary, secondary)
+	f.Parent = parent
+	tree.Add(&pci.Member{Function: f, Device: dev, Use: func(g func(pci.Instance)) { g(nil) }})
+	return f
+}
+
+// conventional makes a function with power management and no PCI Express, which asks for power.
+func conventional(name string) *portmodel.Port {
+	dev := portmodel.New(portmodel.Spec{NoExp: true, Name: name})
+	dev.Set(pci.CfgCapPtr, 0xff, uint16(portmodel.PM))
+	dev.Set(portmodel.PM, 0xff00, 0)
+	dev.Set(portmodel.PM+pci.PMCtl, 0, pci.PMCtlPMEEn|pci.PMCtlPMESta)
+	return dev
+}
+
+// PME of conventional PCI is a wire: whoever is behind the bridge that signals is asked, and nobody else.
+func TestConventional(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		from uint16
+		want []string
+	}{
+		{"the bridge signals with its secondary bus's number", 0x0200, []string{"1000:02:01.0", "1000:02:02.0"}},
+		{"the bridge signals in its own name", 0x0100, []string{"1000:02:01.0", "1000:02:02.0"}},
+		{"a device behind it is named", 0x0208, []string{"1000:02:01.0"}},
+		{"the port signals for them", 4 << 3, []string{"1000:02:01.0", "1000:02:02.0", "1000:03:00.0"}},
+	} {
+		bustest.NoLeaks(t)
+		m, tree, _ := bare(t, portmodel.Spec{})
+		bridge := member(tree, portmodel.New(portmodel.Spec{Type: pci.ExpToPCI, Name: "1000:01:00.0"}), nil, 2)
+		member(tree, conventional("1000:02:01.0"), bridge, 0)
+		member(tree, conventional("1000:02:02.0"), bridge, 0)
+		member(tree, conventional("1000:03:00.0"), nil, 0)
+		ask(m, c.from, 0)
+		eventually(t, c.what, func() bool { return len(tree.Woken()) == len(c.want) && enabled(m) })
+		if got := tree.Woken(); !slices.Equal(got, c.want) {
+			t.Errorf("%s: woken %q, want %q", c.what, got, c.want)
+		}
+		if got := tree.Lines()[1:]; len(got) != 0 {
+			t.Errorf("%s: messages %q", c.what, got)
+		}
+	}
+}
+
+// Status that is left over from before PME was enabled is cleared, and wakes nobody.
+func TestLeftOver(t *testing.T) {
+	bustest.NoLeaks(t)
+	m, tree, p := bare(t, portmodel.Spec{})
+	m.Set(portmodel.PM+pci.PMCtl, 0, pci.PMCtlPMESta)
+	ask(m, 4<<3, 0)
+	eventually(t, "spurious", func() bool { return len(tree.Lines()) == 2 && enabled(m) })
+	if got := m.Peek(portmodel.PM+pci.PMCtl, 2); got&uint32(pci.PMCtlPMESta) != 0 || len(tree.Woken()) != 0 {
+		t.Errorf("power control %#x, woken %q, want it clear, nobody", got, tree.Woken())
+	}
+	m.Set(rootCtl, pci.RtCtlPME, 0)
+	if got := p.SlotReset(t.Context()); got != bus.Recovered || !enabled(m) {
+		t.Errorf("SlotReset = %v, interrupt on: %t", got, enabled(m))
+	}
+}
