@@ -79,7 +79,11 @@ func (s *Slot) maxSpeed() uint32 {
 
 // noteSpeed reads it.
 func (s *Slot) noteSpeed() {
-	s.speed().Store(uint32(s.cfg.Read16(s.exp+pci.ExpLnkSta) & pci.LnkStaSpeed))
+	v := uint32(s.cfg.Read16(s.exp+pci.ExpLnkSta) & pci.LnkStaSpeed)
+	if f := s.port.Function(); f != nil {
+		f.SetBusSpeed(v)
+	}
+	s.ownSpeed.Store(v)
 }
 
 // address is where cards stand: "1000:01:00".
