@@ -165,6 +165,13 @@ func (s *System) unplug(ctx context.Context, a plugArgs) error {
 	if err := eject(a.Device); err != nil {
 		return err
 	}
+	if a.Now { // it is out; what was in service with it goes at once
+		defer s.dropSpec(a.Device)
+		if a.NoWait || s.await(ctx, unplugTime, func() bool { return s.boundOf(a.Device) == nil }) {
+			return nil
+		}
+		return fmt.Errorf("device %s: it was pulled out, and is still in service after %v: does pciehp serve that port?", a.Device, unplugTime)
+	}
 	if a.NoWait || s.await(ctx, unplugTime, func() bool { return s.boundOf(a.Device) == nil && s.specOf(a.Device) == nil }) {
 		return nil
 	}
