@@ -42,6 +42,7 @@ type boundDevice struct {
 	use     *sync.Mutex // held while its driver comes, goes, or is called for others; all copies have the same
 	restore func() error
 	asleep  func() error // it is suspended, and this wakes it; nil: it is not
+	refused error        // why it came and got no driver; nil: it has one, or nobody looked for one yet
 	ifindex int
 }
 

@@ -67,11 +67,14 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 	if a.NoWait {
 		return nil, nil
 	}
-	if !s.await(ctx, plugTime, func() bool { b := s.boundOf(d.Name); return b != nil && b.driver != nil }) {
-		if b := s.boundOf(d.Name); b != nil {
-			return nil, fmt.Errorf("device %s: it is there, at %s, and has no driver ('ring3 dmesg' says why)", d.Name, b.dev.Address())
+	if !s.await(ctx, plugTime, func() bool { b := s.boundOf(d.Name); return b != nil && (b.driver != nil || b.refused != nil) }) {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("device %s: waiting until it is in service: %w", d.Name, context.Cause(ctx))
 		}
 		return nil, fmt.Errorf("device %s: it is in the slot of %s, which nobody powered on within %v: does pciehp serve that port?", d.Name, d.under(), plugTime)
+	}
+	if b := s.boundOf(d.Name); b != nil && b.driver == nil && b.refused != nil {
+		return nil, fmt.Errorf("device %s is in its slot, without a driver: %w", d.Name, b.refused)
 	}
 	for _, info := range s.Devices() {
 		if info.Name == d.Name {
