@@ -133,7 +133,7 @@ func (c *Config) check() error {
 	if len(c.Devices) == 0 || len(c.Devices) > maxDevices {
 		return fmt.Errorf("qemu: %d devices: want 1 to %d", len(c.Devices), maxDevices)
 	}
-	seen := map[string]*DeviceSpec{}
+	seen, below := map[string]*DeviceSpec{}, map[string]string{}
 	slots := 0
 	for i := range c.Devices {
 		d := &c.Devices[i]
@@ -149,7 +149,10 @@ func (c *Config) check() error {
 			}
 		} else if up := seen[d.Bus]; up == nil || !slices.Contains(bridgeModels, up.Model) {
 			return fmt.Errorf("qemu: %s stands under %s, which is not a port or bridge named before it", d.Name, d.Bus)
+		} else if first := below[d.Bus]; first != "" && HasSlot(up.Model) {
+			return fmt.Errorf("qemu: %s stands under %s, where there is room for 1, which %s has", d.Name, d.Bus, first)
 		}
+		below[d.Bus] = d.Name
 		seen[d.Name] = d
 	}
 	if slots > lastSlot-firstSlot+1 {
