@@ -27,7 +27,7 @@ type outcome struct {
 
 // work acts on events until the slot goes out of service.
 func (s *Slot) work() {
-	if len(s.port.Below()) > 0 {
+	if len(s.port.Below()) > 0 || len(s.port.Others()) > 0 {
 		s.enter(on)
 	}
 	close(s.ready)
