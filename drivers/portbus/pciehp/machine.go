@@ -73,7 +73,7 @@ func answer(ws []waiter, o outcome) {
 // inUse says whether somebody put what is in the slot to use already. Where nobody knows what stands behind the port, that is what has power.
 func (s *Slot) inUse() bool {
 	if s.port.Hierarchy() != nil {
-		return len(s.port.Below()) > 0
+		return len(s.port.Below()) > 0 || len(s.port.Others()) > 0
 	}
 	present, link := s.occupied()
 	return (present || link) && (s.caps&pci.SltCapPower == 0 || s.powered())
