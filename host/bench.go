@@ -13,6 +13,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus/dma"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/drivers/portbus"
 )
 
 // BenchOptions is what `ring3 bench` was asked for.
@@ -22,6 +23,7 @@ type BenchOptions struct {
 	Pairs          int            // measurements of each row; 0 for the default
 	JSON           bool
 	Drivers        []*pci.Driver
+	Services       []*portbus.ServiceDriver // of PCI Express ports
 	Log            *slog.Logger
 	Stdout, Stderr io.Writer
 	// FirstFrame measures a start: see Program.firstFrame.
@@ -30,7 +32,7 @@ type BenchOptions struct {
 
 func (a *app) benchCmd() *cobra.Command {
 	var only string
-	o := BenchOptions{Drivers: a.Drivers}
+	o := BenchOptions{Drivers: a.Drivers, Services: a.Services}
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure what this machine does, as ratios to what the device models can do",

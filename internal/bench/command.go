@@ -26,7 +26,7 @@ func Command(ctx context.Context, o host.BenchOptions) error {
 		}
 	}
 	err := Run(ctx, Options{
-		Only: o.Only, Time: o.Time, Pairs: o.Pairs, Drivers: o.Drivers,
+		Only: o.Only, Time: o.Time, Pairs: o.Pairs, Drivers: o.Drivers, Services: o.Services,
 		Log: o.Log, Stderr: o.Stderr, FirstFrame: o.FirstFrame,
 	}, emit)
 	if err == nil && rows == 0 {
