@@ -28,6 +28,8 @@ type BenchOptions struct {
 	Stdout, Stderr io.Writer
 	// FirstFrame measures a start: see Program.firstFrame.
 	FirstFrame func(ctx context.Context) (ready, frame time.Duration, err error)
+	// PlugFrame measures a device that is plugged in: see Program.plugFrame.
+	PlugFrame func(ctx context.Context, backend string) (PlugTimes, error)
 }
 
 func (a *app) benchCmd() *cobra.Command {
@@ -40,8 +42,9 @@ func (a *app) benchCmd() *cobra.Command {
 NICs without loss, and forwarding between two such pairs, pktgen beside a bare loop that only rings
 the doorbell; the driver alone on a model that swallows at once; what accounting for pktgen's frames
 costs, and the latency that it finds; receiving by weight and by interrupt moderation; what tracing
-and the IOMMU cost; TCP over TAP beside veth. About five minutes for all. Machines are noisy: compare
-rows of one run.`,
+and the IOMMU cost; TCP over TAP beside veth; interrupts of PCI Express ports until their services have
+handled them, a device that is plugged in until its first frame, config space and enumeration. About
+seven minutes for all. Machines are noisy: compare rows of one run.`,
 		Example: "  ring3 bench --only 'pktgen-tx e1000e ring=4096'",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -52,7 +55,7 @@ rows of one run.`,
 				}
 				o.Only = re
 			}
-			o.JSON, o.Log, o.Stdout, o.Stderr, o.FirstFrame = a.json, a.stderrLog(), a.stdout, a.stderr, a.firstFrame
+			o.JSON, o.Log, o.Stdout, o.Stderr, o.FirstFrame, o.PlugFrame = a.json, a.stderrLog(), a.stdout, a.stderr, a.firstFrame, a.plugFrame
 			return a.Bench(c.Context(), o)
 		},
 	}
