@@ -194,18 +194,19 @@ func (r *portRig) measure(ctx context.Context, o *Options, events []portEvent, e
 		var limits eventTimes
 		values := make([]eventTimes, len(e.ends))
 		for range o.Pairs {
-			l, err := timed(o.Time, func() ([]time.Duration, error) { return bare.once(ctx, e.rest) })
-			if err != nil {
-				return fmt.Errorf("eventfd: %w", err)
-			}
-			limits.add(l[0])
-			v, err := timed(o.Time, func() ([]time.Duration, error) { return r.once(ctx, e) })
+			v, err := timed(o.Time, fewEvents, func() ([]time.Duration, error) { return r.once(ctx, e) })
 			if err != nil {
 				return fmt.Errorf("%s: %w", e.name, err)
 			}
 			for j := range v {
 				values[j].add(v[j])
 			}
+			// As many, so that quantiles can be compared.
+			l, err := timed(0, len(v[0]), func() ([]time.Duration, error) { return bare.once(ctx, e.rest) })
+			if err != nil {
+				return fmt.Errorf("eventfd: %w", err)
+			}
+			limits.add(l[0])
 		}
 		if err := emitEvents(o, e, &limits, values, emit); err != nil {
 			return err
@@ -273,10 +274,10 @@ func (l *eventTimes) beside(limit *eventTimes, at float64) Row {
 	return row
 }
 
-// timed calls f for some time, and gives what it gave each time: one latency for each of what it measures.
-func timed(d time.Duration, f func() ([]time.Duration, error)) (out [][]time.Duration, err error) {
+// timed calls f for some time, and so often at least, and gives what it gave each time, by what it measures.
+func timed(d time.Duration, least int, f func() ([]time.Duration, error)) (out [][]time.Duration, err error) {
 	begin := time.Now()
-	for n := 0; n < fewEvents || time.Since(begin) < d; n++ {
+	for n := 0; n < least || time.Since(begin) < d; n++ {
 		v, err := f()
 		if err != nil {
 			return nil, err
