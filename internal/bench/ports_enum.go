@@ -129,7 +129,7 @@ func enumerateTree(ctx context.Context, o *Options, backend string, tree []sim.D
 	}
 	last := t.Functions[len(t.Functions)-1]
 	for i, port := range []*pci.Function{last.Parent, nil} {
-		if err := a.measure(o, cases[1+i], func() error { return rescanOne(t, port) }, func() { forget(t, last.Addr) }, emit); err != nil {
+		if err := a.measure(o, cases[1+i], func() error { return rescanOne(t, port) }, func() { forget(t, last) }, emit); err != nil {
 			return err
 		}
 	}
@@ -151,12 +151,12 @@ func rescanOne(t *pci.Topology, port *pci.Function) error {
 	return err
 }
 
-// forget makes a function one that is not known yet.
-func forget(t *pci.Topology, a pci.Addr) {
-	if f := t.Find(a); f != nil {
+// forget makes a function one that is not known, and does nothing.
+func forget(t *pci.Topology, last *pci.Function) {
+	if f := t.Find(last.Addr); f != nil {
 		t.Forget(f)
-		stopDecoding(f)
 	}
+	stopDecoding(last) // also where it was not found by its topology: the accesses alone were made
 }
 
 // enumAccess is the config space of a machine but for functions that are hidden, in whose place is nothing: an access to one of them is
