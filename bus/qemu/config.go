@@ -34,7 +34,11 @@ type Config struct {
 	Ejected func(name string)
 }
 
-// vectors is how many interrupt messages the machine has eventfds for: 8 a device, and as many for what each port may get.
+// maxVectors is what one function can have: Table Size has 11 bits (PCI Express Base 5.0, 7.7.2.2).
+const maxVectors = 2048
+
+// vectors is how many interrupt messages the machine has eventfds for: 8 a device, and as many for what each port may get. Of very many
+// devices not all can have so many.
 func (c *Config) vectors() int {
 	n := 16 + 8*len(c.Devices)
 	for i := range c.Devices {
@@ -42,7 +46,7 @@ func (c *Config) vectors() int {
 			n += 8
 		}
 	}
-	return n
+	return min(n, maxVectors)
 }
 
 // DefaultDomain is the PCI domain of a machine that is given none. Real machines rarely
