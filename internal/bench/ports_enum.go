@@ -30,7 +30,7 @@ var enumSizes = []struct{ functions, switches, ports int }{{1, 0, 0}, {32, 1, 15
 func enumCases(backend string, functions int) []string {
 	out := []string{fmt.Sprintf("%s functions=%d", backend, functions)}
 	if functions == 256 {
-		one := fmt.Sprintf("%s 1 beside %d ", backend, functions-1)
+		one := fmt.Sprintf("%s %dth ", backend, functions)
 		out = append(out, one+"behind its port", one+"anywhere")
 	}
 	return out
