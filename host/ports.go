@@ -93,6 +93,9 @@ func (o sysfsOps) RescanBus(ctx context.Context, a *pci.Addr) error {
 		}
 		return unix.EOPNOTSUPP
 	}
+	if !slices.ContainsFunc(o.s.machines, func(m machine) bool { _, hot := m.(hotMachine); return hot }) {
+		return fmt.Errorf("rescanning: the kernel finds what is behind real ports, by its own file: %w", unix.EOPNOTSUPP)
+	}
 	var errs []error
 	for _, m := range o.s.machines {
 		if h, ok := m.(hotMachine); ok && m.Err() == nil {

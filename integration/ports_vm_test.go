@@ -81,7 +81,7 @@ func portsVersion() string {
 	return fmt.Sprintf("qemu-system-x86_64 %s\n", regexp.MustCompile(`[0-9]+\.[0-9]+`).Find(out))
 }
 
-// TestVMPorts plays the scenario of package portseen to the kernel.
+// TestVMPorts plays the scenario of package portseen to the kernel, and what of it concerns two ports themselves to ring3, which has them by UIO.
 func TestVMPorts(t *testing.T) {
 	vm.Need(t, vmArch)
 	if vmArch == "arm64" {
@@ -91,7 +91,7 @@ func TestVMPorts(t *testing.T) {
 		Package: "integration/guest", Dir: filepath.Dir(ring3),
 		Config: vm.Config{
 			Arch: vmArch, Devices: portDevices(), Image: image(t), NoIOMMU: true, Modules: []string{"aer_inject"},
-			Host: map[string]func(json.RawMessage) (any, error){"ports-golden": keepPorts},
+			Host: map[string]func(json.RawMessage) (any, error){"ports-golden": keepPorts, "ports-uio": comparePorts},
 		},
 		Timeout: 5 * time.Minute,
 		Want:    func(name string) bool { return strings.HasPrefix(name, "TestRoot"+portTests) },

@@ -36,6 +36,14 @@ type Waker interface {
 	Wake(ctx context.Context, a Addr) error
 }
 
+// Foreign is implemented by a Hierarchy in which a port may lead to a bus that is somebody else's: the kernel has what stands behind a
+// port that is driven by UIO. Such functions are not among those of Below, as nobody here may touch them, reset them for good, or ask their drivers.
+type Foreign interface {
+	// Others are the functions behind a port that somebody else has, as messages call them ("e1000e 0000:01:00.0"), parents before what is
+	// behind them. It may be called at any time.
+	Others(port Addr) []string
+}
+
 // Member is a function that is in service, or could be.
 type Member struct {
 	Function *Function

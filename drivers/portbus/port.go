@@ -237,6 +237,14 @@ func (p *Port) Below() []*pci.Member {
 	return p.env.Bus.Below(p.addr)
 }
 
+// Others are the functions behind the port that somebody else has, the kernel, as messages call them.
+func (p *Port) Others() []string {
+	if h, ok := p.env.Bus.(pci.Foreign); ok {
+		return h.Others(p.addr)
+	}
+	return nil
+}
+
 // Log writes a message as the kernel's pci_info does: "pcieport 1000:00:04.0: ...".
 func (p *Port) Log(level slog.Level, format string, args ...any) {
 	if p.env.Log != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
@@ -22,15 +23,20 @@ const (
 )
 
 // ResetBelow resets all that stands behind the port by its secondary bus, and brings config space and interrupt messages back to what they
-// were. Hot-plug, if it serves the slot, takes no notice.
+// were. Hot-plug, if it serves the slot, takes no notice. What somebody else has there (Others) is reset too, since the link is one, and cannot be brought
+// back: a message says so.
 func (p *Port) ResetBelow(ctx context.Context) error {
 	restores := p.saveBelow()
 	reset := p.resetBus
 	if r, ok := p.Service(HP).(SlotResetter); ok {
 		reset = func(ctx context.Context) error { return r.ResetSlot(ctx, p.resetBus) }
 	}
+	others := p.Others()
 	if err := reset(ctx); err != nil {
 		return err
+	}
+	if len(others) > 0 {
+		p.Log(slog.LevelWarn, "%s: reset under the kernel's driver: root writes 1 to its file remove, and to /sys/bus/pci/rescan", strings.Join(others, ", "))
 	}
 	return p.restoreBelow(ctx, restores, "bus reset")
 }
@@ -62,7 +68,7 @@ func (p *Port) resetBus(ctx context.Context) error {
 // awaitLink waits for the link, and then for as long as nobody may use it. Up to 5 GT/s the time counts from the reset, above from when the link is
 // up; a port that does not report that is given all the time there is.
 func (p *Port) awaitLink(ctx context.Context) error {
-	if len(p.Below()) == 0 {
+	if len(p.Below()) == 0 && len(p.Others()) == 0 {
 		return nil
 	}
 	if p.exp.HasLink() && p.fastLink() {

@@ -56,6 +56,16 @@ func (a Pause) String() string { return fmt.Sprintf("wait %v", a.For) }
 
 func (a Pause) do(*Recorder) error { <-time.After(a.For); return nil }
 
+// Func is something that only whoever plays can do.
+type Func struct {
+	What string
+	Do   func() error
+}
+
+func (a Func) String() string { return a.What }
+
+func (a Func) do(*Recorder) error { return a.Do() }
+
 // Inject has the hardware report an error.
 type Inject struct {
 	Device, Bit string

@@ -18,7 +18,7 @@ type names struct {
 }
 
 // newNames finds them: those of root ports are given, the others follow from the numbers of the buses below ports.
-func newNames(sys string, rootPort func(name string) (string, error)) (*names, error) {
+func newNames(roots Roots, rootPort func(name string) (string, error)) (*names, error) {
 	n := &names{address: map[string]string{}}
 	bus := map[string]string{} // below a port
 	for _, d := range Topology {
@@ -34,7 +34,7 @@ func newNames(sys string, rootPort func(name string) (string, error)) (*names, e
 		if !slices.ContainsFunc(Topology, func(below Device) bool { return below.Under == d.Name }) {
 			continue
 		}
-		below, err := busBelow(sys, n.address[d.Name])
+		below, err := busBelow(roots.device(n.address[d.Name]))
 		if err != nil {
 			return nil, fmt.Errorf("bus below %s: %w", d.Name, err)
 		}
@@ -57,10 +57,10 @@ func newNames(sys string, rootPort func(name string) (string, error)) (*names, e
 	return n, nil
 }
 
-// busBelow is the bus that a bridge leads to, as "0000:05": its secondary bus number (PCI-to-PCI Bridge Architecture
+// busBelow is the bus that the bridge of a folder leads to, as "0000:05": its secondary bus number (PCI-to-PCI Bridge Architecture
 // Specification, 3.2.5.3).
-func busBelow(sys, addr string) (string, error) {
-	f, err := os.Open(filepath.Join(sys, "bus/pci/devices", addr, "config"))
+func busBelow(dir string) (string, error) {
+	f, err := os.Open(filepath.Join(dir, "config"))
 	if err != nil {
 		return "", err
 	}
@@ -72,7 +72,7 @@ func busBelow(sys, addr string) (string, error) {
 	if p[0] == 0 {
 		return "", errors.New("it is 0")
 	}
-	return fmt.Sprintf("%s:%02x", addr[:4], p[0]), nil
+	return fmt.Sprintf("%s:%02x", filepath.Base(dir)[:4], p[0]), nil
 }
 
 // What a boot has of its own: numbers of interrupts, and how long ago something was.

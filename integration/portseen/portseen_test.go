@@ -53,7 +53,7 @@ func tree(t *testing.T) string {
 
 func testNames(t *testing.T) (*names, string) {
 	sys := tree(t)
-	n, err := newNames(sys, func(name string) (string, error) { return "1000:00:0" + string(name[2]+1) + ".0", nil })
+	n, err := newNames(Roots{Sys: sys}, func(name string) (string, error) { return "1000:00:0" + string(name[2]+1) + ".0", nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ type Recorder struct {
 // returned is as far as it came.
 func (r *Recorder) Record(ctx context.Context, events []Event) (string, error) {
 	var err error
-	if r.names, err = newNames(r.Roots.Sys, r.Player.Address); err != nil {
+	if r.names, err = newNames(r.Roots, r.Player.Address); err != nil {
 		return "", err
 	}
 	if r.state, err = r.look(); err != nil {
@@ -149,7 +149,7 @@ func (r *Recorder) settle(ctx context.Context, e *Event) (lines []Line, uevents 
 func (r *Recorder) missing(e *Event, lines []Line) (string, error) {
 	for _, until := range e.Until {
 		what, of, _ := strings.Cut(until, " ")
-		dir := filepath.Join(r.Roots.Sys, "bus/pci/devices", r.names.address[of])
+		dir := r.Roots.device(r.names.address[of])
 		_, there := os.Lstat(dir)
 		_, bound := os.Readlink(filepath.Join(dir, "driver"))
 		ok := false

@@ -17,6 +17,18 @@ import (
 type Roots struct {
 	Sys string // "/sys"
 	Dev string // "/dev"
+	// Kernel is the kernel's /sys where Sys has ports alone, driven by UIO: what is behind them is looked for there, and is no part of a
+	// recording. "": Sys has all.
+	Kernel string
+}
+
+// device is the folder of a device of the topology.
+func (r Roots) device(addr string) string {
+	at := filepath.Join("bus/pci/devices", addr)
+	if _, err := os.Lstat(filepath.Join(r.Sys, at)); err != nil && r.Kernel != "" {
+		return filepath.Join(r.Kernel, at)
+	}
+	return filepath.Join(r.Sys, at)
 }
 
 // state is what files say, by what they are called in a recording.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -60,7 +61,7 @@ func (s *Slot) addCard(ctx context.Context) error {
 	if s.caps&pci.SltCapPower != 0 {
 		if s.powered() {
 			s.say(slog.LevelInfo, "Already enabled")
-			if len(s.port.Below()) == 0 { // it was switched on, and then nobody looked what it is
+			if len(s.port.Below()) == 0 && len(s.port.Others()) == 0 { // it was switched on, and then nobody looked what it is
 				s.rescanQuietly(ctx)
 			}
 			return nil
@@ -202,6 +203,9 @@ func (s *Slot) disable(ctx context.Context, gone bool) error {
 		if err := h.Remove(ctx, s.port.Addr(), gone); err != nil && ctx.Err() == nil {
 			s.say(slog.LevelWarn, "removing what is in it: %v", err)
 		}
+	}
+	if others := s.port.Others(); len(others) > 0 {
+		s.say(slog.LevelWarn, "%s: still the kernel's, and going off: root writes 1 to its file remove, before a slot is switched off", strings.Join(others, ", "))
 	}
 	s.powerOff(ctx)
 	s.indicators(ctx, pci.LEDOff, keep)

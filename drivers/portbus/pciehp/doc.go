@@ -24,8 +24,8 @@
 //
 // testdata/states.txt has, for each event in each state, what is said and what is written to Slot Control.
 //
-// At first a slot is on if something is known to stand behind the port, and off otherwise. That is found out after Probe, and
-// an event that came before anybody listened is then made up for.
+// At first a slot is on if something is known to stand behind the port (where nobody knows: if what is in it has power), and off
+// otherwise. That is found out after Probe, and an event that came before anybody listened is then made up for.
 //
 // # Power on and off
 //
@@ -37,7 +37,9 @@
 // hear of it (bus.ErrGone), so that they touch nothing.
 //
 // Where somebody else has the bus behind (Rescan gives bus.ErrNotSupported: a real port whose kernel has it) the slot goes on, and a message says what is left
-// to be done by root.
+// to be done by root: a rescan. What the kernel has in the slot (portbus.Port.Others) counts for the state at first. It cannot be taken out of service from
+// here: root removes it before the slot goes off, which with a button there are 5 s for. A slot that goes off with the kernel's device still in it says
+// so in one line, and goes off: whoever pressed the button will pull the card. The kernel's driver then finds its device dead, and root's remove comes late.
 //
 // # Times
 //

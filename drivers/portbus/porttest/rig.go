@@ -36,6 +36,8 @@ type Options struct {
 	Log *slog.Logger
 	// NoRescan: somebody else looks for what is behind ports, as the kernel does for real ones.
 	NoRescan bool
+	// Alone: ports are told of no hierarchy.
+	Alone bool
 }
 
 // Rig is a machine whose devices have drivers; pci.Hierarchy. Safe for concurrent use.
@@ -145,6 +147,9 @@ func (r *Rig) bindNew(ctx context.Context) {
 
 func (r *Rig) bind(ctx context.Context, e *entry) {
 	env := pci.Env{Name: e.name, Log: slog.New(&r.rec), Profile: r.opts.Profile, Bus: r, Function: e.fn}
+	if r.opts.Alone {
+		env.Bus = nil
+	}
 	res := pci.Bind(ctx, e.dev, env, r.opts.Drivers)
 	if res.Outcome != pci.Bound {
 		e.err = res.Err
