@@ -124,7 +124,7 @@ func storm(t *testing.T, p *portsRun, backend string, uncorrectable, after uint3
 	began := time.Now()
 	time.Sleep(200 * time.Millisecond) // what is made once is made then
 	before, cycles := p.usage(t), 0
-	for time.Since(began) < time.Duration(long(60, 3))*time.Second {
+	for time.Since(began) < time.Duration(long(25, 3))*time.Second {
 		if err := p.cycle(t, backend, 0); err != nil {
 			t.Errorf("a card in a storm: %v\n%s", err, p.lastWords())
 			break
