@@ -58,6 +58,8 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 		return nil, fmt.Errorf("device %s: under=%s: that is on the backend %s, and this on %s: %w", d.Name, d.under(), port.spec.Backend, d.Backend, syscall.EINVAL)
 	case s.boundOf(d.Name) != nil || s.specOf(d.Name) != nil:
 		return nil, fmt.Errorf("device %s: there is one of that name: %w", d.Name, syscall.EEXIST)
+	case port.asleep != nil && !a.NoWait: // it would be noticed only then
+		return nil, fmt.Errorf("device %s: under=%s: that is suspended: resume it: %w", d.Name, d.under(), syscall.EBUSY)
 	}
 	if !s.occupied(d.under()) {
 		s.await(ctx, quietTime, func() bool { return slotQuiet(port) })
@@ -194,6 +196,9 @@ func (s *System) unplug(ctx context.Context, a plugArgs) error {
 	if m == nil {
 		return fmt.Errorf("device %s: nothing can be taken out on its backend: %w", a.Device, bus.ErrNotSupported)
 	}
+	if up := s.portOf(a.Device); up != nil && up.asleep != nil && !a.NoWait {
+		return fmt.Errorf("device %s: it is behind %s, which is suspended: resume that: %w", a.Device, up.spec.Name, syscall.EBUSY)
+	}
 	eject := m.Eject
 	if a.Now {
 		x, ok := m.(interface{ Unplug(name string) error })
@@ -220,13 +225,17 @@ func (s *System) unplug(ctx context.Context, a plugArgs) error {
 	return fmt.Errorf("device %s: the button of its slot was pressed, and it is still there after %v: does pciehp serve that port?", a.Device, unplugTime)
 }
 
+// portOf is the port that a device stands under; nil if there is none.
+func (s *System) portOf(name string) *boundDevice {
+	if spec := s.specOf(name); spec != nil {
+		return s.boundOf(spec.under())
+	}
+	return nil
+}
+
 // carries says whether a machine has a device in one of its slots.
 func (s *System) carries(m hotMachine, name string) bool {
-	spec := s.specOf(name)
-	if spec == nil {
-		return false
-	}
-	port := s.boundOf(spec.under())
+	port := s.portOf(name)
 	return port != nil && port.machine == machine(m)
 }
 

@@ -55,7 +55,13 @@ func TestPortsPulledOut(t *testing.T) {
 		t.Errorf("ring3 ls after two cards were pulled out: %s", ls)
 	}
 
-	// In again, they are wired as before, and work.
+	p.pluggedAgain(t)
+	p.end(t)
+}
+
+// pluggedAgain plugs the cards of TestPortsPulledOut in again: they are wired as before, and nothing is lost.
+func (p *portsRun) pluggedAgain(t *testing.T) {
+	t.Helper()
 	for _, d := range []string{"eth0=sim:e1000e,under=rp0", "eth3=sim:e1000e,under=rp3"} {
 		p.ring3(t, "plug", d)
 	}
