@@ -36,6 +36,8 @@ type Options struct {
 	Log *slog.Logger
 	// NoRescan: somebody else looks for what is behind ports, as the kernel does for real ones.
 	NoRescan bool
+	// Others are the functions that somebody else has behind ports; nil: none.
+	Others func() []string
 }
 
 // Rig is a machine whose devices have drivers; pci.Hierarchy. Safe for concurrent use.
