@@ -83,6 +83,9 @@ func portsVersion() string {
 
 // TestVMPorts plays the scenario of package portseen to the kernel, and what of it concerns two ports themselves to ring3, which has them by UIO.
 func TestVMPorts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the scenario takes minutes, twice")
+	}
 	vm.Need(t, vmArch)
 	if vmArch == "arm64" {
 		t.Skip("the scenario is of a q35: ports of the root complex have interrupts and slots of its own")

@@ -46,6 +46,27 @@
 //   - [Device.Function]: what package pci says of a function. Of a bridge it has the bus
 //     numbers; its windows are the kernel's business.
 //
+// # PCI Express ports
+//
+// A port's services (package portbus: errors, hot-plug, power management events) run on a real port, with its INTx:
+//
+//	sudo ring3 bind 0000:00:04.0 --driver uio_pci_generic
+//	sudo ring3 up --as $USER rp0=uio:0000:00:04.0
+//
+// The kernel's pcieport lets go of the port, and its own services of it end; they come back with 'ring3 unbind'. What is
+// behind the port stays with the kernel and its drivers. So three things are left to root, and a message asks for each:
+//
+//   - A card came and its slot is on: echo 1 > /sys/bus/pci/rescan has the kernel find it.
+//   - A card goes: echo 1 > /sys/bus/pci/devices/ADDRESS/remove, before its slot is off, for which its button leaves 5 s. Later does too, but
+//     the kernel's driver has a dead device meanwhile.
+//   - A fatal error had the link reset, and with it what the kernel's drivers use: remove, then rescan.
+//
+// Drivers of the kernel's are not asked whether they can go on after an error. An error that one of their devices reports is counted at the port, and
+// has no details: nobody but root may read beyond the first 64 bytes of that device's config space.
+//
+// When the process ends, uio_pci_generic clears the port's bus mastering (below), so nothing behind it does DMA or interrupts by messages, until pcieport, or
+// another process, has the port.
+//
 // # DMA
 //
 // DMA().Alloc says [bus.ErrNoIOMMU]. With [Options.DMAUnsafe] it gives out memory at its

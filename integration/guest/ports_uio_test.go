@@ -3,7 +3,7 @@
 package guest
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -95,21 +95,37 @@ func recordUIO(t *testing.T, tree string) (string, error) {
 	own := func(args ...string) []string {
 		return append([]string{"env", "XDG_RUNTIME_DIR=/run/user/65534", ring3}, args...)
 	}
-	log, err := portseen.CommandLog(own("dmesg")...)
+	log, end, err := portseen.CommandFollow(own("dmesg", "-w")...)
 	if err != nil {
 		return "", err
 	}
+	defer end()
 	events, stop, err := portseen.CommandEvents(own("events", "-w", "--property")...)
 	if err != nil {
 		return "", err
 	}
 	defer stop()
-	a := &admin{dmesg: own("dmesg"), had: map[string]int{}}
+	a := &admin{log: log}
+	// What came before is told first, and is no part of the recording.
+	if err := a.asked("Slot #2 "); err != nil {
+		return "", err
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		u, err := events.Uevents()
+		if err != nil || time.Now().After(end) {
+			return "", errors.Join(err, errors.New("no uevents of the ports' beginning"))
+		}
+		if len(u) > 0 {
+			break
+		}
+	}
 	r := portseen.Recorder{
 		Roots:  portseen.Roots{Sys: filepath.Join(tree, "sys"), Dev: filepath.Join(tree, "dev"), Kernel: "/sys"},
-		Player: monitor{}, Log: log, Events: events,
+		Player: monitor{}, Log: a, Events: events, Once: true,
 	}
-	return r.Record(t.Context(), a.events())
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	return r.Record(ctx, a.events())
 }
 
 // notOurs are events that concern files of the kernel's, or ports that stay with it.
@@ -118,10 +134,25 @@ var notOurs = []string{
 	"correctable by record", "non-fatal by record", "fatal and correctable by record",
 }
 
-// admin is root, who reads what ring3 asks for and does it.
+// admin is root, who reads the log for what ring3 asks for, and does it; portseen.Log.
 type admin struct {
-	dmesg []string
-	had   map[string]int // how often a message came that was acted on
+	log  portseen.Log
+	read []portseen.Line // by admin, and not by the recorder yet
+	done int             // of those: how many need nothing any more
+}
+
+// Lines are for the recorder.
+func (a *admin) Lines() ([]portseen.Line, error) {
+	err := a.more()
+	lines := a.read
+	a.read, a.done = nil, 0
+	return lines, err
+}
+
+func (a *admin) more() error {
+	lines, err := a.log.Lines()
+	a.read = append(a.read, lines...)
+	return err
 }
 
 // events are the scenario's, with what root does.
@@ -147,13 +178,14 @@ func (a *admin) events() (all []portseen.Event) {
 		case slices.Contains(e.Until, "bound eth2"):
 			root("rescans", func() error { return errors.Join(a.asked("when root writes 1 to /sys/bus/pci/rescan"), rescan()) })
 		case e.Name == "power off by file": // late, after ring3 said so
-			root("removes eth2", func() error { return errors.Join(a.asked("still the kernel's, and going off"), remove("eth2")) })
+			root("removes eth2", func() error { return errors.Join(a.asked("still the kernel's, and going off"), remove("rp1")) })
 		case slices.Contains(e.Until, "gone eth2"): // in time, within the 5 s of the button
-			root("removes eth2", func() error { return remove("eth2") })
+			root("removes eth2", func() error { return remove("rp1") })
+			root("sees eth2 leave", leaves)
 		case e.Name == "fatal at a root port":
-			root("renews eth0", func() error { return a.renew("eth0") })
+			root("renews eth0", func() error { return a.renew("rp0") })
 		case e.Name == "severity changed":
-			root("renews eth2", func() error { return a.renew("eth2") })
+			root("renews eth2", func() error { return a.renew("rp1") })
 		}
 		e.Do = do
 		e.Until = slices.DeleteFunc(slices.Clone(e.Until), func(u string) bool { return strings.HasSuffix(u, " eth3") })
@@ -164,32 +196,57 @@ func (a *admin) events() (all []portseen.Event) {
 
 // asked waits until ring3 says something once more.
 func (a *admin) asked(text string) error {
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		out, err := exec.Command(a.dmesg[0], a.dmesg[1:]...).Output()
-		if err != nil {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if err := a.more(); err != nil {
 			return err
 		}
-		if n := bytes.Count(out, []byte(text)); n > a.had[text] {
-			a.had[text] = n
-			return nil
+		for ; a.done < len(a.read); a.done++ {
+			if strings.Contains(a.read[a.done].Text, text) {
+				a.done++
+				return nil
+			}
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("ring3 dmesg has no new line with %q", text)
+			return fmt.Errorf("ring3 does not say %q", text)
 		}
 	}
 }
 
-// renew gives a device that was reset under its driver back to it.
-func (a *admin) renew(name string) error {
-	return errors.Join(a.asked("reset under the kernel's driver"), remove(name), rescan())
+// renew gives what was reset under its driver back to it.
+func (a *admin) renew(port string) error {
+	return errors.Join(a.asked("reset under the kernel's driver"), remove(port), rescan())
 }
 
-func remove(name string) error {
-	addr, err := monitor{}.Address(name)
+// remove removes what is behind a port.
+func remove(port string) error {
+	addr, err := monitor{}.Address(port)
 	if err != nil {
 		return err
 	}
-	return writeRoot("/sys/bus/pci/devices/"+addr+"/remove", "1")
+	below, err := filepath.Glob("/sys/bus/pci/devices/" + addr + "/????:??:??.?/remove")
+	if err != nil || len(below) != 1 {
+		return fmt.Errorf("behind %s is %v, %v; want one function", port, below, err)
+	}
+	return writeRoot(below[0], "1")
+}
+
+// leaves waits until eth2, whose button was pressed just now, has left its slot, and is strict about when: the kernel has it leave after 6.14 s
+// (5 s to press again, 1 s after power off).
+func leaves() error {
+	const wanted = 6140 * time.Millisecond
+	const least, most = wanted * 8 / 10, wanted*12/10 + time.Second // a busy machine may be late
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		gone, err := monitor{}.Unplugged("eth2")
+		took := time.Since(began)
+		switch {
+		case err != nil:
+			return err
+		case took > most, gone && took < least:
+			return fmt.Errorf("eth2 has left its slot: %v, %v after its button was pressed, want that at %v", gone, took, wanted)
+		case gone:
+			return nil
+		}
+	}
 }
 
 func rescan() error { return writeRoot("/sys/bus/pci/rescan", "1") }

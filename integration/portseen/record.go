@@ -21,8 +21,12 @@ type Recorder struct {
 	Player Player
 	Log    Log
 	Events Events
+	// Once has files read once after an event, where that takes so long that twice is too much: what changes without a line of the log or a
+	// uevent, later than Quiet, is found after the next one then.
+	Once bool
 
 	names  *names
+	dirs   map[string]*os.Root // open while it looks
 	b      strings.Builder
 	state  state
 	unsaid string // lines of the log with this text are not written down for an event, as its action is done in another way than the kernel's
@@ -132,8 +136,8 @@ func (r *Recorder) settle(ctx context.Context, e *Event) (lines []Line, uevents 
 			if err != nil {
 				return lines, uevents, now, err
 			}
-			if maps.Equal(s, now) {
-				return lines, uevents, now, nil
+			if r.Once || maps.Equal(s, now) {
+				return lines, uevents, s, nil
 			}
 			now = s
 		}

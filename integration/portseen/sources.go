@@ -92,18 +92,76 @@ func (c *commandLog) Lines() ([]Line, error) {
 		if n++; n <= c.had {
 			continue
 		}
-		m := stamped.FindStringSubmatch(strings.TrimSuffix(s, "\n"))
-		if m == nil {
-			return nil, fmt.Errorf("%s: a line without a time: %q", strings.Join(c.argv, " "), s)
-		}
-		at, err := time.ParseDuration(m[1] + "." + m[2] + "s")
+		l, err := stampedLine(strings.TrimSuffix(s, "\n"))
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", strings.Join(c.argv, " "), err)
 		}
-		lines = append(lines, Line{at, m[3]})
+		lines = append(lines, l)
 	}
 	c.had = n
 	return lines, nil
+}
+
+// CommandFollow is CommandLog with a command that goes on and prints what comes, as ring3 dmesg -w does: it is started once, which on a slow machine
+// counts. stop ends it.
+func CommandFollow(argv ...string) (l Log, stop func(), err error) {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	f := &follower{}
+	cmd.Stdout = f
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err := fmt.Errorf("%s ended: %w", strings.Join(argv, " "), errors.Join(errors.New("no more lines"), cmd.Wait()))
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.err = err
+	}()
+	return f, func() { _ = cmd.Process.Kill(); <-done }, nil
+}
+
+// follower keeps what a command printed until somebody asks.
+type follower struct {
+	mu   sync.Mutex
+	text []byte
+	err  error
+}
+
+func (f *follower) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.text = append(f.text, p...)
+	return len(p), nil
+}
+
+func (f *follower) Lines() ([]Line, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var lines []Line
+	for {
+		s, rest, ok := bytes.Cut(f.text, []byte("\n"))
+		if !ok {
+			return lines, f.err
+		}
+		f.text = rest
+		l, err := stampedLine(string(s))
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, l)
+	}
+}
+
+// stampedLine takes a line of dmesg apart.
+func stampedLine(s string) (Line, error) {
+	m := stamped.FindStringSubmatch(s)
+	if m == nil {
+		return Line{}, fmt.Errorf("a line of the log without a time: %q", s)
+	}
+	at, err := time.ParseDuration(m[1] + "." + m[2] + "s")
+	return Line{at, m[3]}, err
 }
 
 // Uevent is what the kernel tells user space of a change: "KEY=VALUE", in order.

@@ -44,12 +44,30 @@ var (
 // look reads all of interest.
 func (r *Recorder) look() (state, error) {
 	s := state{}
+	r.dirs = map[string]*os.Root{}
+	defer func() {
+		for _, d := range r.dirs {
+			_ = d.Close()
+		}
+	}()
 	for _, look := range []func(state) error{r.devices, r.slots, r.services, r.drivers} {
 		if err := look(s); err != nil {
 			return nil, err
 		}
 	}
 	return s, nil
+}
+
+// dir is a folder of Sys, open while the recorder looks: a path is looked up part by part, which through FUSE is what takes longest.
+func (r *Recorder) dir(dir string) (*os.Root, error) {
+	if d := r.dirs[dir]; d != nil {
+		return d, nil
+	}
+	d, err := os.OpenRoot(filepath.Join(r.Roots.Sys, dir))
+	if err == nil {
+		r.dirs[dir] = d
+	}
+	return d, err
 }
 
 // list are the names in a folder, none where it is not there.
@@ -70,15 +88,18 @@ func (r *Recorder) file(s state, dir, name string) { r.fileAs(s, dir, name, "") 
 
 // fileAs adds a file that says something of its own kind.
 func (r *Recorder) fileAs(s state, dir, name, text string) {
-	path := filepath.Join(r.Roots.Sys, dir, name)
+	at, err := r.dir(dir)
+	if err != nil {
+		return
+	}
 	key := r.names.normal(filepath.Join(dir, name))
-	fi, err := os.Lstat(path)
+	fi, err := at.Lstat(name)
 	if err != nil {
 		return
 	}
 	switch mode := fi.Mode(); {
 	case mode&os.ModeSymlink != 0:
-		to, err := os.Readlink(path)
+		to, err := at.Readlink(name)
 		if err == nil {
 			s[key] = "-> " + r.names.normal(to)
 		}
@@ -90,7 +111,7 @@ func (r *Recorder) fileAs(s state, dir, name, text string) {
 		s[key] = strings.TrimSpace(mode.String() + " " + text)
 		return
 	default:
-		p, err := os.ReadFile(path)
+		p, err := at.ReadFile(name)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 			return
 		}
@@ -118,8 +139,10 @@ func (r *Recorder) devices(s state) error {
 		for _, f := range slices.Concat(shown, pushed) {
 			r.file(s, at, f)
 		}
-		if to, err := os.Readlink(filepath.Join(r.Roots.Sys, at, "driver")); err == nil {
-			s[r.names.normal(at+"/driver")] = "-> " + r.names.normal(to)
+		if d, err := r.dir(at); err == nil {
+			if to, err := d.Readlink("driver"); err == nil {
+				s[r.names.normal(at+"/driver")] = "-> " + r.names.normal(to)
+			}
 		}
 		r.counters(s, at)
 	}
@@ -132,7 +155,11 @@ func (r *Recorder) counters(s state, dir string) {
 		r.file(s, dir, f)
 	}
 	for _, f := range []string{"aer_dev_correctable", "aer_dev_fatal", "aer_dev_nonfatal"} {
-		p, err := os.ReadFile(filepath.Join(r.Roots.Sys, dir, f))
+		at, err := r.dir(dir)
+		if err != nil {
+			return
+		}
+		p, err := at.ReadFile(f)
 		if err != nil {
 			continue
 		}

@@ -74,7 +74,8 @@
 //
 // integration/ports_vm_test.go boots a VM with root ports, a switch and native hot-plug, in which TestRootPorts plays 30 events to the
 // kernel's pcieport, pciehp and aer. What is seen is kept in integration/testdata/ports (make golden) and compared every time.
-// The events, and what looks, are package portseen, which does the same with ring3's ports.
+// The events, and what looks, are package portseen, which does the same with ring3's ports. In the same VM TestRootPortsUIO plays those of them
+// that concern two root ports to ring3, which has the two by UIO, and compares with what is kept.
 //
 // # What fails a test
 //

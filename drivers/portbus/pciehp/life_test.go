@@ -266,6 +266,39 @@ func TestNotOurs(t *testing.T) {
 	}
 }
 
+// TestOthers: what somebody else has in the slot makes it one that is on, and is told of when the slot goes off.
+func TestOthers(t *testing.T) {
+	bustest.NoLeaks(t)
+	var has atomic.Bool // they found the card
+	others := func() []string {
+		if has.Load() {
+			return []string{"e1000e 1000:01:00.0"}
+		}
+		return nil
+	}
+	r := rig(t, porttest.Options{NoRescan: true, Others: others}, port("rp0"))
+	s := slotOf(t, r, "rp0")
+	if err := r.Sim().Plug(t.Context(), card("c0", "rp0")); err != nil {
+		t.Fatal(err)
+	}
+	is(t, r, s, on)
+	has.Store(true)
+	dev, b := s.dev.Name(), s.port.Bus()
+	if err := errors.Join(b.UnbindDevice(Name, dev), b.BindDevice(t.Context(), Name, dev)); err != nil {
+		t.Fatal(err)
+	}
+	s = slotOf(t, r, "rp0")
+	is(t, r, s, on)
+	if n := len(r.Texts("pcieport 1000:00:03.0: pciehp: Slot(1): Card present")); n != 1 {
+		t.Errorf("%d cards came, want 1", n)
+	}
+	if err := s.Switch(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	is(t, r, s, off)
+	r.AwaitLine(t, "e1000e 1000:01:00.0: still the kernel's, and going off: root writes 1 to its file remove")
+}
+
 // contains is a service that contains failures.
 type contains struct {
 	asked atomic.Int32

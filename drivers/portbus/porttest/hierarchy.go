@@ -42,6 +42,14 @@ func (r *Rig) member(e *entry) *pci.Member {
 	return m
 }
 
+// Others is a pci.Foreign's.
+func (r *Rig) Others(pci.Addr) []string {
+	if r.opts.Others == nil {
+		return nil
+	}
+	return r.opts.Others()
+}
+
 // Rescan is a pci.Hierarchy's.
 func (r *Rig) Rescan(ctx context.Context, port pci.Addr) (int, error) {
 	if r.opts.NoRescan {

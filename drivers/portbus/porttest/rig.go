@@ -38,6 +38,8 @@ type Options struct {
 	NoRescan bool
 	// Alone: ports are told of no hierarchy.
 	Alone bool
+	// Others are the functions that somebody else has behind ports; nil: none.
+	Others func() []string
 }
 
 // Rig is a machine whose devices have drivers; pci.Hierarchy. Safe for concurrent use.
