@@ -23,6 +23,10 @@ type scanLock chan struct{}
 func (l scanLock) lock(ctx context.Context) error {
 	select {
 	case l <- struct{}{}:
+		if ctx.Err() != nil { // it ended first: what was called off must not begin
+			l.unlock()
+			return context.Cause(ctx)
+		}
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

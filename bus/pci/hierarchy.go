@@ -8,8 +8,8 @@ import (
 
 // Hierarchy is who owns a bus, as the driver of a port sees it: what the kernel's PCI core is to pcieport. The host
 // implements it. Its methods are safe for concurrent use; a driver calls none of them inside Probe, and none while it holds a lock that its Close
-// or its handlers take. Its goroutines may, also while Close waits for them to end: so Rescan and Remove that wait for their turn stop when ctx ends,
-// and Find, Below and Uevent wait for no Rescan, Remove or Close.
+// or its handlers take (Suspend, Resume and the resets are called while others wait for their turn). Its goroutines may, also while Close waits for
+// them to end, or Suspend calls them off: so Rescan and Remove that wait for their turn stop when ctx ends, and do not begin after that, and Find, Below and Uevent wait for no Rescan, Remove or Close.
 type Hierarchy interface {
 	// Find is what stands at an address; nil if nothing is known to.
 	Find(a Addr) *Member

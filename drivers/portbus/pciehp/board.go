@@ -36,11 +36,13 @@ var (
 	errEmpty   = fmt.Errorf("nothing is in the slot: %w", unix.ENODEV)
 	errAdd     = fmt.Errorf("what is in the slot cannot be added: %w", unix.ENODEV)
 	errOff     = fmt.Errorf("the slot is off already: %w", unix.EINVAL)
+	errAsleep  = fmt.Errorf("the slot is suspended: %w", unix.EBUSY)
 	errEnded   = fmt.Errorf("the slot went out of service: %w", unix.ENODEV)
 )
 
 // enable switches the slot on.
 func (s *Slot) enable(ctx context.Context) error {
+	upsets := s.upsets
 	err := s.addCard(ctx)
 	if err != nil {
 		if s.caps&pci.SltCapButton != 0 {
@@ -50,6 +52,9 @@ func (s *Slot) enable(ctx context.Context) error {
 		return err
 	}
 	s.enter(on)
+	if s.upsets != upsets {
+		s.wakeIfChanged() // what presence and link did meanwhile was forgotten
+	}
 	return nil
 }
 
@@ -83,7 +88,10 @@ func (s *Slot) addCard(ctx context.Context) error {
 // rescanQuietly looks for a card that needs no more than that.
 func (s *Slot) rescanQuietly(ctx context.Context) {
 	if h := s.port.Hierarchy(); h != nil {
-		_, _ = h.Rescan(ctx, s.port.Addr()) // whoever switched it on sees to the rest
+		rescan := func(ctx context.Context) { _, _ = h.Rescan(ctx, s.port.Addr()) } // whoever switched it on sees to the rest
+		for s.outside(ctx, rescan) && ctx.Err() == nil {
+			continue // it may not have begun
+		}
 	}
 }
 
@@ -165,9 +173,9 @@ func (s *Slot) configure(ctx context.Context) error {
 		if _, link := s.occupied(); link || !s.reportsLink() {
 			s.drop(evPresence | evLink)
 		}
-		n, err := 0, bus.ErrNotSupported
+		n, err, upset := 0, bus.ErrNotSupported, false
 		if h != nil {
-			n, err = h.Rescan(ctx, s.port.Addr())
+			upset = s.outside(ctx, func(ctx context.Context) { n, err = h.Rescan(ctx, s.port.Addr()) })
 		}
 		switch {
 		case errors.Is(err, bus.ErrNotSupported):
@@ -178,6 +186,15 @@ func (s *Slot) configure(ctx context.Context) error {
 				s.say(slog.LevelWarn, "%v", err)
 			}
 			return nil
+		case ctx.Err() != nil:
+			return errEnded
+		case upset: // by a reset, or by a suspension, in which anything may have happened: all over again
+			if !s.awaitLink(ctx) {
+				s.say(slog.LevelInfo, "No link")
+				return errLink
+			}
+			end = s.clock.Now() + answerTime
+			continue
 		case err != nil:
 			s.log(slog.LevelError, "Cannot add device at %s", s.address())
 			return fmt.Errorf("%w: %w", errAdd, err)
@@ -192,6 +209,28 @@ func (s *Slot) configure(ctx context.Context) error {
 	}
 }
 
+// unconfigure takes what stands in the slot out of service. What a suspension kept from that is taken out after it. It
+// fails where the slot goes out of service before.
+func (s *Slot) unconfigure(ctx context.Context, gone bool) bool {
+	h := s.port.Hierarchy()
+	if h == nil {
+		return true
+	}
+	for {
+		var err error
+		upset := s.outside(ctx, func(ctx context.Context) { err = h.Remove(ctx, s.port.Addr(), gone) })
+		switch {
+		case err == nil:
+			return true
+		case ctx.Err() != nil:
+			return false
+		case !upset || !errors.Is(err, context.Canceled):
+			s.say(slog.LevelWarn, "removing what is in it: %v", err)
+			return true
+		}
+	}
+}
+
 // disable switches the slot off. gone says that the card is, or that its link was down.
 func (s *Slot) disable(ctx context.Context, gone bool) error {
 	defer s.enter(off)
@@ -199,10 +238,8 @@ func (s *Slot) disable(ctx context.Context, gone bool) error {
 		s.say(slog.LevelInfo, "Already disabled")
 		return errOff
 	}
-	if h := s.port.Hierarchy(); h != nil {
-		if err := h.Remove(ctx, s.port.Addr(), gone); err != nil && ctx.Err() == nil {
-			s.say(slog.LevelWarn, "removing what is in it: %v", err)
-		}
+	if !s.unconfigure(ctx, gone) {
+		return errEnded // what is in it stays on
 	}
 	if others := s.port.Others(); len(others) > 0 {
 		s.say(slog.LevelWarn, "%s: still the kernel's, and going off: root writes 1 to its file remove, before a slot is switched off", strings.Join(others, ", "))

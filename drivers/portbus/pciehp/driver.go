@@ -68,8 +68,13 @@ type Slot struct {
 	worker sync.WaitGroup
 	kick   chan struct{} // there may be something for the worker
 	ready  chan struct{} // closed when the state is known
-	// hold is held while events are acted on, the bus behind is reset, or the slot is suspended.
-	hold chan struct{}
+	// hold is held while events are acted on, the bus behind is reset, or the slot is put to sleep or woken; guards what follows. The worker
+	// lets go of it wherever it waits for others.
+	hold    chan struct{}
+	away    bool          // the worker let go of it, and goes on later
+	recall  func()        // ends what it calls meanwhile, if that has not begun; nil while it is not away
+	upsets  int           // counts resets and suspensions
+	resumed chan struct{} // closed when the slot is not suspended any more
 
 	cmd    sync.Mutex    // one command at a time; guards the next two
 	issued time.Duration // when the last one was
@@ -77,7 +82,8 @@ type Slot struct {
 
 	sta     sync.Mutex // one look at Slot Status at a time; guards what follows. Last in the order of locks
 	pending events
-	waiters []waiter      // for what pending says
+	asked   events        // by waiters
+	waiters []waiter      // who wrote to the file power
 	busy    chan struct{} // closed when the command under way completes; nil: none is
 	faulted bool          // a power fault was told of
 	stuck   uint16        // events that could not be acknowledged
@@ -85,13 +91,13 @@ type Slot struct {
 	deaf    bool          // so it is, since somebody else switched the slot's interrupts off
 	silent  bool          // it was told that the port does not answer
 	again   func() bool   // stops the timer of the next look; nil: there is none
+	// suspended: neither events nor files count. It changes with hold held too, so each of both is enough to read it.
+	suspended bool
 
 	mu    sync.Mutex // guards what follows
 	state state
 	press int         // counts button presses and what undid them
 	grace func() bool // stops the timer of the last press; nil: there is none
-
-	suspended bool // it holds hold; guarded by that
 
 	closeOnce sync.Once
 	closeErr  error
@@ -193,6 +199,8 @@ func (s *Slot) Close() error {
 		s.unshow()
 		s.cancel()
 		s.worker.Wait()
+		s.hold <- struct{}{} // a reset may be under way, and has its end first
+		defer s.release()
 		s.mu.Lock()
 		s.calm()
 		s.mu.Unlock()

@@ -3,8 +3,10 @@ package pciehp
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -127,6 +129,9 @@ func (s *Slot) storeAttention(ctx context.Context, p []byte) (int, error) {
 	if s.ctx.Err() != nil {
 		return 0, errEnded
 	}
+	if s.asleep() {
+		return 0, s.refuse()
+	}
 	if err := s.command(ctx, pci.SltCtlAttnLED, v<<6, false); err != nil {
 		return 0, fmt.Errorf("%w: %w", err, unix.ENODEV)
 	}
@@ -167,7 +172,7 @@ func (s *Slot) switchOn(ctx context.Context) error {
 	}
 	switch now {
 	case off, blinkingOn:
-		return s.ask(ctx, evPresence, true)
+		return s.ask(ctx, evPresence)
 	case poweringOn:
 		s.say(slog.LevelInfo, "Already in powering on state")
 	default:
@@ -183,7 +188,7 @@ func (s *Slot) switchOff(ctx context.Context) error {
 	}
 	switch now {
 	case on, blinkingOff:
-		return s.ask(ctx, evDisable, false)
+		return s.ask(ctx, evDisable)
 	case poweringOff:
 		s.say(slog.LevelInfo, "Already in powering off state")
 	default:
@@ -204,25 +209,57 @@ func (s *Slot) known(ctx context.Context) (state, error) {
 	if s.dead() {
 		return 0, errEnded
 	}
+	if s.asleep() {
+		return 0, s.refuse()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state, nil
 }
 
-// ask has the worker do something, and waits for it. Who is interrupted stops waiting; the slot goes on.
-func (s *Slot) ask(ctx context.Context, e events, enable bool) error {
-	w := waiter{enable, make(chan error, 1)}
+// refuse is what who writes to a file of a suspended slot is told.
+func (s *Slot) refuse() error {
+	s.say(slog.LevelInfo, "It is suspended")
+	return errAsleep
+}
+
+// ask has the worker do something, and waits for it. Who is interrupted stops waiting: what has begun goes on, and what has not is not done any
+// more.
+func (s *Slot) ask(ctx context.Context, e events) error {
+	w := waiter{e, make(chan error, 1)}
 	s.sta.Lock()
-	s.pending |= e
-	s.waiters = append(s.waiters, w)
-	s.wake()
+	asleep := s.suspended
+	if !asleep {
+		s.asked |= e
+		s.waiters = append(s.waiters, w)
+		s.wake()
+	}
 	s.sta.Unlock()
+	if asleep { // just now
+		return s.refuse()
+	}
 	select {
 	case err := <-w.result:
+		if errors.Is(err, errAsleep) {
+			return s.refuse()
+		}
 		return err
 	case <-s.ctx.Done():
 		return errEnded
 	case <-ctx.Done():
+		s.unask(w)
 		return fmt.Errorf("waiting for the slot: %w", ctx.Err())
 	}
+}
+
+// unask takes back what was asked for, if it has not begun.
+func (s *Slot) unask(w waiter) {
+	s.sta.Lock()
+	defer s.sta.Unlock()
+	s.waiters = slices.DeleteFunc(s.waiters, func(o waiter) bool { return o.result == w.result })
+	var still events
+	for _, o := range s.waiters {
+		still |= o.asks
+	}
+	s.asked &= still
 }

@@ -14,7 +14,7 @@ const graceTime = 5 * time.Second
 
 // waiter waits for the result of what it asked for.
 type waiter struct {
-	enable bool
+	asks   events
 	result chan error // has room for one
 }
 
@@ -22,7 +22,6 @@ type waiter struct {
 type outcome struct {
 	done bool
 	err  error
-	lost bool // hold is somebody else's by now
 }
 
 // work acts on events until the slot goes out of service.
@@ -52,8 +51,8 @@ func (s *Slot) work() {
 func (s *Slot) take() (events, []waiter) {
 	s.sta.Lock()
 	defer s.sta.Unlock()
-	e, ws := s.pending, s.waiters
-	s.pending, s.waiters = 0, nil
+	e, ws := s.pending|s.asked, s.waiters
+	s.pending, s.asked, s.waiters = 0, 0, nil
 	return e, ws
 }
 
@@ -62,7 +61,7 @@ func answer(ws []waiter, o outcome) {
 		switch {
 		case o.done:
 			w.result <- o.err
-		case w.enable:
+		case w.asks == evPresence:
 			w.result <- errEmpty
 		default:
 			w.result <- nil
@@ -81,7 +80,9 @@ func (s *Slot) inUse() bool {
 
 // turn acts on what came so far, and says whether there was anything.
 func (s *Slot) turn(ctx context.Context) bool {
-	if s.seize(ctx) != nil {
+	s.regain(ctx)
+	if ctx.Err() != nil {
+		s.release()
 		return false
 	}
 	s.listening()
@@ -95,15 +96,12 @@ func (s *Slot) turn(ctx context.Context) bool {
 	if !s.dead() {
 		o = s.handle(ctx, e)
 	}
-	if !o.lost {
-		s.release()
-	}
+	s.release()
 	answer(ws, o)
 	return true
 }
 
-// handle acts on events, the button first. The caller holds hold, which is let go while a failure is contained: recovery may want to reset
-// what is below.
+// handle acts on events, the button first. The caller holds hold.
 func (s *Slot) handle(ctx context.Context, e events) (o outcome) {
 	if e&evButton != 0 {
 		s.pressed(ctx)
@@ -112,14 +110,11 @@ func (s *Slot) handle(ctx context.Context, e events) (o outcome) {
 		s.say(slog.LevelError, "Power fault")
 		s.indicators(ctx, pci.LEDOff, pci.LEDOn)
 	}
-	if e&evLink != 0 && s.is(on) {
-		contained, lost := s.contained(ctx)
-		if lost {
-			return outcome{done: true, err: errEnded, lost: true}
-		}
-		if contained {
-			e &^= evLink
-		}
+	if e&evLink != 0 && s.is(on) && s.contained(ctx) {
+		e &^= evLink
+	}
+	if ctx.Err() != nil {
+		return outcome{done: true, err: errEnded}
 	}
 	switch {
 	case e&evDisable != 0:
@@ -266,25 +261,21 @@ func (s *Slot) wakeIfChanged() {
 	}
 }
 
-// contained says whether the link went because the port contained a failure, and is back: that is no news. It lets go of hold
-// meanwhile, and does not get it back where the slot goes out of service.
-func (s *Slot) contained(ctx context.Context) (yes, lost bool) {
+// contained says whether the link went because the port contained a failure, and is back: that is no news.
+func (s *Slot) contained(ctx context.Context) bool {
 	c, ok := s.port.Service(portbus.DPC).(portbus.Container)
 	if !ok {
-		return false, false
+		return false
 	}
-	s.release()
-	recovered := c.Recovered(ctx)
-	if s.seize(ctx) != nil {
-		return false, true
-	}
-	if !recovered {
-		return false, false
+	recovered := false
+	s.outside(ctx, func(context.Context) { recovered = c.Recovered(ctx) }) // not ended early: then the link would count as gone
+	if !recovered || ctx.Err() != nil {
+		return false
 	}
 	s.drop(evLink)
 	s.say(slog.LevelInfo, "Link Down/Up ignored (recovered by DPC)")
 	if _, link := s.occupied(); !link && !s.dead() {
 		s.request(evLink)
 	}
-	return true, false
+	return true
 }

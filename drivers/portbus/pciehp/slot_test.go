@@ -70,7 +70,7 @@ func (s *Slot) idle() bool {
 	s.collect()
 	s.sta.Lock()
 	defer s.sta.Unlock()
-	return s.pending == 0
+	return !s.away && s.pending == 0 && s.asked == 0
 }
 
 // said are the slot's messages, without what they all begin with.

@@ -142,14 +142,15 @@ func (s *Slot) drop(e events) {
 	defer s.sta.Unlock()
 	s.collectLocked()
 	s.pending &^= e
+	s.asked &^= e
 }
 
-// forgetEvents clears all events of Slot Status, whoever they were meant for.
-func (s *Slot) forgetEvents() {
+// forget clears events of Slot Status, whoever they were meant for.
+func (s *Slot) forget(mask uint16) {
 	s.sta.Lock()
 	defer s.sta.Unlock()
-	if v := s.cfg.Read16(s.exp + pci.ExpSltSta); v != 0xffff && v&pci.SltStaEvents != 0 {
-		s.cfg.Write16(s.exp+pci.ExpSltSta, v&pci.SltStaEvents)
+	if v := s.cfg.Read16(s.exp + pci.ExpSltSta); v != 0xffff && v&mask != 0 {
+		s.cfg.Write16(s.exp+pci.ExpSltSta, v&mask)
 	}
 }
 

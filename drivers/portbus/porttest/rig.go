@@ -202,10 +202,14 @@ func (r *Rig) all() []*entry {
 	return slices.Clone(r.entries)
 }
 
-// take waits for the turn.
+// take waits for the turn. Whose context ended before has none, whatever came first.
 func (r *Rig) take(ctx context.Context) error {
 	select {
 	case r.turn <- struct{}{}:
+		if err := ctx.Err(); err != nil {
+			<-r.turn
+			return err
+		}
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -248,6 +252,22 @@ func (r *Rig) Unbind(ctx context.Context, name string) error {
 	err := r.unbind(e)
 	e.err = errors.New("unbound")
 	return err
+}
+
+// Change calls f with the instance of a device while nobody else changes what there is, or uses it: as a host suspends, resumes and resets devices.
+// f must not call what changes things, nor Use with that device.
+func (r *Rig) Change(ctx context.Context, name string, f func(pci.Instance) error) error {
+	e := r.named(name)
+	if e == nil {
+		return fmt.Errorf("porttest: nothing is named %s", name)
+	}
+	if err := r.take(ctx); err != nil {
+		return err
+	}
+	defer func() { <-r.turn }()
+	e.use.Lock()
+	defer e.use.Unlock()
+	return f(e.inst)
 }
 
 // Bind gives it one again.
