@@ -71,8 +71,15 @@
 // # Other services
 //
 // Before a link that went is believed, containment (portbus.Container) is asked: a link that is back because it recovered is no news, and
-// said so. A reset of the bus behind ([Slot.ResetSlot]) is none either. While the port is suspended the slot neither hears nor acts, and afterwards looks what
-// changed.
+// said so. A reset of the bus behind ([Slot.ResetSlot]) is none either.
+//
+// # Suspend
+//
+// While the port is suspended the slot neither hears nor acts, and afterwards looks what changed. Its files refuse what is written, with a
+// line each, and so does what was written before and had not begun. A slot that is powering on or off when it is suspended stops where it waits for
+// its turn to find, or release, what is behind, which then does not begin: it has its power, and blinks. Afterwards it goes on, with the
+// link first. Who wrote to power waits meanwhile. Resets pass a suspended slot by: the bus behind is reset with nobody to be kept from noticing, and
+// after a reset of the port power and indicators are set as they were, without interrupts.
 //
 // # Files
 //
@@ -89,20 +96,34 @@
 //
 // A number is read as the kernel reads it here: digits up to something else, of whose value the last 8 bits count, so "x" is 0 and
 // "257" is 1. Errors of power: EINVAL for 2 to 255; ENODEV where the slot is, or is going, there already, where it is empty, where the latch
-// is open, where the card cannot be added, and where the slot goes out of service; EPERM where the link does not come up or
-// nothing answers, since the kernel's is -1; EIO at a power fault. A writer that is interrupted stops waiting; the slot goes on.
+// is open, where the card cannot be added, and where the slot goes out of service; EBUSY while it is suspended (of attention too); EPERM where the link does not come up or
+// nothing answers, since the kernel's is -1; EIO at a power fault. A writer that is interrupted stops waiting; the
+// slot goes on with what it has begun, and drops what it has not.
 //
 // # When the port dies
 //
 // It reads all-ones. Waits end, at most one message tells of it, and nothing happens any more: whoever removed the port removes the service. A
-// service that is taken away while it switches a card on switches it off; a card that is on stays on.
+// service that is taken away while it switches a card on switches it off; a card that is on, or not released yet, stays on.
 //
 // # Locks
 //
-// hold is held by the worker while it acts, and by a reset or a suspension that it must not see; then Slot.cmd (a command at a time); then Slot.mu (the state);
-// then Slot.sta (Slot Status and what is pending). The hierarchy is called with hold alone.
+// Slot.hold is held by the worker while it acts, and by who resets, suspends, resumes or closes the slot; then Slot.cmd (a command at a time); then Slot.mu
+// (the state); then Slot.sta (Slot Status, what is pending, whether the slot is suspended).
+//
+// Who has hold waits for nothing but the port: commands, its link, the times above, so it is free within seconds. What waits for others is called
+// without any lock (Slot.outside): Rescan and Remove wait for the hierarchy's turn, which is had by who suspends, resumes or resets a port and so comes here;
+// containment waits for a recovery, which resets the slot. The state, powering on or powering off, says meanwhile that the slot is busy. The worker
+// comes back to hold last: not while the slot is suspended. What happened meanwhile it sees by Slot.upsets:
+//
+//	suspended   Rescan or Remove was called off if it waited for its turn, and is called again. One that had begun goes on to its end
+//	reset       the link is waited for anew, where no card was found; where one was, it is looked whether it is still there
+//	closed      the call ends; what was not on yet goes off, and what was not released stays on
+//
+// A suspended slot holds no lock.
 //
 // # Limits
+//
+// A card that is reset, by a recovery, in the very moment in which it is found and bound, is not set up anew by the slot: its driver must notice.
 //
 // Left out: the electromechanical interlock; known errata of controllers (of commands that do not complete there is the message); retraining of links that stay
 // down; user indicators. The kernel clears all events when it begins, and so does this: on QEMU they survive that, there as here, so
