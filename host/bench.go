@@ -13,6 +13,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus/dma"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/drivers/portbus"
 )
 
 // BenchOptions is what `ring3 bench` was asked for.
@@ -22,15 +23,18 @@ type BenchOptions struct {
 	Pairs          int            // measurements of each row; 0 for the default
 	JSON           bool
 	Drivers        []*pci.Driver
+	Services       []*portbus.ServiceDriver // of PCI Express ports
 	Log            *slog.Logger
 	Stdout, Stderr io.Writer
 	// FirstFrame measures a start: see Program.firstFrame.
 	FirstFrame func(ctx context.Context) (ready, frame time.Duration, err error)
+	// PlugFrame measures a device that is plugged in: see Program.plugFrame.
+	PlugFrame func(ctx context.Context, backend string) (PlugTimes, error)
 }
 
 func (a *app) benchCmd() *cobra.Command {
 	var only string
-	o := BenchOptions{Drivers: a.Drivers}
+	o := BenchOptions{Drivers: a.Drivers, Services: a.Services}
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure what this machine does, as ratios to what the device models can do",
@@ -38,8 +42,9 @@ func (a *app) benchCmd() *cobra.Command {
 NICs without loss, and forwarding between two such pairs, pktgen beside a bare loop that only rings
 the doorbell; the driver alone on a model that swallows at once; what accounting for pktgen's frames
 costs, and the latency that it finds; receiving by weight and by interrupt moderation; what tracing
-and the IOMMU cost; TCP over TAP beside veth. About five minutes for all. Machines are noisy: compare
-rows of one run.`,
+and the IOMMU cost; TCP over TAP beside veth; interrupts of PCI Express ports until their services have
+handled them, a device that is plugged in until its first frame, config space and enumeration. About
+seven minutes for all. Machines are noisy: compare rows of one run.`,
 		Example: "  ring3 bench --only 'pktgen-tx e1000e ring=4096'",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -50,7 +55,7 @@ rows of one run.`,
 				}
 				o.Only = re
 			}
-			o.JSON, o.Log, o.Stdout, o.Stderr, o.FirstFrame = a.json, a.stderrLog(), a.stdout, a.stderr, a.firstFrame
+			o.JSON, o.Log, o.Stdout, o.Stderr, o.FirstFrame, o.PlugFrame = a.json, a.stderrLog(), a.stdout, a.stderr, a.firstFrame, a.plugFrame
 			return a.Bench(c.Context(), o)
 		},
 	}

@@ -43,6 +43,7 @@ type boundDevice struct {
 	use     *sync.Mutex // held while its driver comes, goes, or is called for others; all copies have the same
 	restore func() error
 	asleep  func() error // it is suspended, and this wakes it; nil: it is not
+	refused error        // why it came and got no driver; nil: it has one, or nobody looked for one yet
 	ifindex int
 }
 
@@ -204,6 +205,9 @@ func (s *System) unbind(b *boundDevice) (*boundDevice, error) {
 	if b.net != nil {
 		s.pktgen.RemoveDevice(b.spec.Name)
 		s.tree.removeNet(b)
+		if _, far := s.farEnd(b); far != nil {
+			netdev.Unwire(b.net, far.net)
+		}
 	}
 	err := b.stop()
 	if b.net != nil {
@@ -257,6 +261,9 @@ func (s *System) serve(ctx context.Context, b *boundDevice, drivers []*pci.Drive
 	}
 	s.irqs.add(&n)
 	s.put(&n)
+	if w, far := s.farEnd(&n); far != nil {
+		s.complain(s.wire(w))
+	}
 	s.tree.addFunction(s, &n)
 	s.uevent("bind", &n)
 	s.tree.addNet(&n)
@@ -264,6 +271,23 @@ func (s *System) serve(ctx context.Context, b *boundDevice, drivers []*pci.Drive
 		s.complain(s.accountFor(&n))
 	}
 	return nil
+}
+
+// farEnd is what a network device is wired to, and the wire; nil if nothing is there now.
+func (s *System) farEnd(b *boundDevice) (Wire, *boundDevice) {
+	for _, w := range s.plan.Wires {
+		name := ""
+		switch b.spec.Name {
+		case w.A:
+			name = w.B
+		case w.B:
+			name = w.A
+		}
+		if far := s.boundOf(name); far != nil && far.net != nil && b.net != nil {
+			return w, far
+		}
+	}
+	return Wire{}, nil
 }
 
 // uevent tells of a PCI function.

@@ -164,9 +164,11 @@ func (s *System) rescan(ctx context.Context, m hotMachine, port *pci.Function) e
 		came = append(came, b)
 	}
 	for _, b := range came {
-		if !s.noprobe.Load() {
-			s.probe(ctx, b)
+		if s.noprobe.Load() {
+			s.refuse(b, errNotLooked)
+			continue
 		}
+		s.probe(ctx, b)
 	}
 	s.exportModules()
 	return nil
@@ -176,9 +178,23 @@ func (s *System) rescan(ctx context.Context, m hotMachine, port *pci.Function) e
 func (s *System) probe(ctx context.Context, b *boundDevice) {
 	b.use.Lock()
 	defer b.use.Unlock()
-	if err := s.serve(ctx, b, s.driversFor(b)); err != nil {
-		s.complain(err)
+	err := s.measureDevice(ctx, b) // it may be forbidden
+	if err != nil {
+		err = fmt.Errorf("%s: %w", b.spec.Name, err)
+	} else {
+		err = s.serve(ctx, b, s.driversFor(b))
 	}
+	if err != nil {
+		s.complain(err)
+		s.refuse(b, err)
+	}
+}
+
+// refuse keeps why a device got no driver, for who waits for it.
+func (s *System) refuse(b *boundDevice, why error) {
+	n := *b
+	n.refused = why
+	s.put(&n)
 }
 
 // driversFor are the drivers that may have a device: driver_override names the only one.
@@ -253,6 +269,9 @@ func (s *System) specOf(name string) *DeviceSpec {
 	}
 	return nil
 }
+
+// errNotLooked is why a device has no driver where none is looked for.
+var errNotLooked = errors.New("drivers_autoprobe is 0, so no driver was looked for")
 
 // nextIfIndex is the interface index of one more network device. scan is held.
 func (s *System) nextIfIndex() int {

@@ -237,6 +237,10 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 
 func (s *System) planSim(_ Config, group []DeviceSpec, domain uint32) (starter, error) {
 	m := sim.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group), Ejected: s.ejected}
+	var err error
+	if m.Reserve, err = reserve(group); err != nil {
+		return nil, err
+	}
 	for _, d := range group {
 		spec := s.simSpec(d)
 		if isTPM(d) {

@@ -151,6 +151,7 @@ would have.
   ring3 up                                 two e1000e NICs wired to each other
   ring3 shell                              a shell that sees them as the kernel's own
   $ echo add_device eth0 > /proc/net/pktgen/kpktgend_0
+  ring3 plug eth2=qemu:e1000e,under=rp0    a card into the slot of a running instance's port
   ring3 ls --hw                            what this machine has, and who may use it`,
 		SilenceErrors: true,
 		SilenceUsage:  true,

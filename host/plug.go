@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/bus/sim"
 	"github.com/ring3dev/ring3/internal/instance"
@@ -30,7 +31,8 @@ const (
 	plugTime   = 10 * time.Second
 	unplugTime = 15 * time.Second
 	plugStep   = 5 * time.Millisecond
-	leaveTime  = time.Second // between the slot's power going off, and the machine saying that the device left
+	quietTime  = 3 * time.Second // until a slot has done with the card before
+	leaveTime  = time.Second     // between the slot's power going off, and the machine saying that the device left
 )
 
 type plugArgs struct {
@@ -46,9 +48,7 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 		return nil, fmt.Errorf("%w: %w", err, syscall.EINVAL)
 	}
 	port := s.boundOf(d.under())
-	if s.boundOf(d.Name) == nil { // one of that name may just have left its slot, and its machine not have said so yet
-		s.await(ctx, leaveTime, func() bool { return s.specOf(d.Name) == nil })
-	}
+	s.await(ctx, leaveTime, func() bool { return !s.leaving(d) })
 	switch {
 	case d.under() == "":
 		return nil, fmt.Errorf("device %s: want under=PORT: devices are plugged into the slots of ports: %w", d.Name, syscall.EINVAL)
@@ -58,6 +58,11 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 		return nil, fmt.Errorf("device %s: under=%s: that is on the backend %s, and this on %s: %w", d.Name, d.under(), port.spec.Backend, d.Backend, syscall.EINVAL)
 	case s.boundOf(d.Name) != nil || s.specOf(d.Name) != nil:
 		return nil, fmt.Errorf("device %s: there is one of that name: %w", d.Name, syscall.EEXIST)
+	case port.asleep != nil && !a.NoWait: // it would be noticed only then
+		return nil, fmt.Errorf("device %s: under=%s: that is suspended: resume it: %w", d.Name, d.under(), syscall.EBUSY)
+	}
+	if !s.occupied(d.under()) {
+		s.await(ctx, quietTime, func() bool { return slotQuiet(port) })
 	}
 	s.addSpec(d)
 	if err := s.plugInto(ctx, port.machine, d); err != nil {
@@ -67,11 +72,14 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 	if a.NoWait {
 		return nil, nil
 	}
-	if !s.await(ctx, plugTime, func() bool { b := s.boundOf(d.Name); return b != nil && b.driver != nil }) {
-		if b := s.boundOf(d.Name); b != nil {
-			return nil, fmt.Errorf("device %s: it is there, at %s, and has no driver ('ring3 dmesg' says why)", d.Name, b.dev.Address())
+	if !s.await(ctx, plugTime, func() bool { b := s.boundOf(d.Name); return b != nil && (b.driver != nil || b.refused != nil) }) {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("device %s: waiting until it is in service: %w", d.Name, context.Cause(ctx))
 		}
 		return nil, fmt.Errorf("device %s: it is in the slot of %s, which nobody powered on within %v: does pciehp serve that port?", d.Name, d.under(), plugTime)
+	}
+	if b := s.boundOf(d.Name); b != nil && b.driver == nil && b.refused != nil {
+		return nil, fmt.Errorf("device %s is in its slot, without a driver: %w", d.Name, b.refused)
 	}
 	for _, info := range s.Devices() {
 		if info.Name == d.Name {
@@ -89,6 +97,17 @@ func (s *System) plugInto(ctx context.Context, m machine, d DeviceSpec) error {
 		return m.Plug(ctx, s.simSpec(d))
 	}
 	return fmt.Errorf("device %s: nothing can be plugged in on the backend %s: %w", d.Name, d.Backend, bus.ErrNotSupported)
+}
+
+// slotQuiet says whether a slot has done with the card before: its power indicator is out. Whoever plugs a card in presses the button too,
+// and while a slot is powered off that press would be one for the next card, 5 s before it is switched off again.
+func slotQuiet(port *boundDevice) bool {
+	c := port.dev.Config()
+	e, ok := pci.FindExpress(c)
+	if !ok || c.Read32(e.At+pci.ExpSltCap)&pci.SltCapPowerLED == 0 {
+		return true
+	}
+	return c.Read16(e.At+pci.ExpSltCtl)&pci.SltCtlPowerLED == pci.LEDOff<<8
 }
 
 // await polls, since what it waits for is done by others in steps of their own.
@@ -109,16 +128,39 @@ func (s *System) await(ctx context.Context, t time.Duration, done func() bool) b
 	return true
 }
 
+// leaving says whether what has a device's name or slot may just have left it, and its machine not have said so yet.
+func (s *System) leaving(d DeviceSpec) bool {
+	s.specs.Lock()
+	defer s.specs.Unlock()
+	return slices.ContainsFunc(s.plan.Devices, func(o DeviceSpec) bool {
+		return (o.Name == d.Name || o.under() != "" && o.under() == d.under()) && s.boundOf(o.Name) == nil
+	})
+}
+
+// occupied says whether something stands under a port.
+func (s *System) occupied(port string) bool {
+	s.specs.Lock()
+	defer s.specs.Unlock()
+	return slices.ContainsFunc(s.plan.Devices, func(d DeviceSpec) bool { return d.under() == port })
+}
+
 func (s *System) addSpec(d DeviceSpec) {
 	s.specs.Lock()
 	defer s.specs.Unlock()
 	s.plan.Devices = append(s.plan.Devices, d)
 }
 
+// dropSpec forgets a device that is no more, and all that stood under it: their names are free.
 func (s *System) dropSpec(name string) {
 	s.specs.Lock()
 	defer s.specs.Unlock()
-	s.plan.Devices = slices.DeleteFunc(slices.Clone(s.plan.Devices), func(d DeviceSpec) bool { return d.Name == name })
+	gone := map[string]bool{name: true}
+	s.plan.Devices = slices.DeleteFunc(slices.Clone(s.plan.Devices), func(d DeviceSpec) bool {
+		if gone[d.under()] { // what is under a port comes after it
+			gone[d.Name] = true
+		}
+		return gone[d.Name]
+	})
 }
 
 // ejected is called by a machine when a device left its slot. One that was in service still goes as one that was pulled out.
@@ -154,30 +196,46 @@ func (s *System) unplug(ctx context.Context, a plugArgs) error {
 	if m == nil {
 		return fmt.Errorf("device %s: nothing can be taken out on its backend: %w", a.Device, bus.ErrNotSupported)
 	}
+	if up := s.portOf(a.Device); up != nil && up.asleep != nil && !a.NoWait {
+		return fmt.Errorf("device %s: it is behind %s, which is suspended: resume that: %w", a.Device, up.spec.Name, syscall.EBUSY)
+	}
 	eject := m.Eject
 	if a.Now {
 		x, ok := m.(interface{ Unplug(name string) error })
 		if !ok {
 			return fmt.Errorf("device %s: it cannot be pulled out of QEMU; writing 0 to the file power of its slot takes 1 s: %w", a.Device, bus.ErrNotSupported)
 		}
+		if spec := s.specOf(a.Device); spec != nil && spec.under() == "" {
+			return fmt.Errorf("device %s: pulling it out: it stands under no port: %w", a.Device, bus.ErrNotSupported)
+		}
 		eject = x.Unplug
 	}
 	if err := eject(a.Device); err != nil {
 		return err
 	}
+	if a.Now {
+		s.dropSpec(a.Device) // the machine tells of those only that software let go of
+	}
 	if a.NoWait || s.await(ctx, unplugTime, func() bool { return s.boundOf(a.Device) == nil && s.specOf(a.Device) == nil }) {
 		return nil
+	}
+	if a.Now {
+		return fmt.Errorf("device %s: it was pulled out, and nobody took its driver away within %v: does pciehp serve that port?", a.Device, unplugTime)
 	}
 	return fmt.Errorf("device %s: the button of its slot was pressed, and it is still there after %v: does pciehp serve that port?", a.Device, unplugTime)
 }
 
+// portOf is the port that a device stands under; nil if there is none.
+func (s *System) portOf(name string) *boundDevice {
+	if spec := s.specOf(name); spec != nil {
+		return s.boundOf(spec.under())
+	}
+	return nil
+}
+
 // carries says whether a machine has a device in one of its slots.
 func (s *System) carries(m hotMachine, name string) bool {
-	spec := s.specOf(name)
-	if spec == nil {
-		return false
-	}
-	port := s.boundOf(spec.under())
+	port := s.portOf(name)
 	return port != nil && port.machine == machine(m)
 }
 

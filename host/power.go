@@ -47,7 +47,7 @@ func (s *System) suspend(ctx context.Context, name string) error {
 		return err
 	}
 	if all[0].asleep != nil {
-		return fmt.Errorf("%s is suspended already: %w", name, syscall.EALREADY)
+		return fmt.Errorf("%s is suspended already", name)
 	}
 	for i, b := range slices.Backward(all) {
 		if b.asleep != nil {
@@ -75,7 +75,7 @@ func (s *System) resume(ctx context.Context, name string) error {
 		return err
 	}
 	if all[0].asleep == nil {
-		return fmt.Errorf("%s is not suspended: %w", name, syscall.EALREADY)
+		return fmt.Errorf("%s is not suspended", name)
 	}
 	for f := all[0].fn; f != nil && f.Parent != nil; f = f.Parent {
 		if up := s.at(f.Parent.Addr); up != nil && up.asleep != nil {

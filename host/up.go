@@ -98,10 +98,17 @@ func (p *Plan) addProfile(name string) error {
 const devicesHelp = `A device is NAME=BACKEND:DEVICE[,option=value...]. The backend qemu takes the name of
 any of QEMU's PCI device models, and of its TPMs tpm-tis and tpm-crb (tpm=1.2, state=DIR; they need
 swtpm); sim has models of its own, in the process, for which nothing need be installed: edu,
-pci-testdev, null, e1000, e1000-82545em, e1000e, tpm-tis, tpm-crb. Options go to the driver
-(e1000: mac=, ring=, mtu=, itr=, queues=, bus=, weight=, flow=); qemu.KEY=VALUE and sim.KEY=VALUE
-go to the model; iommu=on, with qemu, lets a device reach its own memory only. Without devices:
-eth0 and eth1, both qemu:e1000e, wired.
+pci-testdev, null, e1000, e1000-82545em, e1000e, tpm-tis, tpm-crb, and the ports below. Options go
+to the driver (e1000: mac=, ring=, mtu=, itr=, queues=, bus=, weight=, flow=); qemu.KEY=VALUE and
+sim.KEY=VALUE go to the model; iommu=on, with qemu, lets a device reach its own memory only.
+Without devices: eth0 and eth1, both qemu:e1000e, wired.
+
+under=PORT puts a device under a port that is named before it, on the same backend. Ports are
+pcie-root-port, ioh3420 (root ports), x3130-upstream and xio3130-downstream (a switch's); sim knows
+them as root-port, ioh3420, upstream, downstream too. 'ring3 plug' puts a device into an empty slot;
+hotplug_mem=64M is what a port keeps for it, of each kind of memory (2M). qemu.slot=N or sim.slot=N
+is the slot's number. On sim a port has more with sim.dpc=on, sim.vc=N, sim.pme=on, sim.bw=on,
+sim.mrl=on, and an e1000e with sim.aer=on, sim.pme=on.
 
 vfio:0000:03:00.0 and uio:0000:00:05.0 (or uio:uio0) are devices of this machine, which ring3 bind
 made ready; their own options are api=group or api=cdev and noiommu=unsafe, and dma=unsafe. A
@@ -118,6 +125,7 @@ func (a *app) upCmd() *cobra.Command {
   sudo ring3 up --as $USER rp0=uio:0000:00:05.0
   ring3 up eth0=qemu:e1000e eth1=qemu:e1000e --wire eth0-eth1 --pcap eth0=out.pcap
   ring3 up eth0=qemu:e1000,mac=02:00:00:00:00:01,ring=4096
+  ring3 up rp0=qemu:pcie-root-port eth0=qemu:e1000e,under=rp0 rp1=qemu:pcie-root-port
   ring3 up --measure tpm0 tpm0=qemu:tpm-tis,state=tpm eth0=qemu:e1000e
   ring3 up eth0=sim:e1000e,queues=2,mtu=9000 eth1=sim:e1000e --wire eth0-eth1 --trace eth0=eth0.txt`,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ring3dev/ring3/integration/portseen"
 )
@@ -32,7 +33,7 @@ func comparePorts(args json.RawMessage) (any, error) {
 	}
 	want, _ := ofPorts(string(kept), names)
 	var bad []string
-	for _, line := range portseen.Compare(want, got, portsGap()) {
+	for _, line := range portseen.Compare(want, got, portseen.Tolerance{Part: portsPart, Late: time.Second}) {
 		if !expected(line) && !slices.ContainsFunc(uioDifferences, func(d *regexp.Regexp) bool { return d.MatchString(line) }) {
 			bad = append(bad, line)
 		}

@@ -99,6 +99,8 @@ func TestScripts(t *testing.T) {
 			"waitfor": waitFor,
 			"empty":   empty,
 			"gone":    gone,
+			"waitmsg": waitMessage,
+			"aer":     aerRecord,
 		},
 	})
 }

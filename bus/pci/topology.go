@@ -45,9 +45,7 @@ type Function struct {
 	Secondary, Subordinate uint8
 	Windows                Windows
 
-	// BusSpeed is the speed of the link behind a port when it was last seen to come up, as in Link Status; 0: nobody looked. Who
-	// serves the port keeps it.
-	BusSpeed    atomic.Uint32
+	speed       uint32 // see BusSpeed
 	MaxBusSpeed uint32 // as Link Capabilities had it when the port was found; 0: nobody looked
 
 	// AER counts the errors that the function reported; nil where it has no Advanced Error Reporting.
@@ -64,6 +62,13 @@ type Function struct {
 	pref   bool    // of a bridge: has a prefetchable window
 	pref64 bool    // of a bridge: and it reaches above 4 GiB
 }
+
+// BusSpeed is the speed of the link behind a port when it was last seen to come up, as in Link Status; 0: nobody looked. Safe for
+// concurrent use.
+func (f *Function) BusSpeed() uint32 { return atomic.LoadUint32(&f.speed) }
+
+// SetBusSpeed is for who serves the port, and sees the link come up.
+func (f *Function) SetBusSpeed(v uint32) { atomic.StoreUint32(&f.speed, v) }
 
 // IsBridge says whether there is a bus behind the function.
 func (f *Function) IsBridge() bool { return f.Header == HeaderBridge && f.Secondary != 0 }

@@ -34,7 +34,11 @@ type Config struct {
 	Ejected func(name string)
 }
 
-// vectors is how many interrupt messages the machine has eventfds for: 8 a device, and as many for what each port may get.
+// maxVectors is what one function can have: Table Size has 11 bits (PCI Express Base 5.0, 7.7.2.2).
+const maxVectors = 2048
+
+// vectors is how many interrupt messages the machine has eventfds for: 8 a device, and as many for what each port may get. Of very many
+// devices not all can have so many.
 func (c *Config) vectors() int {
 	n := 16 + 8*len(c.Devices)
 	for i := range c.Devices {
@@ -42,7 +46,7 @@ func (c *Config) vectors() int {
 			n += 8
 		}
 	}
-	return n
+	return min(n, maxVectors)
 }
 
 // DefaultDomain is the PCI domain of a machine that is given none. Real machines rarely
@@ -133,7 +137,7 @@ func (c *Config) check() error {
 	if len(c.Devices) == 0 || len(c.Devices) > maxDevices {
 		return fmt.Errorf("qemu: %d devices: want 1 to %d", len(c.Devices), maxDevices)
 	}
-	seen := map[string]*DeviceSpec{}
+	seen, below := map[string]*DeviceSpec{}, map[string]string{}
 	slots := 0
 	for i := range c.Devices {
 		d := &c.Devices[i]
@@ -149,7 +153,10 @@ func (c *Config) check() error {
 			}
 		} else if up := seen[d.Bus]; up == nil || !slices.Contains(bridgeModels, up.Model) {
 			return fmt.Errorf("qemu: %s stands under %s, which is not a port or bridge named before it", d.Name, d.Bus)
+		} else if first := below[d.Bus]; first != "" && HasSlot(up.Model) {
+			return fmt.Errorf("qemu: %s stands under %s, where there is room for 1, which %s has", d.Name, d.Bus, first)
 		}
+		below[d.Bus] = d.Name
 		seen[d.Name] = d
 	}
 	if slots > lastSlot-firstSlot+1 {

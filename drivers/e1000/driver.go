@@ -105,7 +105,9 @@ type nic struct {
 	stats   hwStats
 
 	// stops is how often the device was stopped and started, see stop: odd while it is stopped.
-	stops    atomic.Uint32
+	stops atomic.Uint32
+	// looking: the device was started again, and nobody looked at its link yet.
+	looking  atomic.Bool
 	recMu    sync.Mutex // held by recovery and suspend, before all other locks; guards what follows
 	ready    bool       // it was reset and set up since it was stopped
 	suspends bool       // it was stopped by Suspend
@@ -171,7 +173,7 @@ func (n *nic) MAC() net.HardwareAddr { return net.HardwareAddr(n.mac[:]) }
 
 // Link is the state of the link after its last change, and down while the device is stopped.
 func (n *nic) Link() netdev.Link {
-	if n.stopped() && !n.dead.Load() {
+	if (n.stopped() || n.looking.Load()) && !n.dead.Load() {
 		return netdev.Link{Stopped: true}
 	}
 	s := status(n.link.Load())

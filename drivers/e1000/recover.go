@@ -135,12 +135,14 @@ func (n *nic) start(step string) error {
 	}
 	n.link.And(^uint32(statusLU)) // so that readLink finds it up
 	n.enable((*rxQueue).repost)
+	n.looking.Store(true) // nobody is told of a link that is down and only was not looked at
 	n.stops.Add(1)
 	n.confMu.Unlock()
 	for _, h := range n.handlers {
 		h.IRQ().Unmask()
 	}
 	n.readLink()
+	n.looking.Store(false)
 	n.arm(n.irq.other)
 	for q := range n.queues {
 		n.rx[q].wake.Wake()

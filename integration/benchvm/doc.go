@@ -43,6 +43,9 @@
 // buffers and from 4096 of 2 KiB, which are more pages of 4 KiB than QEMU's IOTLB has entries (1024), and the same
 // in pages of 2 MiB.
 //
+// config: a read of 32 bits of config space (the ID) and a write of 16 (Device Control, as it is) of the first NIC: over VFIO, as nobody, and over
+// UIO (uio_pci_generic), as root, which is who may. The rows of `ring3 bench` of that name are the other backends'.
+//
 // tpm: a command of TPM 2.0 by the kernel's tpm_tis, on QEMU's tpm-tis and swtpm: the time of a write and a read of
 // /dev/tpm0, the mean of 20, and how often the driver reads and writes registers for it, as QEMU counts them, from
 // taking the locality to giving it back. Skipped without swtpm.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/drivers/portbus"
+	"github.com/ring3dev/ring3/host"
 )
 
 // Row is one line of output.
@@ -45,11 +47,15 @@ type Options struct {
 	Time    time.Duration  // of one measurement; 0 means 300 ms
 	Pairs   int            // measurements of each row; 0 means 3
 	Drivers []*pci.Driver
-	Log     *slog.Logger
-	Stderr  io.Writer // of child processes
+	// Services are the drivers of the services of PCI Express ports.
+	Services []*portbus.ServiceDriver
+	Log      *slog.Logger
+	Stderr   io.Writer // of child processes
 	// FirstFrame brings the default devices up as `ring3 up` does and sends one frame,
 	// and returns how long each took from the beginning; the tree is taken down again.
 	FirstFrame func(ctx context.Context) (ready, frame time.Duration, err error)
+	// PlugFrame brings a port of a backend up, puts a network device into its slot, and sends one frame.
+	PlugFrame func(ctx context.Context, backend string) (host.PlugTimes, error)
 }
 
 func (o *Options) wants(bench, name string) bool {
@@ -69,7 +75,7 @@ func Run(ctx context.Context, o Options, emit func(Row) error) error {
 	if o.Pairs == 0 {
 		o.Pairs = 3
 	}
-	for _, f := range []func(context.Context, *Options, func(Row) error) error{access, irq, realTime, start, mem, wire, forward, pktgenTx, pktgenUses, rates, null, accounting, iommu, vfioUser, tracing, weight, moderation, polling, taps, tpms} {
+	for _, f := range []func(context.Context, *Options, func(Row) error) error{access, irq, realTime, start, mem, wire, forward, pktgenTx, pktgenUses, rates, null, accounting, iommu, vfioUser, tracing, weight, moderation, polling, taps, tpms, portIRQs, plug, configSpace, enumerate} {
 		if err := f(ctx, &o, emit); err != nil {
 			return err
 		}

@@ -26,8 +26,8 @@ func Command(ctx context.Context, o host.BenchOptions) error {
 		}
 	}
 	err := Run(ctx, Options{
-		Only: o.Only, Time: o.Time, Pairs: o.Pairs, Drivers: o.Drivers,
-		Log: o.Log, Stderr: o.Stderr, FirstFrame: o.FirstFrame,
+		Only: o.Only, Time: o.Time, Pairs: o.Pairs, Drivers: o.Drivers, Services: o.Services,
+		Log: o.Log, Stderr: o.Stderr, FirstFrame: o.FirstFrame, PlugFrame: o.PlugFrame,
 	}, emit)
 	if err == nil && rows == 0 {
 		return fmt.Errorf("bench: no row was measured of --only %q", o.Only)

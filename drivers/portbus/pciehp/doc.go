@@ -24,8 +24,8 @@
 //
 // testdata/states.txt has, for each event in each state, what is said and what is written to Slot Control.
 //
-// At first a slot is on if something is known to stand behind the port, and off otherwise. That is found out after Probe, and
-// an event that came before anybody listened is then made up for.
+// At first a slot is on if something is known to stand behind the port (where nobody knows: if what is in it has power), and off
+// otherwise. That is found out after Probe, and an event that came before anybody listened is then made up for.
 //
 // # Power on and off
 //

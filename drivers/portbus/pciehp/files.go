@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +18,7 @@ func (s *Slot) publish(names *sync.Mutex) {
 	slots := s.port.Bus().Slots()
 	names.Lock()
 	defer names.Unlock()
-	if s.speed().Load() == 0 {
+	if s.speed() == 0 {
 		s.noteSpeed()
 	}
 	s.name = fmt.Sprint(s.number())
@@ -46,7 +45,7 @@ func (s *Slot) dir() *sysfs.Dir {
 	d := &sysfs.Dir{}
 	d.Put("address", sysfs.Show(s.address))
 	d.Put("max_bus_speed", sysfs.Showf("%s", pci.LinkSpeed(s.maxSpeed())))
-	d.Put("cur_bus_speed", sysfs.Show(func() string { return pci.LinkSpeed(s.speed().Load()) }))
+	d.Put("cur_bus_speed", sysfs.Show(func() string { return pci.LinkSpeed(s.speed()) }))
 	d.Put("power", sysfs.Attr(0o644, s.showFlag(func() bool { return s.powered() }), s.storePower))
 	d.Put("adapter", sysfs.Attr(0o444, s.showFlag(func() bool {
 		present, link := s.occupied()
@@ -63,11 +62,11 @@ func (s *Slot) dir() *sysfs.Dir {
 }
 
 // speed is that of the link when it last came up, which outlives the service.
-func (s *Slot) speed() *atomic.Uint32 {
+func (s *Slot) speed() uint32 {
 	if f := s.port.Function(); f != nil {
-		return &f.BusSpeed
+		return f.BusSpeed()
 	}
-	return &s.ownSpeed
+	return s.ownSpeed.Load()
 }
 
 // maxSpeed is that of the link when the port was found: QEMU's ports forget it.
@@ -80,7 +79,11 @@ func (s *Slot) maxSpeed() uint32 {
 
 // noteSpeed reads it.
 func (s *Slot) noteSpeed() {
-	s.speed().Store(uint32(s.cfg.Read16(s.exp+pci.ExpLnkSta) & pci.LnkStaSpeed))
+	v := uint32(s.cfg.Read16(s.exp+pci.ExpLnkSta) & pci.LnkStaSpeed)
+	if f := s.port.Function(); f != nil {
+		f.SetBusSpeed(v)
+	}
+	s.ownSpeed.Store(v)
 }
 
 // address is where cards stand: "1000:01:00".

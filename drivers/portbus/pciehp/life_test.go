@@ -188,11 +188,13 @@ func TestUnbound(t *testing.T) {
 // TestColdCard: a card that is there before the driver is on, and stays.
 func TestColdCard(t *testing.T) {
 	bustest.NoLeaks(t)
-	r := rig(t, porttest.Options{}, port("rp0"), card("c0", "rp0"))
-	s := slotOf(t, r, "rp0")
-	is(t, r, s, on)
-	if got := said(r, s.port.Addr()); len(got) != 1 {
-		t.Errorf("it said %q, want its banner alone", got)
+	for _, o := range []porttest.Options{{}, {Alone: true}} {
+		r := rig(t, o, port("rp0"), card("c0", "rp0"))
+		s := slotOf(t, r, "rp0")
+		is(t, r, s, on)
+		if got := said(r, s.port.Addr()); len(got) != 1 {
+			t.Errorf("it said %q, want its banner alone", got)
+		}
 	}
 }
 
@@ -245,14 +247,23 @@ func (d *dumb) Clock() bus.Clock           { return bus.ClockOf(d.Device) }
 
 // TestNotOurs: the slot works where somebody else has the bus behind it.
 func TestNotOurs(t *testing.T) {
-	bustest.NoLeaks(t)
-	r := rig(t, porttest.Options{NoRescan: true}, port("rp0"))
-	s := slotOf(t, r, "rp0")
-	if err := r.Sim().Plug(t.Context(), card("c0", "rp0")); err != nil {
-		t.Fatal(err)
+	for _, o := range []porttest.Options{{NoRescan: true}, {Alone: true}} {
+		bustest.NoLeaks(t)
+		r := rig(t, o, port("rp0"))
+		s := slotOf(t, r, "rp0")
+		if err := r.Sim().Plug(t.Context(), card("c0", "rp0")); err != nil {
+			t.Fatal(err)
+		}
+		is(t, r, s, on)
+		r.AwaitLine(t, "when root writes 1 to /sys/bus/pci/rescan")
+		if err := s.Switch(t.Context(), false); err != nil {
+			t.Errorf("Switch(off) = %v, want nil", err)
+		}
+		is(t, r, s, off)
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
 	}
-	is(t, r, s, on)
-	r.AwaitLine(t, "when root writes 1 to /sys/bus/pci/rescan")
 }
 
 // TestOthers: what somebody else has in the slot makes it one that is on, and is told of when the slot goes off.

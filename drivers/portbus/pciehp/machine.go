@@ -27,7 +27,7 @@ type outcome struct {
 
 // work acts on events until the slot goes out of service.
 func (s *Slot) work() {
-	if len(s.port.Below()) > 0 || len(s.port.Others()) > 0 {
+	if s.inUse() {
 		s.enter(on)
 	}
 	close(s.ready)
@@ -68,6 +68,15 @@ func answer(ws []waiter, o outcome) {
 			w.result <- nil
 		}
 	}
+}
+
+// inUse says whether somebody put what is in the slot to use already. Where nobody knows what stands behind the port, that is what has power.
+func (s *Slot) inUse() bool {
+	if s.port.Hierarchy() != nil {
+		return len(s.port.Below()) > 0 || len(s.port.Others()) > 0
+	}
+	present, link := s.occupied()
+	return (present || link) && (s.caps&pci.SltCapPower == 0 || s.powered())
 }
 
 // turn acts on what came so far, and says whether there was anything.

@@ -118,12 +118,12 @@ func (c *spyClock) AfterFunc(d time.Duration, f func()) func() bool {
 	if c.x.until == nil {
 		c.x.until = map[*time.Duration]bool{}
 	}
-	c.x.until[&at] = true
-	c.x.mu.Unlock()
 	stop := c.Clock.AfterFunc(d, func() {
 		c.x.drop(&at)
 		f()
 	})
+	c.x.until[&at] = true // not before there is a timer, or time goes on past it
+	c.x.mu.Unlock()
 	return func() bool {
 		c.x.drop(&at)
 		return stop()
@@ -315,7 +315,8 @@ func (st *stage) act(act string) error {
 		return nil
 	}
 	if want, ok := strings.CutPrefix(act, "="); ok {
-		st.r.Await(st.t, act, func() bool { return st.s.State() == want })
+		busy := want == poweringOn.String() || want == poweringOff.String() // and held
+		st.r.Await(st.t, act, func() bool { return st.s.State() == want && (busy || st.s.idle()) })
 		return nil
 	}
 	return errors.New("no such act")

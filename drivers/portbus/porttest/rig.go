@@ -36,6 +36,8 @@ type Options struct {
 	Log *slog.Logger
 	// NoRescan: somebody else looks for what is behind ports, as the kernel does for real ones.
 	NoRescan bool
+	// Alone: ports are told of no hierarchy.
+	Alone bool
 	// Others are the functions that somebody else has behind ports; nil: none.
 	Others func() []string
 }
@@ -147,6 +149,9 @@ func (r *Rig) bindNew(ctx context.Context) {
 
 func (r *Rig) bind(ctx context.Context, e *entry) {
 	env := pci.Env{Name: e.name, Log: slog.New(&r.rec), Profile: r.opts.Profile, Bus: r, Function: e.fn}
+	if r.opts.Alone {
+		env.Bus = nil
+	}
 	res := pci.Bind(ctx, e.dev, env, r.opts.Drivers)
 	if res.Outcome != pci.Bound {
 		e.err = res.Err

@@ -31,6 +31,7 @@ var children = map[string]func(in io.Reader, out io.Writer) error{
 	"udp":     child(udpMain),
 	"irq":     child(irqMain),
 	"mapping": child(mappingMain),
+	"config":  child(configMain),
 	"hog":     child(hogMain),
 }
 
@@ -68,7 +69,7 @@ func run(args []string, stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	benches := []func(*session, func(...row.Row) error) error{transmit, sizes, load, interrupts, mapping, tpm}
+	benches := []func(*session, func(...row.Row) error) error{transmit, sizes, load, interrupts, mapping, configSpace, tpm}
 	if p.NoIOMMU {
 		benches = []func(*session, func(...row.Row) error) error{transmit}
 	}
