@@ -159,6 +159,9 @@ var errNoDriver = errors.New("no driver")
 // bind gives a device that has none its driver; drivers are those to choose from. It changes b, which nobody else has yet.
 func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver) error {
 	defer crash.Report() // Probe is the driver's
+	if err := awaken(ctx, b); err != nil {
+		return fmt.Errorf("%s (%s): %w", b.spec.Name, b.dev.Backend(), err)
+	}
 	env := pci.Env{Name: b.spec.Name, Log: s.log, Options: b.spec.Options, Profile: s.plan.Profile, Bus: hierarchy{s}, Function: b.fn}
 	r := pci.Bind(ctx, s.forDriver(b), env, drivers)
 	if errors.Is(r.Err, pci.ErrOption) {
@@ -201,6 +204,11 @@ func (s *System) unbind(b *boundDevice) (*boundDevice, error) {
 		return b, nil
 	}
 	bare := &boundDevice{spec: b.spec, machine: b.machine, dev: b.dev, fault: b.fault, inject: b.inject, trace: b.trace, fn: b.fn, use: b.use, ifindex: b.ifindex}
+	if b.asleep != nil { // its driver wants to reach it once more, and the next one
+		if err := b.asleep(); err != nil && b.dev.Err() == nil {
+			s.complain(fmt.Errorf("%s: waking it: %w", b.spec.Name, err))
+		}
+	}
 	s.put(bare) // nobody finds the driver any more
 	if b.net != nil {
 		s.pktgen.RemoveDevice(b.spec.Name)

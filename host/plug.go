@@ -57,14 +57,16 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 	case port.spec.Backend != d.Backend:
 		return nil, fmt.Errorf("device %s: under=%s: that is on the backend %s, and this on %s: %w", d.Name, d.under(), port.spec.Backend, d.Backend, syscall.EINVAL)
 	case s.boundOf(d.Name) != nil || s.specOf(d.Name) != nil:
-		return nil, fmt.Errorf("device %s: there is one of that name: %w", d.Name, syscall.EEXIST)
+		return nil, errNamed(d)
 	case port.asleep != nil && !a.NoWait: // it would be noticed only then
 		return nil, fmt.Errorf("device %s: under=%s: that is suspended: resume it: %w", d.Name, d.under(), syscall.EBUSY)
 	}
 	if !s.occupied(d.under()) {
 		s.await(ctx, quietTime, func() bool { return slotQuiet(port) })
 	}
-	s.addSpec(d)
+	if !s.addSpec(d) { // somebody else was faster
+		return nil, errNamed(d)
+	}
 	if err := s.plugInto(ctx, port.machine, d); err != nil {
 		s.dropSpec(d.Name)
 		return nil, err
@@ -72,9 +74,18 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 	if a.NoWait {
 		return nil, nil
 	}
-	if !s.await(ctx, plugTime, func() bool { b := s.boundOf(d.Name); return b != nil && (b.driver != nil || b.refused != nil) }) {
-		if ctx.Err() != nil {
+	came := func() bool { b := s.boundOf(d.Name); return b != nil && (b.driver != nil || b.refused != nil) }
+	lost := func() bool {
+		return port.machine.Err() != nil || s.boundOf(d.under()) == nil || s.specOf(d.Name) == nil
+	}
+	if !s.await(ctx, plugTime, func() bool { return came() || lost() }) || !came() {
+		switch {
+		case ctx.Err() != nil:
 			return nil, fmt.Errorf("device %s: waiting until it is in service: %w", d.Name, context.Cause(ctx))
+		case port.machine.Err() != nil:
+			return nil, fmt.Errorf("device %s: %w", d.Name, port.machine.Err())
+		case lost():
+			return nil, fmt.Errorf("device %s: it went, or its port %s did: %w", d.Name, d.under(), bus.ErrGone)
 		}
 		return nil, fmt.Errorf("device %s: it is in the slot of %s, which nobody powered on within %v: does pciehp serve that port?", d.Name, d.under(), plugTime)
 	}
@@ -144,10 +155,19 @@ func (s *System) occupied(port string) bool {
 	return slices.ContainsFunc(s.plan.Devices, func(d DeviceSpec) bool { return d.under() == port })
 }
 
-func (s *System) addSpec(d DeviceSpec) {
+func errNamed(d DeviceSpec) error {
+	return fmt.Errorf("device %s: there is one of that name: %w", d.Name, syscall.EEXIST)
+}
+
+// addSpec takes a device's name, unless it is taken.
+func (s *System) addSpec(d DeviceSpec) bool {
 	s.specs.Lock()
 	defer s.specs.Unlock()
-	s.plan.Devices = append(s.plan.Devices, d)
+	if s.plan.find(d.Name) != nil {
+		return false
+	}
+	s.plan.Devices = append(slices.Clone(s.plan.Devices), d)
+	return true
 }
 
 // dropSpec forgets a device that is no more, and all that stood under it: their names are free.
@@ -163,14 +183,20 @@ func (s *System) dropSpec(name string) {
 	})
 }
 
-// ejected is called by a machine when a device left its slot. One that was in service still goes as one that was pulled out.
+// ejected is called by a machine when a device left its slot. Whoever made it leave may hold locks, so what takes one is left to another
+// goroutine.
 func (s *System) ejected(name string) {
 	s.dropSpec(name)
+	go s.takeAway(name)
+}
+
+// takeAway takes a device that is gone out of service, if nobody did.
+func (s *System) takeAway(name string) {
 	if s.scan.lock(s.ctx) != nil {
 		return
 	}
 	defer s.scan.unlock()
-	if b := s.boundOf(name); b != nil && b.dev.Err() != nil {
+	if b := s.boundOf(name); b != nil && b.fn != nil && b.dev.Err() != nil {
 		s.complain(s.removeBelow(b.fn.Addr))
 		s.complain(s.remove(b))
 		s.exportModules()
@@ -199,6 +225,9 @@ func (s *System) unplug(ctx context.Context, a plugArgs) error {
 	if up := s.portOf(a.Device); up != nil && up.asleep != nil && !a.NoWait {
 		return fmt.Errorf("device %s: it is behind %s, which is suspended: resume that: %w", a.Device, up.spec.Name, syscall.EBUSY)
 	}
+	if up := s.portOf(a.Device); up != nil && !a.Now && !powered(up) {
+		return fmt.Errorf("device %s: the slot of %s has no power controller: a card leaves it only when it is pulled out (--now): %w", a.Device, up.spec.Name, bus.ErrNotSupported)
+	}
 	eject := m.Eject
 	if a.Now {
 		x, ok := m.(interface{ Unplug(name string) error })
@@ -215,6 +244,9 @@ func (s *System) unplug(ctx context.Context, a plugArgs) error {
 	}
 	if a.Now {
 		s.dropSpec(a.Device) // the machine tells of those only that software let go of
+		if !a.NoWait && !s.await(ctx, quietTime, func() bool { return s.boundOf(a.Device) == nil }) {
+			s.takeAway(a.Device) // no service saw to it
+		}
 	}
 	if a.NoWait || s.await(ctx, unplugTime, func() bool { return s.boundOf(a.Device) == nil && s.specOf(a.Device) == nil }) {
 		return nil
@@ -223,6 +255,13 @@ func (s *System) unplug(ctx context.Context, a plugArgs) error {
 		return fmt.Errorf("device %s: it was pulled out, and nobody took its driver away within %v: does pciehp serve that port?", a.Device, unplugTime)
 	}
 	return fmt.Errorf("device %s: the button of its slot was pressed, and it is still there after %v: does pciehp serve that port?", a.Device, unplugTime)
+}
+
+// powered says whether the slot of a port can be switched off.
+func powered(port *boundDevice) bool {
+	c := port.dev.Config()
+	e, ok := pci.FindExpress(c)
+	return ok && e.Slot && c.Read32(e.At+pci.ExpSltCap)&pci.SltCapPower != 0
 }
 
 // portOf is the port that a device stands under; nil if there is none.

@@ -105,20 +105,34 @@ func (o sysfsOps) RescanBus(ctx context.Context, a *pci.Addr) error {
 	return errors.Join(errs...)
 }
 
-// ResetFunction resets a device under its driver, which takes part as in the recovery from an error.
+// ResetFunction resets a device under its driver, which takes part as in the recovery from an error. With a bridge all that is behind it is reset.
 func (o sysfsOps) ResetFunction(ctx context.Context, a pci.Addr) error {
 	return o.changing(ctx, a, func(b *boundDevice) error {
-		b.use.Lock()
-		defer b.use.Unlock()
-		h, _ := b.inst.(bus.ErrorHandler)
-		if h != nil {
-			h.ErrorDetected(false)
+		all := append([]*boundDevice{b}, o.s.below(a)...)
+		asked := func(f func(*boundDevice, bus.ErrorHandler)) {
+			for _, x := range all {
+				o.s.member(x).Use(func(i pci.Instance) {
+					if h, ok := i.(bus.ErrorHandler); ok {
+						f(x, h)
+					}
+				})
+			}
 		}
+		var restores []func() error
+		for _, x := range all[1:] {
+			restores = append(restores, bus.SaveState(x.dev))
+		}
+		asked(func(_ *boundDevice, h bus.ErrorHandler) { h.ErrorDetected(false) })
 		err := b.dev.Reset(ctx)
-		if h != nil {
-			h.SlotReset(ctx)
-			h.ErrorResume()
+		for _, restore := range restores {
+			err = errors.Join(err, restore())
 		}
+		asked(func(x *boundDevice, h bus.ErrorHandler) {
+			if h.SlotReset(ctx) == bus.Disconnect && err == nil {
+				err = fmt.Errorf("%s: its driver %s could not bring it up after the reset: %w", x.fn.Addr, x.driverName(), unix.EIO)
+			}
+		})
+		asked(func(_ *boundDevice, h bus.ErrorHandler) { h.ErrorResume() })
 		switch {
 		case errors.Is(err, bus.ErrNotSupported):
 			return fmt.Errorf("%w: %w", err, unix.ENOTTY)

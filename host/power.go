@@ -144,17 +144,39 @@ func (s *System) wake(ctx context.Context, b *boundDevice) error {
 	}
 	b.use.Lock()
 	defer b.use.Unlock()
-	n := *b
-	n.asleep = nil
-	s.put(&n)
 	err := b.asleep()
 	if h, ok := b.inst.(bus.PowerHandler); ok && err == nil {
 		err = h.Resume(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("resuming %s: %w", b.spec.Name, err)
+		return fmt.Errorf("resuming %s: %w", b.spec.Name, err) // it can be tried again
 	}
+	n := *b
+	n.asleep = nil
+	s.put(&n)
 	return nil
+}
+
+// awaken brings a function that was left asleep to D0, before a driver looks at it.
+func awaken(ctx context.Context, b *boundDevice) error {
+	if b.fn == nil || isHardware(b.spec.Backend) { // there it is the kernel's to do
+		return nil
+	}
+	c := b.dev.Config()
+	at, ok := pci.FindCap(c, pci.CapPM)
+	if !ok || at+pci.PMCtl+2 > 0x100 {
+		return nil
+	}
+	v := c.Read16(at + pci.PMCtl)
+	if v == 0xffff || v&pci.PMCtlState == 0 {
+		return nil
+	}
+	restore := bus.SaveState(b.dev)
+	c.Write16(at+pci.PMCtl, v&^(pci.PMCtlState|pci.PMCtlPMEEn)|pci.PMCtlPMESta)
+	if err := bus.Sleep(ctx, bus.ClockOf(b.dev), d3Time); err != nil {
+		return err
+	}
+	return restore()
 }
 
 // Wake resumes a device that asked for it by a power management event, ports above it before; pci.Waker.

@@ -19,7 +19,8 @@ import (
 // tree is what a System exports.
 //
 //	proc/net/pktgen/  proc/net/dev  proc/interrupts  proc/irq/N/
-//	sys/class/net/NAME  sys/bus/pci/{devices,drivers}/  sys/devices/{pciDDDD:BB,virtual/net/lo}/  sys/module/NAME/parameters/
+//	sys/class/net/NAME  sys/bus/pci/{devices,drivers,slots}/  sys/bus/pci_express/  sys/devices/{pciDDDD:BB,virtual/net/lo}/
+//	sys/module/NAME/parameters/  dev/aer_inject
 //	sys/class/{tpm,tpmrm,misc}/  sys/devices/{platform,pnp0,LNXSYSTM:00}/  dev/{tpmN,tpmrmN,hwrng}
 //	sys/kernel/security/ima
 //	ns/               the same beside the kernel's own entries, for ring3 shell

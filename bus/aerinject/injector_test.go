@@ -38,8 +38,8 @@ func TestInjectErrors(t *testing.T) {
 		{"masked uncorrectable", func(g *rig) { g.below.set(aerAt+pci.AERUncMask, 0x4000) }, unc, unix.EINVAL, `level=WARN msg="drv 1000:01:02.1: aer_inject: The uncorrectable error(s) is masked by device";`},
 		{"one of two masked", func(g *rig) { g.below.set(aerAt+pci.AERCorMask, 0x40) }, pci.AERError{Correctable: 0x41}, nil, `level=INFO msg="drv 1000:00:04.0: aer_inject: Injecting errors 00000041/00000000 into device 1000:01:02.1";`},
 		{"no interrupt", func(g *rig) { _ = g.root.DisableIRQs() }, cor, unix.ENODEV, `level=ERROR msg="drv 1000:00:04.0: aer_inject: AER device not found";`},
-		{"not served", func(g *rig) { g.hw.set(aerAt+pci.AERRootCmd, 0) }, cor, unix.EPROTONOSUPPORT, `level=WARN msg="drv 1000:00:04.0: aer_inject: AER service is not initialized";`},
-		{"not served, says the host", func(g *rig) { g.in.o.Service = func(pci.Addr) bool { return false } }, cor, unix.EPROTONOSUPPORT, `level=WARN msg="drv 1000:00:04.0: aer_inject: AER service is not initialized";`},
+		{"not served", func(g *rig) { g.hw.set(aerAt+pci.AERRootCmd, 0) }, cor, unix.ENODEV, `level=ERROR msg="drv 1000:00:04.0: aer_inject: AER device not found";`},
+		{"not served, says the host", func(g *rig) { g.in.o.Service = func(pci.Addr) bool { return false } }, cor, unix.ENODEV, `level=ERROR msg="drv 1000:00:04.0: aer_inject: AER device not found";`},
 	} {
 		g := newRig(t)
 		qs := g.enable(bus.MSIX, 4)

@@ -19,7 +19,8 @@ type Config struct {
 	Log     *slog.Logger // nil discards
 	// Reserve is what ports with hot-plug keep for what is plugged in later.
 	Reserve pci.Reserve
-	// Ejected, if it is not nil, is told the name of each card that left its slot because software let go of it, without any lock held.
+	// Ejected, if it is not nil, is told the name of each card that left its slot because software let go of it. It is called by whoever
+	// made the access, who may hold locks of his own: it must not wait for anybody.
 	Ejected func(name string)
 }
 

@@ -41,6 +41,13 @@ func (m *Machine) unknown(bridge *pci.Function) bool {
 	return d != nil && d.port != nil && d.port.up && slices.ContainsFunc(d.below, func(x *device) bool { return x.fn == nil && !x.gone })
 }
 
+// unknownRoots says the same of the root bus.
+func (m *Machine) unknownRoots() bool {
+	m.lock()
+	defer m.unlock()
+	return slices.ContainsFunc(m.roots, func(x *device) bool { return x.fn == nil && !x.gone && !x.isPlatform() })
+}
+
 // holder is the device of a function.
 func (m *Machine) holder(f *pci.Function) *device {
 	for _, d := range m.devices {
@@ -67,6 +74,12 @@ func (m *Machine) Rescan(port *pci.Function) ([]*pci.Function, error) {
 	t.Functions = slices.Clone(old.Functions)
 	var found []*pci.Function
 	var err error
+	if port == nil && m.unknownRoots() {
+		if found, err = t.Rescan(nil); err != nil {
+			err = fmt.Errorf("sim: %w", err)
+		}
+		m.placeAll(found)
+	}
 	for _, f := range old.Functions {
 		if !f.IsBridge() || f != port && !behind(f, port) || !m.unknown(f) {
 			continue
@@ -107,9 +120,7 @@ func (m *Machine) Forget(f *pci.Function) {
 		}
 		if d := m.holder(x); d != nil {
 			d.end(fmt.Errorf("it was taken out of service: %w", bus.ErrGone))
-			if d.up != nil {
-				m.renew(d)
-			}
+			m.renew(d)
 		}
 	}
 	m.unlock()

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/integration/portseen"
 	"github.com/ring3dev/ring3/integration/vm/wire"
 )
@@ -29,6 +30,11 @@ func TestRootPortsUIO(t *testing.T) {
 	leaveNothing(t)
 	Modprobe(t, "e1000e")
 	rp0, rp1 := Address(t, "rp0"), Address(t, "rp1")
+	// After the scenario was played to the kernel its module still shows what was injected instead of what ports have, to all that reads config
+	// space, so to ring3 too.
+	if err := unix.DeleteModule("aer_inject", unix.O_NONBLOCK); err != nil && !errors.Is(err, unix.ENOENT) {
+		t.Fatal(err)
+	}
 	resetMask(t, rp0)
 	must(t, "bind", rp0, rp1, "--driver", "uio_pci_generic")
 	defer func() {
@@ -37,6 +43,9 @@ func TestRootPortsUIO(t *testing.T) {
 			if _, err := os.Stat("/sys/bus/pci/slots/" + slot + "/power"); err != nil {
 				t.Errorf("the kernel does not serve slot %s again: %v", slot, err)
 			}
+		}
+		if !mastering(t, rp0) {
+			t.Error("what is behind the port cannot do DMA when the kernel has the port again")
 		}
 	}()
 	in := start(t, exec.Command(ring3, "up", "--as", "nobody", "--profile", "6.1", "rp0=uio:"+rp0, "rp1=uio:"+rp1))
@@ -52,6 +61,19 @@ func TestRootPortsUIO(t *testing.T) {
 	if code := in.end(unix.SIGINT); code != 0 {
 		t.Errorf("ring3 up ends with %d: %s", code, in.stderr())
 	}
+	if mastering(t, rp0) {
+		t.Error("uio_pci_generic left bus mastering on, which package uio's manual says it clears")
+	}
+}
+
+// mastering says whether a port passes on what devices behind it send.
+func mastering(t *testing.T, addr string) bool {
+	t.Helper()
+	b, err := os.ReadFile("/sys/bus/pci/devices/" + addr + "/config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pci.Command(b[pci.CfgCommand])&pci.CmdMaster != 0
 }
 
 // resetMask has a port mask the correctable errors again that it masks at first: the scenario, which was played to the kernel before, ends with

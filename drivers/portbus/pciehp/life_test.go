@@ -292,6 +292,11 @@ func TestOthers(t *testing.T) {
 	if n := len(r.Texts("pcieport 1000:00:03.0: pciehp: Slot(1): Card present")); n != 1 {
 		t.Errorf("%d cards came, want 1", n)
 	}
+	if err := s.port.ResetBelow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.AwaitLine(t, "e1000e 1000:01:00.0: reset under the kernel's driver: root writes 1 to its file remove, and to /sys/bus/pci/rescan")
+	is(t, r, s, on)
 	if err := s.Switch(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}

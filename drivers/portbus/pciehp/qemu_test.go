@@ -1,6 +1,7 @@
 package pciehp
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -41,9 +42,12 @@ func left(t *testing.T, ejected chan string) {
 // TestQEMU has cards come and go by the file power, in the slots of each kind of port.
 func TestQEMU(t *testing.T) {
 	bustest.NoLeaks(t)
-	n := 50
-	if testing.Short() {
+	n := 15
+	switch {
+	case testing.Short():
 		n = 3
+	case os.Getenv("RING3_LONG") != "":
+		n = 50
 	}
 	m, r, b, ejected := onQEMU(t, "",
 		qemu.DeviceSpec{Name: "rp0", Model: "pcie-root-port"}, qemu.DeviceSpec{Name: "rp1", Model: "ioh3420"},
