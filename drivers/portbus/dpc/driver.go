@@ -171,7 +171,8 @@ func (s *Service) Suspend(context.Context) error { return s.control(0) }
 // Resume is a bus.PowerHandler's.
 func (s *Service) Resume(context.Context) error { return s.enable() }
 
-// Close is portbus.Instance's. A port that is contained stays so, unless the recovery comes to its end: whoever comes next releases it.
+// Close is portbus.Instance's. A recovery that began comes to its end first; a port that is contained and for which none began stays so: whoever comes next
+// releases it.
 func (s *Service) Close() error {
 	s.once.Do(func() {
 		_ = s.control(0) // it fails where the port is gone

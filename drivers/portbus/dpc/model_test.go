@@ -1,6 +1,7 @@
 package dpc_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -104,6 +105,43 @@ func TestNothingBelow(t *testing.T) {
 	await(t, tree, "device recovery successful")
 	if !p.Service(portbus.DPC).(portbus.Container).Recovered(t.Context()) {
 		t.Error("Recovered = false")
+	}
+}
+
+// stopped is a driver whose ErrorDetected has something happen.
+type stopped struct {
+	log       []string
+	meanwhile func()
+}
+
+func (s *stopped) Close() error { return nil }
+func (s *stopped) ErrorDetected(bool) bus.Verdict {
+	s.meanwhile()
+	return bus.NeedReset
+}
+func (s *stopped) SlotReset(context.Context) bus.Verdict {
+	s.log = append(s.log, "reset")
+	return bus.Recovered
+}
+func (s *stopped) ErrorResume() { s.log = append(s.log, "resume") }
+
+// The port is closed while what is below was told: it is released, and what is below goes on.
+func TestCloseDuringRecovery(t *testing.T) {
+	bustest.NoLeaks(t)
+	m, tree, p := bare(t, portmodel.Spec{}, false)
+	card, closed := &stopped{}, make(chan error, 1)
+	card.meanwhile = func() {
+		go func() { closed <- p.Close() }()
+		<-p.Context().Done()
+	}
+	tree.Add(&pci.Member{Function: &pci.Function{}, Device: portmodel.New(portmodel.Spec{Type: pci.ExpEndpoint}), Use: func(f func(pci.Instance)) { f(card) },
+		Restore: func() error { card.log = append(card.log, "restore"); return nil }})
+	trigger(m, 2<<1)
+	if err := <-closed; err != nil {
+		t.Errorf("Close = %v", err)
+	}
+	if got := m.Peek(sta, 2) & uint32(pci.DPCStaTriggered); got != 0 || !slices.Equal(card.log, []string{"restore", "reset", "resume"}) {
+		t.Errorf("DPC Status %#x, calls %q, want it released, restore, reset, resume", got, card.log)
 	}
 }
 
