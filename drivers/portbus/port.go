@@ -44,19 +44,21 @@ func (b *Bus) PortDriver() *pci.Driver {
 
 // Port is a port in service; pci.Instance, pci.IRQUser, pci.DirUser, bus.ErrorHandler, bus.MMIOHandler, bus.PowerHandler.
 type Port struct {
-	bus    *Bus
-	dev    bus.Device
-	cfg    bus.Config
-	env    pci.Env
-	addr   pci.Addr
-	exp    pci.Express
-	caps   capabilities
-	prof   *profile.Profile
-	mode   bus.IRQMode
-	irqs   []*vector
-	regs   sync.Mutex // a read-modify-write of a shared register
-	ctx    context.Context
-	cancel context.CancelFunc
+	bus  *Bus
+	dev  bus.Device
+	cfg  bus.Config
+	env  pci.Env
+	addr pci.Addr
+	// function is what services see of env.Function, and as much as there is without it.
+	function *pci.Function
+	exp      pci.Express
+	caps     capabilities
+	prof     *profile.Profile
+	mode     bus.IRQMode
+	irqs     []*vector
+	regs     sync.Mutex // a read-modify-write of a shared register
+	ctx      context.Context
+	cancel   context.CancelFunc
 
 	devices []*Device // in the order of their bits; fixed once it is probed
 
@@ -85,6 +87,11 @@ func (b *Bus) probePort(ctx context.Context, dev bus.Device, env pci.Env) (*Port
 		return nil, fmt.Errorf("%s: %w", dev.Address(), err)
 	}
 	p.exp = exp
+	if f := env.Function; f != nil {
+		p.function = f.WithConfig(readOnly{p.cfg})
+	} else {
+		p.function = &pci.Function{Addr: p.addr, ID: pci.ReadID(p.cfg), Config: readOnly{p.cfg}, Header: pci.HeaderBridge}
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for id, at := range map[uint16]*bus.Off{pci.ExtCapAER: &p.caps.aer, pci.ExtCapDPC: &p.caps.dpc, pci.ExtCapVC: &p.caps.vc} {
 		*at, _ = pci.FindExtCap(p.cfg, id)
@@ -186,8 +193,18 @@ func (p *Port) DPC() bus.Off { return p.caps.dpc }
 // VC is the offset of the Virtual Channel capability, or 0.
 func (p *Port) VC() bus.Off { return p.caps.vc }
 
-// Hierarchy is who owns the bus; nil where nobody does.
-func (p *Port) Hierarchy() pci.Hierarchy { return p.env.Bus }
+// Hierarchy is who owns the bus; nil where nobody does. The port itself is there what Member is. It is a pci.Waker if the owner is; of what else the owner
+// offers Port has methods.
+func (p *Port) Hierarchy() pci.Hierarchy {
+	if p.env.Bus == nil {
+		return nil
+	}
+	b := ownBus{p.env.Bus, p}
+	if w, ok := p.env.Bus.(pci.Waker); ok {
+		return ownWaker{b, w}
+	}
+	return b
+}
 
 // Profile says which kernel's texts are followed.
 func (p *Port) Profile() profile.Ports { return p.prof.Ports }
@@ -212,21 +229,23 @@ func (p *Port) Context() context.Context { return p.ctx }
 // Bus is the bus of its services.
 func (p *Port) Bus() *Bus { return p.bus }
 
-// Function is what enumeration found out about the port; nil where nobody told.
-func (p *Port) Function() *pci.Function { return p.env.Function }
+// Function is what enumeration found out about the port until it came into service; nil where nobody told. Its config space is read only.
+func (p *Port) Function() *pci.Function {
+	if p.env.Function == nil {
+		return nil
+	}
+	return p.function
+}
 
-// Member is the port itself, as others see it.
+// Member is the port itself, as others see it, to read: its config space takes no writes, and neither interrupts nor resets are to be had from
+// its device. ClearErrors and the like do what is a service's business.
 func (p *Port) Member() *pci.Member {
 	if h := p.env.Bus; h != nil {
 		if m := h.Find(p.addr); m != nil {
-			return m
+			return p.own(m)
 		}
 	}
-	f := p.env.Function
-	if f == nil {
-		f = &pci.Function{Addr: p.addr, ID: pci.ReadID(p.cfg), Config: p.cfg, Header: pci.HeaderBridge}
-	}
-	return &pci.Member{Function: f, Device: p.dev, Name: p.env.Name, Driver: DriverName, Use: func(f func(pci.Instance)) { f(p) }}
+	return p.own(&pci.Member{Function: p.function, Name: p.env.Name, Driver: DriverName, Use: func(f func(pci.Instance)) { f(p) }})
 }
 
 // Below are the functions behind the port.

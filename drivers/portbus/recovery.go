@@ -228,25 +228,3 @@ func (p *Port) SlotReset(ctx context.Context) bus.Verdict {
 
 // ErrorResume is a bus.ErrorHandler's: services never stopped.
 func (p *Port) ErrorResume() {}
-
-// ClearStatus clears Device Status, and the uncorrectable errors of a function that are not fatal.
-func ClearStatus(m *pci.Member) {
-	ClearDevice(m)
-	c := m.Device.Config()
-	if at, ok := pci.FindExtCap(c, pci.ExtCapAER); ok {
-		sta, sev := c.Read32(at+pci.AERUncSta), c.Read32(at+pci.AERUncSev)
-		if v := sta &^ sev; sta != 0xffffffff && v != 0 {
-			c.Write32(at+pci.AERUncSta, v)
-		}
-	}
-}
-
-// ClearDevice clears a function's Device Status.
-func ClearDevice(m *pci.Member) {
-	c := m.Device.Config()
-	if e, ok := pci.FindExpress(c); ok {
-		if v := c.Read16(e.At + pci.ExpDevSta); v != 0xffff && v&pci.DevStaErrors != 0 {
-			c.Write16(e.At+pci.ExpDevSta, v&pci.DevStaErrors)
-		}
-	}
-}

@@ -90,7 +90,7 @@ func (p *Port) RestoreBelow(ctx context.Context, what string) error {
 	defer done()
 	var all []saved
 	for _, m := range p.Below() {
-		all = append(all, saved{m: m, restore: m.Restore, aer: func() { clearAER(m.Device.Config()) }})
+		all = append(all, saved{m: m, restore: m.Restore, aer: func() { clearAER(m) }})
 	}
 	return p.restoreBelow(ctx, all, what)
 }
@@ -175,14 +175,15 @@ func (p *Port) saveBelow() (all []saved) {
 			all = append(all, saved{m: m, restore: m.Restore})
 			continue
 		}
-		all = append(all, saved{m, bus.SaveState(m.Device), saveAER(c)})
+		all = append(all, saved{m, bus.SaveState(m.Device), saveAER(m)})
 	}
 	return all
 }
 
 // saveAER remembers masks and severities. Status registers survive a reset (they are sticky), and what they say is over with it: restoring
 // clears them, as the kernel does, or the next error would be reported with this one.
-func saveAER(c bus.Config) func() {
+func saveAER(m *pci.Member) func() {
+	c := config(m)
 	at, ok := pci.FindExtCap(c, pci.ExtCapAER)
 	if !ok {
 		return nil
@@ -196,21 +197,14 @@ func saveAER(c bus.Config) func() {
 		for i, r := range regs {
 			c.Write32(at+r, values[i])
 		}
-		clearAER(c)
+		clearAER(m)
 	}
 }
 
 // clearAER clears what a function recorded of errors.
-func clearAER(c bus.Config) {
-	at, ok := pci.FindExtCap(c, pci.ExtCapAER)
-	if !ok {
-		return
-	}
-	for _, r := range []bus.Off{pci.AERUncSta, pci.AERCorSta} {
-		if v := c.Read32(at + r); v != 0 && v != 0xffffffff {
-			c.Write32(at+r, v)
-		}
-	}
+func clearAER(m *pci.Member) {
+	ClearErrors(m, pci.AERNonFatal, ^uint32(0))
+	ClearErrors(m, pci.AERCorrectable, ^uint32(0))
 }
 
 // restoreBelow waits for each function, parents first, and brings it back. One that was removed meanwhile is nobody's any more. One that does

@@ -99,9 +99,9 @@ func (i *instance) disable() {
 	i.clear(pci.AERRootSta)
 }
 
-// clear clears a status register.
+// clear clears a status register, in which each bit may be set.
 func (i *instance) clear(reg bus.Off) {
-	if v := i.cfg.Read32(i.at + reg); v != 0 && v != 0xffffffff {
+	if v := i.cfg.Read32(i.at + reg); v != 0 && !i.port.Gone() {
 		i.cfg.Write32(i.at+reg, v)
 	}
 }

@@ -175,7 +175,7 @@ func (s *service) arm() error {
 // Suspend is a bus.PowerHandler's.
 func (s *service) Suspend(context.Context) error {
 	for _, m := range s.port.Below() {
-		if ctl, ok := powerControl(m); ok && m.Device.Config().Read16(ctl)&pci.PMCtlPMEEn != 0 {
+		if v, ok := portbus.PowerControl(m); ok && v&pci.PMCtlPMEEn != 0 {
 			return nil // it may wake us up
 		}
 	}
