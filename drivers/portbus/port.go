@@ -96,6 +96,8 @@ func (b *Bus) probePort(ctx context.Context, dev bus.Device, env pci.Env) (*Port
 	for id, at := range map[uint16]*bus.Off{pci.ExtCapAER: &p.caps.aer, pci.ExtCapDPC: &p.caps.dpc, pci.ExtCapVC: &p.caps.vc} {
 		*at, _ = pci.FindExtCap(p.cfg, id)
 	}
+	p.check(&p.caps.aer, "Advanced Error Reporting", aerSize(exp))
+	p.check(&p.caps.dpc, "Downstream Port Containment", dpcLeast)
 	// A bridge forwards what those below it send, which its own driver has no other say in.
 	pci.SetCommand(p.cfg, pci.CmdMaster|pci.CmdMem|pci.CmdIO, 0)
 	offered := p.discover()
@@ -118,6 +120,14 @@ func (b *Bus) probePort(ctx context.Context, dev bus.Device, env pci.Env) (*Port
 		return nil, errors.Join(fmt.Errorf("%s: the port died while it was probed: %w", p.addr, err), p.Close())
 	}
 	return p, nil
+}
+
+// check forgets a capability whose registers do not fit before the next one: it would be changed with it.
+func (p *Port) check(at *bus.Off, name string, size bus.Off) {
+	if end := next(p.cfg, *at); *at != 0 && *at+size > end {
+		p.Log(slog.LevelWarn, "the capability %s at %#x has %#x bytes, want %#x: it is not used", name, uint(*at), uint(end-*at), uint(size))
+		*at = 0
+	}
 }
 
 // discover finds out what the port offers (PCI Express Base 5.0, 7.5.3 and 7.9; the kernel's rules).
