@@ -207,6 +207,9 @@ func TestPower(t *testing.T) {
 	if err := p.Suspend(t.Context()); err != nil || ctl() != 0 {
 		t.Errorf("Suspend = %v, DPC Control %#x, want 0", err, ctl())
 	}
+	if got := p.SlotReset(t.Context()); got != bus.Recovered || ctl() != 0 {
+		t.Errorf("SlotReset of a suspended port = %v, DPC Control %#x, want 0", got, ctl())
+	}
 	if err := p.Resume(t.Context()); err != nil || ctl() != on {
 		t.Errorf("Resume = %v, DPC Control %#x, want %#x", err, ctl(), on)
 	}
@@ -242,5 +245,18 @@ func TestDies(t *testing.T) {
 	}
 	for k := range run(0) {
 		run(k + 1)
+	}
+}
+
+// Each bit of the port's status set is a status like any other: it is reported, and cleared.
+func TestAllBits(t *testing.T) {
+	bustest.NoLeaks(t)
+	const unc = portmodel.AER + pci.AERUncSta
+	m, tree, p := bare(t, portmodel.Spec{}, false)
+	m.Set32(unc, 0, ^uint32(0))
+	trigger(m, 0)
+	await(t, tree, "device recovery successful")
+	if got := m.Peek(unc, 4); got != 0 || p.Function().AER.Total(pci.AERNonFatal) != 1 {
+		t.Errorf("status %#x, %d errors counted, want 0, 1", got, p.Function().AER.Total(pci.AERNonFatal))
 	}
 }

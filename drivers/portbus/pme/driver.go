@@ -192,8 +192,13 @@ func (s *service) Resume(context.Context) error {
 	return s.arm()
 }
 
-// SlotReset sets the port up again after it was reset itself; portbus.Restorer.
-func (s *service) SlotReset(context.Context) error { return s.arm() }
+// SlotReset sets the port up again after it was reset itself, unless it is suspended: Resume does it then; portbus.Restorer.
+func (s *service) SlotReset(context.Context) error {
+	if s.isOff() {
+		return nil
+	}
+	return s.arm()
+}
 
 // Close is portbus.Instance's.
 func (s *service) Close() error {
