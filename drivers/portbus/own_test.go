@@ -38,28 +38,7 @@ func TestOwn(t *testing.T) {
 		t.Errorf("Find of nothing = %v", got)
 	}
 	for name, m := range members {
-		d := m.Device
-		_, irqs := d.EnableIRQs(bus.MSIX, 1)
-		_, region := d.Region(0)
-		_, alloc := d.DMA().Alloc(bus.DMARequest{Size: 1})
-		_, mapped := d.DMA().Map(nil, bus.DMARequest{})
-		for what, err := range map[string]error{
-			"EnableIRQs": irqs, "DisableIRQs": d.DisableIRQs(), "Region": region, "Reset": d.Reset(t.Context()), "Close": d.Close(), "Alloc": alloc, "Map": mapped,
-		} {
-			if !errors.Is(err, bus.ErrNotSupported) {
-				t.Errorf("%s: %s = %v, want ErrNotSupported", name, what, err)
-			}
-		}
-		before := r.model.Accesses()
-		if err := errors.Join(bus.SaveState(d)(), m.Restore()); err != nil || r.model.Accesses() != before {
-			t.Errorf("%s: bringing it back = %v, %d accesses, want none", name, err, r.model.Accesses()-before)
-		}
-		if _, ok := d.(interface{ Unwrap() bus.Device }); ok {
-			t.Errorf("%s: the device can be unwrapped", name)
-		}
-		if d.Address() != r.model.Address() || d.Backend() != "model:port" || d.Err() != nil || d.IRQVectors(bus.MSIX) != 1 || d.Regions() != nil || bus.ClockOf(d) != r.model.Clock() {
-			t.Errorf("%s: it is another device", name)
-		}
+		r.ownDevice(name, m)
 	}
 	if len(r.model.Enabled()) != 1 {
 		t.Error("interrupts were enabled")
@@ -71,6 +50,32 @@ func TestOwn(t *testing.T) {
 	}
 	if _, ok := h.(pci.Waker); !ok {
 		t.Error("the owner wakes devices up, and is no pci.Waker any more")
+	}
+}
+
+// ownDevice checks what else than config space a device of the port's own gives: nothing.
+func (r *rig) ownDevice(name string, m *pci.Member) {
+	d := m.Device
+	_, irqs := d.EnableIRQs(bus.MSIX, 1)
+	_, region := d.Region(0)
+	_, alloc := d.DMA().Alloc(bus.DMARequest{Size: 1})
+	_, mapped := d.DMA().Map(nil, bus.DMARequest{})
+	for what, err := range map[string]error{
+		"EnableIRQs": irqs, "DisableIRQs": d.DisableIRQs(), "Region": region, "Reset": d.Reset(r.Context()), "Close": d.Close(), "Alloc": alloc, "Map": mapped,
+	} {
+		if !errors.Is(err, bus.ErrNotSupported) {
+			r.Errorf("%s: %s = %v, want ErrNotSupported", name, what, err)
+		}
+	}
+	before := r.model.Accesses()
+	if err := errors.Join(bus.SaveState(d)(), m.Restore()); err != nil || r.model.Accesses() != before {
+		r.Errorf("%s: bringing it back = %v, %d accesses, want none", name, err, r.model.Accesses()-before)
+	}
+	if _, ok := d.(interface{ Unwrap() bus.Device }); ok {
+		r.Errorf("%s: the device can be unwrapped", name)
+	}
+	if d.Address() != r.model.Address() || d.Backend() != "model:port" || d.Err() != nil || d.IRQVectors(bus.MSIX) != 1 || d.Regions() != nil || bus.ClockOf(d) != r.model.Clock() {
+		r.Errorf("%s: it is another device", name)
 	}
 }
 

@@ -180,8 +180,14 @@ func (s *service) Suspend(context.Context) error {
 		}
 	}
 	err := s.disarm()
+	if err != nil { // it is not suspended then
+		s.mu.Lock()
+		s.off = false
+		s.mu.Unlock()
+		return err
+	}
 	s.clear()
-	return err
+	return nil
 }
 
 // Resume is a bus.PowerHandler's.
