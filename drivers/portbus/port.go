@@ -56,7 +56,8 @@ type Port struct {
 	prof     *profile.Profile
 	mode     bus.IRQMode
 	irqs     []*vector
-	regs     sync.Mutex // a read-modify-write of a shared register
+	finish   time.Duration // see finishTime
+	regs     sync.Mutex    // a read-modify-write of a shared register
 	ctx      context.Context
 	cancel   context.CancelFunc
 
@@ -71,7 +72,7 @@ type capabilities struct{ aer, dpc, vc bus.Off }
 
 // probePort takes a port into service, whatever services it has.
 func (b *Bus) probePort(ctx context.Context, dev bus.Device, env pci.Env) (*Port, error) {
-	p := &Port{bus: b, dev: dev, cfg: dev.Config(), env: env}
+	p := &Port{bus: b, dev: dev, cfg: dev.Config(), env: env, finish: finishTime}
 	exp, ok := pci.FindExpress(p.cfg)
 	if !ok {
 		return nil, fmt.Errorf("%s: it has no PCI Express capability, or one that does not fit: %w", dev.Address(), pci.ErrSkip)

@@ -150,7 +150,7 @@ func (w *walk) failed(vote bus.Verdict) bus.Verdict {
 	}
 	w.log(slog.LevelInfo, "device recovery failed")
 	if w.ctx.Err() != nil && w.p.dev.Err() == nil {
-		w.log(slog.LevelWarn, fmt.Sprintf("the recovery was cut off %v after the service was taken away: drivers below stay stopped until they are bound again", finishTime))
+		w.log(slog.LevelWarn, fmt.Sprintf("the recovery was cut off %v after the service was taken away: drivers below stay stopped until they are bound again", w.p.finish))
 	}
 	if vote == bus.Recovered || vote == bus.CanRecover {
 		vote = bus.Disconnect

@@ -29,7 +29,8 @@ const (
 // lastingKey marks a context that lasting made.
 type lastingKey struct{}
 
-// lasting is a context for what must not stop half-way. It ends finishTime, by the port's clock, after ctx, and when the port dies.
+// lasting is a context for what must not stop half-way. It ends finishTime after ctx, and when the port dies. That is a bound for people who wait, so it is of the
+// wall clock: each wait for hardware has its own, by the port's clock, which in virtual time may run ahead of what is computed between two waits.
 func (p *Port) lasting(ctx context.Context) (context.Context, func()) {
 	if ctx.Value(lastingKey{}) != nil {
 		return ctx, func() {}
@@ -46,8 +47,10 @@ func (p *Port) lasting(ctx context.Context) (context.Context, func()) {
 		case <-long.Done():
 			return
 		}
-		defer p.Clock().AfterFunc(finishTime, cancel)()
+		bound := time.NewTimer(p.finish)
+		defer bound.Stop()
 		select {
+		case <-bound.C:
 		case <-p.dev.Done():
 		case <-long.Done():
 		}
