@@ -45,8 +45,9 @@ type Function struct {
 	Secondary, Subordinate uint8
 	Windows                Windows
 
-	speed       uint32 // see BusSpeed
-	MaxBusSpeed uint32 // as Link Capabilities had it when the port was found; 0: nobody looked
+	of          *Function // see WithConfig; nil: it is no other's view
+	speed       uint32    // see BusSpeed
+	MaxBusSpeed uint32    // as Link Capabilities had it when the port was found; 0: nobody looked
 
 	// AER counts the errors that the function reported; nil where it has no Advanced Error Reporting.
 	AER *AERStats
@@ -65,10 +66,25 @@ type Function struct {
 
 // BusSpeed is the speed of the link behind a port when it was last seen to come up, as in Link Status; 0: nobody looked. Safe for
 // concurrent use.
-func (f *Function) BusSpeed() uint32 { return atomic.LoadUint32(&f.speed) }
+func (f *Function) BusSpeed() uint32 { return atomic.LoadUint32(&f.origin().speed) }
 
 // SetBusSpeed is for who serves the port, and sees the link come up.
-func (f *Function) SetBusSpeed(v uint32) { atomic.StoreUint32(&f.speed, v) }
+func (f *Function) SetBusSpeed(v uint32) { atomic.StoreUint32(&f.origin().speed, v) }
+
+// WithConfig is the function as it is now, with another view of its config space. What is noted of one is noted of both: BusSpeed, AER.
+func (f *Function) WithConfig(c bus.Config) *Function {
+	return &Function{
+		Addr: f.Addr, ID: f.ID, Header: f.Header, Config: c, Parent: f.Parent, BARs: f.BARs, ROM: f.ROM,
+		Secondary: f.Secondary, Subordinate: f.Subordinate, Windows: f.Windows, MaxBusSpeed: f.MaxBusSpeed, AER: f.AER, Err: f.Err, of: f.origin(),
+	}
+}
+
+func (f *Function) origin() *Function {
+	if f.of != nil {
+		return f.of
+	}
+	return f
+}
 
 // IsBridge says whether there is a bus behind the function.
 func (f *Function) IsBridge() bool { return f.Header == HeaderBridge && f.Secondary != 0 }

@@ -32,7 +32,16 @@
 // own capability. Everything else reads all-ones and ignores writes: Command with bus mastering, the interrupt
 // capabilities, base addresses, other services' capabilities. Registers that services share (Device, Link, Slot, Root
 // and Bridge Control) are read freely and changed with [Device.Modify], which is one locked read-modify-write of those bits that belong to the
-// service. Ownership of bits is a table, in view.go.
+// service. Ownership of bits is a table, in view.go. An extended capability ends where the next begins; one whose registers have no room
+// before that is not used, and a message says so.
+//
+// [Port.Member], [Port.Function] and [Port.Hierarchy] show the port as a function among others. There its config space is whole, and takes no
+// writes; its device gives no interrupts, regions, DMA memory or resets. What of the port's a service must change, and what is neither its own capability nor a shared
+// control register, has a function here: [ClearErrors], [ClearStatus], [ClearDevice], [TakePME], [PowerUp], [ResetFunction].
+//
+// So far it is enforced. Functions below the port, which error recovery must read, clear and reset, are whole devices for any service
+// ([Port.Below], and Find of another address), and so are the config spaces of what stands above a function (Parent of a pci.Function):
+// there services keep to what they are for by themselves.
 //
 // # Interrupts
 //
@@ -50,7 +59,11 @@
 // # Errors and recovery
 //
 // [Port.Report] prints an error in the kernel's words and counts it. [Port.Recover] is the recovery of all that stands below a port: each
-// driver votes (bus.ErrorHandler), the link is reset if it must be, and traffic goes on, or is given up. AER and DPC call it.
+// driver votes (bus.ErrorHandler), the link is reset if it must be, and traffic goes on, or is given up. AER and DPC call it. A service, or a port, that
+// is taken away while it recovers waits until that is done, for 5 s and as long as a driver takes: nothing stays reset and not restored, and no driver stopped
+// for want of a word. Where that is too short a line says so.
+//
+// A function is gone if its device says so, or its Vendor ID reads all-ones. An error status may read all-ones and be true.
 //
 // # Power
 //

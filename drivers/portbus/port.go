@@ -44,19 +44,22 @@ func (b *Bus) PortDriver() *pci.Driver {
 
 // Port is a port in service; pci.Instance, pci.IRQUser, pci.DirUser, bus.ErrorHandler, bus.MMIOHandler, bus.PowerHandler.
 type Port struct {
-	bus    *Bus
-	dev    bus.Device
-	cfg    bus.Config
-	env    pci.Env
-	addr   pci.Addr
-	exp    pci.Express
-	caps   capabilities
-	prof   *profile.Profile
-	mode   bus.IRQMode
-	irqs   []*vector
-	regs   sync.Mutex // a read-modify-write of a shared register
-	ctx    context.Context
-	cancel context.CancelFunc
+	bus  *Bus
+	dev  bus.Device
+	cfg  bus.Config
+	env  pci.Env
+	addr pci.Addr
+	// function is what services see of env.Function, and as much as there is without it.
+	function *pci.Function
+	exp      pci.Express
+	caps     capabilities
+	prof     *profile.Profile
+	mode     bus.IRQMode
+	irqs     []*vector
+	finish   time.Duration // see finishTime
+	regs     sync.Mutex    // a read-modify-write of a shared register
+	ctx      context.Context
+	cancel   context.CancelFunc
 
 	devices []*Device // in the order of their bits; fixed once it is probed
 
@@ -69,7 +72,7 @@ type capabilities struct{ aer, dpc, vc bus.Off }
 
 // probePort takes a port into service, whatever services it has.
 func (b *Bus) probePort(ctx context.Context, dev bus.Device, env pci.Env) (*Port, error) {
-	p := &Port{bus: b, dev: dev, cfg: dev.Config(), env: env}
+	p := &Port{bus: b, dev: dev, cfg: dev.Config(), env: env, finish: finishTime}
 	exp, ok := pci.FindExpress(p.cfg)
 	if !ok {
 		return nil, fmt.Errorf("%s: it has no PCI Express capability, or one that does not fit: %w", dev.Address(), pci.ErrSkip)
@@ -85,10 +88,17 @@ func (b *Bus) probePort(ctx context.Context, dev bus.Device, env pci.Env) (*Port
 		return nil, fmt.Errorf("%s: %w", dev.Address(), err)
 	}
 	p.exp = exp
+	if f := env.Function; f != nil {
+		p.function = f.WithConfig(readOnly{p.cfg})
+	} else {
+		p.function = &pci.Function{Addr: p.addr, ID: pci.ReadID(p.cfg), Config: readOnly{p.cfg}, Header: pci.HeaderBridge}
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for id, at := range map[uint16]*bus.Off{pci.ExtCapAER: &p.caps.aer, pci.ExtCapDPC: &p.caps.dpc, pci.ExtCapVC: &p.caps.vc} {
 		*at, _ = pci.FindExtCap(p.cfg, id)
 	}
+	p.check(&p.caps.aer, "Advanced Error Reporting", aerSize(exp))
+	p.check(&p.caps.dpc, "Downstream Port Containment", dpcLeast)
 	// A bridge forwards what those below it send, which its own driver has no other say in.
 	pci.SetCommand(p.cfg, pci.CmdMaster|pci.CmdMem|pci.CmdIO, 0)
 	offered := p.discover()
@@ -111,6 +121,14 @@ func (b *Bus) probePort(ctx context.Context, dev bus.Device, env pci.Env) (*Port
 		return nil, errors.Join(fmt.Errorf("%s: the port died while it was probed: %w", p.addr, err), p.Close())
 	}
 	return p, nil
+}
+
+// check forgets a capability whose registers do not fit before the next one: it would be changed with it.
+func (p *Port) check(at *bus.Off, name string, size bus.Off) {
+	if end := next(p.cfg, *at); *at != 0 && *at+size > end {
+		p.Log(slog.LevelWarn, "the capability %s at %#x has %#x bytes, want %#x: it is not used", name, uint(*at), uint(end-*at), uint(size))
+		*at = 0
+	}
 }
 
 // discover finds out what the port offers (PCI Express Base 5.0, 7.5.3 and 7.9; the kernel's rules).
@@ -186,8 +204,18 @@ func (p *Port) DPC() bus.Off { return p.caps.dpc }
 // VC is the offset of the Virtual Channel capability, or 0.
 func (p *Port) VC() bus.Off { return p.caps.vc }
 
-// Hierarchy is who owns the bus; nil where nobody does.
-func (p *Port) Hierarchy() pci.Hierarchy { return p.env.Bus }
+// Hierarchy is who owns the bus; nil where nobody does. The port itself is there what Member is. It is a pci.Waker if the owner is; of what else the owner
+// offers Port has methods.
+func (p *Port) Hierarchy() pci.Hierarchy {
+	if p.env.Bus == nil {
+		return nil
+	}
+	b := ownBus{p.env.Bus, p}
+	if w, ok := p.env.Bus.(pci.Waker); ok {
+		return ownWaker{b, w}
+	}
+	return b
+}
 
 // Profile says which kernel's texts are followed.
 func (p *Port) Profile() profile.Ports { return p.prof.Ports }
@@ -212,21 +240,23 @@ func (p *Port) Context() context.Context { return p.ctx }
 // Bus is the bus of its services.
 func (p *Port) Bus() *Bus { return p.bus }
 
-// Function is what enumeration found out about the port; nil where nobody told.
-func (p *Port) Function() *pci.Function { return p.env.Function }
+// Function is what enumeration found out about the port until it came into service; nil where nobody told. Its config space is read only.
+func (p *Port) Function() *pci.Function {
+	if p.env.Function == nil {
+		return nil
+	}
+	return p.function
+}
 
-// Member is the port itself, as others see it.
+// Member is the port itself, as others see it, to read: its config space takes no writes, and neither interrupts nor resets are to be had from
+// its device. ClearErrors and the like do what is a service's business.
 func (p *Port) Member() *pci.Member {
 	if h := p.env.Bus; h != nil {
 		if m := h.Find(p.addr); m != nil {
-			return m
+			return p.own(m)
 		}
 	}
-	f := p.env.Function
-	if f == nil {
-		f = &pci.Function{Addr: p.addr, ID: pci.ReadID(p.cfg), Config: p.cfg, Header: pci.HeaderBridge}
-	}
-	return &pci.Member{Function: f, Device: p.dev, Name: p.env.Name, Driver: DriverName, Use: func(f func(pci.Instance)) { f(p) }}
+	return p.own(&pci.Member{Function: p.function, Name: p.env.Name, Driver: DriverName, Use: func(f func(pci.Instance)) { f(p) }})
 }
 
 // Below are the functions behind the port.

@@ -2,6 +2,7 @@ package portbus
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 
 	"github.com/ring3dev/ring3/bus"
@@ -14,6 +15,9 @@ import (
 // told that it happened; at last traffic goes on. at is the function that detected the error, this port or one below, whose status is
 // cleared in the end. An event collector, and an endpoint that it collects for, have nothing below: they recover alone. The verdict is
 // bus.Recovered, or why not. Recoveries below the same root port wait for each other.
+//
+// A recovery that began comes to its end though ctx ends, since drivers that were told to stop wait for it: within finishTime, or
+// until the port dies. reset is called with a context that says so.
 func (p *Port) Recover(ctx context.Context, at *pci.Member, frozen bool, reset func(context.Context) bus.Verdict) bus.Verdict {
 	turn := p.bus.recovery(p.root())
 	select {
@@ -22,7 +26,12 @@ func (p *Port) Recover(ctx context.Context, at *pci.Member, frozen bool, reset f
 	case <-ctx.Done(): // so that a port can be closed whose turn never comes
 		return bus.Disconnect
 	}
-	w := walk{p: p, bridge: p.Member()}
+	if ctx.Err() != nil { // nobody was told yet
+		return bus.Disconnect
+	}
+	ctx, done := p.lasting(ctx)
+	defer done()
+	w := walk{p: p, ctx: ctx, bridge: p.Member()}
 	if p.exp.Type == pci.ExpCollector {
 		w.bridge = at
 		w.members = []*pci.Member{at}
@@ -76,6 +85,7 @@ func (p *Port) root() pci.Addr {
 // walk is one recovery.
 type walk struct {
 	p       *Port
+	ctx     context.Context
 	bridge  *pci.Member // whose recovery it is, in messages
 	members []*pci.Member
 }
@@ -139,6 +149,9 @@ func (w *walk) failed(vote bus.Verdict) bus.Verdict {
 		w.tell(m, bus.Disconnect)
 	}
 	w.log(slog.LevelInfo, "device recovery failed")
+	if w.ctx.Err() != nil && w.p.dev.Err() == nil {
+		w.log(slog.LevelWarn, fmt.Sprintf("the recovery was cut off %v after the service was taken away: drivers below stay stopped until they are bound again", w.p.finish))
+	}
 	if vote == bus.Recovered || vote == bus.CanRecover {
 		vote = bus.Disconnect
 	}
@@ -215,25 +228,3 @@ func (p *Port) SlotReset(ctx context.Context) bus.Verdict {
 
 // ErrorResume is a bus.ErrorHandler's: services never stopped.
 func (p *Port) ErrorResume() {}
-
-// ClearStatus clears Device Status, and the uncorrectable errors of a function that are not fatal.
-func ClearStatus(m *pci.Member) {
-	ClearDevice(m)
-	c := m.Device.Config()
-	if at, ok := pci.FindExtCap(c, pci.ExtCapAER); ok {
-		sta, sev := c.Read32(at+pci.AERUncSta), c.Read32(at+pci.AERUncSev)
-		if v := sta &^ sev; sta != 0xffffffff && v != 0 {
-			c.Write32(at+pci.AERUncSta, v)
-		}
-	}
-}
-
-// ClearDevice clears a function's Device Status.
-func ClearDevice(m *pci.Member) {
-	c := m.Device.Config()
-	if e, ok := pci.FindExpress(c); ok {
-		if v := c.Read16(e.At + pci.ExpDevSta); v != 0xffff && v&pci.DevStaErrors != 0 {
-			c.Write16(e.At+pci.ExpDevSta, v&pci.DevStaErrors)
-		}
-	}
-}

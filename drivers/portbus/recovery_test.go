@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
@@ -197,9 +198,15 @@ func TestResetBelow(t *testing.T) {
 	if got := r.tree.Lines(); len(got) != 1 || got[0] != "card 1000:01:00.0: not ready 1000ms after bus reset; giving up" {
 		t.Errorf("messages = %q", got)
 	}
+	// One that was removed meanwhile is nobody's loss, and the others are brought back.
 	dev.Die()
-	if err := r.port.ResetBelow(t.Context()); !errors.Is(err, bus.ErrGone) {
-		t.Errorf("ResetBelow with a card that died = %v, want ErrGone", err)
+	other := r.below(1, nil)
+	other.Set32(portmodel.AER+pci.AERUncSta, 0, 1<<14)
+	if err := r.port.ResetBelow(t.Context()); err != nil {
+		t.Errorf("ResetBelow with a card that was removed = %v", err)
+	}
+	if got := other.Peek(portmodel.AER+pci.AERUncSta, 4); got != 0 || len(r.tree.Lines()) != 1 {
+		t.Errorf("the other card's status %#x, messages %q, want 0, no new one", got, r.tree.Lines())
 	}
 	r.model.Die()
 	if err := r.port.ResetBelow(t.Context()); !errors.Is(err, bus.ErrGone) {
@@ -249,4 +256,89 @@ func TestPortRecovers(t *testing.T) {
 	if got := r.port.SlotReset(t.Context()); got != bus.Disconnect {
 		t.Errorf("SlotReset of a dead port = %v, want disconnect", got)
 	}
+}
+
+// One does not come back, and another stands behind it: the third is brought back all the same, and the first alone is told of.
+func TestRestoreOthers(t *testing.T) {
+	r := newRig(t, all(pci.ExpRootPort))
+	r.below(0, nil).Set32(pci.CfgVendor, 0, 0xffffffff)
+	r.below(1, nil).Set32(pci.CfgVendor, 0, 0xffffffff)
+	ms := r.tree.Below(r.port.Addr())
+	ms[1].Function.Parent = ms[0].Function
+	r.below(2, nil)
+	if err := r.port.RestoreBelow(t.Context(), "DPC"); !errors.Is(err, bus.ErrTimeout) {
+		t.Errorf("RestoreBelow = %v, want ErrTimeout", err)
+	}
+	if got := r.log.take(); got != "restore:2" {
+		t.Errorf("restored %q, want restore:2", got)
+	}
+	equal(t, "messages", r.tree.Lines(), []string{"card 1000:01:00.0: not ready 1000ms after DPC; giving up"})
+}
+
+// Whoever wanted the recovery is gone in the middle of its reset: it is finished, config space is brought back, and drivers are told.
+func TestRecoverCutOff(t *testing.T) {
+	r := newRig(t, all(pci.ExpRootPort))
+	dev := r.below(0, &voter{log: r.log, name: "a", detected: bus.NeedReset, reset: bus.Recovered})
+	dev.Config().Write32(portmodel.AER+pci.AERUncMask, 0x1000)
+	ctx, cancel := context.WithCancel(t.Context())
+	r.model.OnWrite(func(off bus.Off, _ int, v uint32) {
+		if off == pci.CfgBridgeCtl && v&uint32(pci.BridgeReset) != 0 {
+			dev.Set32(portmodel.AER+pci.AERUncMask, 0xffffffff, 0)
+			cancel()
+		}
+	})
+	got := r.port.Recover(ctx, r.port.Member(), true, func(ctx context.Context) bus.Verdict {
+		if err := r.port.ResetBelow(ctx); err != nil {
+			t.Errorf("ResetBelow = %v", err)
+			return bus.Disconnect
+		}
+		return bus.Recovered
+	})
+	if calls := r.log.take(); got != bus.Recovered || calls != "a:detected(true) a:reset a:resume" {
+		t.Errorf("Recover = %v, calls %q, want it finished", got, calls)
+	}
+	if mask, ctl := dev.Peek(portmodel.AER+pci.AERUncMask, 4), r.model.Peek(pci.CfgBridgeCtl, 2); mask != 0x1000 || ctl != 0 {
+		t.Errorf("mask %#x, Bridge Control %#x, want 0x1000, 0", mask, ctl)
+	}
+	// Without a recovery around it too; and one that did not begin does not.
+	ctx, cancel = context.WithCancel(t.Context())
+	if err := r.port.ResetBelow(ctx); err != nil || dev.Peek(portmodel.AER+pci.AERUncMask, 4) != 0x1000 {
+		t.Errorf("ResetBelow = %v, mask %#x, want 0x1000", err, dev.Peek(portmodel.AER+pci.AERUncMask, 4))
+	}
+	cancel()
+	before := r.model.Accesses()
+	if err := r.port.ResetBelow(ctx); !errors.Is(err, context.Canceled) || r.model.Accesses() != before {
+		t.Errorf("ResetBelow without time = %v, %d accesses, want none", err, r.model.Accesses()-before)
+	}
+	if got := r.port.Recover(ctx, r.port.Member(), true, nil); got != bus.Disconnect || r.log.take() != "" {
+		t.Errorf("Recover without time = %v, want disconnect, and nobody told", got)
+	}
+}
+
+// There is a bound, and what it leaves behind is said.
+func TestRecoverBound(t *testing.T) {
+	r := newRig(t, all(pci.ExpRootPort))
+	r.below(0, &voter{log: r.log, name: "a", detected: bus.NeedReset})
+	ctx, cancel := context.WithCancel(t.Context())
+	r.port.finish = 20 * time.Millisecond
+	began := time.Now()
+	got := r.port.Recover(ctx, r.port.Member(), true, func(ctx context.Context) bus.Verdict {
+		cancel()
+		<-ctx.Done()
+		return bus.Disconnect
+	})
+	if took := time.Since(began); got == bus.Recovered || took < r.port.finish {
+		t.Errorf("Recover = %v after %v, want none after %v", got, took, r.port.finish)
+	}
+	p := "pcieport 1000:00:04.0: AER: "
+	equal(t, "messages", r.tree.Lines(), []string{p + "subordinate device reset failed", p + "device recovery failed",
+		p + "the recovery was cut off 20ms after the service was taken away: drivers below stay stopped until they are bound again"})
+	// A port that dies ends it at once.
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	r.port.Recover(ctx, r.port.Member(), true, func(ctx context.Context) bus.Verdict {
+		r.model.Die()
+		<-ctx.Done()
+		return bus.Disconnect
+	})
 }

@@ -53,7 +53,7 @@ const (
 // linkHealthy; what is not read has Status 0.
 func ReadError(m *pci.Member, sev pci.AERSeverity, linkHealthy bool) (e ErrorInfo, ok bool) {
 	e = ErrorInfo{Severity: sev}
-	c := m.Device.Config()
+	c := config(m)
 	if sev == pci.AERFatal && !linkHealthy && !aboveLink(c) {
 		// What enumeration found stands in for a capability that cannot be read now.
 		if _, ok = pci.FindExtCap(c, pci.ExtCapAER); !ok {
@@ -65,7 +65,7 @@ func ReadError(m *pci.Member, sev pci.AERSeverity, linkHealthy bool) (e ErrorInf
 	if !ok {
 		return e, false
 	}
-	e.Status, e.Mask = status(c, at, sev)
+	e.Status, e.Mask = status(m, at, sev)
 	if e.Unmasked() == 0 {
 		return e, false
 	}
@@ -83,13 +83,14 @@ func ReadError(m *pci.Member, sev pci.AERSeverity, linkHealthy bool) (e ErrorInf
 }
 
 // status reads the status of a kind of errors, and its mask. A function that is gone has none.
-func status(c bus.Config, at bus.Off, sev pci.AERSeverity) (sta, mask uint32) {
+func status(m *pci.Member, at bus.Off, sev pci.AERSeverity) (sta, mask uint32) {
+	c := config(m)
 	if sev == pci.AERCorrectable {
 		sta, mask = c.Read32(at+pci.AERCorSta), c.Read32(at+pci.AERCorMask)
 	} else {
 		sta, mask = c.Read32(at+pci.AERUncSta), c.Read32(at+pci.AERUncMask)
 	}
-	if sta == 0xffffffff {
+	if sta == 0xffffffff && gone(m) {
 		return 0, mask
 	}
 	return sta, mask
@@ -97,12 +98,11 @@ func status(c bus.Config, at bus.Off, sev pci.AERSeverity) (sta, mask uint32) {
 
 // HasError says whether a function has an error of that kind that is not masked.
 func HasError(m *pci.Member, sev pci.AERSeverity) bool {
-	c := m.Device.Config()
-	at, ok := pci.FindExtCap(c, pci.ExtCapAER)
+	at, ok := pci.FindExtCap(config(m), pci.ExtCapAER)
 	if !ok {
 		return false
 	}
-	sta, mask := status(c, at, sev)
+	sta, mask := status(m, at, sev)
 	return sta&^mask != 0
 }
 

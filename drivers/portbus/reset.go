@@ -2,8 +2,10 @@ package portbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,12 +22,54 @@ const (
 	resetQuiet = 100 * time.Millisecond
 	readyTime  = time.Second
 	readyStep  = 10 * time.Millisecond
+	// finishTime is how long what must be finished goes on once whoever wanted it does not any more: a link, and a few functions.
+	finishTime = 5 * time.Second
 )
+
+// lastingKey marks a context that lasting made.
+type lastingKey struct{}
+
+// lasting is a context for what must not stop half-way. It ends finishTime after ctx, and when the port dies. That is a bound for people who wait, so it is of the
+// wall clock: each wait for hardware has its own, by the port's clock, which in virtual time may run ahead of what is computed between two waits.
+func (p *Port) lasting(ctx context.Context) (context.Context, func()) {
+	if ctx.Value(lastingKey{}) != nil {
+		return ctx, func() {}
+	}
+	long, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), lastingKey{}, true))
+	joined := make(chan struct{})
+	go func() {
+		defer close(joined)
+		defer cancel()
+		select {
+		case <-ctx.Done():
+		case <-p.dev.Done():
+			return
+		case <-long.Done():
+			return
+		}
+		bound := time.NewTimer(p.finish)
+		defer bound.Stop()
+		select {
+		case <-bound.C:
+		case <-p.dev.Done():
+		case <-long.Done():
+		}
+	}()
+	return long, func() {
+		cancel()
+		<-joined
+	}
+}
 
 // ResetBelow resets all that stands behind the port by its secondary bus, and brings config space and interrupt messages back to what they
 // were. Hot-plug, if it serves the slot, takes no notice. What somebody else has there (Others) is reset too, since the link is one, and cannot be brought
-// back: a message says so.
+// back: a message says so. Once the reset began it is finished though ctx ends, as in Recover: nothing is left reset and not restored.
 func (p *Port) ResetBelow(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx, done := p.lasting(ctx)
+	defer done()
 	restores := p.saveBelow()
 	reset := p.resetBus
 	if r, ok := p.Service(HP).(SlotResetter); ok {
@@ -42,11 +86,14 @@ func (p *Port) ResetBelow(ctx context.Context) error {
 }
 
 // RestoreBelow waits until all that stands behind the port answers again after its link was down, which reset it, and brings config space
-// and interrupt messages back to what they were when each function came into service. what is for messages: "DPC".
+// and interrupt messages back to what they were when each function came into service. what is for messages: "DPC". It is finished though ctx
+// ends.
 func (p *Port) RestoreBelow(ctx context.Context, what string) error {
+	ctx, done := p.lasting(ctx)
+	defer done()
 	var all []saved
 	for _, m := range p.Below() {
-		all = append(all, saved{m: m, restore: m.Restore, aer: func() { clearAER(m.Device.Config()) }})
+		all = append(all, saved{m: m, restore: m.Restore, aer: func() { clearAER(m) }})
 	}
 	return p.restoreBelow(ctx, all, what)
 }
@@ -131,14 +178,15 @@ func (p *Port) saveBelow() (all []saved) {
 			all = append(all, saved{m: m, restore: m.Restore})
 			continue
 		}
-		all = append(all, saved{m, bus.SaveState(m.Device), saveAER(c)})
+		all = append(all, saved{m, bus.SaveState(m.Device), saveAER(m)})
 	}
 	return all
 }
 
 // saveAER remembers masks and severities. Status registers survive a reset (they are sticky), and what they say is over with it: restoring
 // clears them, as the kernel does, or the next error would be reported with this one.
-func saveAER(c bus.Config) func() {
+func saveAER(m *pci.Member) func() {
+	c := config(m)
 	at, ok := pci.FindExtCap(c, pci.ExtCapAER)
 	if !ok {
 		return nil
@@ -152,57 +200,93 @@ func saveAER(c bus.Config) func() {
 		for i, r := range regs {
 			c.Write32(at+r, values[i])
 		}
-		clearAER(c)
+		clearAER(m)
 	}
 }
 
 // clearAER clears what a function recorded of errors.
-func clearAER(c bus.Config) {
-	at, ok := pci.FindExtCap(c, pci.ExtCapAER)
-	if !ok {
-		return
-	}
-	for _, r := range []bus.Off{pci.AERUncSta, pci.AERCorSta} {
-		if v := c.Read32(at + r); v != 0 && v != 0xffffffff {
-			c.Write32(at+r, v)
-		}
-	}
+func clearAER(m *pci.Member) {
+	ClearErrors(m, pci.AERNonFatal, ^uint32(0))
+	ClearErrors(m, pci.AERCorrectable, ^uint32(0))
 }
 
-// restoreBelow waits for each function, parents first, and brings it back.
+// restoreBelow waits for each function, parents first, and brings it back. One that was removed meanwhile is nobody's any more. One that does
+// not come back, and what stands behind it, is left; the others are brought back all the same.
 func (p *Port) restoreBelow(ctx context.Context, all []saved, what string) error {
+	var errs []error
+	var lost []*pci.Function
 	for _, s := range all {
-		if err := p.awaitReady(ctx, s.m); err != nil {
-			p.LogOf(s.m, slog.LevelWarn, "not ready %dms after %s; giving up", readyTime.Milliseconds(), what)
-			return err
-		}
-		if s.restore == nil {
+		if slices.ContainsFunc(lost, func(f *pci.Function) bool { return behind(s.m.Function, f) }) {
 			continue
 		}
-		if err := s.restore(); err != nil {
-			return fmt.Errorf("%s: bringing back its state after the bus was reset: %w", s.m.Function.Addr, err)
+		err := p.awaitReady(ctx, s.m)
+		switch {
+		case s.m.Device.Err() != nil:
+			lost = append(lost, s.m.Function)
+			continue
+		case errors.Is(err, bus.ErrTimeout):
+			p.LogOf(s.m, slog.LevelWarn, "not ready %dms after %s; giving up", readyTime.Milliseconds(), what)
+		case err == nil:
+			err = s.bringBack()
 		}
-		if s.aer != nil {
-			s.aer()
+		if err != nil {
+			lost = append(lost, s.m.Function)
+			errs = append(errs, err)
 		}
+		if p.dev.Err() != nil || ctx.Err() != nil {
+			break
+		}
+	}
+	if err := p.dev.Err(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// bringBack restores one that answers. One that goes just then is as good as removed.
+func (s saved) bringBack() error {
+	if s.restore == nil {
+		return nil
+	}
+	if err := s.restore(); err != nil {
+		if s.m.Device.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("%s: bringing back its state after the bus was reset: %w", s.m.Function.Addr, err)
+	}
+	if s.aer != nil {
+		s.aer()
 	}
 	return nil
 }
 
-// awaitReady waits until a function answers.
+// behind says whether a function stands behind a bridge.
+func behind(f, bridge *pci.Function) bool {
+	for f = f.Parent; f != nil; f = f.Parent {
+		if f == bridge {
+			return true
+		}
+	}
+	return false
+}
+
+// awaitReady waits until a function answers, or is gone for good.
 func (p *Port) awaitReady(ctx context.Context, m *pci.Member) error {
 	for waited := time.Duration(0); ; waited += readyStep {
+		if err := m.Device.Err(); err != nil {
+			return err
+		}
 		if m.Device.Config().Read16(pci.CfgVendor) != 0xffff {
 			return nil
 		}
-		if err := m.Device.Err(); err != nil {
+		if err := p.dev.Err(); err != nil {
 			return err
 		}
 		if waited >= readyTime {
 			return fmt.Errorf("%s: it does not answer %v after a bus reset: %w", m.Function.Addr, readyTime, bus.ErrTimeout)
 		}
 		if err := p.Sleep(ctx, readyStep); err != nil {
-			return err
+			return fmt.Errorf("%s: waiting until it answers after a bus reset: %w", m.Function.Addr, err)
 		}
 	}
 }

@@ -60,14 +60,17 @@ func newView(p *Port, s Service) *view {
 		if p.exp.Version >= 2 {
 			v.spans = append(v.spans, exp(pci.ExpLnkCap2, pci.ExpLnkSta2+2, false))
 		}
-	case VC:
-		v.spans = append(v.spans, extended(p, p.caps.vc, vcSize(p)))
+	case VC: // its tables may stand anywhere behind it
+		v.spans = append(v.spans, extended(p, p.caps.vc, bus.Off(p.cfg.Size())))
 	}
 	return v
 }
 
 // Sizes of the extended capabilities.
-const dpcSize = 0x44 // with the RP PIO registers and logs
+const (
+	dpcSize  = 0x44 // with the RP PIO registers and logs
+	dpcLeast = pci.DPCSource + 2
+)
 
 func aerSize(e pci.Express) bus.Off {
 	if e.HasRoot() {
@@ -76,20 +79,21 @@ func aerSize(e pci.Express) bus.Off {
 	return pci.AERHeader + 16
 }
 
-// vcSize is what the capability's own registers and its tables take: up to the next capability, since a table may stand anywhere behind.
-func vcSize(p *Port) bus.Off {
-	next := bus.Off(p.cfg.Size())
-	for _, at := range pci.ExtCaps(p.cfg) {
-		if at > p.caps.vc {
-			next = min(next, at)
+// next is where the next extended capability begins, or where config space ends. A capability ends there at the latest: a service must not reach what
+// stands behind its own.
+func next(c bus.Config, at bus.Off) bus.Off {
+	end := bus.Off(c.Size())
+	for _, other := range pci.ExtCaps(c) {
+		if other > at {
+			end = min(end, other)
 		}
 	}
-	return next - p.caps.vc
+	return end
 }
 
-// extended is an extended capability, as far as config space goes.
+// extended is an extended capability of that size, as far as there is room for it.
 func extended(p *Port, at, size bus.Off) span {
-	return span{at, min(at+size, bus.Off(p.cfg.Size())), true}
+	return span{at, min(at+size, next(p.cfg, at)), true}
 }
 
 func (v *view) may(off bus.Off, width bus.Off, write bool) bool {

@@ -185,3 +185,53 @@ func TestModifyConcurrent(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// A capability ends where the next one begins, whatever its size should be; one whose registers have no room is not used.
+func TestViewCut(t *testing.T) {
+	insert := func(m *portmodel.Port, after, at, next bus.Off) { // another one between two
+		m.Set32(after, 0xfff00000, uint32(at)<<20)
+		m.Set32(at, 0xffffffff, 0x0b|1<<16|uint32(next)<<20)
+	}
+	for _, c := range []struct {
+		what      string
+		after, at bus.Off
+		next      bus.Off
+		has       Service
+		line      string
+	}{
+		{"behind DPC's registers", portmodel.DPC, 0x16c, portmodel.VC, PME | AER | HP | DPC | BW | VC, ""},
+		{"in DPC's registers", portmodel.DPC, 0x158, portmodel.VC, PME | AER | HP | BW | VC,
+			"the capability Downstream Port Containment at 0x150 has 0x8 bytes, want 0xc: it is not used"},
+		{"in AER's registers", portmodel.AER, 0x12c, portmodel.DPC, PME | HP | BW | VC,
+			"the capability Advanced Error Reporting at 0x100 has 0x2c bytes, want 0x38: it is not used"},
+	} {
+		m := portmodel.New(all(pci.ExpRootPort))
+		insert(m, c.after, c.at, c.next)
+		before := m.Peek(c.at, 4)
+		r := &rig{T: t, model: m, tree: &portmodel.Tree{}}
+		r.bus, _ = New()
+		r.bind("")
+		var got Service
+		for _, d := range r.port.devices {
+			got |= d.service
+			if d.service&(AER|DPC) == 0 {
+				continue
+			}
+			for off := c.at; off < c.next; off += 4 {
+				n := m.Accesses()
+				d.Config().Write32(off, 0)
+				if d.Config().Read32(off); m.Accesses() != n {
+					t.Errorf("%s: %s reaches %#x", c.what, d.service, off)
+				}
+			}
+		}
+		lines := []string{"pcieport 1000:00:04.0: " + c.line}
+		if c.line == "" {
+			lines = nil
+		}
+		equal(t, c.what+": messages", r.tree.Lines(), lines)
+		if got != c.has || m.Peek(c.at, 4) != before {
+			t.Errorf("%s: services %#x, want %#x; the other capability %#x, want %#x", c.what, uint8(got), uint8(c.has), m.Peek(c.at, 4), before)
+		}
+	}
+}

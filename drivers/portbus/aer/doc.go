@@ -31,14 +31,14 @@
 //   - What an event collector collects for is found on its own bus only.
 //   - An error whose port nobody serves is recovered from the next port above that somebody does serve.
 //   - There is no rate limit (the kernel has one since 6.16), but where status is set again faster than the handler clears it, looks
-//     are 10 to 160 ms apart, and what comes between is one message with "Multiple".
+//     are 10 to 160 ms apart, and what comes between is one message with "Multiple". A status that does not clear at all is one message a look.
 //   - Correctable errors have no First Error Pointer; bit 0 is said to be the first all the same, as kernels say that clear their stacks.
 //   - Without an interrupt there is no service.
 //
 // # Suspend, unbind
 //
 // A suspended port, and one that the service is taken from, does not interrupt, and forgets what it received. A recovery that is
-// under way is finished first. Errors go on being recorded by the functions.
+// under way is finished first, with its reset and all that drivers are to be told. Errors go on being recorded by the functions.
 //
 // Sources: PCI Express Base 5.0, 6.2 and 7.8.4; Linux, Documentation/PCI/pcieaer-howto.
 package aer

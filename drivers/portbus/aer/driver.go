@@ -32,6 +32,7 @@ type instance struct {
 
 	cmd    sync.Mutex // guards Root Error Command, and:
 	on     bool
+	asleep bool // suspended
 	closed bool
 
 	wake chan struct{}
@@ -85,7 +86,7 @@ func (i *instance) enable() error {
 	i.clear(pci.AERUncSta)
 	i.cmd.Lock()
 	defer i.cmd.Unlock()
-	i.on = !i.closed
+	i.on = !i.closed && !i.asleep
 	i.command(i.on)
 	return nil
 }
@@ -99,9 +100,9 @@ func (i *instance) disable() {
 	i.clear(pci.AERRootSta)
 }
 
-// clear clears a status register.
+// clear clears a status register, in which each bit may be set.
 func (i *instance) clear(reg bus.Off) {
-	if v := i.cfg.Read32(i.at + reg); v != 0 && v != 0xffffffff {
+	if v := i.cfg.Read32(i.at + reg); v != 0 && !i.port.Gone() {
 		i.cfg.Write32(i.at+reg, v)
 	}
 }
@@ -127,14 +128,25 @@ func (i *instance) command(on bool) {
 
 // Suspend keeps error messages of what is being suspended below from waking anybody up; bus.PowerHandler.
 func (i *instance) Suspend(context.Context) error {
+	i.sleep(true)
 	i.disable()
 	return nil
 }
 
-// Resume begins anew; bus.PowerHandler.
-func (i *instance) Resume(context.Context) error { return i.enable() }
+// sleep notes that the port is suspended, or not any more.
+func (i *instance) sleep(on bool) {
+	i.cmd.Lock()
+	defer i.cmd.Unlock()
+	i.asleep = on
+}
 
-// SlotReset sets the registers up again after the port was reset; portbus.Restorer.
+// Resume begins anew; bus.PowerHandler.
+func (i *instance) Resume(context.Context) error {
+	i.sleep(false)
+	return i.enable()
+}
+
+// SlotReset sets the registers up again after the port was reset, but lets no suspended port interrupt; portbus.Restorer.
 func (i *instance) SlotReset(context.Context) error { return i.enable() }
 
 // Close lets a recovery that is under way end, since devices below wait for its end, and drops what is queued.

@@ -2,6 +2,7 @@ package aer
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -68,29 +69,43 @@ func (q *queue) rest() (lost uint64, more bool) {
 
 // interrupt reads what the root port remembers, acknowledges it and hands it to the goroutine. With messages an interrupt
 // comes only when all status was clear before (PCI Express Base 5.0, 6.2.4.1.2), so it looks until that is so: what came between its read and
-// its write would otherwise silence the port.
+// its write would otherwise silence the port. Where that is so in the end, whatever was read was a message of its own; where it is not, what was
+// read again may be a status that would not clear, and counts once.
 func (i *instance) interrupt() (meant bool) {
 	i.irq.Lock()
 	defer i.irq.Unlock()
-	for range turns {
+	var got [turns]message
+	for n := range turns {
 		m := message{status: i.cfg.Read32(i.at + pci.AERRootSta)}
 		if m.status == 0xffffffff && i.port.Err() == nil {
-			break // it may answer later
+			return i.unclear(got[:n]) // it may answer later
 		}
 		if m.status == 0xffffffff || m.status&received == 0 {
-			i.signal(meant)
-			return meant
+			for _, m := range got[:n] {
+				i.q.push(m)
+			}
+			i.signal(n > 0)
+			return n > 0
 		}
 		m.source = i.cfg.Read32(i.at + pci.AERErrSrc)
 		i.cfg.Write32(i.at+pci.AERRootSta, m.status)
-		i.q.push(m)
-		meant = true
+		got[n] = m
+	}
+	return i.unclear(got[:])
+}
+
+// unclear hands over what was read of a status that did not become clear, each value once, and has the goroutine look again.
+func (i *instance) unclear(got []message) (meant bool) {
+	for n, m := range got {
+		if !slices.Contains(got[:n], m) {
+			i.q.push(m)
+		}
 	}
 	i.q.mu.Lock()
 	i.q.more = true
 	i.q.mu.Unlock()
 	i.signal(true)
-	return meant
+	return len(got) > 0
 }
 
 func (i *instance) signal(meant bool) {

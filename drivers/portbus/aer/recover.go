@@ -37,7 +37,7 @@ func (i *instance) reset(ctx context.Context, p *portbus.Port, m *pci.Member) bu
 	i.interrupts(false)
 	var err error
 	if p.Express().Type == pci.ExpCollector {
-		if err = m.Device.Reset(ctx); err == nil {
+		if err = portbus.ResetFunction(ctx, m); err == nil {
 			p.LogOf(m, slog.LevelInfo, "AER: has been reset")
 		} else {
 			p.LogOf(m, slog.LevelInfo, "AER: not reset (no FLR support: %d)", errno(err))

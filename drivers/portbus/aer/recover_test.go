@@ -220,3 +220,49 @@ func TestInterrupts(t *testing.T) {
 		r.quiet("rp1")
 	}
 }
+
+// detached is a driver whose ErrorDetected has something happen.
+type detached struct {
+	handler
+	meanwhile func()
+}
+
+func (d *detached) ErrorDetected(frozen bool) bus.Verdict {
+	defer d.meanwhile()
+	return d.handler.ErrorDetected(frozen)
+}
+
+// The root port is taken out of service before the reset that a recovery is to do: it is done, the card is what it was, and its driver knows.
+func TestUnbindDuringRecovery(t *testing.T) {
+	calls := &calls{}
+	d := &detached{handler: handler{c: calls, name: "eth2", vote: vote{bus.NeedReset, bus.NoVote, bus.Recovered}}}
+	r := newRig(t, options{instance: func(name string) pci.Instance {
+		if name == "eth2" {
+			return d
+		}
+		return idle{}
+	}})
+	done, p := make(chan error, 1), r.Port("rp1")
+	d.meanwhile = func() {
+		go func() { done <- r.Unbind(context.Background(), "rp1") }()
+		<-p.Context().Done()
+	}
+	cfg := r.fn("eth2").Config
+	pci.SetCommand(cfg, pci.CmdMaster|pci.CmdMem, 0)
+	bar, cmd := cfg.Read32(pci.CfgBAR0), cfg.Read16(pci.CfgCommand)
+	r.hit("rp1", pci.AERError{Uncorrectable: uncDLP})
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(calls.take(), ", "); got != "eth2 detected true, eth2 reset, eth2 resume" {
+		t.Errorf("calls = %s, want all", got)
+	}
+	if b, c := cfg.Read32(pci.CfgBAR0), cfg.Read16(pci.CfgCommand); b != bar || c != cmd || bar == 0 {
+		t.Errorf("BAR 0 = %#x, Command %#x, want %#x, %#x", b, c, bar, cmd)
+	}
+	for _, l := range []string{"Root Port link has been reset (0)", "device recovery successful"} {
+		if got := r.Texts("pcieport " + rp1 + ": AER: " + l); len(got) != 1 {
+			t.Errorf("%q was said %d times, want once", l, len(got))
+		}
+	}
+}

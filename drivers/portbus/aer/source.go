@@ -84,10 +84,7 @@ func correct(m *pci.Member, e portbus.ErrorInfo) {
 	if e.Status == 0 {
 		return
 	}
-	c := m.Device.Config()
-	if at, ok := pci.FindExtCap(c, pci.ExtCapAER); ok {
-		c.Write32(at+pci.AERCorSta, e.Status)
-	}
+	portbus.ClearErrors(m, pci.AERCorrectable, e.Status)
 	portbus.ClearDevice(m)
 }
 

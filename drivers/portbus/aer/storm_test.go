@@ -283,6 +283,9 @@ func TestPower(t *testing.T) {
 	if v := r.read("rp1", pci.AERRootCmd); v != 0 {
 		t.Errorf("Root Error Command of a suspended port = %#x, want 0", v)
 	}
+	if got, v := p.SlotReset(t.Context()), r.read("rp1", pci.AERRootCmd); got != bus.Recovered || v != 0 {
+		t.Errorf("SlotReset of a suspended port = %v, Root Error Command %#x, want 0", got, v)
+	}
 	r.hit("rp1", pci.AERError{Correctable: corBadTLP})
 	if err := p.Resume(t.Context()); err != nil {
 		t.Fatal(err)

@@ -224,8 +224,15 @@ func TestPowerAndNoInterrupt(t *testing.T) {
 	if err := p.Suspend(t.Context()); err != nil || on() {
 		t.Errorf("Suspend = %v, interrupts on: %t", err, on())
 	}
+	if got := p.SlotReset(t.Context()); got != bus.Recovered || on() {
+		t.Errorf("SlotReset of a suspended port = %v, interrupts on: %t", got, on())
+	}
 	if err := p.Resume(t.Context()); err != nil || !on() {
 		t.Errorf("Resume = %v, interrupts on: %t", err, on())
+	}
+	m.Set(portmodel.Express+pci.ExpLnkCtl, pci.LnkCtlLBMIE, 0)
+	if got := p.SlotReset(t.Context()); got != bus.Recovered || !on() {
+		t.Errorf("SlotReset = %v, interrupts on: %t", got, on())
 	}
 	m, _, p = bare(t, portmodel.Spec{Vectors: map[bus.IRQMode]int{}}, nil)
 	if p.Service(portbus.BW) == nil || on() {

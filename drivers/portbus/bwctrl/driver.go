@@ -36,6 +36,8 @@ type service struct {
 	exp  bus.Off // of the Express capability
 	irq  bool
 
+	asleep atomic.Bool // suspended
+
 	managed, autonomous atomic.Uint64
 
 	speed sync.Mutex // held while the speed is set
@@ -148,13 +150,25 @@ func (s *service) showTarget(w *bytes.Buffer) error {
 }
 
 // Suspend is a bus.PowerHandler's.
-func (s *service) Suspend(context.Context) error { return s.disable() }
+func (s *service) Suspend(context.Context) error {
+	err := s.disable()
+	s.asleep.Store(err == nil)
+	return err
+}
 
 // Resume is a bus.PowerHandler's.
-func (s *service) Resume(context.Context) error { return s.enable() }
+func (s *service) Resume(context.Context) error {
+	s.asleep.Store(false)
+	return s.enable()
+}
 
-// SlotReset sets the port up again after it was reset itself; portbus.Restorer.
-func (s *service) SlotReset(context.Context) error { return s.enable() }
+// SlotReset sets the port up again after it was reset itself, unless it is suspended; portbus.Restorer.
+func (s *service) SlotReset(context.Context) error {
+	if s.asleep.Load() {
+		return nil
+	}
+	return s.enable()
+}
 
 // Close is portbus.Instance's.
 func (s *service) Close() error {

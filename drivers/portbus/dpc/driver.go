@@ -52,6 +52,7 @@ type Service struct {
 	cap  uint16
 	log  int // words of the RP PIO logs; 0: none
 
+	asleep     atomic.Bool // suspended
 	recovering atomic.Bool
 	recovered  atomic.Bool
 
@@ -162,16 +163,29 @@ func (s *Service) Recovered(ctx context.Context) bool {
 	return s.recovered.Swap(false)
 }
 
-// SlotReset sets the port up again after it was reset itself; portbus.Restorer.
-func (s *Service) SlotReset(context.Context) error { return s.enable() }
+// SlotReset sets the port up again after it was reset itself, unless it is suspended; portbus.Restorer.
+func (s *Service) SlotReset(context.Context) error {
+	if s.asleep.Load() {
+		return nil
+	}
+	return s.enable()
+}
 
 // Suspend keeps the port from containing what is on its way to sleep: a link that goes down then is no error.
-func (s *Service) Suspend(context.Context) error { return s.control(0) }
+func (s *Service) Suspend(context.Context) error {
+	err := s.control(0)
+	s.asleep.Store(err == nil)
+	return err
+}
 
 // Resume is a bus.PowerHandler's.
-func (s *Service) Resume(context.Context) error { return s.enable() }
+func (s *Service) Resume(context.Context) error {
+	s.asleep.Store(false)
+	return s.enable()
+}
 
-// Close is portbus.Instance's. A port that is contained stays so, unless the recovery comes to its end: whoever comes next releases it.
+// Close is portbus.Instance's. A recovery that began comes to its end first; a port that is contained and for which none began stays so: whoever comes next
+// releases it.
 func (s *Service) Close() error {
 	s.once.Do(func() {
 		_ = s.control(0) // it fails where the port is gone

@@ -46,8 +46,7 @@ func (s *Service) pulledOut(m *pci.Member) bool {
 	if !s.port.Profile().SurpriseDown || !e.Slot || s.cfg.Read32(e.At+pci.ExpSltCap)&pci.SltCapHotPlug == 0 || s.port.AER() == 0 {
 		return false
 	}
-	v := m.Device.Config().Read32(s.port.AER() + pci.AERUncSta)
-	return v != 0xffffffff && v&surpriseDown != 0
+	return m.Device.Config().Read32(s.port.AER()+pci.AERUncSta)&surpriseDown != 0 && !s.port.Gone()
 }
 
 // releaseSilently releases the port after a card was pulled out, and clears what that left behind.
@@ -56,7 +55,7 @@ func (s *Service) releaseSilently(ctx context.Context, m *pci.Member) {
 	if !s.linkDown(ctx) || !s.idle(ctx) {
 		return
 	}
-	s.clearErrors(m)
+	clearErrors(m)
 	portbus.ClearStatus(m)
 	if s.extended() {
 		s.cfg.Write32(s.at+pci.DPCPIOSta, 0xffffffff)
@@ -65,15 +64,7 @@ func (s *Service) releaseSilently(ctx context.Context, m *pci.Member) {
 }
 
 // clearErrors clears the port's own uncorrectable errors.
-func (s *Service) clearErrors(m *pci.Member) {
-	c, at := m.Device.Config(), s.port.AER()
-	if at == 0 {
-		return
-	}
-	if v := c.Read32(at + pci.AERUncSta); v != 0 && v != 0xffffffff {
-		c.Write32(at+pci.AERUncSta, v)
-	}
-}
+func clearErrors(m *pci.Member) { portbus.ClearErrors(m, pci.AERNonFatal, ^uint32(0)) }
 
 // report says what happened.
 func (s *Service) report(m *pci.Member) {
@@ -94,7 +85,7 @@ func (s *Service) report(m *pci.Member) {
 		}
 		if e, ok := portbus.ReadError(m, sev, true); ok {
 			s.port.Report(m, e)
-			s.clearErrors(m)
+			clearErrors(m)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package dpc_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -107,6 +108,43 @@ func TestNothingBelow(t *testing.T) {
 	}
 }
 
+// stopped is a driver whose ErrorDetected has something happen.
+type stopped struct {
+	log       []string
+	meanwhile func()
+}
+
+func (s *stopped) Close() error { return nil }
+func (s *stopped) ErrorDetected(bool) bus.Verdict {
+	s.meanwhile()
+	return bus.NeedReset
+}
+func (s *stopped) SlotReset(context.Context) bus.Verdict {
+	s.log = append(s.log, "reset")
+	return bus.Recovered
+}
+func (s *stopped) ErrorResume() { s.log = append(s.log, "resume") }
+
+// The port is closed while what is below was told: it is released, and what is below goes on.
+func TestCloseDuringRecovery(t *testing.T) {
+	bustest.NoLeaks(t)
+	m, tree, p := bare(t, portmodel.Spec{}, false)
+	card, closed := &stopped{}, make(chan error, 1)
+	card.meanwhile = func() {
+		go func() { closed <- p.Close() }()
+		<-p.Context().Done()
+	}
+	tree.Add(&pci.Member{Function: &pci.Function{}, Device: portmodel.New(portmodel.Spec{Type: pci.ExpEndpoint}), Use: func(f func(pci.Instance)) { f(card) },
+		Restore: func() error { card.log = append(card.log, "restore"); return nil }})
+	trigger(m, 2<<1)
+	if err := <-closed; err != nil {
+		t.Errorf("Close = %v", err)
+	}
+	if got := m.Peek(sta, 2) & uint32(pci.DPCStaTriggered); got != 0 || !slices.Equal(card.log, []string{"restore", "reset", "resume"}) {
+		t.Errorf("DPC Status %#x, calls %q, want it released, restore, reset, resume", got, card.log)
+	}
+}
+
 // Sizes of the logs, and reserved reasons.
 func TestLogs(t *testing.T) {
 	bustest.NoLeaks(t)
@@ -169,6 +207,9 @@ func TestPower(t *testing.T) {
 	if err := p.Suspend(t.Context()); err != nil || ctl() != 0 {
 		t.Errorf("Suspend = %v, DPC Control %#x, want 0", err, ctl())
 	}
+	if got := p.SlotReset(t.Context()); got != bus.Recovered || ctl() != 0 {
+		t.Errorf("SlotReset of a suspended port = %v, DPC Control %#x, want 0", got, ctl())
+	}
 	if err := p.Resume(t.Context()); err != nil || ctl() != on {
 		t.Errorf("Resume = %v, DPC Control %#x, want %#x", err, ctl(), on)
 	}
@@ -204,5 +245,18 @@ func TestDies(t *testing.T) {
 	}
 	for k := range run(0) {
 		run(k + 1)
+	}
+}
+
+// Each bit of the port's status set is a status like any other: it is reported, and cleared.
+func TestAllBits(t *testing.T) {
+	bustest.NoLeaks(t)
+	const unc = portmodel.AER + pci.AERUncSta
+	m, tree, p := bare(t, portmodel.Spec{}, false)
+	m.Set32(unc, 0, ^uint32(0))
+	trigger(m, 0)
+	await(t, tree, "device recovery successful")
+	if got := m.Peek(unc, 4); got != 0 || p.Function().AER.Total(pci.AERNonFatal) != 1 {
+		t.Errorf("status %#x, %d errors counted, want 0, 1", got, p.Function().AER.Total(pci.AERNonFatal))
 	}
 }

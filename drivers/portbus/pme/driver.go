@@ -175,13 +175,19 @@ func (s *service) arm() error {
 // Suspend is a bus.PowerHandler's.
 func (s *service) Suspend(context.Context) error {
 	for _, m := range s.port.Below() {
-		if ctl, ok := powerControl(m); ok && m.Device.Config().Read16(ctl)&pci.PMCtlPMEEn != 0 {
+		if v, ok := portbus.PowerControl(m); ok && v&pci.PMCtlPMEEn != 0 {
 			return nil // it may wake us up
 		}
 	}
 	err := s.disarm()
+	if err != nil { // it is not suspended then
+		s.mu.Lock()
+		s.off = false
+		s.mu.Unlock()
+		return err
+	}
 	s.clear()
-	return err
+	return nil
 }
 
 // Resume is a bus.PowerHandler's.
@@ -192,8 +198,13 @@ func (s *service) Resume(context.Context) error {
 	return s.arm()
 }
 
-// SlotReset sets the port up again after it was reset itself; portbus.Restorer.
-func (s *service) SlotReset(context.Context) error { return s.arm() }
+// SlotReset sets the port up again after it was reset itself, unless it is suspended: Resume does it then; portbus.Restorer.
+func (s *service) SlotReset(context.Context) error {
+	if s.isOff() {
+		return nil
+	}
+	return s.arm()
+}
 
 // Close is portbus.Instance's.
 func (s *service) Close() error {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/drivers/portbus"
 )
 
 // riseTime is how long a function takes from D3hot to D0 (PCI Power Management 1.2, 5.4).
@@ -83,45 +84,25 @@ func behind(f, bridge *pci.Function) bool {
 	return false
 }
 
-// powerControl is where a function's power management control and status register is.
-func powerControl(m *pci.Member) (bus.Off, bool) {
-	at, ok := pci.FindCap(m.Device.Config(), pci.CapPM)
-	return at + pci.PMCtl, ok && at+pci.PMCtl+2 <= 0x100
-}
-
 // check says whether a function asked for power, acknowledges that and wakes it up.
 func (s *service) check(ctx context.Context, m *pci.Member) bool {
-	ctl, ok := powerControl(m)
-	if !ok {
+	if !portbus.TakePME(m) {
 		return false
 	}
-	c := m.Device.Config()
-	v := c.Read16(ctl)
-	if v == 0xffff || v&pci.PMCtlPMESta == 0 {
-		return false
-	}
-	asked := v&pci.PMCtlPMEEn != 0
-	c.Write16(ctl, v&^pci.PMCtlPMEEn) // with the status, which a one clears
-	if !asked {
-		return false // it is left over from before anybody wanted to know
-	}
-	if err := s.rouse(ctx, m, ctl); err != nil && ctx.Err() == nil {
+	if err := s.rouse(ctx, m); err != nil && ctx.Err() == nil {
 		s.port.LogOf(m, slog.LevelWarn, "PME: waking up: %v", err)
 	}
 	return true
 }
 
 // rouse wakes a function up.
-func (s *service) rouse(ctx context.Context, m *pci.Member, ctl bus.Off) error {
+func (s *service) rouse(ctx context.Context, m *pci.Member) error {
 	if w, ok := s.port.Hierarchy().(pci.Waker); ok {
 		return w.Wake(ctx, m.Function.Addr)
 	}
-	c := m.Device.Config()
-	v := c.Read16(ctl)
-	if v&pci.PMCtlState == 0 {
+	if !portbus.PowerUp(m) {
 		return nil // it is awake
 	}
-	c.Write16(ctl, v&^(pci.PMCtlState|pci.PMCtlPMESta))
 	if err := s.port.Sleep(ctx, riseTime); err != nil {
 		return err
 	}

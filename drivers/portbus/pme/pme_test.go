@@ -176,6 +176,9 @@ func TestSuspend(t *testing.T) {
 	if err := p.Suspend(ctx); err != nil || rootControl(r)&pci.RtCtlPME != 0 {
 		t.Errorf("Suspend with nobody to wake up = %v, Root Control %#x, want the interrupt off", err, rootControl(r))
 	}
+	if got := p.SlotReset(ctx); got != bus.Recovered || rootControl(r)&pci.RtCtlPME != 0 {
+		t.Errorf("SlotReset of a suspended port = %v, Root Control %#x, want the interrupt off", got, rootControl(r))
+	}
 	if err := p.Resume(ctx); err != nil || rootControl(r)&pci.RtCtlPME == 0 {
 		t.Errorf("Resume = %v, Root Control %#x, want the interrupt on", err, rootControl(r))
 	}

@@ -21,17 +21,21 @@ import (
 // rig is a root port with four channels.
 func rig(t *testing.T) (*portbus.Port, *sysfs.Dir) {
 	t.Helper()
+	p := machine(t).Port("rp0")
+	return p, dir(t, p)
+}
+
+func machine(t *testing.T) *porttest.Rig {
+	t.Helper()
 	bustest.NoLeaks(t)
 	drv := Driver
 	b, err := portbus.New(&drv)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := porttest.New(t, sim.Config{Clock: sim.Eager, Devices: []sim.DeviceSpec{
+	return porttest.New(t, sim.Config{Clock: sim.Eager, Devices: []sim.DeviceSpec{
 		{Name: "rp0", Model: "root-port", Props: []string{"vc=3"}}, {Name: "e0", Model: "e1000e", Bus: "rp0"},
 	}}, b)
-	p := r.Port("rp0")
-	return p, dir(t, p)
 }
 
 func dir(t *testing.T, p *portbus.Port) *sysfs.Dir {
@@ -154,7 +158,13 @@ func TestStores(t *testing.T) {
 
 // What was set is brought back after a reset of the port.
 func TestRestore(t *testing.T) {
-	p, d := rig(t)
+	r := machine(t)
+	p := r.Port("rp0")
+	d := dir(t, p)
+	f, err := r.Sim().Function("rp0")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, w := range [][2]string{
 		{"vc0/tc_map", "0x0f"}, {"vc1/tc_map", "0xf0"}, {"vc1/id", "7"}, {"vc1/arbitration", "wrr32"}, {"vc1/slots", repeat(32, "2", "3")},
 		{"vc_arbitration", "wrr32"}, {"vc_arbitration_table", repeat(32, "0", "7")}, {"vc1/enabled", "1"},
@@ -164,7 +174,7 @@ func TestRestore(t *testing.T) {
 		}
 	}
 	want := all(t, d)
-	cfg, at := p.Member().Device.Config(), p.VC()
+	cfg, at := f.Config, p.VC()
 	cfg.Write32(at+resCtl(0), 0x800000ff)
 	cfg.Write32(at+resCtl(1), 0x01000000)
 	cfg.Write16(at+pci.VCCtl, 0)
