@@ -132,7 +132,11 @@ func (c *table) poll(name string) {
 // await waits until there is an answer.
 func (c *table) await() {
 	p := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(p, 60000); n != 1 || err != nil {
+	n, err := unix.Poll(p, 60000)
+	for errors.Is(err, unix.EINTR) { // the runtime's own signals
+		n, err = unix.Poll(p, 60000)
+	}
+	if n != 1 || err != nil {
 		c.t.Errorf("%s: no answer within a minute: %d, %v", c.path, n, err)
 	}
 }

@@ -135,6 +135,14 @@ func (l *layer) served(path string) string { return filepath.Join(l.plan.Tree, V
 // over replaces the kernel's entry at path. An entry that ns/ does not have is left alone.
 func (l *layer) over(path string) error {
 	from := l.served(path)
+	// A directory that came with a graft is the tree's own, with all that is in it. That is asked of it, and not of what is in it: a file may be
+	// another one each time it is looked up.
+	up, err := os.Lstat(filepath.Dir(from))
+	if err == nil {
+		if at, err := os.Stat(filepath.Dir(path)); err == nil && os.SameFile(up, at) {
+			return nil
+		}
+	}
 	src, err := os.Lstat(from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
