@@ -135,13 +135,9 @@ func (l *layer) served(path string) string { return filepath.Join(l.plan.Tree, V
 // over replaces the kernel's entry at path. An entry that ns/ does not have is left alone.
 func (l *layer) over(path string) error {
 	from := l.served(path)
-	// A directory that came with a graft is the tree's own, with all that is in it. That is asked of it, and not of what is in it: a file may be
-	// another one each time it is looked up.
-	up, err := os.Lstat(filepath.Dir(from))
-	if err == nil {
-		if at, err := os.Stat(filepath.Dir(path)); err == nil && os.SameFile(up, at) {
-			return nil
-		}
+	// What came with a graft is the tree's own, with all that is in it.
+	if l.isOurs(filepath.Dir(path)) {
+		return nil
 	}
 	src, err := os.Lstat(from)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -154,7 +150,7 @@ func (l *layer) over(path string) error {
 	switch {
 	case err != nil:
 		return err
-	case os.SameFile(src, dst): // came with a graft
+	case os.SameFile(src, dst): // came with a graft itself
 		return nil
 	case dst.Mode()&fs.ModeSymlink != 0:
 		// The link leads to a mount of its own, not through the tree: a path through the
@@ -176,6 +172,16 @@ func (l *layer) over(path string) error {
 	}
 	remember(path)
 	return nil
+}
+
+// isOurs says whether a directory is in the instance's tree, and not the kernel's.
+func (l *layer) isOurs(dir string) bool {
+	var at, tree unix.Stat_t
+	err := again(func() error { return unix.Stat(dir, &at) })
+	if err == nil {
+		err = again(func() error { return unix.Stat(l.plan.Tree, &tree) })
+	}
+	return err == nil && at.Dev == tree.Dev
 }
 
 // remember has the kernel look up every link of a directory, as its own entries are in a merged one, so that it need not
