@@ -125,7 +125,7 @@ func (s *sender) run() error {
 func (s *sender) end(t testing.TB) uint64 {
 	t.Helper()
 	s.stop.Store(true)
-	if err := <-s.done; err != nil && !errors.Is(err, bus.ErrGone) {
+	if err := <-s.done; err != nil && !errors.Is(err, bus.ErrGone) && !errors.Is(err, bus.ErrClosed) {
 		t.Errorf("sending from %s: %v", s.from.Info().Name, err)
 	}
 	return s.sent.Load()
@@ -207,7 +207,7 @@ func (x *traffic) end() (sent [2]uint64, missing [2]int64) {
 	x.monotonic()
 	for i := range missing {
 		missing[i] = lost(i)
-		if err := x.sinks[i].Close(); err != nil && !errors.Is(err, bus.ErrGone) {
+		if err := x.sinks[i].Close(); err != nil && !errors.Is(err, bus.ErrGone) && !errors.Is(err, bus.ErrClosed) {
 			x.t.Errorf("receiving: %v", err)
 		}
 	}
