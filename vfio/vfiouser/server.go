@@ -42,7 +42,52 @@ type Server struct {
 	resets bool // the device can be reset
 
 	mu     sync.Mutex
-	client bool // there is one
+	client *visit // the client that there is; nil: none
+}
+
+// visit is the time that a client has the device.
+type visit struct {
+	leaving chan struct{} // closed when it is seen to be gone, and the device is being put in order
+	over    chan struct{} // closed when that is done
+}
+
+// goTime is how long it may take until a client that has gone is seen to be.
+const goTime = 100 * time.Millisecond
+
+// enter has the device for one client; nil where another has it. One that is just leaving is waited for.
+func (s *Server) enter(ctx context.Context) *visit {
+	for {
+		s.mu.Lock()
+		other := s.client
+		if other == nil {
+			s.client = &visit{make(chan struct{}), make(chan struct{})}
+			defer s.mu.Unlock()
+			return s.client
+		}
+		s.mu.Unlock()
+		select {
+		case <-other.leaving:
+		case <-time.After(goTime):
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-other.over:
+		case <-time.After(s.patience()):
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// exit ends a visit.
+func (s *Server) exit(v *visit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.client = nil
+	close(v.over)
 }
 
 // patience is how long a client may take to answer, with a whole message. The device stands still meanwhile, and with
@@ -194,21 +239,14 @@ func (s *Server) ServeConn(ctx context.Context, c *net.UnixConn) error {
 	}
 	stop := context.AfterFunc(ctx, k.shutdown) // before the session looks after it, too
 	defer stop()
-	s.mu.Lock()
-	first := !s.client
-	s.client = true
-	s.mu.Unlock()
-	if !first {
+	v := s.enter(ctx)
+	if v == nil {
 		defer k.close()
 		return s.refuse(ctx, k)
 	}
-	defer func() {
-		s.mu.Lock()
-		s.client = false
-		s.mu.Unlock()
-	}()
+	defer s.exit(v)
 	x := newSession(s, k)
-	return x.run(ctx)
+	return x.run(ctx, v)
 }
 
 // refuse answers the version message of a client that is one too many.

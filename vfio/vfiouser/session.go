@@ -54,7 +54,7 @@ func newSession(s *Server, k *sock) *session {
 }
 
 // run is the session, from the version to the cleaning up.
-func (x *session) run(ctx context.Context) error {
+func (x *session) run(ctx context.Context, v *visit) error {
 	err := x.open()
 	if err == nil {
 		err = x.handshake()
@@ -70,6 +70,7 @@ func (x *session) run(ctx context.Context) error {
 			x.mourn()
 		}
 	}
+	close(v.leaving)
 	x.close()
 	if x.bells.failed != nil {
 		err = x.bells.failed
