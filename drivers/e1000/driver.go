@@ -173,11 +173,16 @@ func (n *nic) MAC() net.HardwareAddr { return net.HardwareAddr(n.mac[:]) }
 
 // Link is the state of the link after its last change, and down while the device is stopped.
 func (n *nic) Link() netdev.Link {
-	if (n.stopped() || n.looking.Load()) && !n.dead.Load() {
-		return netdev.Link{Stopped: true}
+	for {
+		stops := n.stops.Load()
+		if (stops&1 != 0 || n.looking.Load()) && !n.dead.Load() {
+			return netdev.Link{Stopped: true}
+		}
+		// What was read while the device was being stopped is of neither time.
+		if s := status(n.link.Load()); n.stops.Load() == stops || n.dead.Load() {
+			return netdev.Link{Up: s&statusLU != 0, Speed: s.speed(), FullDuplex: s&statusFD != 0}
+		}
 	}
-	s := status(n.link.Load())
-	return netdev.Link{Up: s&statusLU != 0, Speed: s.speed(), FullDuplex: s&statusFD != 0}
 }
 
 // Tx returns a transmit queue.
