@@ -153,6 +153,7 @@ func TestForward(t *testing.T) {
 				t.Errorf("%v: a frame of %d bytes has changed", options, size)
 			}
 		}
+		await(t, "frames that the forwarder counted", total, func() uint64 { return f.Stats().Frames }) // which it does after they were sent
 		if st := f.Stats(); st.Frames != total || st.Dropped != 0 || st.Bytes != s.Bytes() || watched.Load() != total {
 			t.Errorf("%v: %+v, %d watched, want %d frames of %d bytes", options, st, watched.Load(), total, s.Bytes())
 		}
