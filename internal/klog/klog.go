@@ -32,7 +32,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
+	"github.com/ring3dev/ring3/internal/journal"
 )
 
 // MaxLine is the longest text of a message in bytes; what is over is cut, and marked
@@ -82,14 +82,8 @@ type Options struct {
 
 // Ring keeps messages. The oldest go when there are too many.
 type Ring struct {
-	o   Options
-	now func() int64
-
-	mu   sync.Mutex
-	recs []Record      // guarded by mu; in order of Seq
-	size int           // guarded by mu; of recs
-	next uint64        // guarded by mu; Seq of the next message
-	wake chan struct{} // guarded by mu; closed at the next message
+	o    Options
+	recs *journal.Journal[Record]
 
 	errMu sync.Mutex // held while writing to Stderr, so that lines stay whole
 }
@@ -105,16 +99,7 @@ func New(o Options) *Ring {
 	if o.StderrLevel == nil {
 		o.StderrLevel = slog.LevelWarn
 	}
-	return &Ring{o: o, now: monotonic, next: 1, wake: make(chan struct{})}
-}
-
-// monotonic reads CLOCK_MONOTONIC, which package time keeps to itself.
-func monotonic() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return 0 // the clock always exists
-	}
-	return ts.Nano()
+	return &Ring{o: o, recs: journal.New(o.Size, func(r Record) int { return len(r.Text) + perRecord })}
 }
 
 // Logger is a logger that writes to the ring.
@@ -123,21 +108,9 @@ func (r *Ring) Logger() *slog.Logger { return slog.New(r.Handler()) }
 // add appends a message.
 func (r *Ring) add(level slog.Level, text string) {
 	text = clean(text)
-	r.mu.Lock()
-	rec := Record{Seq: r.next, Time: r.now(), Prio: prio(level), Text: text}
-	r.next++
-	r.recs = append(r.recs, rec)
-	r.size += len(text) + perRecord
-	drop := 0
-	for r.size > r.o.Size && drop < len(r.recs)-1 { // the latest always stays
-		r.size -= len(r.recs[drop].Text) + perRecord
-		r.recs[drop] = Record{} // its text goes with it
-		drop++
-	}
-	r.recs = r.recs[drop:] // append moves what is left when the array is full
-	close(r.wake)
-	r.wake = make(chan struct{})
-	r.mu.Unlock()
+	r.recs.Add(func(seq uint64, now int64) Record {
+		return Record{Seq: seq, Time: now, Prio: prio(level), Text: text}
+	})
 
 	if r.o.Stderr != nil && level >= r.o.StderrLevel.Level() {
 		r.errMu.Lock()
@@ -192,48 +165,14 @@ func clean(s string) string {
 // Read returns the messages after number seq (0 for all that are kept), oldest first,
 // and how many of those wanted are lost because the ring went over them.
 func (r *Ring) Read(seq uint64) (recs []Record, lost uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	recs, lost, _ = r.readLocked(seq)
-	return recs, lost
-}
-
-func (r *Ring) readLocked(seq uint64) (recs []Record, lost uint64, wake <-chan struct{}) {
-	if len(r.recs) == 0 || seq >= r.next-1 {
-		return nil, 0, r.wake
-	}
-	first := r.recs[0].Seq
-	if seq+1 < first {
-		lost = first - seq - 1
-		seq = first - 1
-	}
-	return append(recs, r.recs[seq+1-first:]...), lost, r.wake
+	return r.recs.Read(seq)
 }
 
 // Follow gives fn the messages after number seq, those kept and then each new batch as
 // it comes, until ctx ends or fn returns an error, which is returned. fn runs without a
 // lock: a slow one loses messages, and lost says how many, and delays nobody.
 func (r *Ring) Follow(ctx context.Context, seq uint64, fn func(recs []Record, lost uint64) error) error {
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		r.mu.Lock()
-		recs, lost, wake := r.readLocked(seq)
-		r.mu.Unlock()
-		if len(recs) > 0 {
-			seq = recs[len(recs)-1].Seq
-			if err := fn(recs, lost); err != nil {
-				return err
-			}
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-wake:
-		}
-	}
+	return r.recs.Follow(ctx, seq, fn)
 }
 
 // WriteTo writes what is kept as dmesg does.
@@ -252,5 +191,5 @@ func (r *Ring) WriteTo(w io.Writer) (int64, error) {
 
 // Since is the time of a message as a wall clock shows it, for people.
 func (r Record) Since() time.Time {
-	return time.Now().Add(-time.Duration(monotonic() - r.Time))
+	return time.Now().Add(-time.Duration(journal.Monotonic() - r.Time))
 }

@@ -17,7 +17,7 @@ import (
 func fixed(o Options) *Ring {
 	r := New(o)
 	var t int64 = 12_345_678_999
-	r.now = func() int64 { t += 1e6; return t }
+	r.recs.Now = func() int64 { t += 1e6; return t }
 	return r
 }
 
@@ -109,8 +109,8 @@ func TestBounded(t *testing.T) {
 	if sum > size || sum < size/2 || lost+uint64(len(recs)) != 1000 {
 		t.Errorf("%d bytes in %d messages, %d lost, want at most %d and 1000 in all", sum, len(recs), lost, size)
 	}
-	if cap(r.recs) > 4*size/perRecord {
-		t.Errorf("room for %d messages is held", cap(r.recs))
+	if r.recs.Room() > 4*size/perRecord {
+		t.Errorf("room for %d messages is held", r.recs.Room())
 	}
 	for _, seq := range []uint64{1000, 1001, 1 << 63, ^uint64(0)} {
 		if recs, lost := r.Read(seq); len(recs) != 0 || lost != 0 {

@@ -21,11 +21,9 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
-	"sync"
 
-	"golang.org/x/sys/unix"
+	"github.com/ring3dev/ring3/internal/journal"
 )
 
 // Actions (the kernel's kobject_action).
@@ -86,14 +84,7 @@ func (e Event) size() int {
 
 // Ring keeps events. The oldest go when there are too many. A nil Ring takes them and keeps none.
 type Ring struct {
-	limit int
-	now   func() int64
-
-	mu     sync.Mutex
-	events []Event       // guarded by mu; in order of Seq
-	size   int           // guarded by mu; of events
-	next   uint64        // guarded by mu; Seq of the next event
-	wake   chan struct{} // guarded by mu; closed at the next event
+	events *journal.Journal[Event]
 }
 
 // New makes an empty ring that keeps so many bytes; 0 for DefaultSize.
@@ -101,16 +92,7 @@ func New(size int) *Ring {
 	if size <= 0 {
 		size = DefaultSize
 	}
-	return &Ring{limit: size, now: monotonic, next: 1, wake: make(chan struct{})}
-}
-
-// monotonic reads CLOCK_MONOTONIC, which package time keeps to itself.
-func monotonic() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return 0 // the clock always exists
-	}
-	return ts.Nano()
+	return &Ring{journal.New(size, Event.size)}
 }
 
 // Publish appends an event, and gives its number. env is "KEY=VALUE" each. Bytes that would break a line, or steer a
@@ -123,22 +105,10 @@ func (r *Ring) Publish(action, devpath, subsystem string, env ...string) uint64 
 	for i, v := range env {
 		e.Env[i] = clean(v)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e.Seq, e.Time = r.next, r.now()
-	r.next++
-	r.events = append(r.events, e)
-	r.size += e.size()
-	drop := 0
-	for r.size > r.limit && drop < len(r.events)-1 { // the latest always stays
-		r.size -= r.events[drop].size()
-		r.events[drop] = Event{} // its text goes with it
-		drop++
-	}
-	r.events = r.events[drop:] // append moves what is left when the array is full
-	close(r.wake)
-	r.wake = make(chan struct{})
-	return e.Seq
+	return r.events.Add(func(seq uint64, now int64) Event {
+		e.Seq, e.Time = seq, now
+		return e
+	})
 }
 
 func clean(s string) string {
@@ -156,22 +126,7 @@ func (r *Ring) Read(seq uint64) (events []Event, lost uint64) {
 	if r == nil {
 		return nil, 0
 	}
-	events, lost, _ = r.read(seq)
-	return events, lost
-}
-
-func (r *Ring) read(seq uint64) (events []Event, lost uint64, wake <-chan struct{}) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.events) == 0 || seq >= r.next-1 {
-		return nil, 0, r.wake
-	}
-	first := r.events[0].Seq
-	if seq+1 < first {
-		lost = first - seq - 1
-		seq = first - 1
-	}
-	return slices.Clone(r.events[seq+1-first:]), lost, r.wake
+	return r.events.Read(seq)
 }
 
 // Follow gives fn the events after number seq, those kept and then each new batch as it comes, until ctx ends or fn
@@ -182,22 +137,5 @@ func (r *Ring) Follow(ctx context.Context, seq uint64, fn func(events []Event, l
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		events, lost, wake := r.read(seq)
-		if len(events) > 0 {
-			seq = events[len(events)-1].Seq
-			if err := fn(events, lost); err != nil {
-				return err
-			}
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-wake:
-		}
-	}
+	return r.events.Follow(ctx, seq, fn)
 }

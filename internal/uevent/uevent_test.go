@@ -17,7 +17,7 @@ const port = "/devices/pci1000:00/1000:00:03.0"
 func fixed(size int) *Ring {
 	r := New(size)
 	var t int64 = 1_234_567_890_999
-	r.now = func() int64 { t += 1e6; return t }
+	r.events.Now = func() int64 { t += 1e6; return t }
 	return r
 }
 
