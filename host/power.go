@@ -116,25 +116,28 @@ func (s *System) lower(b *boundDevice) (raise func() error) {
 		return nothing
 	}
 	c := b.dev.Config()
-	at, ok := pci.FindCap(c, pci.CapPM)
-	if !ok || at+pci.PMCtl+2 > 0x100 {
+	at, ok := pci.FindPowerControl(c)
+	if !ok {
 		return nothing
 	}
 	restore := bus.SaveState(b.dev)
-	ctl := c.Read16(at + pci.PMCtl)
+	ctl := c.Read16(at)
 	// Who is able to may wake the system; status bits are cleared by ones.
 	enable := uint16(0)
-	if c.Read16(at+pci.PMCap)>>11&0x1f != 0 {
+	if c.Read16(at-pci.PMCtl+pci.PMCap)>>11&0x1f != 0 {
 		enable = pci.PMCtlPMEEn
 	}
-	c.Write16(at+pci.PMCtl, ctl&^pci.PMCtlState|3|enable|pci.PMCtlPMESta)
-	return func() error {
-		c.Write16(at+pci.PMCtl, ctl&^(pci.PMCtlState|pci.PMCtlPMEEn)|pci.PMCtlPMESta)
-		if err := bus.Sleep(context.Background(), bus.ClockOf(b.dev), d3Time); err != nil {
-			return err
-		}
-		return restore()
+	c.Write16(at, ctl&^pci.PMCtlState|3|enable|pci.PMCtlPMESta)
+	return func() error { return toD0(context.Background(), b, at, ctl, restore) }
+}
+
+// toD0 brings a function to D0, unable to wake anybody, and its state back; at is its power control register, ctl what that said.
+func toD0(ctx context.Context, b *boundDevice, at bus.Off, ctl uint16, restore func() error) error {
+	b.dev.Config().Write16(at, ctl&^(pci.PMCtlState|pci.PMCtlPMEEn)|pci.PMCtlPMESta)
+	if err := bus.Sleep(ctx, bus.ClockOf(b.dev), d3Time); err != nil {
+		return err
 	}
+	return restore()
 }
 
 // wake resumes one device, if it sleeps. scan is held.
@@ -163,20 +166,15 @@ func awaken(ctx context.Context, b *boundDevice) error {
 		return nil
 	}
 	c := b.dev.Config()
-	at, ok := pci.FindCap(c, pci.CapPM)
-	if !ok || at+pci.PMCtl+2 > 0x100 {
+	at, ok := pci.FindPowerControl(c)
+	if !ok {
 		return nil
 	}
-	v := c.Read16(at + pci.PMCtl)
+	v := c.Read16(at)
 	if v == 0xffff || v&pci.PMCtlState == 0 {
 		return nil
 	}
-	restore := bus.SaveState(b.dev)
-	c.Write16(at+pci.PMCtl, v&^(pci.PMCtlState|pci.PMCtlPMEEn)|pci.PMCtlPMESta)
-	if err := bus.Sleep(ctx, bus.ClockOf(b.dev), d3Time); err != nil {
-		return err
-	}
-	return restore()
+	return toD0(ctx, b, at, v, bus.SaveState(b.dev))
 }
 
 // Wake resumes a device that asked for it by a power management event, ports above it before; pci.Waker.

@@ -80,6 +80,12 @@ func FindExtCap(c bus.Config, id uint16) (bus.Off, bool) {
 	return 0, false
 }
 
+// FindPowerControl finds a function's power management control and status register (PMCtl); not ok where there is none, or it does not fit.
+func FindPowerControl(c bus.Config) (ctl bus.Off, ok bool) {
+	at, ok := FindCap(c, CapPM)
+	return at + PMCtl, ok && at+PMCtl+2 <= 0x100
+}
+
 // SetCommand sets and then clears bits of the Command register, leaving the others.
 // Nothing is written where nothing would change. It returns the old value.
 func SetCommand(c bus.Config, set, clear Command) Command {

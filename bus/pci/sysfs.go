@@ -273,11 +273,11 @@ func cpus(format func(unix.CPUSet, int) string) string {
 // powerState is the state that the Power Management capability tells (PCI Bus Power
 // Management 1.2, 3.2.4); without one a function is always in D0.
 func powerState(c bus.Config) string {
-	at, ok := FindCap(c, CapPM)
-	if !ok || at+6 > 0x100 {
+	at, ok := FindPowerControl(c)
+	if !ok {
 		return "D0"
 	}
-	return [...]string{"D0", "D1", "D2", "D3hot"}[c.Read16(at+4)&3]
+	return [...]string{"D0", "D1", "D2", "D3hot"}[c.Read16(at)&PMCtlState]
 }
 
 // LinkSpeed is how sysfs writes the speed in the low bits of Link Capabilities or Link Status: "2.5 GT/s PCIe".

@@ -154,14 +154,14 @@ func (d *device) Reset(ctx context.Context) error {
 	switch {
 	case ok && d.cfg.Read32(off+pci.ExpDevCap)&devCapFLR != 0:
 		d.cfg.Write16(off+pci.ExpDevCtl, d.cfg.Read16(off+pci.ExpDevCtl)|pci.DevCtlFLR)
-		if err := sleep(ctx, flrTime); err != nil {
+		if err := bus.Sleep(ctx, bus.ClockOf(d), flrTime); err != nil {
 			return fmt.Errorf("%s %s: function reset: %w", d.Address(), d.spec.Name, err)
 		}
 	case d.fn.Parent != nil && d.alone():
 		up := d.m.Config(d.fn.Parent.Addr)
 		ctl := up.Read16(pci.CfgBridgeCtl)
 		up.Write16(pci.CfgBridgeCtl, ctl|pci.BridgeReset)
-		err := sleep(ctx, resetHold)
+		err := bus.Sleep(ctx, bus.ClockOf(d), resetHold)
 		up.Write16(pci.CfgBridgeCtl, ctl)
 		if err != nil {
 			return fmt.Errorf("%s %s: bus reset: %w", d.Address(), d.spec.Name, err)
@@ -181,15 +181,6 @@ func (d *device) alone() bool {
 		}
 	}
 	return n == 1
-}
-
-func sleep(ctx context.Context, t time.Duration) error {
-	select {
-	case <-time.After(t):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // Close masks interrupts, stops the device's bus mastering, and refuses further work.

@@ -73,16 +73,10 @@ func ResetFunction(ctx context.Context, m *pci.Member) error {
 	return m.Device.Reset(ctx)
 }
 
-// powerControl is where a function's power management control and status register is.
-func powerControl(c bus.Config) (bus.Off, bool) {
-	at, ok := pci.FindCap(c, pci.CapPM)
-	return at + pci.PMCtl, ok && at+pci.PMCtl+2 <= 0x100
-}
-
 // PowerControl reads a function's power management control and status; not ok where it has none, or does not answer.
 func PowerControl(m *pci.Member) (v uint16, ok bool) {
 	c := config(m)
-	ctl, ok := powerControl(c)
+	ctl, ok := pci.FindPowerControl(c)
 	if !ok {
 		return 0, false
 	}
@@ -98,7 +92,7 @@ func TakePME(m *pci.Member) (asked bool) {
 		return false
 	}
 	c := config(m)
-	ctl, _ := powerControl(c)
+	ctl, _ := pci.FindPowerControl(c)
 	c.Write16(ctl, v&^pci.PMCtlPMEEn) // with the status, which a one clears
 	return v&pci.PMCtlPMEEn != 0
 }
@@ -110,7 +104,7 @@ func PowerUp(m *pci.Member) (slept bool) {
 		return false
 	}
 	c := config(m)
-	ctl, _ := powerControl(c)
+	ctl, _ := pci.FindPowerControl(c)
 	c.Write16(ctl, v&^(pci.PMCtlState|pci.PMCtlPMESta))
 	return true
 }

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/internal/uevent"
 	"github.com/ring3dev/ring3/sysfs"
 )
 
@@ -97,16 +99,11 @@ func (d *Device) path() string {
 	return ""
 }
 
-// uevents are the actions that may be written to a file uevent.
-var uevents = []string{"add", "remove", "change", "move", "online", "offline", "bind", "unbind"}
-
 // storeUevent sends the event that was written.
 func (d *Device) storeUevent(_ context.Context, p []byte) (int, error) {
-	for _, a := range uevents {
-		if line(p) == a {
-			d.port.uevent(a, d, "SYNTH_UUID=0")
-			return len(p), nil
-		}
+	if a := line(p); slices.Contains(uevent.Actions, a) {
+		d.port.uevent(a, d, "SYNTH_UUID=0")
+		return len(p), nil
 	}
 	d.port.Print(slog.LevelError, "synth uevent: %s: unknown uevent action string", d.path())
 	d.mu.Lock()
