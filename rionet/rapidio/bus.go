@@ -45,15 +45,14 @@ func (b *Bus) AddMport(ctx context.Context, ops Ops, o MportOptions) (*Mport, er
 		m.cancel()
 		return nil, fmt.Errorf("%s: adding a master port: %w", info.Name, err)
 	}
-	b.tree.addMport(m)
 	b.uevent(uevent.Add, m.path(), classPort)
 	ops.Start(events{m})
-	b.wg.Go(m.watch)
+	go m.watch()
 	b.changed()
 	return m, nil
 }
 
-// insert gives a port its number.
+// insert gives a port its number, and shows it.
 func (b *Bus) insert(m *Mport) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -66,11 +65,14 @@ func (b *Bus) insert(m *Mport) error {
 	for m.id = 0; m.id < len(b.mports) && b.mports[m.id].id == m.id; m.id++ {
 	}
 	b.mports = slices.Insert(b.mports, m.id, m)
+	b.tree.addMport(m)
+	b.wg.Add(1)
 	return nil
 }
 
 // watch takes a port out of service that is gone for good.
 func (m *Mport) watch() {
+	defer m.bus.wg.Done()
 	select {
 	case <-m.ctx.Done():
 	case <-m.ops.Done():
@@ -81,7 +83,8 @@ func (m *Mport) watch() {
 	}
 }
 
-// RemoveMport takes a master port out of service, with the devices that only it reaches. Ops stays whoever's it is. It is idempotent.
+// RemoveMport takes a master port out of service, with its net, and waits for a scan to end. Whoever made its Ops closes that. It is
+// idempotent.
 func (b *Bus) RemoveMport(m *Mport) {
 	b.mu.Lock()
 	i := slices.Index(b.mports, m)
@@ -90,9 +93,9 @@ func (b *Bus) RemoveMport(m *Mport) {
 		return
 	}
 	b.mports = slices.Delete(b.mports, i, i+1)
+	m.cancel() // ends a scan, and what waits in Ops; there will be no net
 	n := m.net
 	b.mu.Unlock()
-	m.cancel() // ends a scan, and what waits in Ops
 
 	_ = m.turn.take(context.Background())
 	if n != nil {

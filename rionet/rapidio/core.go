@@ -89,14 +89,13 @@ type WindowInfo struct {
 	Path  string
 }
 
-// Net is a RapidIO network: what one master port, or several, reach.
+// Net is a RapidIO network: what one master port reaches. Two ports of one process are on two, be it one fabric.
 type Net struct {
 	bus  *Bus
 	id   int
 	home *Mport // by which its devices are reached, and below which they are shown
 
 	// guarded by bus.mu
-	mports  []*Mport
 	devices []*Device // in the order in which they were found
 	tags    map[uint32]*Device
 	gone    bool

@@ -58,6 +58,7 @@ func (b *Bus) Unregister(d *Driver) {
 	i := slices.Index(b.drivers, d)
 	if i >= 0 {
 		b.drivers = slices.Delete(b.drivers, i, i+1)
+		b.tree.removeDriver(d)
 	}
 	b.mu.Unlock()
 	if i < 0 {
@@ -70,7 +71,6 @@ func (b *Bus) Unregister(d *Driver) {
 		}
 		dev.turn.give()
 	}
-	b.tree.removeDriver(d)
 	b.changed()
 }
 

@@ -304,7 +304,9 @@ func (d *Device) showNext(w *bytes.Buffer) error {
 func (t *tree) bound(d *Device, drv *Driver) {
 	at, dir := d.path(), busDir+"/drivers/"+drv.Name
 	d.dir.Put("driver", &sysfs.Link{Target: sysfs.Rel(at, dir)})
-	t.drivers.MkdirAll(drv.Name).Put(d.Name(), &sysfs.Link{Target: sysfs.Rel(dir, at)})
+	if drivers, ok := t.drivers.Lookup(drv.Name).(*sysfs.Dir); ok { // unless it goes at this moment
+		drivers.Put(d.Name(), &sysfs.Link{Target: sysfs.Rel(dir, at)})
+	}
 }
 
 func (t *tree) unbound(d *Device, drv *Driver) {
