@@ -35,8 +35,8 @@ var layers = [][]string{
 	{"netdev"},
 	{"drivers/portbus"},
 	{"drivers"},
-	{"rionet/rapidio"},
-	{"rionet/scan", "rionet/fabric", "rionet/shm"},
+	{"rionet/rapidio"}, // with scan
+	{"rionet/fabric", "rionet/shm"},
 	{"pktgen", "tpmdd", "rionet", "netdev/tap"}, // rionet: with mport, fabricd and rejoin
 	{"internal/kernfs", "internal/figures", "internal/instance", "internal/userns", "internal/hwbind"},
 	{"host"},
