@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -140,11 +139,11 @@ func parseScan(s string) (int, error) {
 
 // synthesize tells of an event that somebody wrote to a file uevent.
 func (b *Bus) synthesize(s, path, subsystem string, env ...string) error {
-	action := line(s)
-	if !slices.Contains(uevent.Actions, action) {
-		return fmt.Errorf("%s: uevent: no action %q: %w", path, action, unix.EINVAL)
+	action, synth, err := uevent.ParseSynth(s)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	b.uevent(action, path, subsystem, append([]string{"SYNTH_UUID=0"}, env...)...)
+	b.uevent(action, path, subsystem, append(synth, env...)...)
 	return nil
 }
 
