@@ -121,7 +121,7 @@ func errno(err error) error {
 // parseScan reads which master port is to be scanned: its number, or -1 for all (the kernel's kstrtol, in which a sign may stand).
 func parseScan(s string) (int, error) {
 	bad := fmt.Errorf("scan: %q, want the number of a master port or -1: %w", s, unix.EINVAL)
-	digits, minus := strings.CutPrefix(line(s), "-")
+	digits, minus := strings.CutPrefix(s, "-")
 	if minus && strings.HasPrefix(digits, "+") {
 		return 0, bad
 	}
