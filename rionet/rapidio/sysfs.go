@@ -237,13 +237,8 @@ func (t *tree) fill(d *Device) {
 	dir.Put("asm_did", sysfs.Showf("0x%04x", d.AsmDID))
 	dir.Put("asm_vid", sysfs.Showf("0x%04x", d.AsmVID))
 	dir.Put("asm_rev", sysfs.Showf("0x%04x", d.AsmRev))
-	dir.Put("destid", sysfs.Showf("0x%04x", d.DestID))
 	dir.Put("modalias", sysfs.Showf("%s", d.Modalias()))
-	prev := "root"
-	if d.Prev != nil {
-		prev = d.Prev.Name()
-	}
-	dir.Put("lprev", sysfs.Showf("%s", prev))
+	t.fillWay(d)
 	dir.Put("config", configFile(d))
 	dir.Put("uevent", sysfs.Attr(0o644, func(w *bytes.Buffer) error {
 		if name := d.Driver(); name != "" {
@@ -253,9 +248,25 @@ func (t *tree) fill(d *Device) {
 		return nil
 	}, d.storeUevent))
 	if d.IsSwitch() {
-		dir.Put("hopcount", sysfs.Showf("0x%02x", d.Hop))
 		dir.Put("routes", sysfs.Attr(0o444, d.showRoutes, nil))
 		dir.Put("lnext", sysfs.Attr(0o444, d.showNext, nil))
+	}
+}
+
+// fillWay makes the files of a device that tell how it is reached.
+func (t *tree) fillWay(d *Device) {
+	dest, hop := d.way()
+	d.Net.bus.mu.Lock()
+	prev := d.Prev
+	d.Net.bus.mu.Unlock()
+	name := "root"
+	if prev != nil {
+		name = prev.Name()
+	}
+	d.dir.Put("destid", sysfs.Showf("0x%04x", dest))
+	d.dir.Put("lprev", sysfs.Showf("%s", name))
+	if d.IsSwitch() {
+		d.dir.Put("hopcount", sysfs.Showf("0x%02x", hop))
 	}
 }
 
