@@ -54,7 +54,10 @@ type Mport struct {
 	id   int
 	info PortInfo
 	opts MportOptions
-	net  *Net // guarded by bus.mu
+
+	net     *Net          // guarded by bus.mu
+	leaving bool          // guarded by bus.mu
+	removed chan struct{} // closed when it is out of service
 
 	ctx    context.Context // ends when the port is gone
 	cancel context.CancelFunc

@@ -62,7 +62,8 @@ func (d *Device) read(ctx context.Context, off Off, w Width) (uint32, error) {
 	err := d.here()
 	if err == nil {
 		var v uint32
-		if v, err = d.Mport.Read(ctx, d.DestID, d.Hop, off, w); err == nil {
+		dest, hop := d.way()
+		if v, err = d.Mport.Read(ctx, dest, hop, off, w); err == nil {
 			return v, nil
 		}
 	}
@@ -72,7 +73,8 @@ func (d *Device) read(ctx context.Context, off Off, w Width) (uint32, error) {
 func (d *Device) write(ctx context.Context, off Off, w Width, v uint32) error {
 	err := d.here()
 	if err == nil {
-		err = d.Mport.Write(ctx, d.DestID, d.Hop, off, w, v)
+		dest, hop := d.way()
+		err = d.Mport.Write(ctx, dest, hop, off, w, v)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", d.Name(), err)

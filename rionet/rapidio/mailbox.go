@@ -120,7 +120,7 @@ func (m *Mport) RequestOutbMboxFunc(owner string, mbox, entries int, f func(Outb
 
 // worker is the goroutine of a mailbox with a callback.
 type worker struct {
-	hook
+	hook   hook
 	m      *Mport
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -171,7 +171,7 @@ func (w *worker) loop() {
 			continue
 		}
 		before := w.load()
-		w.run(w.call)
+		w.hook.run(w.call)
 		if before != 0 && w.load() == before {
 			w.pause() // nothing came of it
 		}

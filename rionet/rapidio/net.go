@@ -72,7 +72,9 @@ func (n *Net) AddDevice(d *Device) error {
 	}
 	n.bus.tree.addDevice(d)
 	d.uevent(uevent.Add)
-	n.bus.autoprobe(d)
+	if n.bus.Autoprobe() {
+		n.bus.probe(d)
+	}
 	return nil
 }
 
