@@ -104,7 +104,8 @@ type Net struct {
 	gone    bool
 }
 
-// Device is an endpoint or a switch of a net. What identifies it does not change; a device that went and came back is another one.
+// Device is an endpoint or a switch of a net. What identifies it does not change; a device that went and came back
+// is another one. How it is reached may: Way has it.
 type Device struct {
 	Net   *Net
 	Mport *Mport // through which it is reached

@@ -168,6 +168,24 @@ func (n *Net) Remove() {
 	}
 }
 
+// Move tells that a device, which stays the same, is now reached by another way: a link failed, or a shorter one came. dest and hop are
+// of a switch; an endpoint is always reached by its own ID.
+func (n *Net) Move(d *Device, dest DestID, hop uint8, prev *Device) {
+	if d.Net != n {
+		return
+	}
+	n.bus.mu.Lock()
+	moved := d.Prev != prev
+	d.Prev = prev
+	if d.IsSwitch() && (d.DestID != dest || d.Hop != hop) {
+		d.DestID, d.Hop, moved = dest, hop, true
+	}
+	n.bus.mu.Unlock()
+	if moved {
+		n.bus.changed()
+	}
+}
+
 // SetNext says which device is at a port of a switch; nil: none, or the way back.
 func (n *Net) SetNext(sw *Device, port int, d *Device) {
 	if sw.Switch == nil || port < 0 || port >= sw.Ports() {
