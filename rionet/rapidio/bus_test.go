@@ -184,3 +184,26 @@ func BenchmarkAddDevices(b *testing.B) {
 		bus.Close()
 	}
 }
+
+// A device that is reached by another way stays what it is.
+func TestMove(t *testing.T) {
+	r := newRig(t, Small, 3)
+	sw, ep := r.device("00:s:0000"), r.device("00:e:0002")
+	n := sw.Net
+	n.Move(sw, 2, 1, ep)
+	n.Move(ep, 2, 1, nil)
+	if dest, hop, prev := sw.Way(); dest != 2 || hop != 1 || prev != ep {
+		t.Errorf("Way() = %d, %d, %v, want 2, 1, %v", dest, hop, prev, ep)
+	}
+	if dest, hop, prev := ep.Way(); dest != 1 || hop != 0xff || prev != nil {
+		t.Errorf("Way() of an endpoint = %d, %d, %v, want 1, 255, nil", dest, hop, prev)
+	}
+	for at, want := range map[string]string{"00:s:0000/destid": "0x0002\n", "00:s:0000/hopcount": "0x01\n", "00:s:0000/lprev": "00:e:0002\n", "00:e:0002/destid": "0x0001\n", "00:e:0002/lprev": "root\n"} {
+		if got, err := r.read("/sys/bus/rapidio/devices/" + at); got != want || err != nil {
+			t.Errorf("%s after Move = %q, %v, want %q", at, got, err, want)
+		}
+	}
+	if v, err := sw.Read32(t.Context(), RegDeviceID); v != modelEndpoint<<16|modelVendor || err != nil {
+		t.Errorf("Read32 = %#x, %v, want the endpoint that is there now", v, err)
+	}
+}

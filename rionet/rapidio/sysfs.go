@@ -110,6 +110,7 @@ func errno(err error) error {
 	}{
 		{ErrRange, unix.EINVAL}, {ErrNoDevice, unix.ENODEV}, {ErrResponse, unix.EIO}, {ErrRetry, unix.EAGAIN}, {bus.ErrNotSupported, unix.EOPNOTSUPP}, {bus.ErrGone, unix.ENODEV},
 		{bus.ErrClosed, unix.ENODEV}, {bus.ErrBusy, unix.EBUSY}, {bus.ErrTimeout, unix.ETIMEDOUT},
+		{context.DeadlineExceeded, unix.ETIMEDOUT},
 	} {
 		if errors.Is(err, c.err) {
 			return fmt.Errorf("%w: %w", err, c.n)
@@ -238,7 +239,16 @@ func (t *tree) fill(d *Device) {
 	dir.Put("asm_vid", sysfs.Showf("0x%04x", d.AsmVID))
 	dir.Put("asm_rev", sysfs.Showf("0x%04x", d.AsmRev))
 	dir.Put("modalias", sysfs.Showf("%s", d.Modalias()))
-	t.fillWay(d)
+	dir.Put("destid", sysfs.Show(func() string {
+		dest, _, _ := d.Way()
+		return fmt.Sprintf("0x%04x", dest)
+	}))
+	dir.Put("lprev", sysfs.Show(func() string {
+		if _, _, prev := d.Way(); prev != nil {
+			return prev.Name()
+		}
+		return "root"
+	}))
 	dir.Put("config", configFile(d))
 	dir.Put("uevent", sysfs.Attr(0o644, func(w *bytes.Buffer) error {
 		if name := d.Driver(); name != "" {
@@ -248,25 +258,12 @@ func (t *tree) fill(d *Device) {
 		return nil
 	}, d.storeUevent))
 	if d.IsSwitch() {
+		dir.Put("hopcount", sysfs.Show(func() string {
+			_, hop, _ := d.Way()
+			return fmt.Sprintf("0x%02x", hop)
+		}))
 		dir.Put("routes", sysfs.Attr(0o444, d.showRoutes, nil))
 		dir.Put("lnext", sysfs.Attr(0o444, d.showNext, nil))
-	}
-}
-
-// fillWay makes the files of a device that tell how it is reached.
-func (t *tree) fillWay(d *Device) {
-	dest, hop := d.way()
-	d.Net.bus.mu.Lock()
-	prev := d.Prev
-	d.Net.bus.mu.Unlock()
-	name := "root"
-	if prev != nil {
-		name = prev.Name()
-	}
-	d.dir.Put("destid", sysfs.Showf("0x%04x", dest))
-	d.dir.Put("lprev", sysfs.Showf("%s", name))
-	if d.IsSwitch() {
-		d.dir.Put("hopcount", sysfs.Showf("0x%02x", hop))
 	}
 }
 
