@@ -16,9 +16,8 @@ import (
 // TestParallel has all nodes send to all others at once, while somebody writes routes and reads statistics: each message arrives once,
 // whole, and in the order of its sender.
 func TestParallel(t *testing.T) {
-	for _, c := range []struct{ name, more string }{{"ideal", ""}, {"delayed", ", delay: 100us, rate: 10G"}} {
-		t.Run(c.name, func(t *testing.T) { parallel(t, 4, 2000, c.more) })
-	}
+	t.Run("ideal", func(t *testing.T) { parallel(t, 4, 2000, "") })
+	t.Run("delayed", func(t *testing.T) { parallel(t, 4, 100, ", delay: 100us, rate: 10G") })
 }
 
 func parallel(t *testing.T, n, each int, more string) {
