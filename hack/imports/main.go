@@ -72,6 +72,7 @@ var foreign = []struct {
 	{"golang.org/x/perf", []string{"internal/bench"}, false},
 	{"github.com/prometheus", []string{"internal/figures"}, true},
 	{"github.com/gdamore/tcell", []string{"internal/figures"}, false},
+	{"go.yaml.in/yaml", []string{"rionet/fabric"}, false},
 	{"github.com/creack/pty", nil, true},
 	{"github.com/google/go-tpm", []string{"tpmdd", "host"}, true},
 	{"github.com/u-root", []string{"integration/vm", "internal/hwbind"}, false},
