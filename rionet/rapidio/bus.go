@@ -39,21 +39,20 @@ func (b *Bus) AddMport(ctx context.Context, ops Ops, o MportOptions) (*Mport, er
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s: adding a master port: %w", info.Name, err)
 	}
-	m := &Mport{bus: b, ops: ops, info: info, opts: o, turn: newTurn()}
+	m := &Mport{bus: b, ops: ops, info: info, opts: o, turn: newTurn(), removed: make(chan struct{})}
 	m.ctx, m.cancel = context.WithCancel(b.ctx)
 	if err := b.insert(m); err != nil {
 		m.cancel()
 		return nil, fmt.Errorf("%s: adding a master port: %w", info.Name, err)
 	}
-	b.tree.addMport(m)
 	b.uevent(uevent.Add, m.path(), classPort)
 	ops.Start(events{m})
-	b.wg.Go(m.watch)
+	go m.watch()
 	b.changed()
 	return m, nil
 }
 
-// insert gives a port its number.
+// insert gives a port its number, and shows it.
 func (b *Bus) insert(m *Mport) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -66,11 +65,14 @@ func (b *Bus) insert(m *Mport) error {
 	for m.id = 0; m.id < len(b.mports) && b.mports[m.id].id == m.id; m.id++ {
 	}
 	b.mports = slices.Insert(b.mports, m.id, m)
+	b.tree.addMport(m)
+	b.wg.Add(1)
 	return nil
 }
 
 // watch takes a port out of service that is gone for good.
 func (m *Mport) watch() {
+	defer m.bus.wg.Done()
 	select {
 	case <-m.ctx.Done():
 	case <-m.ops.Done():
@@ -81,19 +83,21 @@ func (m *Mport) watch() {
 	}
 }
 
-// RemoveMport takes a master port out of service, with the devices that only it reaches. Ops stays whoever's it is. It is idempotent.
+// RemoveMport takes a master port out of service, with its net, and waits for a scan to end. Whoever made its Ops closes that. It is
+// idempotent.
 func (b *Bus) RemoveMport(m *Mport) {
 	b.mu.Lock()
-	i := slices.Index(b.mports, m)
-	if i < 0 {
-		b.mu.Unlock()
-		return
-	}
-	b.mports = slices.Delete(b.mports, i, i+1)
+	first := !m.leaving
+	m.leaving = true
+	m.cancel() // ends a scan, and what waits in Ops; from here on there comes no net
 	n := m.net
 	b.mu.Unlock()
-	m.cancel() // ends a scan, and what waits in Ops
-
+	if !first {
+		if !inCallback() {
+			<-m.removed
+		}
+		return
+	}
 	_ = m.turn.take(context.Background())
 	if n != nil {
 		n.Remove()
@@ -102,8 +106,12 @@ func (b *Bus) RemoveMport(m *Mport) {
 	m.hooks.drop()
 	m.bells.drop(m.ops)
 	m.boxes.drop()
+	b.mu.Lock() // its number is free when it is shown no more
+	b.mports = slices.DeleteFunc(b.mports, func(o *Mport) bool { return o == m })
 	b.tree.removeMport(m)
+	b.mu.Unlock()
 	b.uevent(uevent.Remove, m.path(), classPort)
+	close(m.removed)
 	b.changed()
 }
 

@@ -54,7 +54,10 @@ type Mport struct {
 	id   int
 	info PortInfo
 	opts MportOptions
-	net  *Net // guarded by bus.mu
+
+	net     *Net          // guarded by bus.mu
+	leaving bool          // guarded by bus.mu
+	removed chan struct{} // closed when it is out of service
 
 	ctx    context.Context // ends when the port is gone
 	cancel context.CancelFunc
@@ -89,20 +92,20 @@ type WindowInfo struct {
 	Path  string
 }
 
-// Net is a RapidIO network: what one master port, or several, reach.
+// Net is a RapidIO network: what one master port reaches. Two ports of one process are on two, be it one fabric.
 type Net struct {
 	bus  *Bus
 	id   int
 	home *Mport // by which its devices are reached, and below which they are shown
 
 	// guarded by bus.mu
-	mports  []*Mport
 	devices []*Device // in the order in which they were found
 	tags    map[uint32]*Device
 	gone    bool
 }
 
-// Device is an endpoint or a switch of a net. What identifies it does not change; a device that went and came back is another one.
+// Device is an endpoint or a switch of a net. What identifies it does not change; a device that went and came back
+// is another one. How it is reached may: Way has it.
 type Device struct {
 	Net   *Net
 	Mport *Mport // through which it is reached

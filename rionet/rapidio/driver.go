@@ -45,7 +45,9 @@ func (b *Bus) Register(d *Driver) error {
 	}
 	for _, dev := range b.Devices() {
 		_ = dev.turn.take(context.Background())
-		b.autoprobe(dev)
+		if b.Autoprobe() && dev.bound() == nil && dev.here() == nil && d.Serves(dev) {
+			_ = b.bind(dev, d) // what fails was logged
+		}
 		dev.turn.give()
 	}
 	b.changed()
@@ -58,6 +60,7 @@ func (b *Bus) Unregister(d *Driver) {
 	i := slices.Index(b.drivers, d)
 	if i >= 0 {
 		b.drivers = slices.Delete(b.drivers, i, i+1)
+		b.tree.removeDriver(d)
 	}
 	b.mu.Unlock()
 	if i < 0 {
@@ -70,7 +73,6 @@ func (b *Bus) Unregister(d *Driver) {
 		}
 		dev.turn.give()
 	}
-	b.tree.removeDriver(d)
 	b.changed()
 }
 
@@ -78,16 +80,6 @@ func (d *Device) bound() *Driver {
 	d.Net.bus.mu.Lock()
 	defer d.Net.bus.mu.Unlock()
 	return d.driver
-}
-
-// autoprobe finds a driver for a device, where that is wanted. The device's turn is held.
-func (b *Bus) autoprobe(d *Device) {
-	b.mu.Lock()
-	no := b.noprobe
-	b.mu.Unlock()
-	if !no {
-		b.probe(d)
-	}
 }
 
 // probe finds a driver for a device that has none: the first that takes it. The device's turn is held.

@@ -11,10 +11,7 @@ import (
 // hook is somebody who is called when something happens, until it is let go.
 type hook struct {
 	mu  sync.Mutex // held while it is called
-	off bool       // guarded by mu
-
-	// dropped says the same to a callback that lets itself go.
-	dropped atomic.Bool
+	off atomic.Bool
 }
 
 // run calls f, unless the hook was let go. Its name is what inCallback looks for.
@@ -23,7 +20,7 @@ type hook struct {
 func (h *hook) run(f func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.off && !h.dropped.Load() {
+	if !h.off.Load() {
 		f()
 	}
 }
@@ -31,13 +28,12 @@ func (h *hook) run(f func()) {
 // release lets the hook go: when it returns, the callback does not run and will not, but where it was called from within a callback: then
 // it does not wait, since it might wait for itself.
 func (h *hook) release() {
-	h.dropped.Store(true)
+	h.off.Store(true)
 	if inCallback() {
 		return
 	}
-	h.mu.Lock()
-	h.off = true
-	h.mu.Unlock()
+	h.mu.Lock() // until it has returned
+	defer h.mu.Unlock()
 }
 
 // inCallback tells whether the caller was called by a callback of this package.

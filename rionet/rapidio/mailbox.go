@@ -114,30 +114,55 @@ func (m *Mport) RequestOutbMboxFunc(owner string, mbox, entries int, f func(Outb
 	if err != nil {
 		return nil, nil, err
 	}
-	w := m.work(box.Wait, func() { f(box) }, box.Close, box.InFlight)
+	c := &counted{Outbox: box}
+	w := m.work(box.Wait, func() { f(c) }, box.Close, c)
 	return w.kick, w.release, nil
+}
+
+// counted is an outbox of which is known whether anything happened.
+type counted struct {
+	Outbox
+	moved uint64
+}
+
+func (c *counted) Add(msgs []Message) int {
+	n := c.Outbox.Add(msgs)
+	c.moved += uint64(n)
+	return n
+}
+
+func (c *counted) Results(st []Status) int {
+	n := c.Outbox.Results(st)
+	c.moved += uint64(n)
+	return n
 }
 
 // worker is the goroutine of a mailbox with a callback.
 type worker struct {
-	hook
+	hook   hook
 	m      *Mport
 	ctx    context.Context
 	cancel context.CancelFunc
-	kicks  chan struct{}
 	done   chan struct{}
 
 	wait  func(context.Context) error
 	call  func()
 	close func() error
-	busy  func() int // how much there is to wait for; nil: always something
+	out   *counted // nil: of an inbox, for which there is always something to wait
+
+	mu     sync.Mutex
+	kicked bool
+	wake   context.CancelFunc // ends what it waits for; nil: it does not wait
 }
 
-// workerPause is how long a worker sleeps where waiting fails at once, as while the fabric is away, or brings nothing.
-const workerPause = 50 * time.Millisecond
+// How long a worker sleeps where waiting fails at once, as while the fabric is away, and where an outbox woke it for nothing.
+const (
+	workerPause = 50 * time.Millisecond
+	idlePause   = time.Millisecond
+)
 
-func (m *Mport) work(wait func(context.Context) error, call func(), closeBox func() error, busy func() int) *worker {
-	w := &worker{m: m, kicks: make(chan struct{}, 1), done: make(chan struct{}), wait: wait, call: call, close: closeBox, busy: busy}
+func (m *Mport) work(wait func(context.Context) error, call func(), closeBox func() error, out *counted) *worker {
+	w := &worker{m: m, done: make(chan struct{}), wait: wait, call: call, close: closeBox, out: out, kicked: out != nil}
 	w.ctx, w.cancel = context.WithCancel(m.ctx)
 	m.boxes.mu.Lock()
 	m.boxes.workers = append(m.boxes.workers, w)
@@ -147,9 +172,11 @@ func (m *Mport) work(wait func(context.Context) error, call func(), closeBox fun
 }
 
 func (w *worker) kick() {
-	select {
-	case w.kicks <- struct{}{}:
-	default:
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.kicked = true
+	if w.wake != nil {
+		w.wake()
 	}
 }
 
@@ -157,79 +184,75 @@ func (w *worker) loop() {
 	defer close(w.done)
 	defer w.forget()
 	defer func() { _ = w.close() }()
-	if w.busy != nil {
-		w.kick()
-	}
 	for w.ctx.Err() == nil {
-		if !w.sleep() {
+		kicked, err := w.until(w.sleep)
+		switch {
+		case w.ctx.Err() != nil:
+			return
+		case err != nil && !kicked:
+			w.pause(workerPause)
 			continue
 		}
-		before := w.load()
-		w.run(w.call)
-		if w.busy != nil && w.load() == before && before != 0 {
-			w.pause() // nothing came of it
+		before := w.moved()
+		w.hook.run(w.call)
+		if w.out != nil && !kicked && w.moved() == before {
+			w.pause(idlePause)
 		}
 	}
 }
 
-func (w *worker) load() int {
-	if w.busy == nil {
+func (w *worker) moved() uint64 {
+	if w.out == nil {
 		return 0
 	}
-	return w.busy()
+	return w.out.moved
 }
 
-// sleep waits until the callback has something to do.
-func (w *worker) sleep() bool {
-	select {
-	case <-w.kicks:
-		return true
-	default:
+// sleep waits until there is something to do.
+func (w *worker) sleep(ctx context.Context) error {
+	if w.out == nil || w.out.InFlight() > 0 {
+		return w.wait(ctx)
 	}
-	if w.busy != nil && w.busy() == 0 {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// pause lets time go by, or a kick come.
+func (w *worker) pause(d time.Duration) {
+	kicked, _ := w.until(func(ctx context.Context) error {
+		t := time.NewTimer(d)
+		defer t.Stop()
 		select {
-		case <-w.kicks:
-			return true
-		case <-w.ctx.Done():
-			return false
+		case <-t.C:
+		case <-ctx.Done():
 		}
+		return nil
+	})
+	if kicked {
+		w.kick()
 	}
-	ctx := w.ctx
-	if w.busy != nil {
-		// A kick ends the wait.
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(w.ctx)
-		defer cancel()
-		over := make(chan struct{})
-		joined := make(chan struct{})
-		go func() {
-			defer close(joined)
-			select {
-			case <-w.kicks:
-				w.kick()
-				cancel()
-			case <-over:
-			}
-		}()
-		defer func() { close(over); <-joined }()
-	}
-	err := w.wait(ctx)
-	if err != nil && ctx.Err() == nil {
-		w.pause()
-		return false
-	}
-	return w.ctx.Err() == nil
 }
 
-func (w *worker) pause() {
-	t := time.NewTimer(workerPause)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-w.kicks:
-		w.kick()
-	case <-w.ctx.Done():
+// until does what waits, which a kick ends, or one that came before.
+func (w *worker) until(do func(ctx context.Context) error) (kicked bool, err error) {
+	if w.out == nil { // nobody can kick it
+		return false, do(w.ctx)
 	}
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	w.mu.Lock()
+	if w.kicked {
+		w.kicked = false
+		w.mu.Unlock()
+		return true, nil
+	}
+	w.wake = cancel
+	w.mu.Unlock()
+	err = do(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	kicked, w.kicked, w.wake = w.kicked, false, nil
+	return kicked, err
 }
 
 func (w *worker) forget() {

@@ -9,21 +9,27 @@ import (
 	"github.com/ring3dev/ring3/internal/uevent"
 )
 
-// AddNet makes the net that a port is on, under the lowest number that is free. A port that is on one has that.
+// AddNet makes the net that a port is on, under the lowest number that is free. A port that is on one has that. That of a port
+// out of service takes no devices.
 func (b *Bus) AddNet(m *Mport) *Net {
 	b.mu.Lock()
 	if m.net != nil {
 		defer b.mu.Unlock()
 		return m.net
 	}
-	n := &Net{bus: b, home: m, mports: []*Mport{m}, tags: map[uint32]*Device{}}
+	n := &Net{bus: b, home: m, tags: map[uint32]*Device{}}
+	if m.ctx.Err() != nil {
+		n.gone = true
+		b.mu.Unlock()
+		return n
+	}
 	for n.id < len(b.nets) && b.nets[n.id].id == n.id {
 		n.id++
 	}
 	b.nets = slices.Insert(b.nets, n.id, n)
 	m.net = n
-	b.mu.Unlock()
 	b.tree.addNet(n)
+	b.mu.Unlock()
 	b.changed()
 	return n
 }
@@ -37,12 +43,8 @@ func (n *Net) Name() string { return fmt.Sprintf("rnet_%d", n.id) }
 // Bus is the bus that it is on.
 func (n *Net) Bus() *Bus { return n.bus }
 
-// Mports lists the master ports on it: the first is the one by which its devices are reached.
-func (n *Net) Mports() []*Mport {
-	n.bus.mu.Lock()
-	defer n.bus.mu.Unlock()
-	return slices.Clone(n.mports)
-}
+// Mport is the master port that reaches it.
+func (n *Net) Mport() *Mport { return n.home }
 
 // Devices lists its devices in the order in which they were found.
 func (n *Net) Devices() []*Device {
@@ -70,7 +72,9 @@ func (n *Net) AddDevice(d *Device) error {
 	}
 	n.bus.tree.addDevice(d)
 	d.uevent(uevent.Add)
-	n.bus.autoprobe(d)
+	if n.bus.Autoprobe() {
+		n.bus.probe(d)
+	}
 	return nil
 }
 
@@ -147,22 +151,38 @@ func (n *Net) Remove() {
 	b.mu.Lock()
 	n.gone = true
 	devices := slices.Clone(n.devices)
-	i := slices.Index(b.nets, n)
-	if i >= 0 {
-		b.nets = slices.Delete(b.nets, i, i+1)
-	}
-	for _, m := range n.mports {
-		if m.net == n {
-			m.net = nil
-		}
-	}
 	b.mu.Unlock()
 	for _, d := range slices.Backward(devices) {
 		n.RemoveDevice(d)
 	}
+	b.mu.Lock()
+	i := slices.Index(b.nets, n) // its number was taken so far
 	if i >= 0 {
+		b.nets = slices.Delete(b.nets, i, i+1)
 		b.tree.removeNet(n)
+		n.home.net = nil
+	}
+	b.mu.Unlock()
+	if i >= 0 {
 		b.changed()
+	}
+}
+
+// Move tells that a device, which stays the same, is now reached by another way: a link failed, or a shorter one came. dest and hop are
+// of a switch; an endpoint is always reached by its own ID.
+func (n *Net) Move(d *Device, dest DestID, hop uint8, prev *Device) {
+	if d.Net != n {
+		return
+	}
+	n.bus.mu.Lock()
+	moved := d.Prev != prev
+	d.Prev = prev
+	if d.IsSwitch() && (d.DestID != dest || d.Hop != hop) {
+		d.DestID, d.Hop, moved = dest, hop, true
+	}
+	n.bus.mu.Unlock()
+	if moved {
+		n.bus.changed()
 	}
 }
 
