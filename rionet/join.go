@@ -231,8 +231,12 @@ func (d *Device) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
 	for _, p := range d.activePeers() {
-		if ctx.Err() != nil || d.dead() {
+		select {
+		case <-ctx.Done():
 			return
+		case <-d.port.Done():
+			return
+		default:
 		}
 		_ = d.tell(ctx, p, doorbellLeave) // who does not hear it finds out by itself
 	}

@@ -29,7 +29,12 @@ func TestJoinLeave(t *testing.T) {
 		if err := b.Close(); err != nil {
 			t.Errorf("Close = %v, want nil", err)
 		}
-		knows(t, a, m.id, "inactive") // by LEAVE, at once
+		knows(t, a, m.id, "inactive")
+		a.mu.Lock()
+		if got := a.all[0].wait; got != joinSlowest {
+			t.Errorf("the next JOIN comes after %s, want %s: it said LEAVE", got, joinSlowest)
+		}
+		a.mu.Unlock()
 	}
 	if j, l := a.joins.Load(), a.leaves.Load(); j != 2 || l != 2 {
 		t.Errorf("%d joins, %d leaves counted, want 2, 2", j, l)
