@@ -90,6 +90,7 @@ func New(m *rapidio.Mport, o Options) (*Device, error) {
 	d.life, d.end = context.WithCancel(context.Background())
 	d.mtu.Store(maxMTU)
 	d.napi.Store(&netdev.NAPI{})
+	d.link.setID(0)
 	if err := d.open(); err != nil {
 		d.end()
 		return nil, err
@@ -162,10 +163,9 @@ func (d *Device) Info() netdev.Info {
 	}
 }
 
-// MAC is 00:01:00:01 and the port's device ID; netdev.Device.
+// MAC is 00:01:00:01 and the port's device ID; netdev.Device. Nobody may change it.
 func (d *Device) MAC() net.HardwareAddr {
-	id := d.link.id.Load()
-	return net.HardwareAddr{0x00, 0x01, 0x00, 0x01, byte(id >> 8), byte(id)}
+	return *d.link.mac.Load()
 }
 
 // Tx is the transmit queue; netdev.Device.

@@ -38,7 +38,8 @@
 // Nobody tells of a node that was killed. A peer is taken to be gone, and JOIN is sent to it again, once
 //
 //   - 8 messages in a row came back as errors,
-//   - or it was silent for a second (it neither sent a message nor took one), was asked, and refused that, or three such questions were lost,
+//   - or it was silent for a second (it neither sent a message nor took one), and three questions in a row, 100 ms apart, were refused or
+//     lost,
 //   - or the scan took the endpoint away.
 //
 // ALIVE goes to peers that said EXACT; the others are asked by a JOIN, which the kernel's driver ignores of an active peer.

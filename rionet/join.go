@@ -23,12 +23,13 @@ const (
 const (
 	joinFirst   = 100 * time.Millisecond // the second JOIN comes so long after the first, then twice as long, and so on
 	joinSlowest = 2 * time.Second
-	rejoinGap   = time.Second // an active peer's JOIN is answered at most so often, or two would answer each other for ever
-	aliveEvery  = time.Second // so often an active peer that was not heard of is asked
-	linkEvery   = time.Second // so often the port's own state is read
-	ringTime    = time.Second // a doorbell has its response by then, by any fabric's timeouts
-	leaveTime   = time.Second // all LEAVEs of Close
-	lostAlive   = 3           // so many lost doorbells in a row are a lost peer
+	rejoinGap   = time.Second            // an active peer's JOIN is answered at most so often, or two would answer each other for ever
+	aliveEvery  = time.Second            // so often an active peer that was not heard of is asked
+	linkEvery   = time.Second            // so often the port's own state is read
+	ringTime    = time.Second            // a doorbell has its response by then, by any fabric's timeouts
+	leaveTime   = time.Second            // all LEAVEs of Close
+	askAgain    = 100 * time.Millisecond // so soon again, after no good answer
+	lostAlive   = 3                      // so many bad answers in a row are a lost peer
 )
 
 // doorbell is told of doorbells that came in.
@@ -99,7 +100,6 @@ func (d *Device) wakeKeeper() {
 // closed or its port is gone.
 func (d *Device) keep() {
 	defer crash.Report()
-	defer d.ended.Done()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var nextLink time.Time
@@ -193,6 +193,7 @@ func (d *Device) sendJoin(p *peer) {
 	}
 	p.nextJoin = now.Add(p.wait)
 	p.wait = min(2*p.wait, joinSlowest)
+	d.judge(p, err, now)
 }
 
 // ask sees whether an active peer is still there.
@@ -206,13 +207,19 @@ func (d *Device) ask(p *peer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p.nextAlive = now.Add(aliveEvery)
+	d.judge(p, err, now)
+}
+
+// judge takes an active peer for gone, or not, by what became of a doorbell to it. A port says Error of one that was lost too, so it takes
+// several. Called with mu held.
+func (d *Device) judge(p *peer, err error, now time.Time) {
 	switch {
+	case !p.active.Load():
 	case err == nil || errors.Is(err, rapidio.ErrRetry):
 		p.silent = 0
 	case d.life.Err() != nil || errors.Is(err, bus.ErrGone): // ours, not the peer's fault
-	case errors.Is(err, rapidio.ErrResponse):
-		d.deactivate(p, now)
-	default: // lost, which may happen
+	default:
+		p.nextAlive = now.Add(askAgain)
 		if p.silent++; p.silent >= lostAlive {
 			d.deactivate(p, now)
 		}
@@ -224,8 +231,12 @@ func (d *Device) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
 	for _, p := range d.activePeers() {
-		if ctx.Err() != nil || d.dead() {
+		select {
+		case <-ctx.Done():
 			return
+		case <-d.port.Done():
+			return
+		default:
 		}
 		_ = d.tell(ctx, p, doorbellLeave) // who does not hear it finds out by itself
 	}

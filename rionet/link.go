@@ -3,6 +3,7 @@ package rionet
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -16,12 +17,20 @@ const defaultSpeed = 10000
 // linkState is what is known of the port.
 type linkState struct {
 	up    atomic.Bool
-	id    atomic.Uint32 // the port's device ID
-	speed atomic.Int32  // Mb/s
+	mac   atomic.Pointer[net.HardwareAddr]
+	speed atomic.Int32 // Mb/s
 
 	// the keeper's
-	known bool        // phy is what the port has
-	phy   rapidio.Off // its LP-serial block; 0: none
+	id    rapidio.DestID // the port's
+	known bool           // phy is what the port has
+	phy   rapidio.Off    // its LP-serial block; 0: none
+}
+
+// setID is the port's device ID, which makes the address.
+func (l *linkState) setID(id rapidio.DestID) {
+	l.id = id
+	mac := net.HardwareAddr{0x00, 0x01, 0x00, 0x01, byte(id >> 8), byte(id)}
+	l.mac.Store(&mac)
 }
 
 // Fields of the LP-serial block's registers of a port (part 6, 6.6).
@@ -65,9 +74,9 @@ func (d *Device) lookAtPort() {
 		d.link.known = false // whoever comes back may be another port
 	}
 	was := d.link.up.Load()
-	moved := up && uint32(id) != d.link.id.Load()
+	moved := up && id != d.link.id
 	if moved {
-		d.link.id.Store(uint32(id))
+		d.link.setID(id)
 	}
 	if up == was && !moved {
 		return

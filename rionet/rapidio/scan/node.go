@@ -22,6 +22,7 @@ type node struct {
 
 	locked bool
 	failed bool // it answered no more: the round leaves it out
+	isNew  bool // nobody knew it before this round
 	fresh  bool // nothing that was written into it before counts
 
 	tag    uint32 // component tag: what it has, or shall have
@@ -95,20 +96,21 @@ type round struct {
 	host  rapidio.DestID
 	force bool // locks of higher hosts that do not move may be taken over
 
-	root       *node
-	nodes      []*node // in the order in which they were met
-	tags       map[uint32]*node
-	taken      map[*node]bool // what of the round before was met
-	switches   int
-	endpoints  int
-	lastID     rapidio.DestID // the highest that all switches route
-	temp       uint32         // the last temporary component tag
-	takeovers  int
-	trouble    int // how much was left out that may be there the next time
-	stopped    bool
-	ownLocked  bool
-	begun      time.Time
-	tookWrites int // table entries written
+	root      *node
+	nodes     []*node          // in the order in which they were met
+	tags      map[uint32]*node // by what their registers hold
+	later     []link           // ports that are to be tried again
+	taken     map[*node]bool   // what of the round before was met
+	switches  int
+	endpoints int
+	lastID    rapidio.DestID // the highest that all switches route
+	temp      uint32         // the last temporary component tag
+	takeovers int
+	trouble   int // how much was left out that may be there the next time
+	stopped   bool
+	broken    error // why nothing is reached any more
+	ownLocked bool
+	begun     time.Time
 }
 
 // tempTags are component tags while a round has not chosen: outside of what devices keep.

@@ -64,7 +64,10 @@ func (r *round) climb(n *node, want func(*node) bool, f func(*node, target) erro
 
 // fail leaves a node out, and what is beyond it. It may be there in the next round.
 func (r *round) fail(n *node, err error) {
-	if !n.failed {
+	switch {
+	case n == r.root:
+		r.broken = errors.Join(r.broken, fmt.Errorf("the neighbour: %w", err))
+	case !n.failed:
 		r.trouble++
 		r.say("leaving out what is at %s: %v", n.where(), err)
 	}
