@@ -59,7 +59,7 @@ type Port struct {
 
 	// life is held for reading while the memory is used. Others are taken in this order: life, txMu, ansMu.
 	life sync.RWMutex
-	over bool // Close let the memory go; guarded by life
+	over bool // the memory is not to be used: not joined yet, or closed; guarded by life
 
 	txMu sync.Mutex // guards node.Tx, and Out of direct links
 	room roomWait
@@ -86,7 +86,7 @@ var _ rapidio.Ops = (*Port)(nil)
 
 // probe brings a port into service.
 func probe(ctx context.Context, dev bus.Device, env pci.Env) (*Port, error) {
-	p := &Port{dev: dev, log: env.Log, timeout: defaultTimeout, events: bus.NewWaker(), done: make(chan struct{})}
+	p := &Port{dev: dev, log: env.Log, timeout: defaultTimeout, events: bus.NewWaker(), done: make(chan struct{}), over: true}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -173,6 +173,9 @@ func (p *Port) join(ctx context.Context, name string) error {
 		}
 		return p.errorf("joining the fabric: %w", err)
 	}
+	p.life.Lock()
+	p.over = false
+	p.life.Unlock()
 	return nil
 }
 
@@ -216,7 +219,7 @@ func (p *Port) kick(peer, vector int) {
 	p.regs.Write32(regDoorbell, uint32(peer)<<16|uint32(vector))
 }
 
-// enter begins a use of the memory, which leave ends; it says false where there is none any more.
+// enter begins a use of the memory, which leave ends; it says false where there is none yet, or any more.
 func (p *Port) enter() bool {
 	p.life.RLock()
 	if p.over {
