@@ -18,7 +18,7 @@ import (
 	"github.com/ring3dev/ring3/rionet/shm"
 )
 
-// childEnv has the test binary be a node: "scribble", "sit" or "send", then the socket and the endpoint.
+// childEnv has the test binary be a node, by a role; its arguments are the socket and the endpoint.
 const childEnv = "RING3_FABRICD_CHILD"
 
 func TestMain(m *testing.M) {
@@ -28,8 +28,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child starts another process as a node, and ends it with the test.
-func child(t testing.TB, role, path, name string) *exec.Cmd {
+// command is another process in a role.
+func command(t testing.TB, role, path, name string) *exec.Cmd {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -39,6 +39,12 @@ func child(t testing.TB, role, path, name string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), childEnv+"="+role)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// launch starts it, waits until it is ready, and ends it with the test. It returns what it prints.
+func launch(t testing.TB, cmd *exec.Cmd) io.Reader {
+	t.Helper()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -47,9 +53,17 @@ func child(t testing.TB, role, path, name string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil { // it is ready
-		t.Fatalf("the %s process ended early: %v", role, err)
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+		t.Fatalf("the process %v ended early: %v", cmd.Args, err)
 	}
+	return out
+}
+
+// child does both.
+func child(t testing.TB, role, path, name string) *exec.Cmd {
+	t.Helper()
+	cmd := command(t, role, path, name)
+	launch(t, cmd)
 	return cmd
 }
 
@@ -76,6 +90,12 @@ func runChild(role, path, name string) {
 		joinAs(t, path, name, 4096).open()
 		fmt.Print("+")
 		select {}
+	case "take":
+		takeAll(joinAs(t, path, name).open())
+	case "flood":
+		flood(joinAs(t, path, name).open())
+	case "drain":
+		drainSocket()
 	}
 	t.Fatalf("no role %q", role)
 }
