@@ -89,11 +89,21 @@ func (w *world) node(i int) *node {
 	if w.wrap != nil {
 		ops = w.wrap(port)
 	}
-	n := &node{w: w, id: rapidio.DestID(i + 1), ops: port, driver: NewDriver(), found: make(map[rapidio.DestID]*rapidio.Device)}
+	n := w.on(i, ops)
+	n.ops = port
+	return n
+}
+
+// on is a node on a port, which has no device ID yet.
+func (w *world) on(i int, ops rapidio.Ops) *node {
+	w.t.Helper()
+	n := &node{w: w, id: rapidio.DestID(i + 1), driver: NewDriver(), found: make(map[rapidio.DestID]*rapidio.Device)}
 	n.bus = rapidio.NewBus(rapidio.BusOptions{Log: logOf(w.t)})
+	var err error
 	if n.port, err = n.bus.AddMport(context.Background(), ops, rapidio.MportOptions{Host: -1}); err != nil {
 		w.t.Fatal(err)
 	}
+	n.ops, _ = ops.(io.Closer)
 	w.t.Cleanup(n.kill)
 	if err := n.bus.Register(n.driver.Rapidio()); err != nil {
 		w.t.Fatal(err)
