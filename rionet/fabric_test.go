@@ -23,8 +23,9 @@ const patience = 30 * time.Second
 
 // world is a fabric, whose device IDs and routes the test writes itself, so that it can say who finds whom and when.
 type world struct {
-	t testing.TB
-	f *fabric.Fabric
+	t    testing.TB
+	f    *fabric.Fabric
+	wrap func(rapidio.Ops) rapidio.Ops // what the next nodes' ports are given in place of the fabric's; nil: these
 }
 
 // star has endpoints pe0, pe1 and so on at one switch; options stand in the first endpoint's link.
@@ -80,15 +81,29 @@ type node struct {
 // node attaches pe<i>, which has the device ID i+1.
 func (w *world) node(i int) *node {
 	w.t.Helper()
-	ops, err := w.f.Mport(fmt.Sprintf("pe%d", i))
+	port, err := w.f.Mport(fmt.Sprintf("pe%d", i))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	n := &node{w: w, id: rapidio.DestID(i + 1), ops: ops, driver: NewDriver(), found: make(map[rapidio.DestID]*rapidio.Device)}
+	var ops rapidio.Ops = port
+	if w.wrap != nil {
+		ops = w.wrap(port)
+	}
+	n := w.on(i, ops)
+	n.ops = port
+	return n
+}
+
+// on is a node on a port, which has no device ID yet.
+func (w *world) on(i int, ops rapidio.Ops) *node {
+	w.t.Helper()
+	n := &node{w: w, id: rapidio.DestID(i + 1), driver: NewDriver(), found: make(map[rapidio.DestID]*rapidio.Device)}
 	n.bus = rapidio.NewBus(rapidio.BusOptions{Log: logOf(w.t)})
+	var err error
 	if n.port, err = n.bus.AddMport(context.Background(), ops, rapidio.MportOptions{Host: -1}); err != nil {
 		w.t.Fatal(err)
 	}
+	n.ops, _ = ops.(io.Closer)
 	w.t.Cleanup(n.kill)
 	if err := n.bus.Register(n.driver.Rapidio()); err != nil {
 		w.t.Fatal(err)
@@ -288,6 +303,12 @@ func receive(t testing.TB, d *Device, n int, f func(frame []byte)) {
 			runtime.Gosched()
 		}
 	}
+}
+
+// takeSome takes what there is.
+func (d *Device) takeSome() []*dma.Buf {
+	var bufs [8]*dma.Buf
+	return bufs[:d.Rx(0).Burst(bufs[:])]
 }
 
 // silence checks that nothing more came.

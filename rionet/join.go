@@ -105,7 +105,7 @@ func (d *Device) keep() {
 	var nextLink time.Time
 	for d.life.Err() == nil {
 		now := time.Now()
-		if !now.Before(nextLink) {
+		if !now.Before(nextLink) || !d.linkUp() { // with the link down what woke us may be that it came up
 			d.lookAtPort()
 			now = time.Now()
 			nextLink = now.Add(linkEvery)
