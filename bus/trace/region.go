@@ -168,27 +168,3 @@ func (g *region) ReadRun64(off, stride bus.Off, p []uint64) {
 		}
 	}
 }
-
-// ReadBytes is bus.Copier's; while it is recorded, by single accesses.
-func (g *region) ReadBytes(off bus.Off, p []byte) {
-	if g.d.rec.on.Load() {
-		bus.ReadBytes(singly{g}, off, p)
-		return
-	}
-	bus.ReadBytes(g.r, off, p)
-}
-
-// WriteBytes is bus.Copier's; while it is recorded, by single accesses.
-func (g *region) WriteBytes(off bus.Off, p []byte) {
-	if g.d.rec.on.Load() {
-		bus.WriteBytes(singly{g}, off, p)
-		return
-	}
-	bus.WriteBytes(g.r, off, p)
-}
-
-// singly is a region that copies nothing at once.
-type singly struct{ bus.Region }
-
-// Hold is bus.Holder's. As with DMA memory, what is done there is not recorded.
-func (g *region) Hold() ([]byte, func()) { return bus.Hold(g.r) }
