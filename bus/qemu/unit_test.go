@@ -3,6 +3,8 @@ package qemu
 import (
 	"errors"
 	"math/rand/v2"
+	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -197,5 +199,29 @@ func TestRAM(t *testing.T) {
 	m.Free()
 	if _, err := r.alloc("test", bus.DMARequest{Size: 1}); !errors.Is(err, bus.ErrClosed) {
 		t.Errorf("alloc after close: %v, want ErrClosed", err)
+	}
+}
+
+func TestServer(t *testing.T) {
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var inherit files
+	c := Config{Devices: []DeviceSpec{{Name: "edu0", Model: "edu"}, {Name: "rio0", Model: ivshmemModel, Server: f}}}
+	if err := c.check(); err != nil {
+		t.Fatalf("check() = %v", err)
+	}
+	got := strings.Join(c.deviceArgs(&inherit).args, " ")
+	want := "-device edu,id=dev0,addr=0x3,romfile= -chardev socket,id=server1,fd=3 -device ivshmem-doorbell,id=dev1,addr=0x4,chardev=server1,vectors=8,romfile="
+	if got != want {
+		t.Errorf("deviceArgs() = %s, want %s", got, want)
+	}
+	for _, d := range []DeviceSpec{{Name: "a", Model: ivshmemModel}, {Name: "a", Model: "edu", Server: f},
+		{Name: "a", Model: ivshmemModel, Server: f, Props: []string{"vectors=1"}}} {
+		if err := d.check(); err == nil {
+			t.Errorf("check of %+v = nil, want an error", d)
+		}
 	}
 }
