@@ -17,7 +17,7 @@
 //
 //	-chardev socket,id=rio,path=PATH.d/pe1 -device ivshmem-doorbell,chardev=rio,vectors=8
 //
-// (6 vectors or more; fewer work, and share). It has no memory windows, which are asked for on the control socket.
+// (6 vectors or more. Fewer share, and QEMU complains of those that it has no use for.) It has no memory windows, which are asked for on the control socket.
 //
 // # Control protocol
 //

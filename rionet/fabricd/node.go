@@ -61,6 +61,7 @@ type node struct {
 	stalled map[mailbox]struct{}
 	// portWrite is one on its way: the node may change what it wrote.
 	portWrite [rapidio.MaxPortWrite]byte
+	signals   [8]byte // what wake had
 }
 
 // Waits of one that wants to join: for one that is about to leave, and for one that may be dead without our having been told.

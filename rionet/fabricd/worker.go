@@ -60,8 +60,7 @@ func (n *node) sleep() {
 		return
 	}
 	if !n.d.ArmTx() && !n.config.Load() && !n.ended() {
-		var b [8]byte
-		if _, err := n.wake.Read(b[:]); err != nil {
+		if _, err := n.wake.Read(n.signals[:]); err != nil {
 			n.end(fmt.Sprintf("waiting for it: %v", err))
 		}
 	}
