@@ -59,6 +59,9 @@ type node struct {
 	used    bool // there was traffic since it began
 	timer   *time.Timer
 	stalled map[mailbox]struct{}
+	// portWrite is one on its way: the node may change what it wrote.
+	portWrite [rapidio.MaxPortWrite]byte
+	signals   [8]byte // what wake had
 }
 
 // Waits of one that wants to join: for one that is about to leave, and for one that may be dead without our having been told.
@@ -140,7 +143,7 @@ func (s *Server) reserve(n *node) error {
 		}
 		s.mu.Unlock()
 		wait := deathWait - time.Since(patience)
-		if old.ended() {
+		if old.ended() || old.hungUp() {
 			wait = leaveWait - time.Since(patience)
 		}
 		if wait <= 0 {
@@ -253,6 +256,19 @@ func (n *node) end(why string) {
 			n.kickDone()
 		}()
 	})
+}
+
+// hungUp tells whether the other side closed the connection, which listen may not have seen yet.
+func (n *node) hungUp() bool {
+	up := false
+	if rc, err := n.conn.SyscallConn(); err == nil {
+		_ = rc.Control(func(fd uintptr) {
+			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+			k, err := unix.Poll(p, 0)
+			up = err == nil && k == 1 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) != 0
+		})
+	}
+	return up
 }
 
 func (n *node) ended() bool {

@@ -60,8 +60,7 @@ func (n *node) sleep() {
 		return
 	}
 	if !n.d.ArmTx() && !n.config.Load() && !n.ended() {
-		var b [8]byte
-		if _, err := n.wake.Read(b[:]); err != nil {
+		if _, err := n.wake.Read(n.signals[:]); err != nil {
 			n.end(fmt.Sprintf("waiting for it: %v", err))
 		}
 	}
@@ -103,8 +102,9 @@ func (n *node) do(h *shm.Header, data []byte) {
 			n.d.PutResult(h.Tag, st)
 		}
 	case shm.KindPortWrite:
-		var p [rapidio.MaxPortWrite]byte
-		n.port.PortWrite(h.Peer, p[:copy(p[:], data)])
+		if len(data) <= rapidio.MaxPortWrite { // or it is no port-write, and lost as others are
+			n.port.PortWrite(h.Peer, n.portWrite[:copy(n.portWrite[:], data)])
+		}
 	case shm.KindLocal, shm.KindMaint:
 		m := fabric.Maint{Tag: h.Tag, Local: h.Kind == shm.KindLocal, Dest: h.Peer, Hop: h.Hop, Off: rapidio.Off(h.Off), Width: h.Width, Write: h.Write, Value: h.Value}
 		v, st := n.port.Maint(&m)
