@@ -132,8 +132,9 @@ type Device struct {
 	turn   turn            // of whoever gives it a driver or takes it away
 	ctx    context.Context // ends when it is gone
 	cancel context.CancelFunc
-	claims ranges // of doorbells that it takes
-	hooks  hooks  // of port-writes
+	unhook func() bool // from the port's context
+	claims ranges      // of doorbells that it takes
+	hooks  hooks       // of port-writes
 	dir    deviceDir
 
 	// guarded by Net's bus.mu

@@ -251,6 +251,19 @@ func TestSlowDriver(t *testing.T) {
 	}
 }
 
+// Nor does it hinder a port that goes.
+func TestSlowDriverPortGoes(t *testing.T) {
+	r := newRig(t, Small, 3)
+	rec := &recorder{block: make(chan struct{})}
+	registered := make(chan error)
+	go func() { registered <- r.b.Register(rec.driver("slow", anyDevice)) }()
+	eventually(t, "the probe", func() bool { return len(rec.take()) > 0 })
+	r.b.RemoveMport(r.m)
+	if err := <-registered; err != nil {
+		t.Error(err)
+	}
+}
+
 // Everything at the same time.
 func TestChurn(t *testing.T) {
 	r := newRig(t, Small, 6)

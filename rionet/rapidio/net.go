@@ -70,6 +70,7 @@ func (n *Net) AddDevice(d *Device) error {
 	if err := n.insert(d); err != nil {
 		return fmt.Errorf("%s: adding a device: %w", n.Name(), err)
 	}
+	d.unhook = context.AfterFunc(n.home.ctx, d.cancel) // a port that goes waits for no driver
 	n.bus.tree.addDevice(d)
 	d.uevent(uevent.Add)
 	if n.bus.Autoprobe() {
@@ -136,6 +137,7 @@ func (n *Net) RemoveDevice(d *Device) {
 		d.turn.give()
 		return
 	}
+	d.unhook()
 	b.unbind(d)
 	d.claims.drop()
 	d.hooks.drop()

@@ -110,6 +110,7 @@ func errno(err error) error {
 	}{
 		{ErrRange, unix.EINVAL}, {ErrNoDevice, unix.ENODEV}, {ErrResponse, unix.EIO}, {ErrRetry, unix.EAGAIN}, {bus.ErrNotSupported, unix.EOPNOTSUPP}, {bus.ErrGone, unix.ENODEV},
 		{bus.ErrClosed, unix.ENODEV}, {bus.ErrBusy, unix.EBUSY}, {bus.ErrTimeout, unix.ETIMEDOUT},
+		{context.DeadlineExceeded, unix.ETIMEDOUT},
 	} {
 		if errors.Is(err, c.err) {
 			return fmt.Errorf("%w: %w", err, c.n)

@@ -43,6 +43,7 @@ func (p *port) apply(found []*node) (changed bool) {
 		n.fresh = false
 	}
 	for _, n := range p.order { // a round looks at the one before it only
+		n.isNew = n.was == nil
 		n.was, n.parent, n.children = nil, nil, nil
 	}
 	return changed

@@ -66,18 +66,21 @@ func discovered(t target, d *rapidio.Device) (bool, error) {
 	return tag == rapidio.EnumComplete, err
 }
 
-// reportTo makes a device send its port-writes to a host, where it has error management.
+// reportTo makes a device send its port-writes to a host, where it has error management. It is written in any case: an ID of 0 may stand
+// there because nobody has written one.
 func reportTo(t target, d *rapidio.Device, host rapidio.DestID) error {
 	if d.ErrMgmt == 0 {
 		return nil
 	}
-	const mask = 0xffff<<16 | 1<<15
 	v := uint32(host) << 16
 	if t.a.ids == rapidio.Large {
-		v |= 1 << 15
+		v |= largeTarget
 	}
-	return t.update(d.ErrMgmt+rapidio.EMPortWriteTgt, mask, v)
+	return t.write(d.ErrMgmt+rapidio.EMPortWriteTgt, v)
 }
+
+// largeTarget in a port-write target says that its ID has 16 bits.
+const largeTarget = 1 << 15
 
 // identify reads who a device is, and chooses how a switch's tables are written.
 func identify(t target) (*rapidio.Device, error) {

@@ -31,6 +31,9 @@ func (p *port) enumerate(ctx context.Context, force bool) (changed bool, err err
 			if err = r.settle(); err == nil {
 				err = r.finish()
 			}
+			if err == nil {
+				err = r.broken
+			}
 		}
 	}
 	p.last = time.Since(r.begun)

@@ -22,6 +22,7 @@ type node struct {
 
 	locked bool
 	failed bool // it answered no more: the round leaves it out
+	isNew  bool // nobody knew it before this round
 	fresh  bool // nothing that was written into it before counts
 
 	tag    uint32 // component tag: what it has, or shall have
@@ -31,14 +32,15 @@ type node struct {
 	done   bool           // an endpoint's enumeration was complete when it was met
 
 	// of a switch
-	path  rapidio.DestID // an ID whose route from the master port passes it, or ends in it
-	hop   int            // how many switches that route passes before
-	prev  *node          // the last of them
-	back  int            // its port to it
-	any   int            // where its route of the "any" ID leads; unknown, or a port
-	table []int16        // what its table holds, by ID; unknown, or a port or InvalidRoute
-	want  []uint8        // what it shall hold
-	dirty bool           // this, or something below, is to be written
+	number int            // in the graph
+	path   rapidio.DestID // an ID whose route from the master port passes it, or ends in it
+	hop    int            // how many switches that route passes before
+	prev   *node          // the last of them
+	back   int            // its port to it
+	any    int            // where its route of the "any" ID leads; unknown, or a port
+	table  []int16        // what its table holds, by ID; unknown, or a port or InvalidRoute
+	want   []uint8        // what it shall hold
+	dirty  bool           // this, or something below, is to be written
 }
 
 // unknown in a table: nobody has read or written it.
@@ -95,20 +97,21 @@ type round struct {
 	host  rapidio.DestID
 	force bool // locks of higher hosts that do not move may be taken over
 
-	root       *node
-	nodes      []*node // in the order in which they were met
-	tags       map[uint32]*node
-	taken      map[*node]bool // what of the round before was met
-	switches   int
-	endpoints  int
-	lastID     rapidio.DestID // the highest that all switches route
-	temp       uint32         // the last temporary component tag
-	takeovers  int
-	trouble    int // how much was left out that may be there the next time
-	stopped    bool
-	ownLocked  bool
-	begun      time.Time
-	tookWrites int // table entries written
+	root      *node
+	nodes     []*node          // in the order in which they were met
+	tags      map[uint32]*node // by what their registers hold
+	later     []link           // ports that are to be tried again
+	taken     map[*node]bool   // what of the round before was met
+	switches  int
+	endpoints int
+	lastID    rapidio.DestID // the highest that all switches route
+	temp      uint32         // the last temporary component tag
+	takeovers int
+	trouble   int // how much was left out that may be there the next time
+	stopped   bool
+	broken    error // why nothing is reached any more
+	ownLocked bool
+	begun     time.Time
 }
 
 // tempTags are component tags while a round has not chosen: outside of what devices keep.

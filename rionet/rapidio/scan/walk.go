@@ -17,9 +17,32 @@ const (
 
 // walk takes in everything that can be reached, depth first, each device locked before anything of it is changed. It fails if there is no
 // going on; what cannot be reached is left out, with a line.
+//
+// What did not answer is tried again at the end: by then the port at the other end of a link that came back is open, too.
 func (r *round) walk() error {
 	if _, err := r.visit(nil, 0); err != nil {
 		return fmt.Errorf("the neighbour: %w", err)
+	}
+	for len(r.later) > 0 && !r.stopped {
+		l := r.later[0]
+		r.later = r.later[1:]
+		if l.to.links[l.port].to != nil {
+			continue
+		}
+		err := r.lead(l.to.parent, l.to.port)
+		if err == nil {
+			err = r.port(l.to, l.port)
+		}
+		if err == nil {
+			continue
+		}
+		if r.ends(err) {
+			return err
+		}
+		if !r.stopped {
+			r.trouble++
+			r.say("leaving out what is at %s: %v", place(l.to, l.port), err)
+		}
 	}
 	return nil
 }
@@ -70,24 +93,27 @@ func (r *round) visit(parent *node, port int) (*node, error) {
 		return n, nil
 	}
 	r.switches++
-	return n, r.beyond(t, n)
+	if err := r.beyond(t, n); r.ends(err) {
+		return nil, err
+	} else if err != nil {
+		r.fail(n, err)
+	}
+	return n, nil
 }
 
-// again looks whether a device that has our lock is one of this walk. Links go both ways, so it can only be a switch on the path; any
-// other one has a lock that an enumeration left which was cut short.
+// again looks whether a device that has our lock is one of this walk, by its component tag. One that is not has a lock that an
+// enumeration left which was cut short; and while there may be such locks, tags may be left as well, so a tag alone does not tell.
 func (r *round) again(t target, parent *node, port int) (bool, error) {
 	tag, err := t.read(rapidio.RegComponentTag)
 	if err != nil {
 		return false, err
 	}
-	var n *node
-	for n = parent; n != nil && n.regTag != tag; n = n.parent {
-	}
-	if n == nil {
+	n := r.tags[tag]
+	if n == nil || !n.isSwitch() {
 		return false, nil
 	}
 	if !r.p.clean {
-		same, err := r.same(t, n)
+		same, err := r.same(t, n, parent, port)
 		if err != nil || !same {
 			return false, err
 		}
@@ -97,7 +123,7 @@ func (r *round) again(t target, parent *node, port int) (bool, error) {
 		return false, err
 	}
 	in := int(swp & 0xff)
-	if in >= n.ports() {
+	if in >= n.ports() || n == parent && in == port {
 		return false, fmt.Errorf("%s, reached by its port %d of %d", n.label(), in, n.ports())
 	}
 	parent.links[port], n.links[in] = link{n, in}, link{parent, port}
@@ -105,18 +131,35 @@ func (r *round) again(t target, parent *node, port int) (bool, error) {
 	return true, nil
 }
 
-// same finds out whether a device and a switch on the path are one: what is written into one is read in the other.
-func (r *round) same(t target, n *node) (bool, error) {
+// same finds out whether the device at a port and one that was met are one: what is written into the one is read in the other.
+func (r *round) same(t target, n, parent *node, port int) (bool, error) {
 	r.temp++
 	probe := uint32(tempTags) | r.temp
 	if err := t.write(rapidio.RegComponentTag, probe); err != nil {
 		return false, err
 	}
-	got, err := r.any(n.depth).read(rapidio.RegComponentTag)
+	if err := r.lead(n.parent, n.port); err != nil {
+		return false, err
+	}
+	got, err := r.reach(n).read(rapidio.RegComponentTag)
 	if err != nil {
 		return false, err
 	}
+	if err := r.lead(parent, port); err != nil {
+		return false, err
+	}
 	return got == probe, t.write(rapidio.RegComponentTag, n.regTag)
+}
+
+// lead makes the routes of the "any" ID lead to a port of a switch, from the master port on.
+func (r *round) lead(n *node, port int) error {
+	if n == nil {
+		return nil
+	}
+	if err := r.lead(n.parent, n.port); err != nil {
+		return err
+	}
+	return r.setAny(n, port)
 }
 
 // meet reads a device that is locked, and finds out whether it is one of the round before.
@@ -204,6 +247,9 @@ var errTooMany = errors.New("there are more devices than can be")
 func (r *round) place(t target, n *node) error {
 	if n.was != nil {
 		r.tags[n.tag] = n
+		if n.dev.PHY != 0 || n.isSwitch() {
+			n.regTag = n.tag
+		}
 		return nil
 	}
 	if tag := n.regTag; tag > firstTag && tag <= lastTag && r.tags[tag] == nil && r.p.known[tag] == nil && (n.isSwitch() || n.done) {
@@ -227,53 +273,55 @@ func (r *round) place(t target, n *node) error {
 		return fmt.Errorf("its component tag is %#x after %#x was written: it cannot be told from others", got, n.tag)
 	}
 	n.regTag = n.tag
+	r.tags[n.tag] = n
 	return nil
 }
 
 // beyond walks on through the ports of a switch.
 func (r *round) beyond(t target, n *node) error {
 	if err := r.route(t, n, r.host, n.in); err != nil {
-		return r.leave(n, n.in, err)
+		return err
 	}
 	for port := range n.ports() {
 		if port == n.in || n.links[port].to != nil || r.stopped { // in is the root's, too
 			continue
 		}
-		up, err := linked(t, n.dev, port)
-		n.up[port] = up
-		if err == nil {
-			err = open(t, n.dev, port, up)
-		}
-		if err == nil && up {
-			if n.depth >= rapidio.MaxHops {
-				r.stop("%s is %d switches away, and there is more", n.label(), n.depth)
-				continue
-			}
-			if err = r.setAny(n, port); err == nil {
-				_, err = r.visit(n, port)
-			}
-		}
-		if err != nil {
-			if err := r.leave(n, port, err); err != nil {
-				return err
-			}
+		if err := r.port(n, port); r.ends(err) {
+			return err
+		} else if err != nil && !r.stopped {
+			r.later = append(r.later, link{n, port})
 		}
 	}
 	return nil
 }
 
-// leave takes an error of what is at a port: it is returned if it ends the round.
-func (r *round) leave(n *node, port int, err error) error {
-	switch {
-	case r.fatal(err) || errors.Is(err, errLost):
+// port walks on through one port of a switch, to which "any" IDs lead.
+func (r *round) port(n *node, port int) error {
+	t := r.reach(n)
+	up, err := linked(t, n.dev, port)
+	if err != nil {
 		return err
-	case errors.Is(err, errBudget) || errors.Is(err, errTooMany):
-		r.stop("%v", err)
-	default:
-		r.trouble++
-		r.say("leaving out what is at %s: %v", place(n, port), err)
 	}
-	return nil
+	n.up[port] = up
+	if err := open(t, n.dev, port, up); err != nil || !up {
+		return err
+	}
+	if n.depth >= rapidio.MaxHops {
+		return fmt.Errorf("%w: %s is %d switches away", errTooMany, n.label(), n.depth)
+	}
+	if err := r.setAny(n, port); err != nil {
+		return err
+	}
+	_, err = r.visit(n, port)
+	return err
+}
+
+// ends tells whether an error ends the round; some end only the walk.
+func (r *round) ends(err error) bool {
+	if errors.Is(err, errBudget) || errors.Is(err, errTooMany) {
+		r.stop("%v", err)
+	}
+	return err != nil && (r.fatal(err) || errors.Is(err, errLost))
 }
 
 // stop ends the walk where it is.
@@ -281,7 +329,7 @@ func (r *round) stop(format string, args ...any) {
 	if !r.stopped {
 		r.say("not looking further: "+format, args...)
 	}
-	r.stopped = true
+	r.stopped, r.left = true, maxBudget
 }
 
 // route writes an entry of a switch's table, if it does not hold it.

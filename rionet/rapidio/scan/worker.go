@@ -168,8 +168,8 @@ func (p *port) yield(ctx context.Context) error {
 	return p.actAgent(ctx, pending{config: true}, false)
 }
 
-// forward tells all processors of the net of an event, after the net is what it is now: they look again, too. Port-writes may be lost;
-// so agents also look now and then without.
+// forward tells the processors of the net of an event, after the net is what it is now: they look again, too. New ones look anyway. Port-writes
+// may be lost; so agents also look now and then without.
 func (p *port) forward(ctx context.Context, e pending) {
 	raw := e.last.Bytes()
 	if e.portWrite && e.last.Len >= 4 {
@@ -178,7 +178,7 @@ func (p *port) forward(ctx context.Context, e pending) {
 		raw = rapidio.PortWrite{Tag: p.order[0].tag}.Bytes()
 	}
 	for _, n := range p.order {
-		if n.isSwitch() || n.dev.PEF&rapidio.PEFProcessor == 0 {
+		if n.isSwitch() || n.isNew || n.dev.PEF&rapidio.PEFProcessor == 0 {
 			continue
 		}
 		if err := p.m.Ops().PortWrite(ctx, n.dest, raw); err != nil {
