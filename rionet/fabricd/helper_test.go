@@ -100,9 +100,10 @@ type peer struct {
 	conn  *net.UnixConn
 	id    int
 	mem   []byte
-	kicks int   // the daemon's eventfd
-	own   []int // eventfds
-	fds   []int // all descriptors
+	kicks int           // the daemon's eventfd
+	own   []int         // eventfds
+	peers map[int][]int // of others, by ivshmem ID
+	fds   []int         // all descriptors
 	node  *shm.Node
 	tag   uint32
 }
@@ -152,7 +153,7 @@ func (p *peer) recv() (v int64, fd int, err error) {
 // handshake receives what a server sends first.
 func handshake(t testing.TB, conn *net.UnixConn) *peer {
 	t.Helper()
-	p := &peer{t: t, conn: conn, kicks: -1}
+	p := &peer{t: t, conn: conn, kicks: -1, peers: make(map[int][]int)}
 	t.Cleanup(p.close)
 	if v, _, err := p.recv(); err != nil || v != 0 {
 		t.Fatalf("version %d, %v", v, err)
@@ -187,6 +188,8 @@ func handshake(t testing.TB, conn *net.UnixConn) *peer {
 			p.kicks = fd
 		case int(v) == p.id:
 			p.own = append(p.own, fd)
+		default:
+			p.peers[int(v)] = append(p.peers[int(v)], fd)
 		}
 	}
 	return p

@@ -133,3 +133,9 @@ func (c *Consumer) Arm() (more bool) {
 
 // Disarm takes that back.
 func (c *Consumer) Disarm() { c.store(ctlWake, 0) }
+
+// Waiting is how many records were published and not released.
+func (c *Consumer) Waiting() int { return int(min(c.load(ctlTail)-c.released, uint32(c.n))) }
+
+// Cap is how many records the ring has.
+func (c *Consumer) Cap() int { return c.n }
