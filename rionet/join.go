@@ -105,7 +105,7 @@ func (d *Device) keep() {
 	var nextLink time.Time
 	for d.life.Err() == nil {
 		now := time.Now()
-		if !now.Before(nextLink) {
+		if !now.Before(nextLink) || !d.linkUp() { // with the link down what woke us may be that it came up
 			d.lookAtPort()
 			now = time.Now()
 			nextLink = now.Add(linkEvery)
@@ -231,8 +231,12 @@ func (d *Device) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
 	for _, p := range d.activePeers() {
-		if ctx.Err() != nil || d.dead() {
+		select {
+		case <-ctx.Done():
 			return
+		case <-d.port.Done():
+			return
+		default:
 		}
 		_ = d.tell(ctx, p, doorbellLeave) // who does not hear it finds out by itself
 	}

@@ -153,7 +153,9 @@ func (d *Device) deactivate(p *peer, now time.Time) {
 	list := slices.DeleteFunc(slices.Clone(d.activePeers()), func(q *peer) bool { return q == p })
 	d.active.Store(&list)
 	d.leaves.Add(1)
-	d.log.Info("peer left", "peer", p.dev.Name(), "destid", p.id)
+	if d.life.Err() == nil {
+		d.log.Info("peer left", "peer", p.dev.Name(), "destid", p.id)
+	}
 	d.wakeKeeper()
 }
 

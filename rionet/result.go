@@ -24,18 +24,7 @@ const (
 func (q *txQueue) work() {
 	q.collect()
 	if q.refused > 0 && !time.Now().Before(q.retryAt) {
-		for n := q.refused; n > 0; n-- {
-			s := q.again[q.first]
-			q.again[q.first] = slot{}
-			q.first = (q.first + 1) & (len(q.again) - 1)
-			q.refused--
-			if q.skip(s) {
-				continue
-			}
-			q.c.retries++
-			q.stage(s)
-		}
-		q.flush()
+		q.sendAgain()
 		q.collect()
 	}
 	if q.many.buf != nil && q.refused == 0 {
@@ -43,6 +32,24 @@ func (q *txQueue) work() {
 		q.flush()
 		q.collect()
 	}
+}
+
+// sendAgain tries all that waits, once.
+func (q *txQueue) sendAgain() {
+	for n, ok := q.refused, true; ok && n > 0; n-- {
+		s := q.again[q.first]
+		q.again[q.first] = slot{}
+		q.first = (q.first + 1) & (len(q.again) - 1)
+		q.refused--
+		if q.skip(s) {
+			continue
+		}
+		if !s.first.IsZero() {
+			q.c.retries++
+		}
+		ok = q.stage(s)
+	}
+	q.flush()
 }
 
 // skip drops a message to a peer that went meanwhile.
@@ -55,12 +62,16 @@ func (q *txQueue) skip(s slot) bool {
 	return true
 }
 
-// queueAgain keeps a message to be sent again.
-func (q *txQueue) queueAgain(s slot) {
+// queueAgain keeps a message to be sent again, in its place, after a while if a peer refused it, and at once if the port had no room for it.
+func (q *txQueue) queueAgain(s slot, after time.Duration) {
 	if q.refused == 0 {
-		q.retryAt = time.Now().Add(retryEvery)
+		q.retryAt = time.Now().Add(after)
 	}
-	q.again[(q.first+q.refused)&(len(q.again)-1)] = s
+	mask, at := len(q.again)-1, q.first+q.refused
+	for ; at > q.first && q.again[(at-1)&mask].seq > s.seq; at-- {
+		q.again[at&mask] = q.again[(at-1)&mask]
+	}
+	q.again[at&mask] = s
 	q.refused++
 }
 
@@ -101,7 +112,7 @@ func (q *txQueue) result(s slot, st rapidio.Status) {
 			s.first = now
 		}
 		if !p.congested && now.Sub(s.first) < retryFor {
-			q.queueAgain(s)
+			q.queueAgain(s, retryEvery)
 			return
 		}
 		p.congested = true

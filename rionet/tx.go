@@ -27,6 +27,7 @@ type slot struct {
 	to  *peer
 	// first is when the peer first refused it for want of room; zero: it did not.
 	first time.Time
+	seq   uint64 // its place among all
 }
 
 // txQueue is the transmit queue; netdev.TxQueue.
@@ -49,10 +50,12 @@ type txQueue struct {
 	staged     int
 	results    [batch]rapidio.Status
 
-	again   []slot // a ring: refused messages, to be sent again before anything else
+	// again is a ring of the messages to be sent again, before anything else, in the order of seq.
+	again   []slot
 	first   int
 	refused int
 	retryAt time.Time
+	seq     uint64
 
 	many spread     // the frame that is being sent to many
 	done []*dma.Buf // to be freed by the owner
@@ -182,7 +185,7 @@ func (q *txQueue) send(b *dma.Buf, limit int) {
 			b.Free()
 			return
 		}
-		q.stage(slot{buf: b, to: p})
+		q.stage(q.slot(b, p))
 	default:
 		q.c.dropped++
 		q.c.foreign++
@@ -199,29 +202,35 @@ func (q *txQueue) sent(n int) {
 // spreadOut sends the frame for many to as many as there is room for.
 func (q *txQueue) spreadOut() {
 	m := &q.many
-	for len(m.to) > 0 && q.room() > 0 {
-		q.stage(slot{buf: m.buf, to: m.to[0]})
-		m.to = m.to[1:]
+	for ok := true; ok && len(m.to) > 0 && q.room() > 0; m.to = m.to[1:] {
+		ok = q.stage(q.slot(m.buf, m.to[0]))
 	}
 	if len(m.to) == 0 {
 		*m = spread{}
 	}
 }
 
-// stage prepares a message. There is room for it.
-func (q *txQueue) stage(s slot) {
+// slot is a new message.
+func (q *txQueue) slot(b *dma.Buf, to *peer) slot {
+	q.seq++
+	return slot{buf: b, to: to, seq: q.seq}
+}
+
+// stage prepares a message, for which there is room. False: the box did not take all that was staged.
+func (q *txQueue) stage(s slot) bool {
 	q.slots[(q.tail+uint64(q.staged))&uint64(len(q.slots)-1)] = s
 	m := &q.msgs[q.staged]
 	m.Peer, m.Mbox, m.Data = s.to.id, mailbox, s.buf.Data
 	if q.staged++; q.staged == len(q.msgs) {
-		q.flush()
+		return q.flush()
 	}
+	return true
 }
 
-// flush gives the staged messages to the box. Should it take fewer than there is room for, the rest waits.
-func (q *txQueue) flush() {
+// flush gives the staged messages to the box. Should it take fewer than there is room for, the rest waits: false.
+func (q *txQueue) flush() bool {
 	if q.staged == 0 {
-		return
+		return true
 	}
 	k := q.staged
 	n := min(max(q.box.Add(q.msgs[:k]), 0), k)
@@ -229,8 +238,9 @@ func (q *txQueue) flush() {
 	q.tail += uint64(n)
 	q.c.sent += uint64(n)
 	for i := range k - n {
-		q.queueAgain(q.slots[(q.tail+uint64(i))&uint64(len(q.slots)-1)])
+		q.queueAgain(q.slots[(q.tail+uint64(i))&uint64(len(q.slots)-1)], 0)
 	}
+	return n == k
 }
 
 // Reap frees the buffers of messages that have results; netdev.TxQueue.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet/rapidio"
@@ -143,14 +144,16 @@ func (p *Port) OpenInbox(mbox, entries int) (rapidio.Inbox, error) {
 type inbox struct {
 	p             *Port
 	mbox, entries int
-	life          *life // that box is of
-	box           rapidio.Inbox
-	err           error  // why the Ops have no box
-	cut           uint64 // by boxes before it
-	closed        bool
+
+	mu     sync.Mutex // guards all below: Free and Cut may be called during a Wait
+	life   *life      // that box is of
+	box    rapidio.Inbox
+	err    error  // why the Ops have no box
+	cut    uint64 // by boxes before it
+	closed bool
 }
 
-// sync has the box of the Ops that there are now; nil if there are none.
+// sync has the box of the Ops that there are now; nil if there are none. Called with mu held.
 func (b *inbox) sync() rapidio.Inbox {
 	if l := b.p.life.Load(); l != b.life {
 		b.follow(l)
@@ -177,6 +180,8 @@ func (b *inbox) follow(l *life) {
 
 // Get receives messages.
 func (b *inbox) Get(msgs []rapidio.Message) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if box := b.sync(); box != nil && !b.closed {
 		return box.Get(msgs)
 	}
@@ -185,6 +190,8 @@ func (b *inbox) Get(msgs []rapidio.Message) int {
 
 // Free is the room that there is.
 func (b *inbox) Free() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if box := b.sync(); box != nil && !b.closed {
 		return box.Free()
 	}
@@ -193,35 +200,49 @@ func (b *inbox) Free() int {
 
 // Cut counts what was cut off.
 func (b *inbox) Cut() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.box != nil {
 		return b.cut + b.box.Cut()
 	}
 	return b.cut
 }
 
+// now is what Wait waits at.
+func (b *inbox) now() (box rapidio.Inbox, l *life, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, nil, errClosed(b.p, b.mbox)
+	}
+	box = b.sync()
+	return box, b.life, b.err
+}
+
 // Wait waits for a message, also while there are no Ops.
 func (b *inbox) Wait(ctx context.Context) error {
-	for !b.closed {
-		box := b.sync()
-		if b.err != nil {
-			return b.err
+	for {
+		box, l, err := b.now()
+		if err != nil {
+			return err
 		}
 		if box == nil {
-			if err := b.p.waitOver(ctx, b.life); err != nil {
+			if err := b.p.waitOver(ctx, l); err != nil {
 				return err
 			}
 			continue
 		}
-		err := box.Wait(ctx)
-		if again, err := b.p.again(ctx, b.life, err); !again {
+		err = box.Wait(ctx)
+		if again, err := b.p.again(ctx, l, err); !again {
 			return err
 		}
 	}
-	return errClosed(b.p, b.mbox)
 }
 
 // Close closes it.
 func (b *inbox) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.closed {
 		return nil
 	}
