@@ -106,6 +106,9 @@ func (p *Plan) tap(device string) *TapSpec {
 
 // attach makes a device a kernel interface.
 func (s *System) attach(b *boundDevice, t TapSpec) (err error) {
+	if b.net == nil && b.rio != nil {
+		return nil // later
+	}
 	if b.net == nil {
 		return usagef("--tap %s: %s is no network device", t, b.spec.Name)
 	}

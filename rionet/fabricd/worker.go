@@ -2,9 +2,10 @@ package fabricd
 
 import (
 	"fmt"
-	"runtime"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/rionet/fabric"
 	"github.com/ring3dev/ring3/rionet/rapidio"
@@ -41,13 +42,16 @@ func (n *node) work() {
 			idle = 0
 		case idle < spins:
 			idle++
-			runtime.Gosched()
+			yield()
 		default:
 			idle = 0
 			n.sleep()
 		}
 	}
 }
+
+// yield offers the processor to others, of other processes above all: one of them is about to send something, or to take it.
+func yield() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // sleep waits for the node to send something, or for a poke.
 func (n *node) sleep() {

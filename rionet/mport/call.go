@@ -80,7 +80,7 @@ func (p *Port) answeredYet(c *call) bool {
 
 // poll looks for the answer for a moment: the fabric may be about to give it.
 func (p *Port) poll(c *call) bool {
-	for range pollCalls {
+	for begin := time.Now(); time.Since(begin) < pollCall; {
 		yield()
 		if p.take() && p.answeredYet(c) {
 			return true

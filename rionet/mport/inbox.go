@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet/rapidio"
@@ -154,18 +155,18 @@ func (b *inbox) Wait(ctx context.Context) error {
 			}
 			return ctx.Err()
 		}
-		if i < b.poll.budget {
-			yield()
+		if b.poll.again(i == 0) {
 			continue
 		}
+		b.poll.slept()
 		if err := b.sleep(ctx); err != nil {
 			return err
 		}
+		b.poll.woke(time.Since(b.poll.begin))
 	}
 }
 
 func (b *inbox) sleep(ctx context.Context) error {
-	b.poll.slept()
 	if b.ready(true) {
 		return nil
 	}

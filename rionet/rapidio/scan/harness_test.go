@@ -252,16 +252,20 @@ func connected(t testing.TB, peers ...*peer) {
 	}
 }
 
-// unlocked checks that no device of the fabric is locked, as its nodes see it.
+// unlocked checks that no device of the fabric stays locked, as its nodes see it.
 func unlocked(t testing.TB, p *peer) {
 	t.Helper()
 	ctx := context.Background()
-	for _, d := range p.bus.Devices() {
-		if v, err := d.Read32(ctx, rapidio.RegHostLock); err != nil || v != rapidio.LockFree {
-			t.Errorf("lock of %s = %#x, %v, want %#x", d.Name(), v, err, rapidio.LockFree)
+	eventually(t, "what is locked", func() string {
+		s := ""
+		for _, d := range p.bus.Devices() {
+			if v, err := d.Read32(ctx, rapidio.RegHostLock); err != nil || v != rapidio.LockFree {
+				s += fmt.Sprintf("%s: %#x %v ", d.Name(), v, err)
+			}
 		}
-	}
-	if v, err := p.m.LocalRead32(ctx, rapidio.RegHostLock); err != nil || v != rapidio.LockFree {
-		t.Errorf("own lock = %#x, %v, want %#x", v, err, rapidio.LockFree)
-	}
+		if v, err := p.m.LocalRead32(ctx, rapidio.RegHostLock); err != nil || v != rapidio.LockFree {
+			s += fmt.Sprintf("own: %#x %v", v, err)
+		}
+		return s
+	}, "")
 }

@@ -32,14 +32,15 @@ type node struct {
 	done   bool           // an endpoint's enumeration was complete when it was met
 
 	// of a switch
-	path  rapidio.DestID // an ID whose route from the master port passes it, or ends in it
-	hop   int            // how many switches that route passes before
-	prev  *node          // the last of them
-	back  int            // its port to it
-	any   int            // where its route of the "any" ID leads; unknown, or a port
-	table []int16        // what its table holds, by ID; unknown, or a port or InvalidRoute
-	want  []uint8        // what it shall hold
-	dirty bool           // this, or something below, is to be written
+	number int            // in the graph
+	path   rapidio.DestID // an ID whose route from the master port passes it, or ends in it
+	hop    int            // how many switches that route passes before
+	prev   *node          // the last of them
+	back   int            // its port to it
+	any    int            // where its route of the "any" ID leads; unknown, or a port
+	table  []int16        // what its table holds, by ID; unknown, or a port or InvalidRoute
+	want   []uint8        // what it shall hold
+	dirty  bool           // this, or something below, is to be written
 }
 
 // unknown in a table: nobody has read or written it.

@@ -74,76 +74,109 @@ func (r *round) nextTag() uint32 {
 	return r.p.tag
 }
 
-// plan decides all routing tables: from each switch the shortest way to each endpoint, over whatever links there are. On each step of
-// such a way the next switch is one link nearer, so no packet goes in a circle.
-func (r *round) plan() {
-	var switches []*node
-	top := r.host
-	if r.ids == rapidio.Small {
-		top = r.ids.Any() - 1
-	}
-	for _, n := range r.nodes {
-		if n.isSwitch() {
-			switches = append(switches, n)
-		} else if !n.failed {
-			top = max(top, n.dest)
-		}
-	}
-	if len(switches) == 0 {
-		return
-	}
-	for _, n := range switches {
-		n.want = make([]uint8, max(int(top)+1, len(n.table)))
-		for i := range n.want {
-			n.want[i] = rapidio.InvalidRoute
-		}
-		if len(n.want) > int(r.ids.Any()) {
-			n.want = n.want[:r.ids.Any()]
-		}
-	}
-	for _, from := range switches {
-		first := firstPorts(from)
-		for _, n := range r.nodes {
-			if !n.isSwitch() && !n.failed {
-				if n.parent == from {
-					from.want[n.dest] = uint8(n.port)
-				} else if p, ok := first[n.parent]; ok {
-					from.want[n.dest] = uint8(p)
-				}
-			}
-		}
-		if from == r.root {
-			from.want[r.host] = uint8(from.in) // the port to us has no link to a node
-		} else if p, ok := first[r.root]; ok {
-			from.want[r.host] = uint8(p)
-		}
-	}
-	r.paths(switches)
+// graph is the switches of a round and the links between them.
+type graph struct {
+	switches []*node
+	next     [][]edge // by number of a switch
+	first    [][]int  // from a switch to a switch: the port by which a shortest way begins; unknown: there is none, or it is the same
 }
 
-// firstPorts are the ports by which the shortest ways from a switch to all others begin.
-func firstPorts(from *node) map[*node]int {
-	first := map[*node]int{from: unknown}
-	for queue := []*node{from}; len(queue) > 0; queue = queue[1:] {
-		n := queue[0]
+// edge is a port of a switch and the switch that it leads to.
+type edge struct{ port, to int }
+
+// newGraph finds all shortest ways.
+func newGraph(nodes []*node) *graph {
+	g := &graph{}
+	number := map[*node]int{}
+	for _, n := range nodes {
+		if n.isSwitch() && !n.failed {
+			number[n] = len(g.switches)
+			g.switches = append(g.switches, n)
+		}
+	}
+	g.next = make([][]edge, len(g.switches))
+	for i, n := range g.switches {
+		n.number = i
 		for port, l := range n.links {
-			if l.to == nil || !l.to.isSwitch() {
+			if to, ok := number[l.to]; ok {
+				g.next[i] = append(g.next[i], edge{port, to})
+			}
+		}
+	}
+	g.first = make([][]int, len(g.switches))
+	for i := range g.switches {
+		g.first[i] = g.from(i)
+	}
+	return g
+}
+
+// from finds the shortest ways from one switch; of several that are as short, the one by the lowest port.
+func (g *graph) from(start int) []int {
+	first := make([]int, len(g.switches))
+	for i := range first {
+		first[i] = unknown
+	}
+	seen := make([]bool, len(g.switches))
+	seen[start] = true
+	for queue := []int{start}; len(queue) > 0; queue = queue[1:] {
+		for _, e := range g.next[queue[0]] {
+			if seen[e.to] {
 				continue
 			}
-			if _, seen := first[l.to]; seen {
-				continue
+			seen[e.to] = true
+			if first[e.to] = first[queue[0]]; queue[0] == start {
+				first[e.to] = e.port
 			}
-			if first[l.to] = first[n]; n == from {
-				first[l.to] = port
-			}
-			queue = append(queue, l.to)
+			queue = append(queue, e.to)
 		}
 	}
 	return first
 }
 
+// port is the port by which a switch sends what is for another.
+func (g *graph) port(from, to *node) uint8 {
+	if p := g.first[from.number][to.number]; p != unknown {
+		return uint8(p)
+	}
+	return rapidio.InvalidRoute
+}
+
+// plan decides all routing tables: from each switch the shortest way to each endpoint, over whatever links there are. On each step of
+// such a way the next switch is one link nearer, so no packet goes in a circle.
+func (r *round) plan() {
+	g := newGraph(r.nodes)
+	if len(g.switches) == 0 {
+		return
+	}
+	top := r.host
+	for _, n := range r.nodes {
+		if !n.isSwitch() && !n.failed {
+			top = max(top, n.dest)
+		}
+	}
+	for _, from := range g.switches {
+		from.want = make([]uint8, min(max(int(top)+1, len(from.table)), int(r.ids.Any())))
+		for i := range from.want {
+			from.want[i] = rapidio.InvalidRoute
+		}
+		for _, n := range r.nodes {
+			switch {
+			case n.isSwitch() || n.failed:
+			case n.parent == from:
+				from.want[n.dest] = uint8(n.port)
+			default:
+				from.want[n.dest] = g.port(from, n.parent)
+			}
+		}
+		if from.want[r.host] = uint8(from.in); from != r.root {
+			from.want[r.host] = g.port(from, r.root)
+		}
+	}
+	r.paths(g)
+}
+
 // paths finds for each switch an ID on whose way from the host it lies. One on no way gets an ID of its own, that routes lead to.
-func (r *round) paths(switches []*node) {
+func (r *round) paths(g *graph) {
 	var ends []*node
 	used := map[rapidio.DestID]bool{r.host: true}
 	for _, n := range r.nodes {
@@ -155,7 +188,7 @@ func (r *round) paths(switches []*node) {
 	slices.SortFunc(ends, func(a, b *node) int { return int(a.dest) - int(b.dest) })
 	on := map[*node]bool{}
 	for _, e := range ends {
-		if len(on) == len(switches) {
+		if len(on) == len(g.switches) {
 			break
 		}
 		r.follow(e.dest, on)
@@ -164,9 +197,9 @@ func (r *round) paths(switches []*node) {
 		r.root.path, r.root.back = r.ids.Any(), r.root.in
 		on[r.root] = true
 	}
-	for _, n := range switches {
+	for _, n := range g.switches {
 		if !on[n] {
-			r.reserve(n, switches, used)
+			r.reserve(n, g, used)
 			r.follow(n.path, on)
 		}
 	}
@@ -179,7 +212,10 @@ func (r *round) follow(id rapidio.DestID, on map[*node]bool) {
 		if !on[n] {
 			on[n], n.path, n.hop, n.prev, n.back = true, id, hop, prev, back
 		}
-		port := int(n.want[id])
+		port := rapidio.InvalidRoute
+		if int(id) < len(n.want) {
+			port = int(n.want[id])
+		}
 		if port >= len(n.links) {
 			return
 		}
@@ -189,10 +225,10 @@ func (r *round) follow(id rapidio.DestID, on map[*node]bool) {
 
 // reserve gives a switch without endpoints an ID: of 8-bit ones from the end, where endpoints get theirs last; of 16-bit ones the first
 // from where tables of 256 or more would end.
-func (r *round) reserve(sw *node, switches []*node, used map[rapidio.DestID]bool) {
+func (r *round) reserve(sw *node, g *graph, used map[rapidio.DestID]bool) {
 	id, step := int(r.lastID), -1
 	if r.ids == rapidio.Large {
-		id, step = (len(switches[0].want)+0xff)&^0xff, 1
+		id, step = (len(sw.want)+0xff)&^0xff, 1
 	}
 	for id >= 0 && id <= int(r.lastID) && used[rapidio.DestID(id)] {
 		id += step
@@ -202,13 +238,11 @@ func (r *round) reserve(sw *node, switches []*node, used map[rapidio.DestID]bool
 		return
 	}
 	used[rapidio.DestID(id)] = true
-	for _, n := range switches {
+	for _, n := range g.switches {
 		for id >= len(n.want) {
 			n.want = append(n.want, rapidio.InvalidRoute)
 		}
-		if p, ok := firstPorts(n)[sw]; ok && n != sw {
-			n.want[id] = uint8(p)
-		}
+		n.want[id] = g.port(n, sw)
 	}
 	sw.path = rapidio.DestID(id)
 }

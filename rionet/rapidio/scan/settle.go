@@ -96,7 +96,35 @@ func (r *round) settleNode(n *node, t target) error {
 			return err
 		}
 	}
+	if n.fresh {
+		if err := r.sweep(n, t); err != nil {
+			return err
+		}
+	}
 	return r.retag(n, t)
+}
+
+// sweepRun is after how many entries in a row that lead nowhere the rest of a table counts as empty. Hosts give the lowest IDs that are free, so
+// what an earlier one has left is near.
+const sweepRun = 32
+
+// sweep makes entries invalid beyond the IDs in use, that another host left, or this one before it was restarted: there a switch would send packets
+// for nobody on a way for ever.
+func (r *round) sweep(n *node, t target) error {
+	empty := 0
+	for id := len(n.want); id < int(r.ids.Any()) && empty < sweepRun; id++ {
+		port, err := n.dev.Switch.Ops.GetEntry(r.ctx, t, rapidio.GlobalTable, rapidio.DestID(id))
+		if err != nil {
+			return err
+		}
+		if empty++; port != rapidio.InvalidRoute {
+			empty = 0
+			if err := r.route(t, n, rapidio.DestID(id), rapidio.InvalidRoute); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (r *round) settleEndpoint(n *node, t target) error {
