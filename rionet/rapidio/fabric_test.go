@@ -197,11 +197,7 @@ func TestPaperFiles(t *testing.T) {
 		write(t, n, "scan", "-1\n")
 	}
 	devices := func(n *node) string {
-		var all []string
-		for _, name := range n.bus.SysfsBus().MkdirAll("devices").Names() {
-			all = append(all, name)
-		}
-		return strings.Join(all, " ")
+		return strings.Join(n.bus.SysfsBus().MkdirAll("devices").Names(), " ")
 	}
 	if got, want := devices(nodes[0]), "00:e:0003 00:e:0004 00:e:0005 00:s:0002"; got != want {
 		t.Errorf("the host's devices = %s, want %s", got, want)
