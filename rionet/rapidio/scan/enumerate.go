@@ -52,6 +52,23 @@ func (p *port) enumerate(ctx context.Context, force bool) (changed bool, err err
 	return false, err
 }
 
+// neighbourTime is how long a host tries to reach its neighbour: a port that had no link may be shut still, and another host is about to
+// open it.
+const neighbourTime = time.Second
+
+// enumerateSoon is enumerate, that waits for the neighbour.
+func (p *port) enumerateSoon(ctx context.Context, force bool) (changed bool, err error) {
+	for end := time.Now().Add(neighbourTime); ; {
+		changed, err = p.enumerate(ctx, force)
+		if !errors.Is(err, errShut) || time.Now().After(end) {
+			return changed, err
+		}
+		if err := sleep(ctx, neighbourTime/20); err != nil {
+			return false, err
+		}
+	}
+}
+
 // maxBudget is no bound.
 const maxBudget = int(^uint(0) >> 1)
 

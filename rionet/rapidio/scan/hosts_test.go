@@ -68,9 +68,16 @@ func race(t *testing.T, more string, ids ...int) bool {
 		})
 	}
 	wg.Wait()
-	for _, p := range peers {
-		eventually(t, "devices that a node knows", func() string { return fmt.Sprint(len(p.bus.Devices())) }, "5")
+	for i, p := range peers {
 		defer p.close()
+		for end := time.Now().Add(6 * time.Second); len(p.bus.Devices()) != 5; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				for _, p := range peers {
+					t.Logf("%v\n%s\n\n", p.seen(), p.log)
+				}
+				t.Fatalf("%d: %v", i, f.Nodes())
+			}
+		}
 	}
 	until(t, "one host", func() bool { return isHost(t, a) != isHost(t, b) })
 	unlocked(t, a)

@@ -159,7 +159,7 @@ func (s *Scanner) Enumerate(ctx context.Context, m *rapidio.Mport) error {
 	if p.role == nobody {
 		p.role = agent // if it fails, until the next time
 	}
-	changed, err := p.enumerate(ctx, false)
+	changed, err := p.enumerateSoon(ctx, false)
 	switch {
 	case errors.Is(err, errLinkDown):
 		s.log.Info(fmt.Sprintf("RIO: master port %d link inactive", m.ID()))
