@@ -102,6 +102,14 @@ func (t target) update(off rapidio.Off, mask, v uint32) error {
 	return t.write(off, was&^mask|v)
 }
 
+// budget is how many accesses a walk may take.
+func budget(ids rapidio.IDSize) int {
+	if ids == rapidio.Small {
+		return smallBudget
+	}
+	return largeBudget
+}
+
 // spend counts an access that is about to be made.
 func (a *access) spend() error {
 	if err := context.Cause(a.ctx); err != nil {

@@ -116,7 +116,7 @@ func (p *port) actAgent(ctx context.Context, e pending, periodic bool) error {
 
 // bossGone tells whether the host that won is no more: twice it did not answer, or was not done, or its link came back without it.
 func (p *port) bossGone(a *access, done, periodic bool) bool {
-	if !periodic {
+	if !periodic || p.boss == a.ids.Any() {
 		return false
 	}
 	if done {
@@ -150,7 +150,7 @@ func (p *port) discover(ctx context.Context) error {
 	begun := time.Now()
 	for pass := 1; ; pass++ {
 		s := &search{
-			access: access{ctx: ctx, ops: p.m.Ops(), ids: p.m.IDs(), left: largeBudget}, p: p,
+			access: access{ctx: ctx, ops: p.m.Ops(), ids: p.m.IDs(), left: budget(p.m.IDs())}, p: p,
 			tags: map[uint32]*node{}, taken: map[*node]bool{},
 		}
 		err := s.run()
@@ -163,7 +163,9 @@ func (p *port) discover(ctx context.Context) error {
 				p.say("%s", text)
 			}
 			p.last = time.Since(begun)
-			p.boss, p.missed = s.boss, 0
+			if s.boss != s.ids.Any() && s.boss != p.boss {
+				p.boss, p.missed = s.boss, 0
+			}
 			p.apply(s.nodes)
 			p.settled(len(s.trouble))
 			return nil
@@ -230,8 +232,12 @@ func (s *search) listed() (ids []rapidio.DestID, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if id := rapidio.DestID(v >> 16); id < s.ids.Any() && s.root.held(id) == unknown {
-		ids = append(ids, id)
+	id := rapidio.DestID(v >> 16)
+	if id < s.ids.Any() && id != s.own {
+		s.boss = id // unless an endpoint says that it is another one's
+		if s.root.held(id) == unknown {
+			ids = append(ids, id)
+		}
 	}
 	return ids, nil
 }

@@ -16,12 +16,9 @@ var errLinkDown = errors.New("link inactive")
 // the port's own link is down. The caller has the port's turn.
 func (p *port) enumerate(ctx context.Context, force bool) (changed bool, err error) {
 	r := &round{
-		access: access{ctx: ctx, ops: p.m.Ops(), ids: p.m.IDs(), left: largeBudget},
+		access: access{ctx: ctx, ops: p.m.Ops(), ids: p.m.IDs(), left: budget(p.m.IDs())},
 		p:      p, host: rapidio.DestID(p.m.Host()), force: force, begun: time.Now(),
 		tags: map[uint32]*node{}, taken: map[*node]bool{}, lastID: p.m.IDs().Any() - 1,
-	}
-	if r.ids == rapidio.Small {
-		r.left = smallBudget
 	}
 	if err = r.begin(); err == nil {
 		if err = r.walk(); err == nil {

@@ -38,6 +38,13 @@ func (f *faulty) next() error {
 	return f.fail(f.n)
 }
 
+// lies changes what is read from now on.
+func (f *faulty) lies(lie func(*uint32, access1)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lie = lie
+}
+
 // set starts counting from 0, with other faults.
 func (f *faulty) set(fail func(int) error) {
 	f.mu.Lock()
@@ -70,6 +77,8 @@ func (f *faulty) Read(ctx context.Context, dest rapidio.DestID, hop uint8, off r
 		return 0, err
 	}
 	v, err := f.Mport.Read(ctx, dest, hop, off, w)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if err == nil && f.lie != nil {
 		f.lie(&v, access1{dest, hop, off})
 	}
@@ -325,11 +334,11 @@ func TestStubborn(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, host, ops := trial(t)
-			ops.lie = c.lie
+			ops.lies(c.lie)
 			if err := host.tryScan(); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Scan = %v, want %q", err, c.want)
 			}
-			ops.lie = nil
+			ops.lies(nil)
 			host.mustScan()
 			whole(t, host, "after "+c.name)
 		})
