@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -291,34 +289,11 @@ func hexDigit(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }
 
-// What follows an action in a write to a file uevent (Linux, Documentation/ABI/testing/sysfs-uevent).
-var (
-	synthUUID = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	synthArg  = regexp.MustCompile(`^[0-9a-zA-Z]+=[0-9a-zA-Z]+$`)
-)
-
-// synthesize makes the event that a write to a file uevent asks for: "add", or "add UUID [KEY=VALUE]...".
+// synthesize makes the event that a write to a file uevent asks for.
 func synthesize(o SysfsOps, s, devpath, subsystem string, env ...string) error {
-	if s != "" && (s[len(s)-1] == '\n' || s[len(s)-1] == 0) {
-		s = s[:len(s)-1]
-	}
-	action, rest, more := strings.Cut(s, " ")
-	if !slices.Contains(uevent.Actions, action) {
-		return fmt.Errorf("%s: uevent: no action %q: %w", devpath, action, unix.EINVAL)
-	}
-	synth := []string{"SYNTH_UUID=0"}
-	if more {
-		args := strings.Split(rest, " ")
-		if !synthUUID.MatchString(args[0]) {
-			return fmt.Errorf("%s: uevent: %q, want a UUID: %w", devpath, args[0], unix.EINVAL)
-		}
-		synth[0] = "SYNTH_UUID=" + args[0]
-		for _, a := range args[1:] {
-			if !synthArg.MatchString(a) {
-				return fmt.Errorf("%s: uevent: %q, want KEY=VALUE of letters and digits: %w", devpath, a, unix.EINVAL)
-			}
-			synth = append(synth, "SYNTH_ARG_"+a)
-		}
+	action, synth, err := uevent.ParseSynth(s)
+	if err != nil {
+		return fmt.Errorf("%s: %w", devpath, err)
 	}
 	return o.Uevent(action, devpath, subsystem, append(synth, env...)...)
 }

@@ -31,11 +31,13 @@ var layers = [][]string{
 	{"procfs", "sysfs", "devfs"},
 	{"bus"}, // the contract itself
 	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest", "internal/iova", "internal/physmem", "internal/fdio", "internal/syspci", "internal/swtpm"},
-	{"bus/qemu", "bus/sim", "bus/trace", "bus/trace/tracefile", "bus/fault", "bus/aerinject", "bus/ivshmem", "vfio", "uio"},
+	{"bus/qemu", "bus/sim", "bus/ivshmem", "bus/trace", "bus/trace/tracefile", "bus/fault", "bus/aerinject", "vfio", "uio"},
 	{"netdev"},
 	{"drivers/portbus"},
 	{"drivers"},
-	{"pktgen", "tpmdd", "rionet", "netdev/tap"},
+	{"rionet/rapidio"}, // with scan
+	{"rionet/fabric", "rionet/shm"},
+	{"pktgen", "tpmdd", "rionet", "netdev/tap"}, // rionet: with mport, fabricd and rejoin
 	{"internal/kernfs", "internal/figures", "internal/instance", "internal/userns", "internal/hwbind"},
 	{"host"},
 	{"internal/bench"},

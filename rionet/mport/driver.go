@@ -32,6 +32,9 @@ var Driver = &pci.Driver{
 	API:      1,
 	Options: map[string]string{
 		"timeout": "how long a response may take (5s), at least 10ms",
+		// These are for who puts the port on a bus.
+		"host":  "enumerate, with this device ID",
+		"exact": "off: rionet's frames have always 4096 bytes, as the kernel's",
 	},
 	Probe: func(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, error) {
 		return probe(ctx, dev, env)

@@ -11,11 +11,18 @@ import (
 // Bus is the RapidIO subsystem of one process: its master ports, nets, devices and drivers.
 type Bus struct {
 	opts BusOptions
+	log  *slog.Logger
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
+	wg   sync.WaitGroup // who watches over ports
+	tree *tree
 
 	mu      sync.Mutex
-	mports  []*Mport
-	nets    []*Net
+	mports  []*Mport // in the order of their numbers
+	nets    []*Net   // as well
 	drivers []*Driver
+	noprobe bool // devices and drivers find each other only on request
+	closed  bool
 }
 
 // BusOptions say whom a Bus tells.
@@ -40,13 +47,27 @@ type Enumerator interface {
 	ConfigWritten(m *Mport)
 }
 
-// Mport is a master port in service.
+// Mport is a master port in service. Its methods are safe for concurrent use.
 type Mport struct {
 	bus  *Bus
 	ops  Ops
 	id   int
+	info PortInfo
 	opts MportOptions
-	net  *Net // guarded by bus.mu
+
+	net     *Net          // guarded by bus.mu
+	leaving bool          // guarded by bus.mu
+	removed chan struct{} // closed when it is out of service
+
+	ctx    context.Context // ends when the port is gone
+	cancel context.CancelFunc
+	turn   turn // of whoever looks for devices
+	dir    portDir
+	boxes  boxes
+	bells  bells
+	hooks  hooks // of port-writes
+	strays strays
+	counts counts
 }
 
 // MportOptions say what a master port is for.
@@ -54,19 +75,37 @@ type MportOptions struct {
 	// Host is the host device ID of an enumerating host; -1: it waits to be discovered.
 	Host int
 	Scan Enumerator // nil: nobody looks for devices
+	// Windows are the memory that other nodes share; nil: none.
+	Windows Windows
 }
 
-// Net is a RapidIO network: what one master port, or several, reach.
+// Windows says what memory of other nodes this process can map.
+type Windows interface {
+	// Of lists that of one node.
+	Of(node DestID) []WindowInfo
+}
+
+// WindowInfo is memory of another node: a file.
+type WindowInfo struct {
+	Index int
+	Size  int64
+	Path  string
+}
+
+// Net is a RapidIO network: what one master port reaches. Two ports of one process are on two, be it one fabric.
 type Net struct {
-	bus *Bus
-	id  int
+	bus  *Bus
+	id   int
+	home *Mport // by which its devices are reached, and below which they are shown
 
 	// guarded by bus.mu
-	mports  []*Mport
 	devices []*Device // in the order in which they were found
+	tags    map[uint32]*Device
+	gone    bool
 }
 
-// Device is an endpoint or a switch of a net. What identifies it does not change; a device that went and came back is another one.
+// Device is an endpoint or a switch of a net. What identifies it does not change; a device that went and came back
+// is another one. How it is reached may: Way has it.
 type Device struct {
 	Net   *Net
 	Mport *Mport // through which it is reached
@@ -88,7 +127,17 @@ type Device struct {
 	Prev           *Device // the switch before it; nil: it is linked to the master port
 	Switch         *Switch // nil: it is an endpoint
 
-	// Has more fields: its driver, its claims.
+	once   sync.Once
+	name   string          // set by Net.AddDevice
+	turn   turn            // of whoever gives it a driver or takes it away
+	ctx    context.Context // ends when it is gone
+	cancel context.CancelFunc
+	unhook func() bool // from the port's context
+	claims ranges      // of doorbells that it takes
+	hooks  hooks       // of port-writes
+	dir    deviceDir
+
+	// guarded by Net's bus.mu
 	driver *Driver
 	inst   Instance
 }
@@ -96,10 +145,10 @@ type Device struct {
 // Switch is what only switches have.
 type Switch struct {
 	Ops SwitchOps
-	// Next are the devices at its ports, by port; nil: nothing, or the way back. guarded by Net: use Device.Next and SetNext.
-	next []*Device
-	// routes are the ports by destination ID; InvalidRoute: none.
-	routes []uint8
+
+	// guarded by the bus's mu
+	next   []*Device // the devices at its ports: Device.Next, Net.SetNext
+	routes []uint8   // the ports by destination ID: Device.Routes, Net.SetRoute; InvalidRoute, and what lies beyond: none
 }
 
 // SwitchOps are how the routing tables of a kind of switch are read and written (struct rio_switch_ops). table is a port, or
@@ -136,9 +185,9 @@ type PortWrite struct {
 
 // Driver is a driver of devices on the bus (struct rio_driver).
 type Driver struct {
-	Name string
+	Name string // also of its folder
 	IDs  []ID
-	// Probe takes a device into service. ErrNoDevice: not mine.
+	// Probe takes a device into service. ErrNoDevice: not mine. ctx ends when the device goes.
 	Probe func(ctx context.Context, d *Device) (Instance, error)
 }
 
