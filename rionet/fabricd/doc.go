@@ -52,8 +52,8 @@
 // memory to the receiver's. A worker that finds nothing yields a few times, then sleeps until its node signals.
 //
 // Where a mailbox is full the worker holds the message, and with it all that its node sends after it, for up to 100 ms, and then answers Retry.
-// Nothing more is held for a mailbox for which that was in vain, until it takes something. So a receiver that is slow for a moment costs
-// nobody a message, and one that stalled stops a sender once.
+// Nothing more is held for a mailbox for which that was in vain, until it takes something, and the later one makes room the less time it is
+// given next, down to 3 ms. So a receiver that is slow for a moment costs nobody a message, and one that stalled stops a sender once.
 //
 // # Trust
 //

@@ -56,9 +56,10 @@ type node struct {
 	working chan struct{} // closed when the worker has returned
 
 	// of the worker
-	used    bool // there was traffic since it began
-	timer   *time.Timer
-	stalled map[mailbox]struct{}
+	used  bool // there was traffic since it began
+	timer *time.Timer
+	// patience is how long a message is held for a destination; absent: holdWait, 0: it has stalled.
+	patience map[mailbox]time.Duration
 	// portWrite is one on its way: the node may change what it wrote.
 	portWrite [rapidio.MaxPortWrite]byte
 	signals   [8]byte // what wake had
@@ -80,7 +81,7 @@ func (s *Server) join(c *net.UnixConn, q request, qemu bool) (*node, error) {
 		return nil, &Error{Code: codeWidth, Msg: fmt.Sprintf("%s: the fabric at %s has %v, wanted %v", q.Join, s.path, ids, q.IDs)}
 	}
 	n := &node{s: s, index: i, name: q.Join, pid: peerPID(c), qemu: qemu, since: time.Now(), conn: c, group: s.groups[i], wakeFD: -1,
-		stop: make(chan struct{}), left: make(chan struct{}), working: make(chan struct{}), stalled: make(map[mailbox]struct{})}
+		stop: make(chan struct{}), left: make(chan struct{}), working: make(chan struct{}), patience: make(map[mailbox]time.Duration)}
 	n.id.Store(uint32(idSize(s.topo).Any()))
 	n.stuck.Store(^uint32(0))
 	for v := range n.vec {
