@@ -67,10 +67,9 @@ type Features struct {
 	Malformed Off
 }
 
-const (
-	efSpaceEnd = 0x10000                                // a pointer has 16 bits
-	efMax      = (efSpaceEnd - int(RegExtFeatures)) / 8 // blocks are 8 bytes and aligned (part 3, 3.4.1)
-)
+// efMax bounds a chain of blocks. It has room for thousands (part 3, 3.4.1), and no device has a dozen; but one that means ill shall not
+// keep its host busy.
+const efMax = 256
 
 // FindFeatures walks the extended features of a device. A chain that is broken ends the walk and is no error.
 func FindFeatures(ctx context.Context, a Access) (Features, error) {

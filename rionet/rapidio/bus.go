@@ -39,14 +39,16 @@ func (b *Bus) AddMport(ctx context.Context, ops Ops, o MportOptions) (*Mport, er
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s: adding a master port: %w", info.Name, err)
 	}
-	m := &Mport{bus: b, ops: ops, info: info, opts: o, turn: newTurn()}
+	m := &Mport{bus: b, ops: ops, info: info, opts: o, turn: newTurn(), removed: make(chan struct{})}
 	m.ctx, m.cancel = context.WithCancel(b.ctx)
+	_ = m.turn.take(context.Background()) // it is free; a scan waits until the port was started
 	if err := b.insert(m); err != nil {
 		m.cancel()
 		return nil, fmt.Errorf("%s: adding a master port: %w", info.Name, err)
 	}
 	b.uevent(uevent.Add, m.path(), classPort)
 	ops.Start(events{m})
+	m.turn.give()
 	go m.watch()
 	b.changed()
 	return m, nil
@@ -87,16 +89,17 @@ func (m *Mport) watch() {
 // idempotent.
 func (b *Bus) RemoveMport(m *Mport) {
 	b.mu.Lock()
-	i := slices.Index(b.mports, m)
-	if i < 0 {
-		b.mu.Unlock()
-		return
-	}
-	b.mports = slices.Delete(b.mports, i, i+1)
-	m.cancel() // ends a scan, and what waits in Ops; there will be no net
+	first := !m.leaving
+	m.leaving = true
+	m.cancel() // ends a scan, and what waits in Ops; from here on there comes no net
 	n := m.net
 	b.mu.Unlock()
-
+	if !first {
+		if !inCallback() {
+			<-m.removed
+		}
+		return
+	}
 	_ = m.turn.take(context.Background())
 	if n != nil {
 		n.Remove()
@@ -105,8 +108,12 @@ func (b *Bus) RemoveMport(m *Mport) {
 	m.hooks.drop()
 	m.bells.drop(m.ops)
 	m.boxes.drop()
+	b.mu.Lock() // its number is free when it is shown no more
+	b.mports = slices.DeleteFunc(b.mports, func(o *Mport) bool { return o == m })
 	b.tree.removeMport(m)
+	b.mu.Unlock()
 	b.uevent(uevent.Remove, m.path(), classPort)
+	close(m.removed)
 	b.changed()
 }
 

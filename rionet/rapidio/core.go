@@ -54,7 +54,10 @@ type Mport struct {
 	id   int
 	info PortInfo
 	opts MportOptions
-	net  *Net // guarded by bus.mu
+
+	net     *Net          // guarded by bus.mu
+	leaving bool          // guarded by bus.mu
+	removed chan struct{} // closed when it is out of service
 
 	ctx    context.Context // ends when the port is gone
 	cancel context.CancelFunc
@@ -101,7 +104,8 @@ type Net struct {
 	gone    bool
 }
 
-// Device is an endpoint or a switch of a net. What identifies it does not change; a device that went and came back is another one.
+// Device is an endpoint or a switch of a net. What identifies it does not change; a device that went and came back
+// is another one. How it is reached may: Way has it.
 type Device struct {
 	Net   *Net
 	Mport *Mport // through which it is reached
@@ -128,8 +132,9 @@ type Device struct {
 	turn   turn            // of whoever gives it a driver or takes it away
 	ctx    context.Context // ends when it is gone
 	cancel context.CancelFunc
-	claims ranges // of doorbells that it takes
-	hooks  hooks  // of port-writes
+	unhook func() bool // from the port's context
+	claims ranges      // of doorbells that it takes
+	hooks  hooks       // of port-writes
 	dir    deviceDir
 
 	// guarded by Net's bus.mu

@@ -49,6 +49,16 @@ func (d *Device) Gone() <-chan struct{} {
 	return d.ctx.Done()
 }
 
+// Way is how it is reached: the destination ID and the number of switches before it of a configuration access, and the last of these
+// switches; nil: none. Once a device was added, this is how to ask: Net.Move may change the fields.
+func (d *Device) Way() (dest DestID, hop uint8, prev *Device) {
+	if d.Net != nil {
+		d.Net.bus.mu.Lock()
+		defer d.Net.bus.mu.Unlock()
+	}
+	return d.DestID, d.Hop, d.Prev
+}
+
 // here fails for a device that was removed.
 func (d *Device) here() error {
 	d.init()
@@ -62,7 +72,7 @@ func (d *Device) read(ctx context.Context, off Off, w Width) (uint32, error) {
 	err := d.here()
 	if err == nil {
 		var v uint32
-		dest, hop := d.way()
+		dest, hop, _ := d.Way()
 		if v, err = d.Mport.Read(ctx, dest, hop, off, w); err == nil {
 			return v, nil
 		}
@@ -73,7 +83,7 @@ func (d *Device) read(ctx context.Context, off Off, w Width) (uint32, error) {
 func (d *Device) write(ctx context.Context, off Off, w Width, v uint32) error {
 	err := d.here()
 	if err == nil {
-		dest, hop := d.way()
+		dest, hop, _ := d.Way()
 		err = d.Mport.Write(ctx, dest, hop, off, w, v)
 	}
 	if err != nil {

@@ -45,7 +45,9 @@ func (b *Bus) Register(d *Driver) error {
 	}
 	for _, dev := range b.Devices() {
 		_ = dev.turn.take(context.Background())
-		b.autoprobe(dev)
+		if b.Autoprobe() && dev.bound() == nil && dev.here() == nil && d.Serves(dev) {
+			_ = b.bind(dev, d) // what fails was logged
+		}
 		dev.turn.give()
 	}
 	b.changed()
@@ -78,16 +80,6 @@ func (d *Device) bound() *Driver {
 	d.Net.bus.mu.Lock()
 	defer d.Net.bus.mu.Unlock()
 	return d.driver
-}
-
-// autoprobe finds a driver for a device, where that is wanted. The device's turn is held.
-func (b *Bus) autoprobe(d *Device) {
-	b.mu.Lock()
-	no := b.noprobe
-	b.mu.Unlock()
-	if !no {
-		b.probe(d)
-	}
 }
 
 // probe finds a driver for a device that has none: the first that takes it. The device's turn is held.

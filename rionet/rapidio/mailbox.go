@@ -114,13 +114,32 @@ func (m *Mport) RequestOutbMboxFunc(owner string, mbox, entries int, f func(Outb
 	if err != nil {
 		return nil, nil, err
 	}
-	w := m.work(box.Wait, func() { f(box) }, box.Close, box.InFlight)
+	c := &counted{Outbox: box}
+	w := m.work(box.Wait, func() { f(c) }, box.Close, c)
 	return w.kick, w.release, nil
+}
+
+// counted is an outbox of which is known whether anything happened.
+type counted struct {
+	Outbox
+	moved uint64
+}
+
+func (c *counted) Add(msgs []Message) int {
+	n := c.Outbox.Add(msgs)
+	c.moved += uint64(n)
+	return n
+}
+
+func (c *counted) Results(st []Status) int {
+	n := c.Outbox.Results(st)
+	c.moved += uint64(n)
+	return n
 }
 
 // worker is the goroutine of a mailbox with a callback.
 type worker struct {
-	hook
+	hook   hook
 	m      *Mport
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -129,18 +148,21 @@ type worker struct {
 	wait  func(context.Context) error
 	call  func()
 	close func() error
-	busy  func() int // how much there is to wait for; nil: always something
+	out   *counted // nil: of an inbox, for which there is always something to wait
 
 	mu     sync.Mutex
 	kicked bool
 	wake   context.CancelFunc // ends what it waits for; nil: it does not wait
 }
 
-// workerPause is how long a worker sleeps where waiting fails at once, as while the fabric is away, or brings nothing.
-const workerPause = 50 * time.Millisecond
+// How long a worker sleeps where waiting fails at once, as while the fabric is away, and where an outbox woke it for nothing.
+const (
+	workerPause = 50 * time.Millisecond
+	idlePause   = time.Millisecond
+)
 
-func (m *Mport) work(wait func(context.Context) error, call func(), closeBox func() error, busy func() int) *worker {
-	w := &worker{m: m, done: make(chan struct{}), wait: wait, call: call, close: closeBox, busy: busy, kicked: busy != nil}
+func (m *Mport) work(wait func(context.Context) error, call func(), closeBox func() error, out *counted) *worker {
+	w := &worker{m: m, done: make(chan struct{}), wait: wait, call: call, close: closeBox, out: out, kicked: out != nil}
 	w.ctx, w.cancel = context.WithCancel(m.ctx)
 	m.boxes.mu.Lock()
 	m.boxes.workers = append(m.boxes.workers, w)
@@ -163,31 +185,32 @@ func (w *worker) loop() {
 	defer w.forget()
 	defer func() { _ = w.close() }()
 	for w.ctx.Err() == nil {
-		switch kicked, err := w.until(w.sleep); {
+		kicked, err := w.until(w.sleep)
+		switch {
 		case w.ctx.Err() != nil:
 			return
 		case err != nil && !kicked:
-			w.pause()
+			w.pause(workerPause)
 			continue
 		}
-		before := w.load()
-		w.run(w.call)
-		if before != 0 && w.load() == before {
-			w.pause() // nothing came of it
+		before := w.moved()
+		w.hook.run(w.call)
+		if w.out != nil && !kicked && w.moved() == before {
+			w.pause(idlePause)
 		}
 	}
 }
 
-func (w *worker) load() int {
-	if w.busy == nil {
+func (w *worker) moved() uint64 {
+	if w.out == nil {
 		return 0
 	}
-	return w.busy()
+	return w.out.moved
 }
 
 // sleep waits until there is something to do.
 func (w *worker) sleep(ctx context.Context) error {
-	if w.busy == nil || w.busy() > 0 {
+	if w.out == nil || w.out.InFlight() > 0 {
 		return w.wait(ctx)
 	}
 	<-ctx.Done()
@@ -195,9 +218,9 @@ func (w *worker) sleep(ctx context.Context) error {
 }
 
 // pause lets time go by, or a kick come.
-func (w *worker) pause() {
+func (w *worker) pause(d time.Duration) {
 	kicked, _ := w.until(func(ctx context.Context) error {
-		t := time.NewTimer(workerPause)
+		t := time.NewTimer(d)
 		defer t.Stop()
 		select {
 		case <-t.C:
@@ -212,7 +235,7 @@ func (w *worker) pause() {
 
 // until does what waits, which a kick ends, or one that came before.
 func (w *worker) until(do func(ctx context.Context) error) (kicked bool, err error) {
-	if w.busy == nil { // nobody can kick it
+	if w.out == nil { // nobody can kick it
 		return false, do(w.ctx)
 	}
 	ctx, cancel := context.WithCancel(w.ctx)

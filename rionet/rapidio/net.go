@@ -70,9 +70,12 @@ func (n *Net) AddDevice(d *Device) error {
 	if err := n.insert(d); err != nil {
 		return fmt.Errorf("%s: adding a device: %w", n.Name(), err)
 	}
+	d.unhook = context.AfterFunc(n.home.ctx, d.cancel) // a port that goes waits for no driver
 	n.bus.tree.addDevice(d)
 	d.uevent(uevent.Add)
-	n.bus.autoprobe(d)
+	if n.bus.Autoprobe() {
+		n.bus.probe(d)
+	}
 	return nil
 }
 
@@ -134,6 +137,7 @@ func (n *Net) RemoveDevice(d *Device) {
 		d.turn.give()
 		return
 	}
+	d.unhook()
 	b.unbind(d)
 	d.claims.drop()
 	d.hooks.drop()
@@ -163,6 +167,24 @@ func (n *Net) Remove() {
 	b.mu.Unlock()
 	if i >= 0 {
 		b.changed()
+	}
+}
+
+// Move tells that a device, which stays the same, is now reached by another way: a link failed, or a shorter one came. dest and hop are
+// of a switch; an endpoint is always reached by its own ID.
+func (n *Net) Move(d *Device, dest DestID, hop uint8, prev *Device) {
+	if d.Net != n {
+		return
+	}
+	n.bus.mu.Lock()
+	moved := d.Prev != prev
+	d.Prev = prev
+	if d.IsSwitch() && (d.DestID != dest || d.Hop != hop) {
+		d.DestID, d.Hop, moved = dest, hop, true
+	}
+	n.bus.mu.Unlock()
+	if moved {
+		n.bus.changed()
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -111,6 +110,7 @@ func errno(err error) error {
 	}{
 		{ErrRange, unix.EINVAL}, {ErrNoDevice, unix.ENODEV}, {ErrResponse, unix.EIO}, {ErrRetry, unix.EAGAIN}, {bus.ErrNotSupported, unix.EOPNOTSUPP}, {bus.ErrGone, unix.ENODEV},
 		{bus.ErrClosed, unix.ENODEV}, {bus.ErrBusy, unix.EBUSY}, {bus.ErrTimeout, unix.ETIMEDOUT},
+		{context.DeadlineExceeded, unix.ETIMEDOUT},
 	} {
 		if errors.Is(err, c.err) {
 			return fmt.Errorf("%w: %w", err, c.n)
@@ -122,7 +122,7 @@ func errno(err error) error {
 // parseScan reads which master port is to be scanned: its number, or -1 for all (the kernel's kstrtol, in which a sign may stand).
 func parseScan(s string) (int, error) {
 	bad := fmt.Errorf("scan: %q, want the number of a master port or -1: %w", s, unix.EINVAL)
-	digits, minus := strings.CutPrefix(line(s), "-")
+	digits, minus := strings.CutPrefix(s, "-")
 	if minus && strings.HasPrefix(digits, "+") {
 		return 0, bad
 	}
@@ -140,11 +140,11 @@ func parseScan(s string) (int, error) {
 
 // synthesize tells of an event that somebody wrote to a file uevent.
 func (b *Bus) synthesize(s, path, subsystem string, env ...string) error {
-	action := line(s)
-	if !slices.Contains(uevent.Actions, action) {
-		return fmt.Errorf("%s: uevent: no action %q: %w", path, action, unix.EINVAL)
+	action, synth, err := uevent.ParseSynth(s)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	b.uevent(action, path, subsystem, append([]string{"SYNTH_UUID=0"}, env...)...)
+	b.uevent(action, path, subsystem, append(synth, env...)...)
 	return nil
 }
 
@@ -239,7 +239,16 @@ func (t *tree) fill(d *Device) {
 	dir.Put("asm_vid", sysfs.Showf("0x%04x", d.AsmVID))
 	dir.Put("asm_rev", sysfs.Showf("0x%04x", d.AsmRev))
 	dir.Put("modalias", sysfs.Showf("%s", d.Modalias()))
-	t.fillWay(d)
+	dir.Put("destid", sysfs.Show(func() string {
+		dest, _, _ := d.Way()
+		return fmt.Sprintf("0x%04x", dest)
+	}))
+	dir.Put("lprev", sysfs.Show(func() string {
+		if _, _, prev := d.Way(); prev != nil {
+			return prev.Name()
+		}
+		return "root"
+	}))
 	dir.Put("config", configFile(d))
 	dir.Put("uevent", sysfs.Attr(0o644, func(w *bytes.Buffer) error {
 		if name := d.Driver(); name != "" {
@@ -249,25 +258,12 @@ func (t *tree) fill(d *Device) {
 		return nil
 	}, d.storeUevent))
 	if d.IsSwitch() {
+		dir.Put("hopcount", sysfs.Show(func() string {
+			_, hop, _ := d.Way()
+			return fmt.Sprintf("0x%02x", hop)
+		}))
 		dir.Put("routes", sysfs.Attr(0o444, d.showRoutes, nil))
 		dir.Put("lnext", sysfs.Attr(0o444, d.showNext, nil))
-	}
-}
-
-// fillWay makes the files of a device that tell how it is reached.
-func (t *tree) fillWay(d *Device) {
-	dest, hop := d.way()
-	d.Net.bus.mu.Lock()
-	prev := d.Prev
-	d.Net.bus.mu.Unlock()
-	name := "root"
-	if prev != nil {
-		name = prev.Name()
-	}
-	d.dir.Put("destid", sysfs.Showf("0x%04x", dest))
-	d.dir.Put("lprev", sysfs.Showf("%s", name))
-	if d.IsSwitch() {
-		d.dir.Put("hopcount", sysfs.Showf("0x%02x", hop))
 	}
 }
 
