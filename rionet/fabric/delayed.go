@@ -155,10 +155,7 @@ func (f *Fabric) sendMaint(p *Port, m *Maint, in *port, hops []hop) rapidio.Stat
 
 // sendResponse sends the response to a maintenance request over links that take time. The caller holds f.mu.
 func (f *Fabric) sendResponse(p *Port, tag, v uint32, back []hop, t time.Duration) rapidio.Status {
-	pk := f.sched.packet(p)
-	if pk == nil {
-		return rapidio.Retry
-	}
+	pk := f.sched.response(p)
 	pk.kind, pk.tag = packetResponse, tag
 	f.respond(pk, v, back, t)
 	return rapidio.Pending

@@ -15,8 +15,8 @@ import (
 // Fabric is a model of endpoints, switches and links. It is safe for concurrent use.
 type Fabric struct {
 	topo  *Topology
+	opts  Options
 	ids   rapidio.IDSize
-	log   *slog.Logger
 	start time.Time
 
 	endpoints []*device
@@ -39,6 +39,9 @@ type Fabric struct {
 // Options are what a Fabric may be given.
 type Options struct {
 	Log *slog.Logger // nil discards
+	// LinkChanged is told, in order, of links that went up or down, by their ends as in the topology. It may use the Fabric, and
+	// must not wait. nil: nobody wants to know.
+	LinkChanged func(ends [2]string, up bool)
 }
 
 // New makes the model of a topology, with all endpoints unplugged. A topology that Check refuses makes it panic; Parse returns none.
@@ -49,7 +52,7 @@ func New(t *Topology, o Options) *Fabric {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	f := &Fabric{topo: t, ids: t.idSize(), log: o.Log, start: time.Now(), byName: make(map[string]*device)}
+	f := &Fabric{topo: t, ids: t.idSize(), opts: o, start: time.Now(), byName: make(map[string]*device)}
 	f.gen.Store(1)
 	f.sched.init(f)
 	for i, s := range t.Switches {
@@ -70,6 +73,7 @@ func New(t *Topology, o Options) *Fabric {
 	for _, l := range f.links {
 		l.update(f)
 	}
+	f.notes = nil
 	for _, d := range f.switches {
 		for _, p := range d.ports {
 			p.detect = 0 // what is up from the beginning is no event
@@ -173,7 +177,7 @@ func (f *Fabric) unlock() {
 		}
 		f.mu.Unlock()
 		for i := range batch {
-			batch[i].deliver()
+			batch[i].deliver(f)
 		}
 		f.mu.Lock()
 	}
@@ -183,7 +187,8 @@ func (f *Fabric) unlock() {
 
 // note is something a node is to be told.
 type note struct {
-	port *Port
+	port *Port // nil: it is for Options.LinkChanged
+	link *link
 	kind noteKind
 	up   bool
 	n    int // bytes of data
@@ -198,7 +203,11 @@ const (
 	notePortWrite
 )
 
-func (n *note) deliver() {
+func (n *note) deliver(f *Fabric) {
+	if n.port == nil {
+		f.opts.LinkChanged(n.link.Ends, n.up)
+		return
+	}
 	s, ok := n.port.enter()
 	if !ok {
 		return

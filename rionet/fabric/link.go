@@ -98,7 +98,10 @@ func (l *link) update(f *Fabric) {
 	}
 	l.up.Store(up)
 	f.gen.Add(1)
-	f.log.Debug("fabric: link", "from", l.ends[0].name(), "to", l.ends[1].name(), "up", up)
+	f.opts.Log.Debug("fabric: link", "from", l.ends[0].name(), "to", l.ends[1].name(), "up", up)
+	if f.opts.LinkChanged != nil {
+		f.notes = append(f.notes, note{link: l, up: up})
+	}
 	for _, p := range l.ends {
 		if n := p.dev.node.Load(); n != nil {
 			f.notes = append(f.notes, note{port: n, kind: noteLink, up: up})

@@ -130,6 +130,9 @@ func (b *outbox) Wait(ctx context.Context) error {
 			return err
 		}
 	}
+	if b.taken != b.added && !b.gone.Load() {
+		return nil
+	}
 	return boxErr(b.m, &b.gone)
 }
 
@@ -240,7 +243,10 @@ func (b *inbox) Wait(ctx context.Context) error {
 			return err
 		}
 	}
-	return boxErr(b.m, &b.gone)
+	if b.gone.Load() {
+		return boxErr(b.m, &b.gone)
+	}
+	return nil
 }
 
 func (b *inbox) Free() int {
@@ -273,6 +279,7 @@ func signal(ch chan struct{}) {
 	}
 }
 
+// boxErr is why a box has no more to come; nil: it has.
 func boxErr(m *Mport, gone *atomic.Bool) error {
 	if gone.Load() || m.closed.Load() {
 		return fmt.Errorf("%s: mailbox: %w", m.name, bus.ErrClosed)

@@ -71,26 +71,40 @@ const maxFree = 1024
 
 func (s *scheduler) init(f *Fabric) { s.f = f }
 
-// packet is room for one of a node's packets; nil: too many are on their way.
+// packet is room for a packet of a node, or of a switch where from is nil; nil: too many are on their way.
 func (s *scheduler) packet(from *Port) *packet {
-	if from != nil && from.inFlight.Add(1) > maxInFlight {
-		from.inFlight.Add(-1)
-		return nil
+	if from != nil {
+		if from.inFlight.Load() >= maxInFlight {
+			return nil
+		}
+		return s.response(from)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if from == nil {
-		if s.own == maxInFlight {
-			return nil
-		}
-		s.own++
+	if s.own == maxInFlight {
+		return nil
 	}
+	s.own++
+	return s.take()
+}
+
+// response is room for the response to what a node asked for and was done: there is always some.
+func (s *scheduler) response(from *Port) *packet {
+	from.inFlight.Add(1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pk := s.take()
+	pk.from = from
+	return pk
+}
+
+// take is an unused packet. The caller holds s.mu.
+func (s *scheduler) take() *packet {
 	pk := new(packet)
 	if n := len(s.free); n > 0 {
 		pk = s.free[n-1]
 		s.free = s.free[:n-1]
 	}
-	pk.from = from
 	return pk
 }
 
