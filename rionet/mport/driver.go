@@ -73,7 +73,8 @@ type Port struct {
 	sleepers int // who waits for an answer's interrupt
 
 	slots   chan uint16 // of calls
-	boxes   sync.Mutex  // guards opening and closing of mailboxes
+	boxes   sync.Mutex  // guards opening and closing of mailboxes, and closing
+	closing bool        // there is no Start any more
 	in      [rapidio.MaxMboxes]atomic.Pointer[inbox]
 	events  *bus.Waker
 	started atomic.Bool
@@ -287,7 +288,8 @@ func (p *Port) shut() error {
 	for _, h := range p.irqs {
 		errs = append(errs, h.Close())
 	}
-	p.boxes.Lock() // a Start under way has begun, or sees that it is over
+	p.boxes.Lock()
+	p.closing = true
 	p.boxes.Unlock()
 	p.wg.Wait()
 	p.life.Lock()
