@@ -284,3 +284,20 @@ func BenchmarkPort(b *testing.B) {
 		p.Message(uint32(i), m)
 	}
 }
+
+// BenchmarkMaint is a config read through so many switches.
+func BenchmarkMaint(b *testing.B) {
+	for _, n := range []int{1, 8} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			f := newFabric(b, chain(n, ""))
+			p, q := attach(b, f, "a"), attach(b, f, "b")
+			p.setID(1)
+			q.setID(2)
+			routed(p, n)
+			b.ReportAllocs()
+			for b.Loop() {
+				p.read(2, 0xff, 0)
+			}
+		})
+	}
+}

@@ -60,7 +60,7 @@ func TestBadClients(t *testing.T) {
 	// As many as there may be, which say nothing, do not keep nodes that joined from working; one more is told so.
 	p := joinAs(t, s.path, "pe0").open()
 	eventually(t, "earlier connections to end", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.conns) == 0 })
-	for range maxConns {
+	for range s.maxConns() {
 		rawDial(t, s.path)
 	}
 	_, err := c.Show(t.Context())

@@ -17,7 +17,7 @@
 //
 //	-chardev socket,id=rio,path=PATH.d/pe1 -device ivshmem-doorbell,chardev=rio,vectors=8
 //
-// (6 vectors or more; fewer work, and share). It has no memory windows, which are asked for on the control socket.
+// (6 vectors or more. Fewer share, and QEMU complains of those that it has no use for.) It has no memory windows, which are asked for on the control socket.
 //
 // # Control protocol
 //
@@ -31,7 +31,7 @@
 // watch come lines with an "event" until the client goes; one that leaves 1024 of them is cut off. Where join says ok, what follows on the
 // connection is the ivshmem server's protocol, from its version on; "ids" of 8 or 16 is refused unless the fabric has that width, "window" is a
 // size or a list of them. A request has 10 s from its first byte to its end, an answer 10 s to be taken, and a connection that asks nothing
-// ends after a minute. 64 connections are taken, beside nodes.
+// ends after a minute. Beside nodes, 64 connections are taken and two for each endpoint.
 //
 // [Client] speaks all that, and [Join] joins.
 //
@@ -52,8 +52,8 @@
 // memory to the receiver's. A worker that finds nothing yields a few times, then sleeps until its node signals.
 //
 // Where a mailbox is full the worker holds the message, and with it all that its node sends after it, for up to 100 ms, and then answers Retry.
-// Nothing more is held for a mailbox for which that was in vain, until it takes something. So a receiver that is slow for a moment costs
-// nobody a message, and one that stalled stops a sender once.
+// Nothing more is held for a mailbox for which that was in vain, until it takes something, and the later one makes room the less time it is
+// given next, down to 3 ms. So a receiver that is slow for a moment costs nobody a message, and one that stalled stops a sender once.
 //
 // # Trust
 //

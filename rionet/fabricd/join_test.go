@@ -25,11 +25,22 @@ func TestJoin(t *testing.T) {
 	s, c := start(t, starTopology)
 	events := make(chan Event, 10)
 	ready := make(chan struct{})
-	go c.Watch(t.Context(), func() { close(ready) }, func(e Event) error { events <- e; return nil })
+	links := make(chan Event, 10)
+	go c.Watch(t.Context(), func() { close(ready) }, func(e Event) error {
+		if len(e.Ends) > 0 {
+			links <- e
+		} else {
+			events <- e
+		}
+		return nil
+	})
 	<-ready
 	p := joinAs(t, s.path, "pe1", 8192, 4096)
 	if e := <-events; e.What != EventJoined || e.Node != "pe1" || e.PID != os.Getpid() {
 		t.Errorf("event %+v, want pe1 to have joined", e)
+	}
+	if e := <-links; e.What != EventLinkUp || e.Ends[0] != "pe1" || e.Ends[1] != "sw0:1" {
+		t.Errorf("event %+v, want pe1's link to be up", e)
 	}
 	f, err := c.Show(t.Context())
 	if err != nil {
@@ -59,6 +70,9 @@ func TestJoin(t *testing.T) {
 	p.close()
 	if e := <-events; e.What != EventLeft || e.Node != "pe1" || e.Why != "its connection ended" {
 		t.Errorf("event %+v, want pe1 to have left", e)
+	}
+	if e := <-links; e.What != EventLinkDown || e.Ends[0] != "pe1" {
+		t.Errorf("event %+v, want pe1's link to be down", e)
 	}
 	if w, err := c.Windows(t.Context()); err != nil || len(w) != 0 {
 		t.Errorf("Windows after it left = %+v, %v", w, err)

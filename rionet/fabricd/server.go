@@ -97,7 +97,7 @@ func Open(c Config) (*Server, error) {
 		return nil, err
 	}
 	s.windows = newWindows(path, s.folder.path)
-	s.fab = fabric.New(s.topo, fabric.Options{Log: s.log})
+	s.fab = fabric.New(s.topo, fabric.Options{Log: s.log, LinkChanged: s.linkChanged})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.watching.Go(s.watchdog)
 	if err := s.listen(); err != nil {
@@ -198,6 +198,9 @@ func (s *Server) accept(ln *net.UnixListener, serve func(*net.UnixConn)) {
 	}
 }
 
+// maxConns is how many connections are taken beside nodes: a node's process may watch the fabric, and ask it things.
+func (s *Server) maxConns() int { return extraConns + 2*len(s.topo.Endpoints) }
+
 // admit makes c one of the connections.
 func (s *Server) admit(c *net.UnixConn) error {
 	s.mu.Lock()
@@ -205,8 +208,8 @@ func (s *Server) admit(c *net.UnixConn) error {
 	if s.ctx.Err() != nil {
 		return &Error{Code: codeClosed, Msg: fmt.Sprintf("the fabric at %s ends", s.path)}
 	}
-	if len(s.conns) >= maxConns {
-		return &Error{Code: codeBusy, Msg: fmt.Sprintf("the fabric at %s has %d connections, no more are taken", s.path, maxConns)}
+	if most := s.maxConns(); len(s.conns) >= most {
+		return &Error{Code: codeBusy, Msg: fmt.Sprintf("the fabric at %s has %d connections, no more are taken", s.path, most)}
 	}
 	s.conns[c] = struct{}{}
 	return nil

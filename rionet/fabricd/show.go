@@ -73,6 +73,7 @@ func (s *Server) stats() *Stats {
 // listWindows lists the memory windows of the nodes that are there.
 func (s *Server) listWindows() []Window {
 	out := []Window{}
+	now := s.fab.Nodes() // workers learn of new IDs later
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.nodes {
@@ -81,7 +82,7 @@ func (s *Server) listWindows() []Window {
 		}
 		for _, w := range n.wins {
 			x := w.Window
-			x.DestID = n.destID()
+			x.DestID = now[n.index].DestID
 			out = append(out, x)
 		}
 	}
@@ -93,11 +94,15 @@ func (s *Server) setLink(a, b string, up bool) error {
 	if err := s.fab.SetLink(a, b, up); err != nil {
 		return fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
 	}
+	s.log.Info("fabric: link set by a client", "from", a, "to", b, "up", up)
+	return nil
+}
+
+// linkChanged tells of a link that went up or down, for whatever reason: fabric.Options.LinkChanged.
+func (s *Server) linkChanged(ends [2]string, up bool) {
 	what := EventLinkDown
 	if up {
 		what = EventLinkUp
 	}
-	s.log.Info("fabric: "+what, "from", a, "to", b)
-	s.tell(Event{What: what, Ends: []string{a, b}})
-	return nil
+	s.tell(Event{What: what, Ends: ends[:]})
 }

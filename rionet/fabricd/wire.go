@@ -22,7 +22,7 @@ const version = 1
 const (
 	maxRequest  = 4096     // bytes of a request's line
 	maxResponse = 64 << 20 // of a response's: a large fabric with all its routes
-	maxConns    = 64       // connections that are not nodes
+	extraConns  = 64       // connections that are not nodes, beside two for each endpoint
 	maxWindows  = 8        // of one node
 	minWindow   = 4096
 	maxWindow   = 1 << 30
