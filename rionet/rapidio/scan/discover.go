@@ -116,7 +116,7 @@ func (p *port) actAgent(ctx context.Context, e pending, periodic bool) error {
 
 // bossGone tells whether the host that won is no more: twice it did not answer, or was not done, or its link came back without it.
 func (p *port) bossGone(a *access, done, periodic bool) bool {
-	if !periodic {
+	if !periodic || p.boss == a.ids.Any() {
 		return false
 	}
 	if done {
@@ -131,7 +131,7 @@ func (p *port) bossGone(a *access, done, periodic bool) bool {
 	return p.missed >= 2
 }
 
-// search is one pass of discovery: it goes the way of each ID, as switches route it, and reads what is there.
+// search is one pass of discovery: it goes the ways of all IDs, as switches route them, and reads what is there.
 type search struct {
 	access
 	p       *port
@@ -141,7 +141,7 @@ type search struct {
 	tags    map[uint32]*node
 	taken   map[*node]bool
 	boss    rapidio.DestID
-	trouble int
+	trouble []string // what was left out, and why
 }
 
 // discover makes the net what a host enumerated. While that changes, it looks again: what does not answer is gone only if it does not
@@ -150,7 +150,7 @@ func (p *port) discover(ctx context.Context) error {
 	begun := time.Now()
 	for pass := 1; ; pass++ {
 		s := &search{
-			access: access{ctx: ctx, ops: p.m.Ops(), ids: p.m.IDs(), left: largeBudget}, p: p,
+			access: access{ctx: ctx, ops: p.m.Ops(), ids: p.m.IDs(), left: budget(p.m.IDs())}, p: p,
 			tags: map[uint32]*node{}, taken: map[*node]bool{},
 		}
 		err := s.run()
@@ -158,11 +158,16 @@ func (p *port) discover(ctx context.Context) error {
 			p.last = time.Since(begun)
 			return fmt.Errorf("discovering: %w", err)
 		}
-		if err == nil && (s.trouble == 0 || pass == passes) {
+		if err == nil && (len(s.trouble) == 0 || pass == passes) {
+			for _, text := range s.trouble {
+				p.say("%s", text)
+			}
 			p.last = time.Since(begun)
-			p.boss, p.missed = s.boss, 0
+			if s.boss != s.ids.Any() && s.boss != p.boss {
+				p.boss, p.missed = s.boss, 0
+			}
 			p.apply(s.nodes)
-			p.settled(s.trouble)
+			p.settled(len(s.trouble))
 			return nil
 		}
 		if err := sleep(ctx, time.Duration(pass)*passPause); err != nil {
@@ -187,16 +192,10 @@ func (s *search) run() error {
 	}
 	ids, err := s.listed()
 	if err != nil {
-		return err
+		return fmt.Errorf("the neighbour: %w", err)
 	}
-	for _, id := range ids {
-		if err := s.follow(id); err != nil {
-			if s.fatal(err) || errors.Is(err, errBudget) {
-				return err
-			}
-			s.trouble++
-			s.p.say("leaving out what is on the way to %#x: %v", id, err)
-		}
+	if err := s.follow(s.root, 0, ids); err != nil {
+		return err
 	}
 	return s.tables(ids)
 }
@@ -207,18 +206,22 @@ const gap = 1024
 // listed are the IDs that the neighbour routes: all that can be reached have a route there.
 func (s *search) listed() (ids []rapidio.DestID, err error) {
 	t := s.at(s.root)
-	last := 0
-	for id := 0; id < int(s.ids.Any()); id++ {
-		if s.ids == rapidio.Large && id-last > gap {
-			break
+	for first, last := 0, 0; first < int(s.ids.Any()); {
+		var some []rapidio.DestID
+		for ; len(some) < chunk && first < int(s.ids.Any()); first++ {
+			some = append(some, rapidio.DestID(first))
 		}
-		port, err := s.entry(t, s.root, rapidio.DestID(id))
-		if err != nil {
+		if err := s.entries(t, s.root, some); err != nil {
 			return nil, err
 		}
-		if port != rapidio.InvalidRoute {
-			last = id
-			ids = append(ids, rapidio.DestID(id))
+		for _, id := range some {
+			if s.root.held(id) != rapidio.InvalidRoute {
+				last = int(id)
+				ids = append(ids, id)
+			}
+		}
+		if s.ids == rapidio.Large && first-last > gap {
+			break
 		}
 	}
 	if s.root.dev.ErrMgmt == 0 {
@@ -230,8 +233,11 @@ func (s *search) listed() (ids []rapidio.DestID, err error) {
 		return nil, err
 	}
 	id := rapidio.DestID(v >> 16)
-	if int(id) > last && id < s.ids.Any() {
-		ids = append(ids, id)
+	if id < s.ids.Any() && id != s.own {
+		s.boss = id // unless an endpoint says that it is another one's
+		if s.root.held(id) == unknown {
+			ids = append(ids, id)
+		}
 	}
 	return ids, nil
 }
@@ -241,41 +247,109 @@ func (s *search) at(n *node) target {
 	return target{a: &s.access, dest: n.path, hop: uint8(n.hop), ports: n.ports()}
 }
 
-// entry is what a switch's table holds.
-func (s *search) entry(t target, n *node, id rapidio.DestID) (uint8, error) {
-	if v := n.held(id); v != unknown {
-		return uint8(v), nil
-	}
-	port, err := n.dev.Switch.Ops.GetEntry(s.ctx, t, rapidio.GlobalTable, id)
-	if err != nil {
-		return 0, fmt.Errorf("route of %#x: %w", id, err)
-	}
-	n.hold(id, int16(port))
-	return port, nil
-}
+// A switch is locked for so many entries, and for so long, at a time; then others have their turn.
+const (
+	chunk      = 32
+	chunkTime  = 20 * time.Millisecond
+	chunkPause = 2 * time.Millisecond
+)
 
-// follow goes the way of an ID from switch to switch.
-func (s *search) follow(id rapidio.DestID) error {
-	n := s.root
-	for hop := 0; n.isSwitch(); hop++ {
-		port, err := s.entry(target{a: &s.access, dest: id, hop: uint8(hop), ports: n.ports()}, n, id)
-		if err != nil {
-			return err
+// entries reads those entries of a switch's table that are not known yet.
+func (s *search) entries(t target, n *node, ids []rapidio.DestID) error {
+	for again := false; ; again = true {
+		for len(ids) > 0 && n.held(ids[0]) != unknown {
+			ids = ids[1:]
 		}
-		if int(port) >= n.ports() || n == s.root && int(port) == n.in {
-			return nil // the end of the way to a switch, or to us
+		if len(ids) == 0 {
+			return nil
 		}
-		if n.links[port].to == nil {
-			if hop >= rapidio.MaxHops {
-				return fmt.Errorf("it passes more than %d switches", hop)
-			}
-			if err := s.step(n, int(port), id, hop+1); err != nil {
+		if again {
+			if err := sleep(s.ctx, chunkPause); err != nil {
 				return err
 			}
 		}
-		if n = n.links[port].to; hop > len(s.nodes) {
-			return errors.New("it goes in a circle")
+		if err := s.some(t, n, ids[:min(len(ids), chunk)]); err != nil {
+			return err
 		}
+	}
+}
+
+// some reads entries with the switch locked, until it is somebody else's turn.
+func (s *search) some(t target, n *node, ids []rapidio.DestID) (err error) {
+	if err := s.borrow(t); err != nil {
+		return err
+	}
+	defer func() {
+		// A pass that ended must leave no lock either.
+		a := s.access
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), retreatTime)
+		defer cancel()
+		a.ctx, a.left = ctx, maxBudget
+		t.a = &a
+		if e := a.release(t, s.own); err == nil {
+			err = e
+		}
+	}()
+	begun := time.Now()
+	for _, id := range ids {
+		port, err := n.dev.Switch.Ops.GetEntry(s.ctx, t, rapidio.GlobalTable, id)
+		if err != nil {
+			return fmt.Errorf("route of %#x: %w", id, err)
+		}
+		n.hold(id, int16(port))
+		if time.Since(begun) > chunkTime {
+			break
+		}
+	}
+	return nil
+}
+
+// follow goes on from a switch, so many switches away, on the ways of IDs that lead there. What fails is left out.
+func (s *search) follow(n *node, hop int, ids []rapidio.DestID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	if hop > len(s.nodes) || hop >= rapidio.MaxHops {
+		return s.leave(errors.New("it goes in a circle"), ids[0])
+	}
+	if err := s.entries(target{a: &s.access, dest: ids[0], hop: uint8(hop), ports: n.ports()}, n, ids); err != nil {
+		return s.leave(err, ids[0])
+	}
+	by := make([][]rapidio.DestID, n.ports())
+	for _, id := range ids {
+		// The way may end here: it is a switch's own, or ours.
+		if port := int(n.held(id)); port < len(by) && !(n == s.root && port == n.in) {
+			by[port] = append(by[port], id)
+		}
+	}
+	for port, ids := range by {
+		if len(ids) == 0 {
+			continue
+		}
+		if n.links[port].to == nil {
+			if err := s.step(n, port, ids[0], hop+1); err != nil {
+				if err := s.leave(err, ids[0]); err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		if to := n.links[port].to; to.isSwitch() {
+			if err := s.follow(to, hop+1, ids); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// leave takes an error of what is on the way to an ID: it is returned if it ends the pass.
+func (s *search) leave(err error, id rapidio.DestID) error {
+	if s.fatal(err) || errors.Is(err, errBudget) {
+		return err
+	}
+	if len(s.trouble) < maxSaid {
+		s.trouble = append(s.trouble, fmt.Sprintf("leaving out what is on the way to %#x: %v", id, err))
 	}
 	return nil
 }
@@ -382,16 +456,12 @@ func (s *search) tables(ids []rapidio.DestID) error {
 		}
 	}
 	for _, n := range switches {
-		for _, id := range ids {
-			if len(switches)*len(ids) > smallTables {
-				break
-			}
-			if _, err := s.entry(s.at(n), n, id); err != nil {
+		if len(switches)*len(ids) <= smallTables {
+			if err := s.entries(s.at(n), n, ids); err != nil {
 				if s.fatal(err) {
 					return err
 				}
-				s.trouble++
-				break
+				s.trouble = append(s.trouble, fmt.Sprintf("leaving out routes of %s: %v", n.label(), err))
 			}
 		}
 		n.want = make([]uint8, len(n.table))

@@ -36,13 +36,16 @@ func (p *port) run() {
 			if p.quiet(ctx) != nil {
 				return
 			}
+		case <-p.rearm:
 		case <-timer.C:
 			periodic = true
 		}
 		if p.take(ctx) != nil {
 			return
 		}
-		p.act(ctx, periodic)
+		if periodic || p.happened() {
+			p.act(ctx, periodic)
+		}
 		next := p.pause()
 		p.give()
 		timer.Reset(next)
@@ -70,8 +73,15 @@ func (p *port) quiet(ctx context.Context) error {
 	}
 }
 
-// load bounds how much of the time checks may take.
-const load = 1000
+// happened tells whether there are events that nobody has looked at.
+func (p *port) happened() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.events.link || p.events.config || p.events.portWrite
+}
+
+// load bounds how much of the time checks may take: one part in so many.
+const load = 100
 
 // pause is how long to wait for the next check: as the options say, sooner after something was left out, and later where a check takes long.
 func (p *port) pause() time.Duration {
