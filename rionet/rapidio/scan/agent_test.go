@@ -41,7 +41,7 @@ func TestAgentFaults(t *testing.T) {
 	if len(before) != 6 {
 		t.Fatalf("devices = %s, want 3 switches and 3 endpoints", agent.seen())
 	}
-	for k := 1; k <= total; k += 23 {
+	for k := 1; k <= total; k += 37 {
 		ops.set(func(n int) error { return when(n >= k && n < k+tries, rapidio.ErrNoReply) })
 		_ = agent.tryScan()
 		ops.set(nil)
@@ -95,7 +95,7 @@ func TestAgentDies(t *testing.T) {
 
 // TestRandom gives hosts and agents what makes no sense: whatever registers say, a scan ends, and then the net can be found.
 func TestRandom(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(10) {
 		rng := rand.New(rand.NewPCG(seed, 9))
 		f := newFabric(t, smallTree().String())
 		host := join(t, f, "pe0", 0, quick)

@@ -255,7 +255,6 @@ func TestLiar(t *testing.T) {
 type lies struct {
 	n    int
 	regs map[rapidio.Off]uint32
-	last map[rapidio.Off]uint32
 }
 
 type lyingPort struct {
