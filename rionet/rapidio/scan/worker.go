@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet/rapidio"
 )
 
@@ -120,7 +121,9 @@ func (p *port) act(ctx context.Context, periodic bool) {
 		err = p.actAgent(ctx, e, periodic)
 	}
 	if err != nil && ctx.Err() == nil && !errors.Is(err, errLinkDown) {
-		p.say("%v", err)
+		if !errors.Is(err, bus.ErrGone) { // of a port that is gone its owner tells
+			p.say("%v", err)
+		}
 		p.settled(1)
 	}
 }
