@@ -272,8 +272,8 @@ func TestLarge(t *testing.T) {
 	host.mustScan()
 	took := time.Since(begun)
 	t.Logf("1,000 endpoints behind 64 switches: %v", took)
-	if took > 10*time.Second {
-		t.Errorf("enumeration took %v, want far less than 10s", took)
+	if took > patience {
+		t.Errorf("enumeration took %v, want far less than %v", took, patience)
 	}
 	if n, want := len(host.bus.Devices()), 64+999; n != want {
 		t.Errorf("devices = %d, want %d\n%s", n, want, host.log)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet/rapidio"
 )
 
@@ -119,10 +120,14 @@ func (p *port) act(ctx context.Context, periodic bool) {
 	case agent:
 		err = p.actAgent(ctx, e, periodic)
 	}
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errLinkDown) {
-		p.say("%v", err)
-		p.settled(1)
+	if err == nil || ctx.Err() != nil || errors.Is(err, errLinkDown) {
+		return
 	}
+	if errors.Is(err, bus.ErrGone) {
+		p.empty() // until its fabric is back
+	}
+	p.say("%v", err)
+	p.settled(1)
 }
 
 // actHost enumerates again, if the net is not as it was.
