@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet"
 	"github.com/ring3dev/ring3/rionet/rapidio"
 	"github.com/ring3dev/ring3/rionet/rapidio/scan"
@@ -161,7 +162,9 @@ func (p *rioPort) scan() {
 	if p.ctx.Err() != nil {
 		return
 	}
-	p.s.complain(err)
+	if !errors.Is(err, bus.ErrGone) { // follow tells of that
+		p.s.complain(err)
+	}
 	p.mu.Lock()
 	p.scanned = true
 	p.mu.Unlock()
@@ -320,6 +323,9 @@ func (b *boundDevice) closePort() error {
 	}
 	p.halt()
 	err := b.closeNet()
+	if errors.Is(err, rapidio.ErrNoReply) {
+		err = nil // a machine's device does not see its fabric die, and nobody is there to take leave of
+	}
 	p.s.rio.bus.RemoveMport(p.port)
 	return errors.Join(err, p.link.Close())
 }

@@ -182,7 +182,7 @@ func TestSignals(t *testing.T) {
 		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		for end := time.Now().Add(2 * time.Second); alive(pid); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); alive(pid); time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				st, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 				_ = syscall.Kill(pid, syscall.SIGKILL)

@@ -41,12 +41,14 @@ func (b *Bus) AddMport(ctx context.Context, ops Ops, o MportOptions) (*Mport, er
 	}
 	m := &Mport{bus: b, ops: ops, info: info, opts: o, turn: newTurn(), removed: make(chan struct{})}
 	m.ctx, m.cancel = context.WithCancel(b.ctx)
+	_ = m.turn.take(context.Background()) // it is free; a scan waits until the port was started
 	if err := b.insert(m); err != nil {
 		m.cancel()
 		return nil, fmt.Errorf("%s: adding a master port: %w", info.Name, err)
 	}
 	b.uevent(uevent.Add, m.path(), classPort)
 	ops.Start(events{m})
+	m.turn.give()
 	go m.watch()
 	b.changed()
 	return m, nil

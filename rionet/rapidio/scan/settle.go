@@ -171,7 +171,7 @@ func (r *round) finish() error {
 		err = own.write(rapidio.RegComponentTag, rapidio.EnumComplete)
 	}
 	if err == nil {
-		err = r.release(own)
+		err = r.release(own, r.host)
 	}
 	if err != nil {
 		return fmt.Errorf("its own registers: %w", err)
@@ -207,7 +207,7 @@ func (r *round) unlock(n *node, t target) error {
 			return err
 		}
 	}
-	if err := r.release(t); err != nil {
+	if err := r.release(t, r.host); err != nil {
 		return err
 	}
 	n.locked = false
@@ -251,7 +251,7 @@ func (r *round) retreat() {
 	for _, n := range r.nodes {
 		r.p.clean = r.p.clean && !n.locked
 	}
-	if r.ownLocked && r.release(r.own()) != nil {
+	if r.ownLocked && r.release(r.own(), r.host) != nil {
 		r.p.clean = false
 	}
 }
