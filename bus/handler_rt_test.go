@@ -95,7 +95,7 @@ func TestHandlerRealTime(t *testing.T) {
 		t.Errorf("Close = %v", err)
 	}
 	q.Signal()
-	for deadline := time.Now().Add(5 * time.Second); unix.Tgkill(os.Getpid(), first, 0) == nil; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); unix.Tgkill(os.Getpid(), first, 0) == nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the thread is still there after Close")
 		}

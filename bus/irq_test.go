@@ -361,7 +361,7 @@ func irqBlocks(t *testing.T, prepare func(*testing.T, *bus.IRQ)) {
 			if err != nil {
 				t.Errorf("Close = %v", err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(20 * time.Second):
 			t.Fatal("Close does not return")
 		}
 	}

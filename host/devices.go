@@ -17,6 +17,7 @@ import (
 	"github.com/ring3dev/ring3/internal/uevent"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/netdev/tap"
+	"github.com/ring3dev/ring3/rionet/rapidio"
 	"github.com/ring3dev/ring3/tpmdd"
 )
 
@@ -39,6 +40,9 @@ type boundDevice struct {
 
 	tpm      *tpmNode    // nil if it is none
 	emulator *tpmMachine // what is behind a TPM of QEMU's
+
+	rio   *rioPort       // nil if it is no master port of a RapidIO network
+	netID rapidio.DestID // of such a one: the device ID that net was made for
 
 	use     *sync.Mutex // held while its driver comes, goes, or is called for others; all copies have the same
 	restore func() error
@@ -162,8 +166,7 @@ func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver
 	if err := awaken(ctx, b); err != nil {
 		return fmt.Errorf("%s (%s): %w", b.spec.Name, b.dev.Backend(), err)
 	}
-	env := pci.Env{Name: b.spec.Name, Log: s.log, Options: b.spec.Options, Profile: s.plan.Profile, Bus: hierarchy{s}, Function: b.fn}
-	r := pci.Bind(ctx, s.forDriver(b), env, drivers)
+	r := s.probeDriver(ctx, b, drivers)
 	if errors.Is(r.Err, pci.ErrOption) {
 		return usagef("%s (%s): %v", b.spec.Name, b.dev.Backend(), r.Err)
 	}
@@ -182,6 +185,11 @@ func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver
 	if t, ok := r.Instance.(tpmdd.Instance); ok {
 		return s.startTPM(ctx, b, t.Chip())
 	}
+	if ops, ok := r.Instance.(rapidio.Ops); ok {
+		if err := s.startRIO(ctx, b, ops); err != nil {
+			return err
+		}
+	}
 	if b.net == nil && b.driver.Name != portDriver {
 		s.log.Info(fmt.Sprintf("%s %s %s: in service", b.driver.Name, b.dev.Address(), b.spec.Name))
 	}
@@ -189,6 +197,12 @@ func (s *System) bind(ctx context.Context, b *boundDevice, drivers []*pci.Driver
 		b.restore = bus.SaveState(b.dev)
 	}
 	return nil
+}
+
+// probeDriver finds a device's driver and has it take the device.
+func (s *System) probeDriver(ctx context.Context, b *boundDevice, drivers []*pci.Driver) pci.Result {
+	env := pci.Env{Name: b.spec.Name, Log: s.log, Options: b.spec.Options, Profile: s.plan.Profile, Bus: hierarchy{s}, Function: b.fn}
+	return pci.Bind(ctx, s.forDriver(b), env, drivers)
 }
 
 // silent is an error that adds nothing to a text.
@@ -219,10 +233,7 @@ func (s *System) unbind(b *boundDevice) (*boundDevice, error) {
 	}
 	err := b.stop()
 	if b.net != nil {
-		s.pktgen.RemoveDevice(b.spec.Name) // again: what was in flight is given back
-		s.figuring.Lock()
-		s.receivers = slices.DeleteFunc(slices.Clone(s.receivers), func(r receiver) bool { return r.name == b.spec.Name })
-		s.figuring.Unlock()
+		s.netGone(b.spec.Name)
 	}
 	s.irqs.remove(b)
 	s.tree.addFunction(s, bare)
@@ -247,7 +258,7 @@ func (b *boundDevice) stopTraffic() error {
 
 // stop closes what stands on a device's driver, and the driver.
 func (b *boundDevice) stop() error {
-	err := b.stopTraffic()
+	err := errors.Join(b.stopTraffic(), b.closePort())
 	if b.inst != nil {
 		err = errors.Join(err, b.inst.Close())
 	}
@@ -278,6 +289,7 @@ func (s *System) serve(ctx context.Context, b *boundDevice, drivers []*pci.Drive
 	if !s.strict {
 		s.complain(s.accountFor(&n))
 	}
+	s.runPort(&n)
 	return nil
 }
 

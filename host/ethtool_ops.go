@@ -8,6 +8,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/netdev"
+	"github.com/ring3dev/ring3/rionet"
 )
 
 // What the options of `ring3 ethtool` answer, as -json prints it.
@@ -20,6 +21,7 @@ type (
 	ethDriver struct {
 		Driver     string `json:"driver"`
 		Version    string `json:"version"`
+		Firmware   string `json:"firmware_version,omitempty"`
 		BusInfo    string `json:"bus_info"`
 		Statistics bool   `json:"supports_statistics"`
 		EEPROM     bool   `json:"supports_eeprom_access"`
@@ -70,6 +72,10 @@ func getLink(_ context.Context, b *boundDevice, _ []string) (any, error) {
 
 func getDriver(_ context.Context, b *boundDevice, _ []string) (any, error) {
 	_, tool := b.net.(netdev.Ethtooler)
+	if n, ok := b.net.(*rionet.Device); ok { // not of the master port under it
+		i := n.DriverInfo()
+		return ethDriver{Driver: i.Driver, Version: i.Version, Firmware: i.Firmware, BusInfo: i.BusInfo, Statistics: tool}, nil
+	}
 	return ethDriver{
 		Driver: b.driver.Name, Version: version(), BusInfo: b.dev.Address(),
 		Statistics: tool, EEPROM: tool, Registers: b.driver.Registers != nil,

@@ -52,7 +52,7 @@ func showLink(w io.Writer, name string, l ethLink) {
 }
 
 func showDriver(w io.Writer, _ string, d ethDriver) {
-	fmt.Fprintf(w, "driver: %s\nversion: %s\nfirmware-version: \nexpansion-rom-version: \nbus-info: %s\n", d.Driver, d.Version, d.BusInfo)
+	fmt.Fprintf(w, "driver: %s\nversion: %s\nfirmware-version: %s\nexpansion-rom-version: \nbus-info: %s\n", d.Driver, d.Version, d.Firmware, d.BusInfo)
 	fmt.Fprintf(w, "supports-statistics: %s\nsupports-test: no\nsupports-eeprom-access: %s\nsupports-register-dump: %s\nsupports-priv-flags: no\n",
 		yesWord(d.Statistics), yesWord(d.EEPROM), yesWord(d.Registers))
 }

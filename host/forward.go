@@ -19,6 +19,8 @@ func (p *Plan) addForwards(forwards []string) error {
 				return usagef("--forward %q: %s is forwarded to %s already", s, n, p.forwardOf(n))
 			case p.tap(n) != nil:
 				return usagef("--forward %q: %s is the kernel interface %s", s, n, p.tap(n).Interface)
+			case p.nodeOf(n) != "":
+				return usagef("--forward %q: %s is a node of a fabric, where a frame's destination is a device ID: have the kernel route (--tap %s)", s, n, n)
 			}
 		}
 		p.Forwards = append(p.Forwards, [2]string{a, b})

@@ -143,6 +143,9 @@ func controller(prof *profile.Profile, mode bus.IRQMode, f *pci.Function, n int)
 	if mode == bus.INTx {
 		return "IO-APIC", uint64(n)
 	}
+	if f == nil { // platform-msi.c's
+		return "platform-MSI", uint64(n)
+	}
 	a := f.Addr
 	hwirq = prof.HWIRQ(a.Domain, uint16(a.Bus)<<8|uint16(a.Devfn()), n)
 	switch {

@@ -65,9 +65,13 @@ func (s *System) exportLoopback(sys, ns *node.Dir) {
 	ns.MkdirAll("sys"+virtual).Put(name, dir)
 }
 
-// collisions are the machine's network interfaces that one of our devices hides in the shell. lo hides nothing.
+// collisions are the machine's network interfaces that one of our devices hides in the shell. lo hides nothing, and a device whose TAP has
+// its name is that interface.
 func (s *System) collisions() []string {
-	names := s.tree.class.Hidden()
+	names := slices.DeleteFunc(s.tree.class.Hidden(), func(n string) bool {
+		b := s.boundOf(n)
+		return b != nil && b.tap != nil && b.tap.Name() == n
+	})
 	if s.lo != nil {
 		names = slices.DeleteFunc(names, func(n string) bool { return n == loopbackName })
 	}

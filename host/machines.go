@@ -41,6 +41,7 @@ var backends = map[string]func(s *System, c Config, group []DeviceSpec, domain u
 	"vfio": (*System).planVFIO,
 
 	vfioUser: (*System).planVFIOUser,
+	onFabric: (*System).planFabric,
 }
 
 // backendNames lists them for messages.
@@ -224,6 +225,11 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 		return s.planTPM(c, group[0], q), nil
 	}
 	return func(ctx context.Context) (machine, error) {
+		done, err := connectFabrics(ctx, group, q.Devices)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
 		m, err := qemu.Start(ctx, q)
 		if errors.Is(err, exec.ErrNotFound) {
 			err = fmt.Errorf("%w; models of the backend sim, such as sim:e1000e, need nothing", err)

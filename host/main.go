@@ -173,7 +173,7 @@ would have.
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(a.upCmd(), a.runCmd(), a.serveCmd(), a.shellCmd(), a.tcsdCmd(), a.lsCmd(), a.getCmd(), a.setCmd(), a.dmesgCmd(), a.eventsCmd(),
 		a.plugCmd(), a.unplugCmd(), a.suspendCmd(), a.resumeCmd(),
-		a.statsCmd(), a.topCmd(), a.reportCmd(), a.ethtoolCmd(), a.pcapCmd(), a.traceCmd(), a.bindCmd(), a.unbindCmd(), a.tpmCmd(), a.doctorCmd(), a.versionCmd())
+		a.statsCmd(), a.topCmd(), a.reportCmd(), a.ethtoolCmd(), a.pcapCmd(), a.traceCmd(), a.bindCmd(), a.unbindCmd(), a.tpmCmd(), a.fabricCmd(), a.doctorCmd(), a.versionCmd())
 	if a.Bench != nil {
 		root.AddCommand(a.benchCmd())
 	}

@@ -22,6 +22,8 @@ const (
 	stateUp     = "up"
 	stateGone   = "gone"
 	stateAsleep = "suspended"
+	// stateJoining: the fabric that it is a node of is gone.
+	stateJoining = "joining"
 )
 
 // DeviceInfo is a line of `ring3 ls`.
@@ -39,7 +41,7 @@ type DeviceInfo struct {
 	Tap      string `json:"tap,omitempty"`     // the kernel interface that it is
 	Forward  string `json:"forward,omitempty"` // the device that sends what it receives
 	IRQ      string `json:"irq,omitempty"`     // "MSI-X 3"
-	State    string `json:"state"`             // up, suspended, gone
+	State    string `json:"state"`             // up, suspended, gone, joining
 	Cause    string `json:"cause,omitempty"`
 }
 
@@ -85,12 +87,18 @@ func (s *System) Devices() []DeviceInfo {
 		if b.asleep != nil && d.State == stateUp {
 			d.State = stateAsleep
 		}
+		if b.rio != nil && (d.State == stateUp || b.spec.Backend == onFabric) {
+			d.State, d.Cause = b.rio.state(b)
+		}
 		d.IRQ = s.irqs.describe(b)
 		if b.tpm != nil {
 			d.Model = "TPM " + b.tpm.chip.Family().String()
 		}
 		if b.net != nil {
 			d.Model, d.MAC = b.net.Info().Model, b.net.MAC().String()
+			if b.rio != nil { // what is under it is no network device
+				d.Driver = b.net.Info().Driver
+			}
 			d.Link = "down"
 			if l := b.net.Link(); l.Up && d.State == stateUp {
 				duplex := "half"

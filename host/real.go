@@ -19,10 +19,13 @@ import (
 // busOptions are the options that a backend keeps for itself, with their values, none for any; all others
 // are the driver's.
 var busOptions = map[string]map[string][]string{
-	"qemu": {"under": {}, "hotplug_mem": {}, "tpm": {"2.0", "1.2"}, "state": {}}, // the last two are of TPMs
+	// tpm and state are of TPMs, fabric and node of ivshmem-doorbell.
+	"qemu": {"under": {}, "hotplug_mem": {}, "tpm": {"2.0", "1.2"}, "state": {}, "fabric": {}, "node": {}},
 	"sim":  {"under": {}, "hotplug_mem": {}},
 	"vfio": {"api": {"group", "cdev"}, "noiommu": {"unsafe"}},
 	"uio":  {"dma": {"unsafe"}, "tpm": {"2.0", "1.2"}},
+
+	onFabric: {"node": {}, "ids": {"8", "16"}, "window": {}},
 }
 
 // isHardware says whether a backend carries what is in this machine.

@@ -135,6 +135,9 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 		if isTPM(d) {
 			return usagef("serve: %s is a TPM, which is no PCI function, and vfio-user serves those only", d.Name)
 		}
+		if fabricOf(d).path != "" {
+			return usagef("serve: %s is a node of a fabric, which who wants it joins itself", d.Name)
+		}
 	}
 	log := klog.New(klog.Options{Stderr: a.stderr}).Logger()
 	s, err := newServed(ctx, Config{Plan: plan, Drivers: a.Drivers, Log: log, Stderr: a.stderr})

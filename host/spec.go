@@ -13,12 +13,12 @@ import (
 // DeviceSpec is one device as the user writes it: NAME=BACKEND:DEVICE[,option=value...].
 type DeviceSpec struct {
 	Name    string            // at most 15 characters, as an interface's
-	Backend string            // "qemu", "sim", "vfio", "uio", "vfio-user"
-	Device  string            // what the backend calls it: a model, an address
+	Backend string            // "qemu", "sim", "vfio", "uio", "vfio-user", "fabric"
+	Device  string            // what the backend calls it: a model, an address, a socket
 	Options map[string]string // for the driver: "mac", "ring"
 	Props   []string          // for the backend's model, written BACKEND.KEY=VALUE: "KEY=VALUE"
 	IOMMU   bool              // iommu=on: behind QEMU's IOMMU
-	Bus     map[string]string // for the backend itself: "api" of vfio, "dma" of uio, "tpm" and "state" of qemu, "under"
+	Bus     map[string]string // for the backend itself: "api" of vfio, "dma" of uio, "tpm" and "state" of qemu, "node" of fabric, "under"
 }
 
 // String is what ParseDevice reads, options in byte order.
@@ -84,6 +84,8 @@ func ParseDevice(s string) (DeviceSpec, error) {
 			return d, usagef("device %s: option %q: real hardware has no properties to set", name, o)
 		case isProp && backend == vfioUser:
 			return d, usagef("device %s: option %q: who serves it has its properties", name, o)
+		case isProp && backend == onFabric:
+			return d, usagef("device %s: option %q: the fabric has its properties", name, o)
 		case busOptions[backend][k] != nil:
 			values := busOptions[backend][k]
 			switch {
@@ -109,6 +111,9 @@ func ParseDevice(s string) (DeviceSpec, error) {
 			}
 			d.Options[k] = v
 		}
+	}
+	if err := checkFabric(&d); err != nil {
+		return d, err
 	}
 	return d, checkTPM(d)
 }
@@ -195,6 +200,9 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 			if isHardware(d.Backend) && isHardware(o.Backend) && o.Device == d.Device {
 				return p, usagef("%s and %s are the same device, %s", o.Name, d.Name, d.Device)
 			}
+			if a, b := fabricOf(o), fabricOf(d); a.path != "" && a == b {
+				return p, usagef("%s and %s are the same node, %s of %s", o.Name, d.Name, a.node, a.path)
+			}
 		}
 		if err := p.checkUnder(d); err != nil {
 			return p, err
@@ -219,6 +227,9 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 		if n := p.servedOf(w.A, w.B); n != "" {
 			return p, usagef("wire %q: %s is served by another process, which has its wire", s, n)
 		}
+		if n := p.nodeOf(w.A, w.B); n != "" {
+			return p, usagef("wire %q: %s is a node of a fabric, which has its links", s, n)
+		}
 		for _, n := range []string{w.A, w.B} {
 			if isTPM(*p.find(n)) {
 				return p, usagef("wire %q: %s is a TPM, which has no wire", s, n)
@@ -239,6 +250,9 @@ func ParsePlan(devices, wires, captures []string) (Plan, error) {
 		}
 		if p.servedOf(n) != "" {
 			return p, usagef("--pcap %q: %s is served by another process, which sees its frames pass: capture there ('ring3 serve --pcap')", s, n)
+		}
+		if p.nodeOf(n) != "" {
+			return p, usagef("--pcap %q: %s is a node of a fabric, and nobody captures there: give it to the kernel (--tap %s) and capture that interface", s, n, n)
 		}
 		p.Captures[n] = file
 	}

@@ -79,3 +79,28 @@ func FuzzParsePlan(f *testing.F) {
 		p.groups()
 	})
 }
+
+func TestParseTap(t *testing.T) {
+	for s, want := range map[string]TapSpec{
+		"eth0":                    {Device: "eth0", Interface: "eth0"},
+		"eth0=rt0":                {Device: "eth0", Interface: "rt0"},
+		"rio0,up=on":              {Device: "rio0", Interface: "rio0", Up: true},
+		"rio0=x,gro=off,up=on":    {Device: "rio0", Interface: "x", NoGRO: true, Up: true},
+		"a=b,offload=off,gro=off": {Device: "a", Interface: "b", NoOffload: true, NoGRO: true},
+	} {
+		got, err := ParseTap(s)
+		if err != nil || got != want {
+			t.Errorf("ParseTap(%q) = %+v, %v, want %+v", s, got, err, want)
+		}
+		if again, err := ParseTap(got.String()); err != nil || again != got {
+			t.Errorf("ParseTap(%q) = %+v, %v, want %+v", got.String(), again, err, got)
+		}
+	}
+	for _, s := range []string{"", "=", "eth0=", "=rt0", "eth0,up", "eth0,up=yes", "eth0,blue=on", "eth0=a/b", ",up=on"} {
+		_, err := ParseTap(s)
+		var u *usageError
+		if !errors.As(err, &u) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("ParseTap(%q) = %v, want a usage error of one line", s, err)
+		}
+	}
+}

@@ -69,7 +69,8 @@ type System struct {
 	overrides map[pci.Addr]string // driver_override; guarded by specs
 	added     []addedID           // new_id; guarded by scan
 	noprobe   atomic.Bool         // drivers_autoprobe is 0
-	lo        *loopback           // nil where a device has that name
+	rio       rioBus
+	lo        *loopback // nil where a device has that name
 	pktgen    *pktgen.Engine
 	receivers []receiver // account for pktgen's frames; guarded by figuring
 	rt        *rt.Policy // nil: threads are ordinary
@@ -163,6 +164,9 @@ func (s *System) start(ctx context.Context, c Config) error {
 		if err := c.keep(); err != nil {
 			return err
 		}
+	}
+	if err := s.startPorts(ctx); err != nil {
+		return err
 	}
 	go func() {
 		for _, m := range s.machines {
@@ -272,6 +276,11 @@ func (s *System) Close() error {
 		// Nothing comes or goes any more.
 		s.cancel()
 		s.scan.shut()
+		for _, b := range s.bound() {
+			if b.rio != nil {
+				b.rio.halt()
+			}
+		}
 		// Who asked for figures may not have waited for them. A device answers in time, or is gone.
 		s.figuring.Lock()
 		s.closed = true
@@ -283,6 +292,7 @@ func (s *System) Close() error {
 		for _, b := range slices.Backward(bound) {
 			s.unmade = !b.tellFaults(s.log) || s.unmade
 			b.tpm.unlisten()
+			errs = append(errs, b.closePort())
 			if b.inst != nil {
 				errs = append(errs, b.inst.Close())
 			}
@@ -303,6 +313,7 @@ func (s *System) Close() error {
 			}
 			b.tpm.wait() // for commands, which end with the device if with nothing else
 		}
+		s.rio.close()
 		for _, m := range s.machines {
 			errs = append(errs, m.Close())
 		}

@@ -12,7 +12,7 @@ import (
 )
 
 // TapSpec makes a network device a kernel interface, as the user writes it:
-// NAME=IFNAME[,offload=off][,gro=off][,up=on][,pktgen_drop=on].
+// NAME[=IFNAME][,offload=off][,gro=off][,up=on][,pktgen_drop=on]. Without IFNAME the interface is called as the device.
 type TapSpec struct {
 	Device    string
 	Interface string
@@ -41,8 +41,11 @@ func ParseTap(s string) (TapSpec, error) {
 	var t TapSpec
 	parts := strings.Split(s, ",")
 	var ok bool
-	if t.Device, t.Interface, ok = strings.Cut(parts[0], "="); !ok || t.Interface == "" {
-		return t, usagef("--tap %q: want NAME=IFNAME, such as eth0=rt0", s)
+	if t.Device, t.Interface, ok = strings.Cut(parts[0], "="); !ok { // under its own name
+		t.Interface = t.Device
+	}
+	if t.Device == "" || t.Interface == "" {
+		return t, usagef("--tap %q: want NAME=IFNAME, such as eth0=rt0, or NAME alone", s)
 	}
 	if err := checkName(t.Interface); err != nil {
 		return t, usagef("--tap %q: %v", s, err)
@@ -103,6 +106,9 @@ func (p *Plan) tap(device string) *TapSpec {
 
 // attach makes a device a kernel interface.
 func (s *System) attach(b *boundDevice, t TapSpec) (err error) {
+	if b.net == nil && b.rio != nil {
+		return nil // later
+	}
 	if b.net == nil {
 		return usagef("--tap %s: %s is no network device", t, b.spec.Name)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/ring3dev/ring3/internal/userns"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/procfs"
+	"github.com/ring3dev/ring3/rionet/rapidio"
 	"github.com/ring3dev/ring3/sysfs"
 )
 
@@ -21,6 +22,7 @@ import (
 //	proc/net/pktgen/  proc/net/dev  proc/interrupts  proc/irq/N/
 //	sys/class/net/NAME  sys/bus/pci/{devices,drivers,slots}/  sys/bus/pci_express/  sys/devices/{pciDDDD:BB,virtual/net/lo}/
 //	sys/module/NAME/parameters/  dev/aer_inject
+//	sys/bus/rapidio/  sys/class/rapidio_port/  sys/devices/virtual/rapidio_port/
 //	sys/class/{tpm,tpmrm,misc}/  sys/devices/{platform,pnp0,LNXSYSTM:00}/  dev/{tpmN,tpmrmN,hwrng}
 //	sys/kernel/security/ima
 //	ns/               the same beside the kernel's own entries, for ring3 shell
@@ -43,6 +45,7 @@ func (s *System) newTree(keep, dir string) error {
 	}
 	t.sys.MkdirAll(classNet)
 	s.exportPorts(t.root)
+	t.exportRIO(s.rio.bus)
 	for _, b := range s.bound() {
 		t.addFunction(s, b)
 		t.addNet(b)
@@ -97,24 +100,50 @@ func (t *tree) removeFunction(b *boundDevice) {
 
 // addNet shows a network device below its function, as the kernel does it, with a link in class/net.
 func (t *tree) addNet(b *boundDevice) {
-	if b.net == nil || b.fn == nil {
+	under := netParent(b)
+	if b.net == nil || under == "" {
 		return
 	}
-	at := pci.SysfsPath(b.fn) + "/net/" + b.spec.Name
+	at := under + "/net/" + b.spec.Name
 	t.sys.MkdirAll(path.Dir(at)).Put(b.spec.Name, netdev.ClassDir(b.net, netdev.ClassOptions{
-		Device:    "../../../" + b.fn.Addr.String(),
+		Device:    "../../../" + path.Base(under),
 		Subsystem: sysfs.Rel(at, classNet),
 		IfIndex:   b.ifindex,
 	}))
 	t.sys.MkdirAll(classNet).Put(b.spec.Name, &sysfs.Link{Target: sysfs.Rel(classNet, at)})
 }
 
+// netParent is the device in /sys that a network device stands below: a function, or a master port.
+func netParent(b *boundDevice) string {
+	switch {
+	case b.rio != nil:
+		return portsDir + "/" + b.rio.port.Name()
+	case b.fn != nil:
+		return pci.SysfsPath(b.fn)
+	}
+	return ""
+}
+
 // removeNet takes it away.
 func (t *tree) removeNet(b *boundDevice) {
 	t.sys.MkdirAll(classNet).Remove(b.spec.Name)
-	if d, ok := t.sys.MkdirAll(path.Dir(pci.SysfsPath(b.fn))).Lookup(b.fn.Addr.String()).(*node.Dir); ok {
+	under := netParent(b)
+	if d, ok := t.sys.MkdirAll(path.Dir(under)).Lookup(path.Base(under)).(*node.Dir); ok {
 		d.Remove("net")
 	}
+}
+
+// portsDir is where the master ports of RapidIO networks stand in /sys.
+const portsDir = "/devices/virtual/rapidio_port"
+
+// exportRIO shows the RapidIO subsystem, if there is one.
+func (t *tree) exportRIO(b *rapidio.Bus) {
+	if b == nil {
+		return
+	}
+	t.sys.MkdirAll("bus").Put("rapidio", b.SysfsBus())
+	t.sys.MkdirAll("class").Put("rapidio_port", b.SysfsClass())
+	t.sys.MkdirAll(path.Dir(portsDir)).Put(path.Base(portsDir), b.SysfsDevices())
 }
 
 // firstIfIndex is the interface index of the first device; the kernel counts from 1.

@@ -41,7 +41,7 @@ type upFlags struct {
 func (f *upFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.wires, "wire", nil, "connect two network devices: `A-B[,lossy]`")
 	c.Flags().StringArrayVar(&f.captures, "pcap", nil, "capture a network device's frames: `NAME=FILE`")
-	c.Flags().StringArrayVar(&f.taps, "tap", nil, "make a network device a kernel interface: `NAME=IFNAME[,offload=off][,gro=off][,up=on][,pktgen_drop=on]`")
+	c.Flags().StringArrayVar(&f.taps, "tap", nil, "make a network device a kernel interface: `NAME[=IFNAME][,offload=off][,gro=off][,up=on][,pktgen_drop=on]`")
 	c.Flags().StringArrayVar(&f.forwards, "forward", nil, "send what each of two network devices receives out of the other: `A-B`")
 	c.Flags().StringArrayVar(&f.faults, "fault", nil, faultHelp)
 	c.Flags().StringArrayVar(&f.traces, "trace", nil, "trace a device's registers, interrupts and doorbells: `NAME=FILE`, pcapng (*.pcapng) or text")
@@ -110,6 +110,10 @@ hotplug_mem=64M is what a port keeps for it, of each kind of memory (2M). qemu.s
 is the slot's number. On sim a port has more with sim.dpc=on, sim.vc=N, sim.pme=on, sim.bw=on,
 sim.mrl=on, and an e1000e with sim.aer=on, sim.pme=on.
 
+fabric:PATH,node=NAME is a node of a RapidIO fabric ('ring3 fabric'), whose rionet is a network device under this
+name; host=ID makes it the host that numbers the others, window=64K shares memory with them, ids=8 and ids=16 are refused where the
+fabric has others. qemu:ivshmem-doorbell,fabric=PATH,node=NAME is one by way of a machine of QEMU's.
+
 vfio:0000:03:00.0 and uio:0000:00:05.0 (or uio:uio0) are devices of this machine, which ring3 bind
 made ready; their own options are api=group or api=cdev and noiommu=unsafe, and dma=unsafe. A
 TPM that a UIO driver of the kernel's has is tpm0=uio:uio0,tpm=2.0.`
@@ -125,6 +129,7 @@ func (a *app) upCmd() *cobra.Command {
   sudo ring3 up --as $USER rp0=uio:0000:00:05.0
   ring3 up eth0=qemu:e1000e eth1=qemu:e1000e --wire eth0-eth1 --pcap eth0=out.pcap
   ring3 up eth0=qemu:e1000,mac=02:00:00:00:00:01,ring=4096
+  ring3 up rio0=fabric:/run/user/1000/lab.sock,node=pe0,host=0 --tap rio0
   ring3 up rp0=qemu:pcie-root-port eth0=qemu:e1000e,under=rp0 rp1=qemu:pcie-root-port
   ring3 up --measure tpm0 tpm0=qemu:tpm-tis,state=tpm eth0=qemu:e1000e
   ring3 up eth0=sim:e1000e,queues=2,mtu=9000 eth1=sim:e1000e --wire eth0-eth1 --trace eth0=eth0.txt`,
@@ -183,11 +188,20 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 		return nil, err
 	}
 	var devices []string
-	for _, d := range plan.Devices {
-		if state := d.Bus["state"]; state != "" { // who reads this may be somewhere else
-			if d.Bus["state"], err = filepath.Abs(state); err != nil {
-				return nil, fmt.Errorf("%s: state=%s: %w", d.Name, state, err)
+	for i, d := range plan.Devices {
+		// Who reads this may be somewhere else.
+		for _, o := range []string{"state", "fabric"} {
+			if v := d.Bus[o]; v != "" {
+				if d.Bus[o], err = filepath.Abs(v); err != nil {
+					return nil, fmt.Errorf("%s: %s=%s: %w", d.Name, o, v, err)
+				}
 			}
+		}
+		if d.Backend == onFabric {
+			if d.Device, err = filepath.Abs(d.Device); err != nil {
+				return nil, fmt.Errorf("%s: %w", d.Name, err)
+			}
+			plan.Devices[i].Device = d.Device
 		}
 		devices = append(devices, d.String())
 	}

@@ -57,7 +57,7 @@ func tapRefused(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"--tap", "eth0"}, 2, `--tap "eth0": want NAME=IFNAME`},
+		{[]string{"--tap", "eth0="}, 2, `--tap "eth0=": want NAME=IFNAME`},
 		{[]string{"--tap", "eth0=a23456789012345678"}, 2, "1 to 15"},
 		{[]string{"--tap", "eth2=x0"}, 2, "no device is named eth2"},
 		{[]string{"--tap", "eth0=x0", "--tap", "eth1=x0"}, 2, "eth0 is x0 already"},

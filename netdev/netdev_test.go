@@ -374,7 +374,7 @@ func TestSink(t *testing.T) {
 				watched.Add(int32(len(f.Data)))
 			}
 		})
-		for end := time.Now().Add(5 * time.Second); s.Frames() < 206; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); s.Frames() < 206; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%d frames, want 206", s.Frames())
 			}

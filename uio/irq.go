@@ -84,11 +84,11 @@ func (d *Device) IRQVectors(mode bus.IRQMode) int {
 
 // EnableIRQs lets the device's one interrupt through.
 func (d *Device) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
-	if err := d.DisableIRQs(); err != nil {
-		return nil, err
-	}
 	d.irqMu.Lock()
 	defer d.irqMu.Unlock()
+	if err := d.disableLocked(); err != nil {
+		return nil, err
+	}
 	what := fmt.Sprintf("%s: enabling %d %s vectors", d.place.name, n, mode)
 	// Under the lock, so that Close comes before and is seen, or after and disables.
 	if err := d.refuse(); err != nil {
@@ -127,6 +127,11 @@ func (d *Device) unmask(q *bus.IRQ) {
 func (d *Device) DisableIRQs() error {
 	d.irqMu.Lock()
 	defer d.irqMu.Unlock()
+	return d.disableLocked()
+}
+
+// disableLocked is DisableIRQs with irqMu held.
+func (d *Device) disableLocked() error {
 	q := d.irq
 	if q == nil {
 		return nil

@@ -26,7 +26,7 @@ func NeedQEMU(t testing.TB) {
 
 // NoLeaks fails the test if, after all cleanups that were registered later, there are
 // descriptors, mappings of shared memory or goroutines that were not there before. Call
-// it first. It waits a second for what is still ending.
+// it first. It waits ten seconds for what is still ending.
 func NoLeaks(t testing.TB) {
 	t.Helper()
 	prime()
@@ -36,7 +36,7 @@ func NoLeaks(t testing.TB) {
 			return
 		}
 		var now map[string]int
-		for until := time.Now().Add(time.Second); ; {
+		for until := time.Now().Add(10 * time.Second); ; {
 			now = held()
 			if extra(before, now) == "" {
 				return

@@ -163,21 +163,23 @@ func closeUnderLoad(t *testing.T, s Subject) {
 			m.Free()
 		}
 	})
-	wg.Go(func() {
-		for {
-			for _, m := range allModes {
-				q, err := d.EnableIRQs(m, 1)
-				if err == nil {
-					q[0].Signal()
-				} else if !errIs(err, bus.ErrClosed, bus.ErrNotSupported) {
-					t.Errorf("EnableIRQs while closing = %v, want ErrClosed", err)
+	for range 2 { // each replaces what the other enabled
+		wg.Go(func() {
+			for {
+				for _, m := range allModes {
+					q, err := d.EnableIRQs(m, 1)
+					if err == nil {
+						q[0].Signal()
+					} else if !errIs(err, bus.ErrClosed, bus.ErrNotSupported) {
+						t.Errorf("EnableIRQs while closing = %v, want ErrClosed", err)
+					}
+				}
+				if d.Err() != nil {
+					return
 				}
 			}
-			if d.Err() != nil {
-				return
-			}
-		}
-	})
+		})
+	}
 	<-busy
 	for range 3 {
 		wg.Go(func() {

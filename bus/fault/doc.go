@@ -56,7 +56,8 @@
 //	garbage:SEED any         after it, rings in DMA memory hold random bytes
 //	gone         any         the link is dead from here on, this access included
 //
-// A fault whose kind does not go with its access does nothing, which Outcomes tells.
+// A fault whose kind does not go with its access does nothing, which Outcomes tells. Interrupts that
+// come before a driver looks are one wake-up, which says how many they were, as without this package.
 //
 // Rings are the pieces of memory that the device may write (not bus.ToDevice) and that have 64
 // KiB at most; where there is none, all that the device may write. All bytes change, the

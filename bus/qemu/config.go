@@ -67,7 +67,16 @@ type DeviceSpec struct {
 	Capture *os.File
 	// TPM is the emulator behind a model that is a TPM (IsTPM), nil for all others.
 	TPM *TPM
+	// Server is a connection to an ivshmem server, for the model ivshmem-doorbell; nil for all others. It is the caller's to
+	// close, once the machine has started.
+	Server *os.File
 }
+
+// ivshmemModel is the model that takes a Server, and ivshmemVectors how many interrupts it has.
+const (
+	ivshmemModel   = "ivshmem-doorbell"
+	ivshmemVectors = 8
+)
 
 // networkModels are the models that take a netdev. QEMU does not say so without being
 // run, and running it once more would cost as much as the start.
@@ -120,13 +129,15 @@ func (d *DeviceSpec) check() error {
 		return fmt.Errorf("qemu: %s: model %s is a port or bridge: the IOMMU is for what stands below it", d.Name, d.Model)
 	case d.Capture != nil && !IsNetwork(d.Model):
 		return fmt.Errorf("qemu: %s: model %s is no network adapter, so there is nothing to capture", d.Name, d.Model)
+	case (d.Server != nil) != (d.Model == ivshmemModel):
+		return fmt.Errorf("qemu: %s: model %s: want an ivshmem server for %s, and for nothing else", d.Name, d.Model, ivshmemModel)
 	}
 	for _, p := range d.Props {
 		k, _, ok := strings.Cut(p, "=")
 		if !ok || !validName(k) {
 			return fmt.Errorf("qemu: %s: property %q: want key=value", d.Name, p)
 		}
-		if slices.Contains([]string{"id", "addr", "bus", "netdev", "tpmdev"}, k) {
+		if slices.Contains([]string{"id", "addr", "bus", "netdev", "tpmdev"}, k) || d.Server != nil && slices.Contains([]string{"chardev", "vectors"}, k) {
 			return fmt.Errorf("qemu: %s: property %q: this bus chooses %s itself", d.Name, p, k)
 		}
 	}
@@ -243,6 +254,10 @@ func (c *Config) deviceArgs(inherit *files) placing {
 			if d.Capture != nil {
 				p.args = append(p.args, "-object", fmt.Sprintf("filter-dump,id=cap%d,netdev=net%d,file=/dev/fd/%d,maxlen=65535", i, i, inherit.add(d.Capture)))
 			}
+		}
+		if d.Server != nil {
+			p.args = append(p.args, "-chardev", fmt.Sprintf("socket,id=server%d,fd=%d", i, inherit.add(d.Server)))
+			where += fmt.Sprintf(",chardev=server%d,vectors=%d", i, ivshmemVectors)
 		}
 		p.args = append(p.args, "-device", d.option(strconv.Itoa(i), i, where))
 	}

@@ -24,7 +24,8 @@ type device struct {
 	ids     []string // of a platform device
 	line    int      // the IOAPIC's input of a platform device; 0: it has none
 
-	irq irqState // guarded by m.irqMu
+	irq     irqState // guarded by m.irqMu
+	closing bool     // nothing is enabled any more; guarded by m.irqMu
 
 	domain *domain               // what it reaches through the IOMMU; nil: all RAM
 	fault  atomic.Pointer[error] // why the IOMMU cut it off
@@ -186,7 +187,10 @@ func (d *device) alone() bool {
 // Close masks interrupts, stops the device's bus mastering, and refuses further work.
 func (d *device) Close() error {
 	d.closeOnce.Do(func() {
-		err := d.DisableIRQs()
+		d.m.irqMu.Lock()
+		d.closing = true
+		err := d.disableLocked()
+		d.m.irqMu.Unlock()
 		if errors.Is(err, bus.ErrGone) || errors.Is(err, bus.ErrClosed) {
 			err = nil
 		}

@@ -67,14 +67,18 @@ func (d *device) IRQVectors(mode bus.IRQMode) int {
 // line.
 func (d *device) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 	what := fmt.Sprintf("%s %s: enabling %d %s vectors", d.Address(), d.spec.Name, n, mode)
-	if err := d.DisableIRQs(); err != nil {
-		return nil, err
-	}
-	if have := d.IRQVectors(mode); n < 1 || n > have {
-		return nil, fmt.Errorf("%s: there are %d: %w", what, have, bus.ErrNotSupported)
-	}
+	have := d.IRQVectors(mode)
 	d.m.irqMu.Lock()
 	defer d.m.irqMu.Unlock()
+	if err := d.disableLocked(); err != nil {
+		return nil, err
+	}
+	if d.closing && d.Err() == nil {
+		return nil, fmt.Errorf("%s: %w", what, bus.ErrClosed)
+	}
+	if n < 1 || n > have {
+		return nil, fmt.Errorf("%s: there are %d: %w", what, have, bus.ErrNotSupported)
+	}
 	d.irq.mode = mode
 	var err error
 	if mode == bus.INTx {

@@ -66,7 +66,7 @@ func TestInterrupts(t *testing.T) {
 		}
 		for i := range 3 {
 			r.Write32(0x60, 1) // raise
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			if _, err := q[0].Wait(ctx); err != nil {
 				t.Fatalf("%s %d: Wait() = %v", mode, i, err)
 			}
@@ -100,7 +100,7 @@ func TestPostedAlone(t *testing.T) {
 			r.Write32(4, 1)
 		}
 		r.Write32(0x60, 1) // raise
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		if _, err := q[0].Wait(ctx); err != nil {
 			t.Fatalf("the interrupt after %d posted writes: %v", n, err)
 		}

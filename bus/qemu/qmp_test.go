@@ -86,7 +86,7 @@ func TestQMPEvents(t *testing.T) {
 				if e.Event != want || e.Event == "DEVICE_DELETED" && e.Data.Device != fmt.Sprintf("dev%d", id) {
 					t.Errorf("event %+v, want %s of dev%d", e, want, id)
 				}
-			case <-time.After(5 * time.Second):
+			case <-time.After(20 * time.Second):
 				t.Fatal("an event was lost")
 			}
 		}

@@ -3,6 +3,8 @@ package qemu
 import (
 	"errors"
 	"math/rand/v2"
+	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +39,27 @@ func TestParseReply(t *testing.T) {
 		m, err := parseReply([]byte(tc.in))
 		if (err == nil) != tc.ok || m != tc.want {
 			t.Errorf("parseReply(%q) = %+v, %v, want %+v, ok %v", tc.in, m, err, tc.want, tc.ok)
+		}
+	}
+}
+
+func TestParseBytes(t *testing.T) {
+	for _, tc := range []struct {
+		in   string
+		want []byte // nil: refused
+	}{
+		{"OK 0x00ff1A", []byte{0, 0xff, 0x1a}},
+		{"OK 0x00ff1", nil},
+		{"OK 0x00ff1a2b", nil},
+		{"OK 0x00fg1a", nil},
+		{"OK 0x+1-2+3", nil},
+		{"OK", nil},
+		{"", nil},
+		{"FAIL 123456", nil},
+	} {
+		p := make([]byte, 3)
+		if ok := parseBytes([]byte(tc.in), p); ok != (tc.want != nil) || ok && string(p) != string(tc.want) {
+			t.Errorf("parseBytes(%q) = %v, % x, want % x", tc.in, ok, p, tc.want)
 		}
 	}
 }
@@ -176,5 +199,29 @@ func TestRAM(t *testing.T) {
 	m.Free()
 	if _, err := r.alloc("test", bus.DMARequest{Size: 1}); !errors.Is(err, bus.ErrClosed) {
 		t.Errorf("alloc after close: %v, want ErrClosed", err)
+	}
+}
+
+func TestServer(t *testing.T) {
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var inherit files
+	c := Config{Devices: []DeviceSpec{{Name: "edu0", Model: "edu"}, {Name: "rio0", Model: ivshmemModel, Server: f}}}
+	if err := c.check(); err != nil {
+		t.Fatalf("check() = %v", err)
+	}
+	got := strings.Join(c.deviceArgs(&inherit).args, " ")
+	want := "-device edu,id=dev0,addr=0x3,romfile= -chardev socket,id=server1,fd=3 -device ivshmem-doorbell,id=dev1,addr=0x4,chardev=server1,vectors=8,romfile="
+	if got != want {
+		t.Errorf("deviceArgs() = %s, want %s", got, want)
+	}
+	for _, d := range []DeviceSpec{{Name: "a", Model: ivshmemModel}, {Name: "a", Model: "edu", Server: f},
+		{Name: "a", Model: ivshmemModel, Server: f, Props: []string{"vectors=1"}}} {
+		if err := d.check(); err == nil {
+			t.Errorf("check of %+v = nil, want an error", d)
+		}
 	}
 }

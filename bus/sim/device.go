@@ -27,8 +27,9 @@ type device struct {
 	bars  []bus.RegionInfo // the regions, placed
 	far   *device          // at the other end of the wire
 
-	irqMu sync.Mutex // guards irq; before Machine.mu
-	irq   irqState
+	irqMu   sync.Mutex // guards irq and closing; before Machine.mu
+	irq     irqState
+	closing bool // nothing is enabled any more
 
 	// Guarded by Machine.mu.
 	chip    chip
@@ -215,7 +216,10 @@ func (d *device) Region(index int) (bus.Region, error) {
 // Close masks interrupts, stops the device's bus mastering, and refuses further work.
 func (d *device) Close() error {
 	d.closeOnce.Do(func() {
-		d.closeErr = d.DisableIRQs()
+		d.irqMu.Lock()
+		d.closing = true
+		d.closeErr = d.disableIRQs()
+		d.irqMu.Unlock()
 		d.m.lock()
 		defer d.m.unlock()
 		d.space.write(pci.CfgCommand, 2, uint32(d.space.command()&^pci.CmdMaster))

@@ -82,6 +82,9 @@ func (d *device) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 	if err := d.disableIRQs(); err != nil {
 		return nil, err
 	}
+	if d.closing && d.Err() == nil {
+		return nil, d.errorf("%s: %w", what, bus.ErrClosed)
+	}
 	if have := d.IRQVectors(mode); n < 1 || n > have {
 		err := d.Err()
 		if err == nil {

@@ -78,7 +78,7 @@ func TestNullSends(t *testing.T) {
 	if got := nd.Stats().TxPackets; got != 10_016 {
 		t.Errorf("TxPackets = %d, want 10016", got)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := q.Drain(ctx); err != nil {
 		t.Errorf("Drain = %v", err)
@@ -89,7 +89,7 @@ func TestNullReceives(t *testing.T) {
 	bustest.NoLeaks(t)
 	for _, opts := range []map[string]string{{"bus": "intx"}, {"bus": "msi"}, {"bus": "msix"}, {"queues": "2"}} {
 		nd := nullNIC(t, opts, "rx=100")
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		bufs := make([]*dma.Buf, 32)
 		queues := nd.Info().RxQueues
 		for q := range queues {

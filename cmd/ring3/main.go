@@ -15,13 +15,14 @@ import (
 	"github.com/ring3dev/ring3/drivers/portbus/vc"
 	"github.com/ring3dev/ring3/host"
 	"github.com/ring3dev/ring3/internal/bench"
+	"github.com/ring3dev/ring3/rionet/mport"
 	"github.com/ring3dev/ring3/tpmdd/crb"
 	"github.com/ring3dev/ring3/tpmdd/tis"
 )
 
 func main() {
 	p := host.Program{
-		Drivers:      []*pci.Driver{e1000.Driver, edu.Driver, tis.Driver, crb.Driver},
+		Drivers:      []*pci.Driver{e1000.Driver, edu.Driver, tis.Driver, crb.Driver, mport.Driver},
 		Services:     []*portbus.ServiceDriver{&pme.Driver, &aer.Driver, pciehp.Driver(pciehp.Options{}), &dpc.Driver, &bwctrl.Driver, &vc.Driver},
 		Bench:        bench.Command,
 		BenchCompare: bench.CompareCommand,

@@ -502,7 +502,7 @@ func TestLinkChange(t *testing.T) {
 			m.reg[regSTATUS/4] ^= uint32(statusLU)
 			m.raise(causeLSC)
 			m.mu.Unlock()
-			for end := time.Now().Add(5 * time.Second); n.Link().Up != up; time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(20 * time.Second); n.Link().Up != up; time.Sleep(time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatalf("%s: Link().Up = %v, want %v", name, !up, up)
 				}

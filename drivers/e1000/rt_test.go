@@ -76,7 +76,7 @@ func TestRealTime(t *testing.T) {
 				if n := from.Tx(0).Burst([]*dma.Buf{b}); n != 1 {
 					t.Fatalf("Burst took %d frames, want 1", n)
 				}
-				for deadline := time.Now().Add(5 * time.Second); sink.Frames() != uint64(i+1); time.Sleep(100 * time.Microsecond) {
+				for deadline := time.Now().Add(20 * time.Second); sink.Frames() != uint64(i+1); time.Sleep(100 * time.Microsecond) {
 					if time.Now().After(deadline) {
 						t.Fatalf("%d frames arrived, want %d", sink.Frames(), i+1)
 					}

@@ -143,9 +143,9 @@ func store(t *testing.T, d *sysfs.Dir, name, text string, want error) {
 // eventually waits for another goroutine.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for until := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
-			t.Fatalf("waited 5 s in vain: %s", what)
+			t.Fatalf("waited 20 s in vain: %s", what)
 		}
 	}
 }

@@ -31,11 +31,13 @@ var layers = [][]string{
 	{"procfs", "sysfs", "devfs"},
 	{"bus"}, // the contract itself
 	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest", "internal/iova", "internal/physmem", "internal/fdio", "internal/syspci", "internal/swtpm"},
-	{"bus/qemu", "bus/sim", "bus/trace", "bus/trace/tracefile", "bus/fault", "bus/aerinject", "vfio", "uio"},
+	{"bus/qemu", "bus/sim", "bus/ivshmem", "bus/trace", "bus/trace/tracefile", "bus/fault", "bus/aerinject", "vfio", "uio"},
 	{"netdev"},
 	{"drivers/portbus"},
 	{"drivers"},
-	{"pktgen", "tpmdd", "rionet", "netdev/tap"},
+	{"rionet/rapidio"}, // with scan
+	{"rionet/fabric", "rionet/shm"},
+	{"pktgen", "tpmdd", "rionet", "netdev/tap"}, // rionet: with mport, fabricd and rejoin
 	{"internal/kernfs", "internal/figures", "internal/instance", "internal/userns", "internal/hwbind"},
 	{"host"},
 	{"internal/bench"},
@@ -48,11 +50,11 @@ var layers = [][]string{
 var apart = []struct{ dirs, why string }{
 	{"drivers", "a driver imports no other driver (what ports share is in drivers/portbus)"},
 	{"pktgen tpmdd rionet", "a subsystem imports no other subsystem"},
-	{"bus/qemu bus/sim vfio uio", "a backend imports no other backend"},
+	{"bus/qemu bus/sim bus/ivshmem vfio uio", "a backend imports no other backend"},
 }
 
 // backends are what a driver and what stands on drivers never sees.
-var backends = []string{"bus/qemu", "bus/sim", "vfio", "uio"}
+var backends = []string{"bus/qemu", "bus/sim", "bus/ivshmem", "vfio", "uio"}
 
 // helpers are packages for tests alone: they import what tests may, and only tests import them.
 var helpers = []string{"drivers/portbus/porttest"}

@@ -33,6 +33,9 @@ func TestCheck(t *testing.T) {
 		{"pktgen/x.go", "tpmdd", "no other subsystem"},
 		{"pktgen/x.go", "bus/qemu", "contract"},
 		{"rionet/x.go", "rionet/rapidio", ""},
+		{"rionet/fabricd/x.go", "rionet/fabric", ""},
+		{"rionet/fabric/x.go", "rionet/fabricd", "above it"},
+		{"rionet/mport/x.go", "bus/ivshmem", "contract"},
 		// Nobody's.
 		{"host/up.go", "hack/imports", "nobody imports"},
 		{"host/up_test.go", "integration", "nobody imports"},

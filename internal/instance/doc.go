@@ -14,6 +14,9 @@
 //	tree/       the default mount point
 //	old/        an empty directory, for ring3 shell to put the kernel's own trees at
 //
+// Beside them is fabric.sock, the default socket of ring3 fabric up, and fabric.sock.d, which are no instance's: nobody but
+// the fabric's daemon removes them.
+//
 // A folder comes into being whole: it is prepared as .new-PID-N, its lock taken and its
 // state written, and then renamed, so nobody ever sees one that is half made.
 //

@@ -116,10 +116,15 @@ func remedy() string {
 }
 
 // CheckName says what is wrong with a name for an instance: it is 1 to 32 letters,
-// digits, dots, dashes and underscores, beginning with a letter or digit.
+// digits, dots, dashes and underscores, beginning with a letter or digit. Names of
+// sockets (x.sock), and of the folders that belong to them (x.sock.d), are not for
+// instances: a fabric's are in the same folder.
 func CheckName(name string) error {
 	if name == "" || len(name) > maxName {
 		return fmt.Errorf("instance name %q has %d characters, want 1 to %d", name, len(name), maxName)
+	}
+	if strings.HasSuffix(name, ".sock") || strings.HasSuffix(name, ".sock.d") {
+		return fmt.Errorf("instance name %q is what a socket is called, want another", name)
 	}
 	for i, c := range []byte(name) {
 		switch {

@@ -102,7 +102,7 @@ func TestNames(t *testing.T) {
 	if _, err := Create(Options{Name: "r2"}); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 		t.Errorf("Create of a taken name = %v, want %v with the pid", err, ErrExists)
 	}
-	for _, bad := range []string{".", "..", ".lock", "a/b", "-x", "a b", "ä", "a\n", strings.Repeat("x", 33)} {
+	for _, bad := range []string{".", "..", ".lock", "fabric.sock", "fabric.sock.d", "a/b", "-x", "a b", "ä", "a\n", strings.Repeat("x", 33)} {
 		if in, err := Create(Options{Name: bad}); err == nil {
 			in.Close()
 			t.Errorf("Create(%q) made an instance", bad)
@@ -110,6 +110,17 @@ func TestNames(t *testing.T) {
 	}
 	if ents, _ := filepath.Glob(os.Getenv(BaseEnv) + "/.new*"); len(ents) > 0 {
 		t.Errorf("left behind: %v", ents)
+	}
+	// A fabric's folder has no lock, and is not swept.
+	fabric := filepath.Join(os.Getenv(BaseEnv), "fabric.sock.d")
+	if err := os.Mkdir(fabric, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := Sweep(nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(fabric); err != nil {
+		t.Errorf("Sweep took a fabric's folder away: %v", err)
 	}
 }
 

@@ -86,15 +86,19 @@ func TestRefused(t *testing.T) {
 
 func TestUnmountBusy(t *testing.T) {
 	both(t, func(t *testing.T, s *server, as []string) {
-		argv := append(append([]string{}, as...), "bash", "-c", `exec 3< $D/proc/hello 4> $D/proc/ctrl; cd $D/sys; echo start >&4; echo started; sleep 1; read -r x <&3; echo "$x $?"; echo again >&4`)
+		argv := append(append([]string{}, as...), "bash", "-c", `exec 3< $D/proc/hello 4> $D/proc/ctrl; cd $D/sys; echo start >&4; echo started; read -r _; read -r x <&3; echo "$x $?"; echo again >&4`)
 		cmd := exec.Command(argv[0], argv[1:]...)
 		cmd.Env = append(os.Environ(), "D="+s.dir, "LC_ALL=C")
 		out := new(strings.Builder)
 		cmd.Stdout, cmd.Stderr = out, out
+		stdin, err := cmd.StdinPipe() // it goes on when this ends
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 			if s.sh(`cat $D/proc/ctrl`, as...) == "1\n" {
 				break
 			}
@@ -106,7 +110,8 @@ func TestUnmountBusy(t *testing.T) {
 		if took := time.Since(start); took > 3*time.Second {
 			t.Errorf("Unmount() of a busy mount took %v", took)
 		}
-		killer := time.AfterFunc(5*time.Second, func() {
+		stdin.Close()
+		killer := time.AfterFunc(patience, func() {
 			t.Error("a client of an unmounted tree hangs")
 			_ = cmd.Process.Kill()
 		})

@@ -161,7 +161,7 @@ func TestPollOfStoppedServer(t *testing.T) {
 	}
 	asked := make(chan string)
 	go func() { asked <- s.ask("put many x") }()
-	if got := f.pollFor(unix.POLLIN, 2*time.Second); got != unix.POLLIN {
+	if got := f.pollFor(unix.POLLIN, patience); got != unix.POLLIN {
 		t.Errorf("poll after the server goes on = %#x, want POLLIN", got)
 	}
 	<-asked

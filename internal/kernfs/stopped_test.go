@@ -37,7 +37,7 @@ func (s *server) interruptAfter(wait time.Duration, argv ...string) (ended bool,
 	select {
 	case <-done:
 		return true, b.String()
-	case <-time.After(time.Second):
+	case <-time.After(10 * time.Second):
 		_ = cmd.Process.Kill()
 		_ = s.cmd.Process.Signal(syscall.SIGCONT)
 		<-done

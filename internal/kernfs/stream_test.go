@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,11 +67,14 @@ func (f *file) write(s string) {
 	}
 }
 
+// patience is how long to wait for what is certain to come.
+const patience = 20 * time.Second
+
 // wantBox is what the device has seen.
 func (s *server) wantBox(name, want string) {
 	s.t.Helper()
 	var got string
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if got = s.ask("box " + name); strings.Contains(got, want) {
 			return
 		}
@@ -105,14 +109,36 @@ func wantResult(t *testing.T, result <-chan string, want string) {
 		if got != want {
 			t.Errorf("a blocked call gave %s, want %s", got, want)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("a call is blocked, want %s", want)
 	}
 }
 
-// poke sends a thread a signal that the runtime handles and nobody minds.
+// inCall waits until a thread is in a system call, and not in the one by which Go's runtime parks it. A kernel that
+// does not tell has it wait for a time in which most are.
+func inCall(t *testing.T, tid int) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/syscall", tid))
+		if err != nil {
+			time.Sleep(100 * time.Millisecond)
+			return
+		}
+		call, _, _ := strings.Cut(string(b), " ")
+		if n, err := strconv.Atoi(call); err == nil && n >= 0 && n != unix.SYS_FUTEX {
+			time.Sleep(20 * time.Millisecond) // until the server has it
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the thread does %q, want a call that is blocked", b)
+		}
+	}
+}
+
+// poke sends a thread, once it is in a call, a signal that the runtime handles and nobody minds.
 func poke(t *testing.T, tid int) {
 	t.Helper()
+	inCall(t, tid)
 	if err := unix.Tgkill(os.Getpid(), tid, unix.SIGURG); err != nil {
 		t.Fatal(err)
 	}

@@ -124,7 +124,7 @@ func TestThreads(t *testing.T) {
 	for range n {
 		<-ended
 	}
-	for deadline := time.Now().Add(5 * time.Second); len(fifoThreads(t)) > 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); len(fifoThreads(t)) > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("after their end: threads %v, want none", fifoThreads(t))
 		}

@@ -70,7 +70,7 @@ func (r *rig) jumbo(t *testing.T) {
 			x := get(t, a.Tx(0), pool)
 			fill(x, a, b, r.seq, n)
 			sendAll(t, a.Tx(0), []*dma.Buf{x})
-			receive(t, b, 1, func(f []byte) { check(t, f, a, b, r.seq, n) })
+			receive(t, b, 1, func(f []byte) { r.check(t, f, a, b, r.seq, n) })
 		}
 		drain(t, a)
 		errs := a.Stats().TxErrors
@@ -84,7 +84,7 @@ func (r *rig) jumbo(t *testing.T) {
 		silence(t, b)
 		pool.Close()
 	}
-	check(t, held.Data, a, b, r.seq-r.since(t, held, a, b), 100)
+	r.check(t, held.Data, a, b, r.seq-r.since(t, held, a, b), 100)
 	held.Free()
 	b.Rx(0).Burst(nil)
 }

@@ -136,7 +136,7 @@ type Outbox interface {
 	Close() error
 }
 
-// Inbox is an open inbound mailbox. It belongs to one goroutine.
+// Inbox is an open inbound mailbox. It belongs to one goroutine, but for Free and Cut, which others may call while it waits.
 type Inbox interface {
 	// Get receives up to len(msgs) messages. Each msgs[i].Data is room, which is filled and cut to what came; a message longer
 	// than its room is cut off and counted in Cut.

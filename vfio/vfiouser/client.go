@@ -52,9 +52,10 @@ type Device struct {
 	irqs    [3]irqInfo // by mode's index
 	dma     *heap
 
-	irqMu  sync.Mutex
-	lines  []*bus.IRQ
-	active int // index of what is enabled; -1: nothing
+	irqMu   sync.Mutex // guards what follows
+	lines   []*bus.IRQ
+	active  int  // index of what is enabled; -1: nothing
+	closing bool // nothing is enabled any more
 
 	closeOnce sync.Once
 	closeErr  error
@@ -327,7 +328,10 @@ func (d *Device) Reset(ctx context.Context) error {
 // Close is bus.Device's.
 func (d *Device) Close() error {
 	d.closeOnce.Do(func() {
-		err := d.DisableIRQs()
+		d.irqMu.Lock()
+		d.closing = true // the link lives on for a while, and nobody would close what is enabled by then
+		err := d.disableIRQs()
+		d.irqMu.Unlock()
 		if errors.Is(err, bus.ErrGone) || d.l.dead.Load() {
 			err = nil
 		}

@@ -57,6 +57,9 @@ func (d *Device) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 	if end := d.Err(); end != nil {
 		return nil, end
 	}
+	if err == nil && d.closing {
+		err = d.errorf("enabling %d %s vectors: %w", n, mode, bus.ErrClosed)
+	}
 	if err != nil {
 		return nil, err
 	}

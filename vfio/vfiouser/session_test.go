@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -82,6 +83,46 @@ func TestCommandBothWays(t *testing.T) {
 	waitFor(t, "an unmask", func() bool { return slices.Contains(f.took(), "unmask") })
 	if v := (fakeConfig{f}).Read16(pci.CfgCommand); v != 7 {
 		t.Errorf("Command = %#x, want 7: bus master as written, the line enabled", v)
+	}
+}
+
+// Interrupts are not enabled any more once a Close began, though the link lives until bus mastering is off: nobody
+// would close them.
+func TestEnableWhileClosing(t *testing.T) {
+	bustest.NoLeaks(t)
+	f := newFake(t, false)
+	d := serve(t, f, fakeServer(t), Options{Timeout: 30 * time.Second})
+	if _, err := d.EnableIRQs(bus.MSI, 1); err != nil {
+		t.Fatal(err)
+	}
+	closing, enabled := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	f.mu.Lock()
+	f.reading = func(o bus.Off) {
+		if o == pci.CfgCommand {
+			once.Do(func() {
+				close(closing)
+				select {
+				case <-enabled:
+				case <-time.After(10 * time.Second):
+					t.Error("EnableIRQs while closing waits for the server")
+				}
+			})
+		}
+	}
+	f.mu.Unlock()
+	closed := make(chan error, 1)
+	go func() { closed <- d.Close() }()
+	<-closing
+	if qs, err := d.EnableIRQs(bus.MSI, 1); !errors.Is(err, bus.ErrClosed) || qs != nil {
+		t.Errorf("EnableIRQs while closing = %v, %v, want ErrClosed", qs, err)
+	}
+	close(enabled)
+	if err := <-closed; err != nil {
+		t.Errorf("Close = %v", err)
+	}
+	if _, err := d.EnableIRQs(bus.MSI, 1); !errors.Is(err, bus.ErrClosed) {
+		t.Errorf("EnableIRQs after Close = %v, want ErrClosed", err)
 	}
 }
 

@@ -75,7 +75,7 @@ func TestInjectError(t *testing.T) {
 				if err := m.InjectError(tt.name, pci.AERError{Uncorrectable: compTime, Header: header}); err != nil {
 					t.Fatal(err)
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 				_, err := q[vector].Wait(ctx)
 				cancel()
 				if err != nil {
@@ -164,7 +164,7 @@ func TestSaveState(t *testing.T) {
 		r.Write32(regIVAR, 1<<31|(8|4)<<16) // other causes: vector 4
 		r.Write32(regIMS, 1<<24)
 		r.Write32(regICS, 1<<24)
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		if _, err := q[4].Wait(ctx); err != nil {
 			t.Fatalf("%s: %v", what, err)

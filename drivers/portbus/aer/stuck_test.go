@@ -40,7 +40,7 @@ func TestStuckStatus(t *testing.T) {
 		stats := inst.(*portbus.Port).Function().AER
 		const sta = portmodel.AER + pci.AERRootSta
 		wait := func(what string, ok func() bool) {
-			for until := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+			for until := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 				if time.Now().After(until) {
 					t.Fatalf("%s: waited in vain: %s", c.what, what)
 				}

@@ -40,9 +40,9 @@ func ask(m *portmodel.Port, from uint16, more uint32) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for until := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
-			t.Fatalf("waited 5 s in vain: %s", what)
+			t.Fatalf("waited 20 s in vain: %s", what)
 		}
 	}
 }

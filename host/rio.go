@@ -1,0 +1,387 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ring3dev/ring3/rionet"
+	"github.com/ring3dev/ring3/rionet/rapidio"
+	"github.com/ring3dev/ring3/rionet/rapidio/scan"
+	"github.com/ring3dev/ring3/rionet/rejoin"
+)
+
+// rioBus is the RapidIO subsystem of a System: there is one as soon as a device is a master port.
+type rioBus struct {
+	bus   *rapidio.Bus // nil: there is none
+	enum  *scan.Scanner
+	peers *rionet.Driver
+}
+
+// openRIO makes it. scan is held.
+func (s *System) openRIO() error {
+	if s.rio.bus != nil {
+		return nil
+	}
+	b := rapidio.NewBus(rapidio.BusOptions{Log: s.log, Uevents: s.events, Changed: s.pokePorts})
+	s.rio = rioBus{bus: b, enum: scan.New(b, scan.Options{Log: s.log}), peers: rionet.NewDriver()}
+	if err := b.Register(s.rio.peers.Rapidio()); err != nil {
+		return fmt.Errorf("rionet: %w", err)
+	}
+	if s.tree != nil { // it came later
+		s.tree.exportRIO(b)
+	}
+	return nil
+}
+
+// close ends it.
+func (r *rioBus) close() {
+	if r.bus != nil {
+		r.bus.Close()
+		r.enum.Wait()
+	}
+}
+
+// pokePorts has all ports look how they are.
+func (s *System) pokePorts() {
+	for _, b := range s.bound() {
+		if b.rio != nil {
+			b.rio.poke()
+		}
+	}
+}
+
+// rioPort is what stands on a device that is a master port. It has a network device once the port has a device ID.
+type rioPort struct {
+	s       *System
+	name    string
+	use     *sync.Mutex  // the device's
+	fabric  fabricNode   // the zero value: nobody knows
+	link    *rejoin.Port // as the subsystem has it
+	port    *rapidio.Mport
+	classic bool // exact=off
+	windows windows
+
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup // what run starts
+	wake    chan struct{}
+	settled chan struct{} // closed when there is a network device, or it is known why there is none
+
+	mu      sync.Mutex // guards what follows
+	scanned bool       // the first scan is done
+	failed  error      // why there is no network device
+	refused rapidio.DestID
+	away    error // the fabric is gone, and this is why joining it again failed last
+}
+
+// startRIO takes a device into service that is a master port. It looks for nothing yet: runPort does.
+func (s *System) startRIO(ctx context.Context, b *boundDevice, ops rapidio.Ops) error {
+	host, most := -1, ops.Info().IDs.Any()-1
+	if v, ok := b.spec.Options["host"]; ok {
+		id, err := parseHost(v)
+		if err != nil || id > uint16(most) {
+			return usagef("device %s: host=%s: want a device ID, 0 to %#x", b.spec.Name, v, most)
+		}
+		host = int(id)
+	}
+	if err := s.openRIO(); err != nil {
+		return err
+	}
+	p := &rioPort{s: s, name: b.spec.Name, use: b.use, fabric: fabricOf(b.spec), classic: b.spec.Options["exact"] == "off",
+		wake: make(chan struct{}, 1), settled: make(chan struct{})}
+	p.windows.path = p.fabric.path
+	p.ctx, p.cancel = context.WithCancel(s.ctx)
+	p.link = rejoin.New(ops, p.poke)
+	o := rapidio.MportOptions{Host: host, Scan: s.rio.enum}
+	if b.spec.Backend == onFabric {
+		o.Windows = &p.windows
+	}
+	var err error
+	if p.port, err = s.rio.bus.AddMport(ctx, p.link, o); err != nil {
+		p.cancel()
+		return fmt.Errorf("%s (%s): %w", b.spec.Name, b.dev.Backend(), err)
+	}
+	b.rio = p
+	return nil
+}
+
+// runPort begins to look for devices at a port, and from now on gives it a network device when it has an ID. The device is in the list.
+func (s *System) runPort(b *boundDevice) {
+	p := b.rio
+	if p == nil {
+		return
+	}
+	p.running.Go(p.run)
+	p.running.Go(p.scan)
+	if b.spec.Backend == onFabric {
+		p.running.Go(p.follow)
+		p.running.Go(p.watchWindows)
+		return
+	}
+	p.running.Go(func() { // nobody has another one
+		ops, _ := b.inst.(rapidio.Ops)
+		select {
+		case <-p.ctx.Done():
+		case <-b.dev.Done():
+			p.link.Fail(b.dev.Err())
+		case <-ops.Done():
+			p.link.Fail(ops.Err())
+		}
+	})
+}
+
+// poke has the port look how it is.
+func (p *rioPort) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run keeps the network device as the port is.
+func (p *rioPort) run() {
+	for {
+		p.update()
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-p.wake:
+		}
+	}
+}
+
+// scan looks for devices once. What comes later is told by port-writes, or asked for by /sys/bus/rapidio/scan.
+func (p *rioPort) scan() {
+	err := p.s.rio.bus.Scan(p.ctx, p.port.ID())
+	if p.ctx.Err() != nil {
+		return
+	}
+	p.s.complain(err)
+	p.mu.Lock()
+	p.scanned = true
+	p.mu.Unlock()
+	p.poke()
+}
+
+// settle notes what became of the network device, and lets go who waits for that, once the first scan is done.
+func (p *rioPort) settle(failed error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failed = failed
+	if !p.scanned && failed == nil {
+		return
+	}
+	select {
+	case <-p.settled:
+	default:
+		close(p.settled)
+	}
+}
+
+// portTime is how long a look at the port's own registers may take.
+const portTime = 2 * time.Second
+
+// update makes the network device, or replaces it when the port has another ID. While the fabric is gone, or nobody has numbered it anew
+// since, what there is stays: its link is down.
+func (p *rioPort) update() {
+	ctx, cancel := context.WithTimeout(p.ctx, portTime)
+	id, err := p.port.DestID(ctx)
+	cancel()
+	if err != nil || id == p.port.IDs().Any() || !lockUse(p.ctx, p.use) {
+		return
+	}
+	defer p.use.Unlock()
+	b := p.s.boundOf(p.name)
+	if b == nil || b.rio != p {
+		return
+	}
+	if b.net != nil && b.netID == id {
+		p.settle(nil)
+		return
+	}
+	if b.net != nil {
+		p.s.log.Info(fmt.Sprintf("%s: the fabric gave it the device ID %#04x, in place of %#04x", p.name, id, b.netID))
+		p.s.complain(p.s.removeNet(b))
+	}
+	p.mu.Lock()
+	before := p.failed != nil && p.refused == id
+	p.mu.Unlock()
+	if before { // as it did
+		return
+	}
+	err = p.s.appear(p.s.boundOf(p.name), id)
+	p.mu.Lock()
+	started := p.started()
+	p.refused = id
+	p.mu.Unlock()
+	if started { // nobody waits for it
+		p.s.complain(err)
+	}
+	p.settle(err)
+}
+
+// started says whether the port has settled before. mu is held.
+func (p *rioPort) started() bool {
+	select {
+	case <-p.settled:
+		return true
+	default:
+		return false
+	}
+}
+
+// lockUse takes the use of a device, unless ctx ends: whoever has it may be waiting for who asks.
+func lockUse(ctx context.Context, use *sync.Mutex) bool {
+	for !use.TryLock() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(plugStep):
+		}
+	}
+	if ctx.Err() != nil {
+		use.Unlock()
+		return false
+	}
+	return true
+}
+
+// appear gives a master port its network device, and puts all that stands on that into the tree. use is held.
+func (s *System) appear(b *boundDevice, id rapidio.DestID) error {
+	p := b.rio
+	log := s.log.With("device", b.spec.Name)
+	dev, err := rionet.New(p.port, rionet.Options{Name: b.spec.Name, Driver: s.rio.peers, Classic: p.classic, Log: log})
+	if err != nil {
+		return err
+	}
+	n := *b
+	n.net, n.netID = dev, id
+	if err := s.receive(&n); err != nil {
+		return errors.Join(err, n.stopTraffic(), dev.Close())
+	}
+	s.put(&n)
+	s.tree.addNet(&n)
+	if !s.strict {
+		s.complain(s.accountFor(&n))
+	}
+	return nil
+}
+
+// removeNet takes the network device of a master port away, and all that stands on it. use is held.
+func (s *System) removeNet(b *boundDevice) error {
+	bare := *b
+	bare.net, bare.sink, bare.tap, bare.forward = nil, nil, nil, nil
+	s.put(&bare) // nobody finds it any more
+	s.pktgen.RemoveDevice(b.spec.Name)
+	s.tree.removeNet(b)
+	err := errors.Join(b.stopTraffic(), b.closeNet())
+	s.netGone(b.spec.Name)
+	return err
+}
+
+// netGone forgets the frames of a network device that is closed.
+func (s *System) netGone(name string) {
+	s.pktgen.RemoveDevice(name) // again: what was in flight is given back
+	s.figuring.Lock()
+	s.receivers = slices.DeleteFunc(slices.Clone(s.receivers), func(r receiver) bool { return r.name == name })
+	s.figuring.Unlock()
+}
+
+// closeNet closes a master port's network device.
+func (b *boundDevice) closeNet() error {
+	c, ok := b.net.(io.Closer)
+	if b.rio == nil || !ok {
+		return nil
+	}
+	err := c.Close()
+	if b.tap != nil {
+		_ = b.tap.Close() // again: what a dead device held
+	}
+	return err
+}
+
+// halt ends what a port does by itself. What it holds stays. It may be called with use held.
+func (p *rioPort) halt() {
+	p.cancel()
+	p.running.Wait()
+}
+
+// closePort takes a device's master port out of service: its network device first, which tells its peers. What takes the network device's
+// frames is closed already.
+func (b *boundDevice) closePort() error {
+	p := b.rio
+	if p == nil {
+		return nil
+	}
+	p.halt()
+	err := b.closeNet()
+	if errors.Is(err, rapidio.ErrNoReply) {
+		err = nil // a machine's device does not see its fabric die, and nobody is there to take leave of
+	}
+	p.s.rio.bus.RemoveMport(p.port)
+	return errors.Join(err, p.link.Close())
+}
+
+// settleTime is how long the start waits for a port to be numbered and its network device to be there.
+const settleTime = 2 * time.Second
+
+// startPorts begins to look for devices at all ports. It waits a little, so that what comes at once is there when the start is over.
+func (s *System) startPorts(ctx context.Context) error {
+	for _, b := range s.bound() {
+		s.runPort(b)
+	}
+	late := time.NewTimer(settleTime)
+	defer late.Stop()
+	expired := false
+	for _, b := range s.bound() {
+		p := b.rio
+		if p == nil {
+			continue
+		}
+		if !expired {
+			select {
+			case <-p.settled:
+			case <-late.C:
+				expired = true
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		p.mu.Lock()
+		settled, failed := p.started(), p.failed
+		if !settled {
+			close(p.settled) // nobody waits any more
+		}
+		p.mu.Unlock()
+		if failed != nil {
+			return failed
+		}
+		if s.boundOf(p.name).net == nil {
+			s.log.Warn(p.name + ": " + waiting)
+		}
+	}
+	return nil
+}
+
+// waiting is why a port without an ID has no network device.
+const waiting = "waiting for a host to enumerate the fabric"
+
+// state is what a port is doing, and why.
+func (p *rioPort) state(b *boundDevice) (state, cause string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.away != nil:
+		return stateJoining, p.away.Error()
+	case b.net == nil && p.failed != nil:
+		return stateUp, p.failed.Error()
+	case b.net == nil:
+		return stateUp, waiting
+	}
+	return stateUp, ""
+}
