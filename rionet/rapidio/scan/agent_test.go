@@ -169,6 +169,29 @@ func TestDeadPort(t *testing.T) {
 	}
 }
 
+// TestFabricGone has a fabric that goes, and comes back: a port says so by an event, and fails everything meanwhile.
+func TestFabricGone(t *testing.T) {
+	f := newFabric(t, smallTree().String())
+	host, fail := -1, fmt.Errorf("the fabric: %w", bus.ErrGone)
+	for _, node := range []string{"pe0", "pe3"} {
+		inner, err := f.Mport(node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		host++
+		ops := &faulty{Mport: inner}
+		p := joinOps(t, inner, ops, -host, quick)
+		p.mustScan()
+		known := p.seen()
+		ops.set(func(int) error { return fail })
+		p.scan.Link(p.m, false)
+		eventually(t, "devices without a fabric", p.seen, "")
+		ops.set(nil)
+		p.scan.Link(p.m, true)
+		eventually(t, "number of devices with a fabric", func() string { return fmt.Sprint(len(strings.Fields(p.seen()))) }, fmt.Sprint(len(strings.Fields(known))))
+	}
+}
+
 // TestCancel ends a scan by its context: it releases its locks.
 func TestCancel(t *testing.T) {
 	f := newFabric(t, smallTree().String())

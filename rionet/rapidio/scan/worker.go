@@ -120,12 +120,15 @@ func (p *port) act(ctx context.Context, periodic bool) {
 	case agent:
 		err = p.actAgent(ctx, e, periodic)
 	}
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errLinkDown) {
-		if !errors.Is(err, bus.ErrGone) { // of a port that is gone its owner tells
-			p.say("%v", err)
-		}
-		p.settled(1)
+	if err == nil || ctx.Err() != nil || errors.Is(err, errLinkDown) {
+		return
 	}
+	if errors.Is(err, bus.ErrGone) {
+		p.empty() // until its fabric is back; of a port that is gone its owner tells
+	} else {
+		p.say("%v", err)
+	}
+	p.settled(1)
 }
 
 // actHost enumerates again, if the net is not as it was.
