@@ -124,7 +124,7 @@ func (p *port) act(ctx context.Context, periodic bool) {
 		return
 	}
 	if errors.Is(err, bus.ErrGone) {
-		p.empty() // until its fabric is back; of a port that is gone its owner tells
+		p.empty() // until its fabric is back, of which its owner tells
 	} else {
 		p.say("%v", err)
 	}
