@@ -86,11 +86,11 @@ links:
 - {ends: [pe1, "sw1:0"], loss: 0.001}
 `)
 	f.mayComplain()
-	a := f.node(t, 0, ",host=0x1234")
+	a := f.node(t, 0, ",host=7")
 	b := f.node(t, 1, "")
 	f.mayComplain()
-	if m := a.mac(); m != "00:01:00:01:12:34" {
-		t.Errorf("the address of a node with the ID 0x1234 is %s", m)
+	if m := a.mac(); m != "00:01:00:01:00:07" {
+		t.Errorf("the address of a node with the ID 7 is %s", m)
 	}
 	a.ping(t, b)
 	a.send(t, b, 8<<20)
@@ -135,15 +135,17 @@ func rionetRouting(t *testing.T) {
 		route(t, "eth1", "10.9.0.0/24", "10.8.0.1")
 		route(t, "eth1", "fd09::/64", "fd08::1")
 	})
+	// Larger ones would first be told that they are too large.
+	ethernet := []string{"56", "1400"}
 	a.space.Do(func() {
 		route(t, "rio0", "10.8.0.0/24", b.ip)
 		route(t, "rio0", "fd08::/64", b.ip6)
-		ping(t, "10.8.0.2")
+		pingSizes(t, "10.8.0.2", ethernet...)
 		if haveIPv6() {
-			ping(t, "fd08::2")
+			pingSizes(t, "fd08::2", ethernet...)
 		}
 	})
-	there.Do(func() { ping(t, a.ip) })
+	there.Do(func() { pingSizes(t, a.ip, ethernet...) })
 	for _, c := range []struct {
 		from, to *netspace.Space
 		addr     string

@@ -17,6 +17,7 @@ import (
 type stream struct {
 	from, to *node
 	stop     chan struct{}
+	finish   func()        // ends both sides
 	sent     atomic.Uint64 // numbers
 	got      atomic.Uint64
 	running  sync.WaitGroup
@@ -58,9 +59,13 @@ func startStream(t *testing.T, from, to *node) *stream {
 	}
 	s.running.Go(func() { s.note(s.send(out.(*net.TCPConn))) })
 	s.running.Go(func() { s.note(s.receive(in)) })
-	var once sync.Once
-	finish := func() { once.Do(func() { close(s.stop) }); s.running.Wait(); out.Close(); in.Close() }
-	t.Cleanup(finish)
+	s.finish = sync.OnceFunc(func() {
+		close(s.stop)
+		s.running.Wait()
+		out.Close()
+		in.Close()
+	})
+	t.Cleanup(s.finish)
 	return s
 }
 
@@ -147,8 +152,7 @@ func (s *stream) moves(t *testing.T) {
 // end ends the connection, and wants that all has arrived.
 func (s *stream) end(t *testing.T) {
 	t.Helper()
-	close(s.stop)
-	s.running.Wait()
+	s.finish()
 	if err := s.failed(); err != nil {
 		t.Errorf("the connection from %s to %s: %v", s.from.name, s.to.name, err)
 	}

@@ -9,11 +9,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/internal/netspace"
 )
@@ -199,7 +199,7 @@ func kill(t *testing.T, r *running) {
 	r.cmd.WaitDelay = 20 * time.Second
 	_ = r.cmd.Process.Kill()
 	var exit *exec.ExitError
-	if err := r.cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(unix.WaitStatus).Signal() != unix.SIGKILL {
+	if err := r.cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Errorf("%q, killed, ended with %v: %s", r.cmd.Args, err, r.stderr)
 	}
 }
@@ -278,7 +278,7 @@ func (n *node) peers(t *testing.T, want int) {
 		return len(others) == want && active == want
 	}
 	defer func() {
-		if t.Failed() {
+		if len(others) != want || active != want {
 			t.Logf("%s has %q in /sys and %d active peers", n.name, others, active)
 		}
 	}()

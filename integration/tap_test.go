@@ -342,11 +342,16 @@ func waitMTU(t *testing.T, mtu int) {
 // later than two round trips after its last request.
 func ping(t *testing.T, to string) {
 	t.Helper()
+	pingSizes(t, to, "56", "1400", "6000")
+}
+
+func pingSizes(t *testing.T, to string, sizes ...string) {
+	t.Helper()
 	if !havePing() {
 		t.Log("there is no ping here")
 		return
 	}
-	for _, size := range []string{"56", "1400", "6000"} {
+	for _, size := range sizes {
 		out, err := exec.Command("ping", "-n", "-c", "3", "-i", "0.02", "-w", "20", "-s", size, to).CombinedOutput()
 		if err != nil && bytes.Contains(out, []byte("ermitted")) {
 			t.Logf("ping may not: %s", out)
