@@ -41,7 +41,7 @@ func TestAgentFaults(t *testing.T) {
 	if len(before) != 6 {
 		t.Fatalf("devices = %s, want 3 switches and 3 endpoints", agent.seen())
 	}
-	for k := 1; k <= total; k += 23 {
+	for k := 1; k <= total; k += 37 {
 		ops.set(func(n int) error { return when(n >= k && n < k+tries, rapidio.ErrNoReply) })
 		_ = agent.tryScan()
 		ops.set(nil)
@@ -95,7 +95,7 @@ func TestAgentDies(t *testing.T) {
 
 // TestRandom gives hosts and agents what makes no sense: whatever registers say, a scan ends, and then the net can be found.
 func TestRandom(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(10) {
 		rng := rand.New(rand.NewPCG(seed, 9))
 		f := newFabric(t, smallTree().String())
 		host := join(t, f, "pe0", 0, quick)
@@ -166,6 +166,29 @@ func TestDeadPort(t *testing.T) {
 			t.Errorf("Scan of a port that ends with access %d = %v", k, err)
 		}
 		host.close()
+	}
+}
+
+// TestFabricGone has a fabric that goes, and comes back: a port says so by an event, and fails everything meanwhile.
+func TestFabricGone(t *testing.T) {
+	f := newFabric(t, smallTree().String())
+	host, fail := -1, fmt.Errorf("the fabric: %w", bus.ErrGone)
+	for _, node := range []string{"pe0", "pe3"} {
+		inner, err := f.Mport(node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		host++
+		ops := &faulty{Mport: inner}
+		p := joinOps(t, inner, ops, -host, quick)
+		p.mustScan()
+		known := p.seen()
+		ops.set(func(int) error { return fail })
+		p.scan.Link(p.m, false)
+		eventually(t, "devices without a fabric", p.seen, "")
+		ops.set(nil)
+		p.scan.Link(p.m, true)
+		eventually(t, "number of devices with a fabric", func() string { return fmt.Sprint(len(strings.Fields(p.seen()))) }, fmt.Sprint(len(strings.Fields(known))))
 	}
 }
 
