@@ -23,13 +23,17 @@ type rioBus struct {
 	peers *rionet.Driver
 }
 
+// lookAgain is how often a host looks whether its net is as it was; agents look half as often. Nobody tells agents of a host that was killed,
+// and the scanner takes care that looking takes no more than a hundredth of the time.
+const lookAgain = 5 * time.Second
+
 // openRIO makes it. scan is held.
 func (s *System) openRIO() error {
 	if s.rio.bus != nil {
 		return nil
 	}
 	b := rapidio.NewBus(rapidio.BusOptions{Log: s.log, Uevents: s.events, Changed: s.pokePorts})
-	s.rio = rioBus{bus: b, enum: scan.New(b, scan.Options{Log: s.log}), peers: rionet.NewDriver()}
+	s.rio = rioBus{bus: b, enum: scan.New(b, scan.Options{Log: s.log, Check: lookAgain}), peers: rionet.NewDriver()}
 	if err := b.Register(s.rio.peers.Rapidio()); err != nil {
 		return fmt.Errorf("rionet: %w", err)
 	}
