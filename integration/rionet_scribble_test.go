@@ -77,6 +77,9 @@ func rionetScribbler(t *testing.T) {
 	grown(t, f.up, before)
 	s.end(t)
 	f.stop(t)
+	if !bytes.Contains(f.up.stderr.Bytes(), []byte("it broke the rules")) {
+		t.Errorf("the fabric said %q, want why it ended a node", f.up.stderr)
+	}
 }
 
 // holding is what a process has of this machine.
