@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -23,8 +24,11 @@ import (
 // node that does as it should is written to.
 func rionetScribbler(t *testing.T) {
 	last := 5 * time.Second
-	if os.Getenv("RING3_LONG") != "" {
+	switch {
+	case os.Getenv("RING3_LONG") != "":
 		last = time.Minute
+	case os.Getenv(asUser) != "":
+		last = 2 * time.Second
 	}
 	f := startFabric(t, oneSwitch)
 	a := f.node(t, 0, ",host=0")
@@ -168,14 +172,15 @@ func (w *scribbler) asNode(t *testing.T, ctx context.Context, name string) {
 	if w.joined%4 != 0 {                   // as a node that begins well
 		w.begin(t, ctx, mem, info.Peer, kick)
 	}
+	places := rings(mapped(mem), int64(len(mem)))
 	for start := time.Now(); ctx.Err() == nil && time.Since(start) < time.Second; kick() {
 		select {
 		case <-d.Done():
 			return
 		default:
 		}
-		for range 1 + w.r.IntN(64) {
-			w.write(func(off int64, p []byte) { copy(mem[off:], p) }, int64(len(mem)))
+		for range 1 + w.r.IntN(8) {
+			w.write(mapped(mem), int64(len(mem)), places)
 		}
 		if w.r.IntN(20) == 0 {
 			time.Sleep(time.Millisecond) // so that the fabric looks at it in between
@@ -197,11 +202,57 @@ func (w *scribbler) begin(t *testing.T, ctx context.Context, mem []byte, peer in
 	}
 }
 
-// write makes one write: most of them where indices and records are, many of numbers that almost make sense.
-func (w *scribbler) write(to func(off int64, p []byte), size int64) {
+// shared is the memory that is written to.
+type shared interface {
+	io.ReaderAt
+	io.WriterAt
+}
+
+// mapped is shared memory of this process.
+type mapped []byte
+
+func (m mapped) ReadAt(p []byte, off int64) (int, error)  { return copy(p, m[off:]), nil }
+func (m mapped) WriteAt(p []byte, off int64) (int, error) { return copy(m[off:], p), nil }
+
+// Where the rings of a region are told, and what of a ring both ends use: package shm has it.
+const (
+	regionPlace = 0x14 // of the only region, in the directory
+	ringPlaces  = 0x80 // in the region's page: each 12 bytes
+	ringCount   = 7
+	ringRecords = 512
+)
+
+var ringWords = []int64{0, 128, 256, 260, 384} // indices, and who waits
+
+// rings are where the rings begin, as the memory says.
+func rings(m shared, size int64) (at []int64) {
+	var b [4]byte
+	word := func(off int64) int64 {
+		if off < 0 || off > size-4 {
+			return -1
+		}
+		_, _ = m.ReadAt(b[:], off)
+		return int64(binary.LittleEndian.Uint32(b[:]))
+	}
+	region := word(regionPlace)
+	for i := range int64(ringCount) {
+		if off := word(region + ringPlaces + 12*i); off >= 0 && off < size-64<<10 {
+			at = append(at, off&^3)
+		}
+	}
+	return at
+}
+
+// write makes one write. What is not there any more refuses it. Most writes are of numbers that almost make sense, where indices and
+// records are.
+func (w *scribbler) write(m shared, size int64, rings []int64) {
 	w.wrote++
 	off, p := w.r.Int64N(size), w.block[:1+w.r.IntN(len(w.block))]
-	switch w.r.IntN(8) {
+	mode := w.r.IntN(10)
+	if mode > 3 && len(rings) == 0 {
+		mode = 3
+	}
+	switch mode {
 	case 0: // anything anywhere
 		for i := 0; i+8 <= len(p); i += 8 {
 			binary.LittleEndian.PutUint64(p[i:], w.r.Uint64())
@@ -212,12 +263,21 @@ func (w *scribbler) write(to func(off int64, p []byte), size int64) {
 		}
 	case 2:
 		clear(p)
-	default: // a word that may be an index, an offset or a length
-		p = p[:4]
-		off = w.r.Int64N(min(size, 256<<10)) &^ 3
+	case 3: // a word near the beginning
+		p, off = p[:min(len(p), 4)], w.r.Int64N(min(size, 256<<10))
+		clear(p)
+		p[0] = byte(w.r.Uint32())
+	case 4, 5, 6: // an index that goes on, or back, by a little
+		p = w.block[:4]
+		off = rings[w.r.IntN(len(rings))] + ringWords[w.r.IntN(len(ringWords))]
+		_, _ = m.ReadAt(p, off)
+		binary.LittleEndian.PutUint32(p, binary.LittleEndian.Uint32(p)+uint32(w.r.IntN(8))-2)
+	default: // a word of a record
+		p = w.block[:4]
+		off = rings[w.r.IntN(len(rings))] + ringRecords + 4*w.r.Int64N(1024)
 		binary.LittleEndian.PutUint32(p, uint32(w.r.Uint64()>>(32+w.r.IntN(32))))
 	}
-	to(off, p[:min(int64(len(p)), size-off)])
+	_, _ = m.WriteAt(p[:min(int64(len(p)), size-off)], off)
 }
 
 // into writes for a moment into the memory that a process shares with the fabric.
@@ -247,9 +307,18 @@ func (w *scribbler) into(ctx context.Context, pid int) error {
 		return err
 	}
 	defer mem.Close()
-	for range 200 {
-		// What is not there any more refuses the write.
-		w.write(func(off int64, p []byte) { _, _ = mem.WriteAt(p, from+off) }, to-from)
+	m := part{mem, from}
+	for range 50 {
+		w.write(m, to-from, rings(m, to-from))
 	}
 	return nil
 }
+
+// part is another process's memory from an address on.
+type part struct {
+	mem  *os.File
+	from int64
+}
+
+func (m part) ReadAt(p []byte, off int64) (int, error)  { return m.mem.ReadAt(p, m.from+off) }
+func (m part) WriteAt(p []byte, off int64) (int, error) { return m.mem.WriteAt(p, m.from+off) }
