@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"net"
 	"slices"
+	"syscall"
 	"testing"
 )
 
@@ -38,6 +40,49 @@ func rionetChurn(t *testing.T) {
 		s.moves(t)
 	}
 	s.end(t)
+	f.stop(t)
+}
+
+// rionetStalled has a node's process stopped while the others send to it, which costs them nothing, and go on later.
+func rionetStalled(t *testing.T) {
+	f := startFabric(t, oneSwitch)
+	a := f.node(t, 0, ",host=0")
+	b := f.node(t, 1, "")
+	c := f.node(t, 2, "")
+	for _, n := range []*node{a, b, c} {
+		n.peers(t, 2)
+	}
+	a.ping(t, c) // its address is known
+	f.mayComplain()
+	s := startStream(t, a, b)
+	s.moves(t)
+	if err := c.up.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	var u net.Conn
+	var err error
+	a.space.Do(func() { u, err = net.Dial("udp", c.ip+":9") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	frame := make([]byte, 4000)
+	for range 5 {
+		for range 2000 { // more than all rings on the way have room for
+			_, _ = u.Write(frame) // that what is there cannot be sent is its own business
+		}
+		s.moves(t)
+	}
+	if err := c.up.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	s.moves(t)
+	s.end(t)
+	for _, n := range []*node{a, b, c} {
+		n.peers(t, 2)
+	}
+	a.ping(t, b, c)
+	c.send(t, a, 4<<20)
 	f.stop(t)
 }
 

@@ -98,6 +98,27 @@ links:
 	f.stop(t)
 }
 
+// rionetClassic is a node that has messages of the kernel's driver's length, and one that has those of its frames.
+func rionetClassic(t *testing.T) {
+	f := startFabric(t, oneSwitch)
+	a := f.node(t, 0, ",host=0")
+	b := f.node(t, 1, ",exact=off")
+	f.mayComplain() // the kernel's does of a doorbell that it does not know
+	a.ping(t, b)
+	b.ping(t, a)
+	a.mtu(t, b)
+	multicast(t, a, b)
+	multicast(t, b, a)
+	a.send(t, b, 16<<20)
+	b.send(t, a, 16<<20)
+	for _, n := range []*node{a, b} {
+		if v := n.counter(t, "rx_classic"); v == 0 {
+			t.Errorf("rx_classic of %s = 0, want what it received", n.name)
+		}
+	}
+	f.stop(t)
+}
+
 // rionetRouting is a node that reaches a host behind an Ethernet device of another node, whose kernel forwards.
 func rionetRouting(t *testing.T) {
 	device := "sim:e1000e"

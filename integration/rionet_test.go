@@ -39,9 +39,11 @@ func TestRionetInside(t *testing.T) {
 	}{
 		{"pair", rionetPair, true},
 		{"comings and goings", rionetChurn, true},
+		{"stalled", rionetStalled, false},
 		{"kills", rionetKills, false},
 		{"routing", rionetRouting, false},
 		{"trust", rionetTrust, false},
+		{"classic", rionetClassic, false},
 		{"slow and lossy", rionetLossy, false},
 		{"scribbler", rionetScribbler, false},
 	} {
@@ -277,13 +279,20 @@ func (n *node) peers(t *testing.T, want int) {
 	t.Helper()
 	var others []string
 	active := -1
+	start := time.Now()
+	var listed, lively time.Duration // when either was last not so
 	is := func() bool {
-		others, active = n.others(t), n.counter(t, "peers_active")
+		if others = n.others(t); len(others) != want {
+			listed = time.Since(start)
+		}
+		if active = n.counter(t, "peers_active"); active != want {
+			lively = time.Since(start)
+		}
 		return len(others) == want && active == want
 	}
 	defer func() {
-		if len(others) != want || active != want {
-			t.Logf("%s has %q in /sys and %d active peers", n.name, others, active)
+		if took := max(listed, lively); took > 2*time.Second {
+			t.Logf("%s has %q in /sys after %v and %d active peers after %v", n.name, others, listed.Round(time.Millisecond), active, lively.Round(time.Millisecond))
 		}
 	}()
 	eventually(t, fmt.Sprintf("%s has %d peers", n.name, want), is)
