@@ -92,6 +92,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("PATH", filepath.Dir(ring3)+string(os.PathListSeparator)+os.Getenv("PATH"))
 			// Whatever a script that failed left running.
 			e.Defer(func() { cleanRun(t, runDir) })
+			e.Defer(func() { cleanFabric(e.WorkDir) })
 			return os.Mkdir(runDir, 0o700)
 		},
 		Condition: lacksCondition,
@@ -179,6 +180,14 @@ func alive(pid string) bool {
 
 // pidLine finds process ids in an instance's state.
 var pidLine = regexp.MustCompile(`"pid": ([0-9]+)`)
+
+// cleanFabric ends the fabric that a failed script left; it is no instance.
+func cleanFabric(dir string) {
+	b, err := os.ReadFile(filepath.Join(dir, "fab.pid"))
+	if pid := strings.TrimSpace(string(b)); err == nil && alive(pid) {
+		_ = exec.Command("kill", pid).Run()
+	}
+}
 
 // cleanRun ends what a failed script left in its run folder.
 func cleanRun(t *testing.T, dir string) {

@@ -9,14 +9,10 @@ import (
 
 // Memory checks a region that is memory, all of which may be written: copies of any length from and to anywhere are what single
 // accesses make of it, and reach nothing outside. Its content is lost.
-func Memory(t *testing.T, d bus.Device, region int) {
-	r, err := d.Region(region)
-	if err != nil {
-		t.Fatalf("Region(%d) = %v", region, err)
-	}
-	size := int(min(r.Info().Size, 64<<10))
-	if size < 16<<10 {
-		t.Fatalf("region %d has %d bytes, want 16 KiB for this", region, size)
+func Memory(t *testing.T, r bus.Region) {
+	t.Helper()
+	if size := r.Info().Size; size < 16<<10 {
+		t.Fatalf("region %d has %d bytes, want 16 KiB for this", r.Info().Index, size)
 	}
 	want := make([]byte, 12<<10)
 	for i := range want {

@@ -1,11 +1,13 @@
 package bustest_test
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/bustest"
+	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu"
 )
 
@@ -77,5 +79,33 @@ func TestQEMUTestdev(t *testing.T) {
 		t.Run(h.name, func(t *testing.T) {
 			bustest.All(t, opener(h.hooks, qemu.DeviceSpec{Name: "t0", Model: "pci-testdev"}))
 		})
+	}
+}
+
+// A region that is memory, a frame buffer, which is copied from and to.
+func TestQEMUMemory(t *testing.T) {
+	bustest.NeedQEMU(t)
+	s := opener(func(_ *testing.T, d bus.Device) bustest.Subject { return bustest.Plain(d) },
+		qemu.DeviceSpec{Name: "vga0", Model: "bochs-display"})(t)
+	pci.SetCommand(s.Device.Config(), pci.CmdMem, 0)
+	r, err := s.Device.Region(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bustest.Memory(t, r)
+	// Posted copies, more than QEMU's replies may wait.
+	p, got := make([]byte, 3000), make([]byte, 3000)
+	for i := range 300 {
+		p[0], p[2999] = byte(i), byte(i+1)
+		bus.WriteBytes(r, 5, p)
+	}
+	if bus.ReadBytes(r, 5, got); !bytes.Equal(got, p) {
+		t.Error("what is read after 300 copies is not the last")
+	}
+	s.Kill()
+	<-s.Device.Done()
+	bus.WriteBytes(r, 5, p)
+	if bus.ReadBytes(r, 5, got); !bytes.Equal(got, bytes.Repeat([]byte{0xff}, 3000)) {
+		t.Error("a copy out of a dead device is not all-ones")
 	}
 }

@@ -159,7 +159,11 @@ func TestConform(t *testing.T) {
 	t.Run("Memory", func(t *testing.T) {
 		bustest.NoLeaks(t)
 		_, d := open(t)
-		bustest.Memory(t, d, 1)
+		r, err := d.Region(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bustest.Memory(t, r)
 		if err := d.Close(); err != nil {
 			t.Errorf("Close = %v", err)
 		}

@@ -47,11 +47,12 @@ type qtest struct {
 	watching sync.WaitGroup
 
 	mu      sync.Mutex
-	pending int        // commands whose reply has not been read
-	since   int        // writes since the last drain
-	in      []byte     // received, not yet parsed
-	buf     [8192]byte // backs in
-	out     [64]byte   // the command being sent
+	pending int                  // commands whose reply has not been read
+	since   int                  // writes since the last drain
+	in      []byte               // received, not yet parsed
+	buf     [8192]byte           // backs in
+	out     [64]byte             // the command being sent
+	copyOut [2*maxCopy + 64]byte // the same, of a copy
 }
 
 func newQtest(fd int, onIRQ func(int, bool), fail func(error)) *qtest {
@@ -98,24 +99,29 @@ func (q *qtest) post(cmd string, addr, val uint64) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.send(cmd, addr, val, true) {
-		return
+	if q.send(cmd, addr, val, true) {
+		q.posted()
 	}
+}
+
+// posted looks after the replies of posted writes, of which there must not be too many. It says false where the link is dead. Called
+// with mu held.
+func (q *qtest) posted() bool {
 	q.since++
 	if q.since < drainEvery {
-		return
+		return true
 	}
 	q.since = 0
 	q.drain()
 	if q.pending < maxPosted {
-		return
+		return true
 	}
 	for q.pending > maxPosted/2 {
 		if _, ok := q.next(); !ok {
-			return
+			return false
 		}
 	}
-	q.settle()
+	return q.settle()
 }
 
 // ask sends a read and waits for its value. ok is false when the link is dead.

@@ -43,6 +43,27 @@ func TestParseReply(t *testing.T) {
 	}
 }
 
+func TestParseBytes(t *testing.T) {
+	for _, tc := range []struct {
+		in   string
+		want []byte // nil: refused
+	}{
+		{"OK 0x00ff1A", []byte{0, 0xff, 0x1a}},
+		{"OK 0x00ff1", nil},
+		{"OK 0x00ff1a2b", nil},
+		{"OK 0x00fg1a", nil},
+		{"OK 0x+1-2+3", nil},
+		{"OK", nil},
+		{"", nil},
+		{"FAIL 123456", nil},
+	} {
+		p := make([]byte, 3)
+		if ok := parseBytes([]byte(tc.in), p); ok != (tc.want != nil) || ok && string(p) != string(tc.want) {
+			t.Errorf("parseBytes(%q) = %v, % x, want % x", tc.in, ok, p, tc.want)
+		}
+	}
+}
+
 func FuzzParseReply(f *testing.F) {
 	for _, s := range []string{"OK", "OK 0x12", "IRQ raise 3", "IRQ lower 23", "FAIL x", "OK 0x"} {
 		f.Add([]byte(s))

@@ -28,6 +28,9 @@
 // DMA, its interrupt) follows the write that made it do so. An interrupt is recorded when the
 // driver consumes it. Records of one device are numbered in the order of their times.
 //
+// What a driver does in memory is not recorded: in DMA memory, in a region that it holds ([bus.Holder]), or by copying many bytes
+// ([bus.Copier]), which only memory is for.
+//
 // # What a doorbell publishes
 //
 // Where the driver's register table describes a ring behind a register ([bus.RingInfo]), a

@@ -168,3 +168,14 @@ func (g *region) ReadRun64(off, stride bus.Off, p []uint64) {
 		}
 	}
 }
+
+// What follows is for memory, where an access does nothing but that: it is not recorded, as what drivers do in DMA memory is not.
+
+// ReadBytes copies out of memory; bus.Copier.
+func (g *region) ReadBytes(off bus.Off, p []byte) { bus.ReadBytes(g.r, off, p) }
+
+// WriteBytes copies into memory; bus.Copier.
+func (g *region) WriteBytes(off bus.Off, p []byte) { bus.WriteBytes(g.r, off, p) }
+
+// Hold is the memory itself, where it is this process's own; bus.Holder.
+func (g *region) Hold() ([]byte, func()) { return bus.Hold(g.r) }

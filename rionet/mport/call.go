@@ -202,7 +202,7 @@ func (p *Port) answer(h *shm.Header) {
 		}
 		return
 	}
-	for i := range uint32(h.Len) {
+	for i := range min(uint32(h.Len), callSlots) {
 		p.end(h.Tag+i, 0, h.Status)
 	}
 }
