@@ -33,37 +33,45 @@ type meeting struct {
 	over chan struct{} // closed when one of them has ended
 
 	mu     sync.Mutex
-	points map[string]chan struct{} // somebody waits there; guarded by mu
+	points map[string]*visit // somebody waits there; guarded by mu
+}
+
+// visit is the one who came first.
+type visit struct {
+	said string
+	came chan string // gets what the second says
 }
 
 // meetTime is how long one may wait for the other, whose VM may boot a minute later.
 const meetTime = 4 * time.Minute
 
-// meet is one test coming to a point: it returns when the other has come there too.
+// meet is one test coming to a point: it returns what the other says there, when it has come too. args is [point, what this one says].
 func (m *meeting) meet(args json.RawMessage) (any, error) {
-	var point string
-	if err := json.Unmarshal(args, &point); err != nil {
+	var a [2]string
+	if err := json.Unmarshal(args, &a); err != nil {
 		return nil, err
 	}
+	point, say := a[0], a[1]
 	m.mu.Lock()
-	c, second := m.points[point]
-	if second {
-		close(c)
+	first := m.points[point]
+	if first != nil {
+		delete(m.points, point)
 		m.mu.Unlock()
-		return nil, nil
+		first.came <- say
+		return first.said, nil
 	}
-	c = make(chan struct{})
-	m.points[point] = c
+	v := &visit{said: say, came: make(chan string, 1)}
+	m.points[point] = v
 	m.mu.Unlock()
 	select {
-	case <-c:
-		return nil, nil
+	case said := <-v.came:
+		return said, nil
 	case <-m.over:
 	case <-time.After(meetTime):
 	}
 	select {
-	case <-c: // just before
-		return nil, nil
+	case said := <-v.came: // just before
+		return said, nil
 	default:
 		return nil, fmt.Errorf("%q: the test in the other VM has ended, or did not come in %v", point, meetTime)
 	}
@@ -85,7 +93,7 @@ func TestVMFabric(t *testing.T) {
 	startRing3(t, nil, env, "fabric", "up", file, "--socket", socket)
 	process := fabricProcess(t, env, socket)
 
-	m := meeting{over: make(chan struct{}), points: map[string]chan struct{}{}}
+	m := meeting{over: make(chan struct{}), points: map[string]*visit{}}
 	over := sync.OnceFunc(func() { close(m.over) })
 	i := image(t)
 	for _, p := range []string{"stat", "ping"} {
@@ -140,5 +148,16 @@ func fabricProcess(t *testing.T, env []string, socket string) bool {
 (for i in $(seq 3000); do ip addr add 10.9.0.3/24 dev rio0 && break; sleep 0.1; done) >/dev/null 2>&1 &
 exec "$@"`
 	startRing3(t, append(as, "sh", "-c", script, "sh"), env, "up", "--no-mount", "rio0=fabric:"+socket+",node=pe2", "--tap", "rio0,up=on").loud = true
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		for _, argv := range [][]string{{"fabric", "show", "--socket", socket}, {"fabric", "stats", "--socket", socket}, {"ls"}, {"ethtool", "-S", "rio0"}, {"dmesg"}} {
+			cmd := exec.Command(ring3, argv...)
+			cmd.Env = env
+			out, err := cmd.CombinedOutput()
+			t.Logf("ring3 %s: %v\n%s", strings.Join(argv, " "), err, out)
+		}
+	})
 	return true
 }

@@ -145,8 +145,8 @@ func enterServed() error {
 		return fmt.Errorf("making mounts private: %w", err)
 	}
 	// Not for set-user-ID programs: so the kernel does not ask for file capabilities either, and package p9 answers every question for an
-	// extended attribute that there is none of with EINVAL.
-	if err := unix.Mount(server4, "/mnt", "9p", unix.MS_NOSUID, "trans=tcp,port="+ninePort+",version=9p2000.L,msize=65536,cache=loose"); err != nil {
+	// extended attribute that there is none of with EINVAL. cache=loose reads ahead as well, but this kernel has a BUG in it (fscache's cookies).
+	if err := unix.Mount(server4, "/mnt", "9p", unix.MS_NOSUID, "trans=tcp,port="+ninePort+",version=9p2000.L,msize=65536,cache=mmap"); err != nil {
 		return fmt.Errorf("mounting the other VM's root: %w", err)
 	}
 	for kind, dir := range map[string]string{"proc": "/mnt/proc", "devtmpfs": "/mnt/dev"} {
