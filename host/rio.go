@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet"
 	"github.com/ring3dev/ring3/rionet/rapidio"
 	"github.com/ring3dev/ring3/rionet/rapidio/scan"
@@ -161,7 +162,9 @@ func (p *rioPort) scan() {
 	if p.ctx.Err() != nil {
 		return
 	}
-	p.s.complain(err)
+	if !errors.Is(err, bus.ErrGone) { // follow tells of that
+		p.s.complain(err)
+	}
 	p.mu.Lock()
 	p.scanned = true
 	p.mu.Unlock()
@@ -319,7 +322,16 @@ func (b *boundDevice) closePort() error {
 		return nil
 	}
 	p.halt()
-	err := b.closeNet()
+	ctx, cancel := context.WithTimeout(context.Background(), portTime)
+	_, err := p.port.DestID(ctx)
+	cancel()
+	if errors.Is(err, rapidio.ErrNoReply) || errors.Is(err, context.DeadlineExceeded) {
+		// A fabric that is stopped, or that died unseen by a machine's device: there is nobody to take leave of, and each
+		// attempt would wait for an answer.
+		p.link.Fail(fmt.Errorf("%s: its fabric does not answer: %w", b.spec.Name, bus.ErrGone))
+		_ = b.dev.Close()
+	}
+	err = b.closeNet()
 	p.s.rio.bus.RemoveMport(p.port)
 	return errors.Join(err, p.link.Close())
 }

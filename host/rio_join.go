@@ -270,6 +270,7 @@ func (p *rioPort) joinOnce() (err error) {
 		p.link.Lose()
 		return errors.Join(err, r.Instance.Close())
 	}
+	s.tracing.forget(old.trace)
 	n.inst = r.Instance
 	if m, ok := n.machine.(*fabricMachine); ok {
 		m.replace(n.dev)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -150,8 +151,11 @@ func (t *tracing) forget(d *trace.Device) {
 	t.devices = slices.DeleteFunc(t.devices, func(o *trace.Device) bool { return o == d })
 }
 
-// begin empties a file that was there.
+// begin empties a file that was there. Who comes again in place of a device that went, writes on.
 func (f *traceFile) begin() error {
+	if f.used {
+		return nil
+	}
 	f.used = true
 	if f.file == nil {
 		return nil
@@ -178,6 +182,9 @@ func (f *traceFile) close() error {
 func (t *tracing) died(d *trace.Device, err error) {
 	if t.plan.Files[d.Name()] == "-" || errors.Is(err, vfio.ErrAskedBack) {
 		return // it stands there already; the device did not fail
+	}
+	if strings.HasPrefix(d.Backend(), onFabric+":") && !errors.Is(err, bus.ErrProtocol) {
+		return // its fabric ended, and it joins again
 	}
 	for _, e := range trace.Snapshot([]*trace.Device{d}, t.plan.Crash) {
 		t.log.Warn("before it died: " + e.String())

@@ -63,10 +63,11 @@
 //
 //	done   tx_packets
 //	error  tx_errors; 8 in a row take the peer away
-//	retry  The peer has no room. The message is sent again, at most every 50 us and for 50 ms, and until then the queue takes no other
-//	       frame, so that frames to one peer stay in order but for those that were sent in the same burst. A message that is given up
-//	       counts as tx_dropped (tx_congested), and makes the peer congested: its next messages have one attempt each, until it takes one. So a
-//	       peer that does not receive holds up the others once, for 50 ms.
+//	retry  The peer has no room. The message is sent again, every 50 us at most, and others to that peer wait behind it, so that
+//	       they stay in order but for those that were under way together. They take room of the ring meanwhile, so a sender that has nothing
+//	       for others is slowed down to what its peer takes. A peer that takes nothing for 200 ms is congested: what waits for it is
+//	       tx_dropped (tx_congested), and its next messages have one attempt each, until it takes one. So a peer that does
+//	       not receive holds the others up for 200 ms at most, once.
 //
 // A frame is in flight until it has its results, so Reap and Drain tell the truth. Its buffer stays with the queue as long.
 //

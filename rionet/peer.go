@@ -19,8 +19,10 @@ type peer struct {
 	heard  atomic.Bool // it sent or took a message since the keeper looked last
 
 	// guarded by txQueue.mu
-	errors    int  // messages in a row that came back as errors
-	congested bool // the last message that was refused was given up
+	errors    int       // messages in a row that came back as errors
+	waiting   int       // messages that wait to be sent, again or behind such
+	fullSince time.Time // it had no room since, and took nothing; zero: it did
+	congested bool      // for so long that what waited was dropped
 
 	// guarded by Device.mu
 	gone      bool      // it is removed

@@ -11,9 +11,9 @@ const (
 	// lostErrors is after how many errors in a row a peer is taken to be gone. A lossy link's lost messages are errors too: one
 	// that loses one in a hundred does not lose so many in a row.
 	lostErrors = 8
-	// retryFor is how long a message is sent again to a peer that has no room, at most. Others wait behind it so long; the
-	// peer's next message then has one attempt only, until one is taken.
-	retryFor = 50 * time.Millisecond
+	// retryFor is how long a peer that has no room, and takes nothing meanwhile, is sent to again. What waited for it is dropped then, and
+	// its next messages have one attempt each until it takes one.
+	retryFor = 200 * time.Millisecond
 	// retryEvery is how often, at most.
 	retryEvery = 50 * time.Microsecond
 	// tickEvery is how often results are taken and messages sent again while the owner does nothing.
@@ -23,11 +23,11 @@ const (
 // work takes results, and sends what waits. Called with mu held.
 func (q *txQueue) work() {
 	q.collect()
-	if q.refused > 0 && !time.Now().Before(q.retryAt) {
+	if q.waiting > 0 && !time.Now().Before(q.retryAt) {
 		q.sendAgain()
 		q.collect()
 	}
-	if q.many.buf != nil && q.refused == 0 {
+	if q.many.buf != nil {
 		q.spreadOut()
 		q.flush()
 		q.collect()
@@ -36,15 +36,16 @@ func (q *txQueue) work() {
 
 // sendAgain tries all that waits, once.
 func (q *txQueue) sendAgain() {
-	for n, ok := q.refused, true; ok && n > 0; n-- {
+	for n, ok := q.waiting, true; ok && n > 0; n-- {
 		s := q.again[q.first]
 		q.again[q.first] = slot{}
 		q.first = (q.first + 1) & (len(q.again) - 1)
-		q.refused--
+		q.waiting--
+		s.to.waiting--
 		if q.skip(s) {
 			continue
 		}
-		if !s.first.IsZero() {
+		if s.refused {
 			q.c.retries++
 		}
 		ok = q.stage(s)
@@ -62,17 +63,18 @@ func (q *txQueue) skip(s slot) bool {
 	return true
 }
 
-// queueAgain keeps a message to be sent again, in its place, after a while if a peer refused it, and at once if the port had no room for it.
+// queueAgain lets a message wait, in its place: for a while if a peer has no room, not at all if the port had none.
 func (q *txQueue) queueAgain(s slot, after time.Duration) {
-	if q.refused == 0 {
+	if q.waiting == 0 {
 		q.retryAt = time.Now().Add(after)
 	}
-	mask, at := len(q.again)-1, q.first+q.refused
+	mask, at := len(q.again)-1, q.first+q.waiting
 	for ; at > q.first && q.again[(at-1)&mask].seq > s.seq; at-- {
 		q.again[at&mask] = q.again[(at-1)&mask]
 	}
 	q.again[at&mask] = s
-	q.refused++
+	q.waiting++
+	s.to.waiting++
 }
 
 // collect takes the results that there are.
@@ -100,7 +102,7 @@ func (q *txQueue) result(s slot, st rapidio.Status) {
 	p := s.to
 	switch st {
 	case rapidio.Done:
-		p.errors, p.congested = 0, false
+		p.errors, p.congested, p.fullSince = 0, false, time.Time{}
 		if !p.heard.Load() {
 			p.heard.Store(true)
 		}
@@ -108,10 +110,11 @@ func (q *txQueue) result(s slot, st rapidio.Status) {
 	case rapidio.Retry:
 		p.errors = 0
 		now := time.Now()
-		if s.first.IsZero() {
-			s.first = now
+		if p.fullSince.IsZero() {
+			p.fullSince = now
 		}
-		if !p.congested && now.Sub(s.first) < retryFor {
+		if !p.congested && now.Sub(p.fullSince) < retryFor {
+			s.refused = true
 			q.queueAgain(s, retryEvery)
 			return
 		}
@@ -165,7 +168,7 @@ func (q *txQueue) close() error {
 	for ; q.head != q.tail; q.head++ {
 		lose(q.slots[q.head&uint64(len(q.slots)-1)])
 	}
-	for ; q.refused > 0; q.refused-- {
+	for ; q.waiting > 0; q.waiting-- {
 		lose(q.again[q.first])
 		q.first = (q.first + 1) & (len(q.again) - 1)
 	}

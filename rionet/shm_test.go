@@ -84,18 +84,33 @@ func TestShared(t *testing.T) {
 			if testing.Short() {
 				total = 2000
 			}
-			ended := make(chan struct{})
+			sent := make(chan struct{})
 			go func() {
-				defer close(ended)
-				receive(t, devs[1], total, func([]byte) {})
+				defer close(sent)
+				for i := range total {
+					s.send(addr(2), i, 14+i%4083)
+				}
+				s.drain()
 			}()
-			for i := range total {
-				s.send(addr(2), i, 14+i%4083)
-			}
-			s.drain()
-			<-ended
+			var n uint64
+			eventually(t, "all that was sent is received", func() bool {
+				for f := devs[1].takeSome(); len(f) > 0; f = devs[1].takeSome() {
+					for _, b := range f {
+						n++
+						b.Free()
+					}
+				}
+				select {
+				case <-sent:
+					return n == devs[0].Stats().TxPackets
+				default:
+					return false
+				}
+			})
 			silence(t, devs[1])
-			if a, b := devs[0].Stats(), devs[1].Stats(); a.TxPackets != uint64(total) || b.RxPackets != a.TxPackets || b.RxBytes != a.TxBytes || a.TxDropped+a.TxErrors != 0 {
+			a, b := devs[0].Stats(), devs[1].Stats()
+			// On a machine that is busy enough the receiver may sleep too long, so that some are dropped.
+			if a.TxPackets+a.TxDropped != uint64(total) || a.TxErrors != 0 || b.RxPackets != a.TxPackets || b.RxBytes != a.TxBytes {
 				t.Errorf("sent %+v\nreceived %+v\nwant %d packets, the same on both sides", a, b, total)
 			}
 			sp := spaces(t, devs)

@@ -25,9 +25,9 @@ const (
 type slot struct {
 	buf *dma.Buf
 	to  *peer
-	// first is when the peer first refused it for want of room; zero: it did not.
-	first time.Time
-	seq   uint64 // its place among all
+	seq uint64 // its place among all
+	// refused: the peer had no room for it.
+	refused bool
 }
 
 // txQueue is the transmit queue; netdev.TxQueue.
@@ -50,10 +50,10 @@ type txQueue struct {
 	staged     int
 	results    [batch]rapidio.Status
 
-	// again is a ring of the messages to be sent again, before anything else, in the order of seq.
+	// again is a ring of messages that wait, in the order of seq: those that were refused, and behind them all others to the same peers.
 	again   []slot
 	first   int
-	refused int
+	waiting int
 	retryAt time.Time
 	seq     uint64
 
@@ -115,7 +115,7 @@ func (q *txQueue) SetCredit(avail func(sent uint64) int) {
 	q.credit = avail
 }
 
-// Burst sends the first n of bufs; netdev.TxQueue. While messages wait to be sent again it takes none.
+// Burst sends the first n of bufs; netdev.TxQueue. What goes to a peer that has no room waits, and takes room of the ring.
 func (q *txQueue) Burst(bufs []*dma.Buf) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -133,7 +133,7 @@ func (q *txQueue) Burst(bufs []*dma.Buf) int {
 		end = math.MaxUint64
 	}
 	limit := q.dev.MTU() + headerLen
-	for n < len(bufs) && q.refused == 0 && q.many.buf == nil && q.room() > 0 && q.c.sent+uint64(q.staged) < end {
+	for n < len(bufs) && q.many.buf == nil && q.room() > 0 && q.c.sent+uint64(q.staged) < end {
 		q.send(bufs[n], limit)
 		n++
 	}
@@ -149,7 +149,7 @@ func (q *txQueue) Burst(bufs []*dma.Buf) int {
 
 // room is how many messages find room.
 func (q *txQueue) room() int {
-	return len(q.slots) - int(q.tail-q.head) - q.staged - q.refused
+	return len(q.slots) - int(q.tail-q.head) - q.staged - q.waiting
 }
 
 // send takes one frame.
@@ -185,7 +185,7 @@ func (q *txQueue) send(b *dma.Buf, limit int) {
 			b.Free()
 			return
 		}
-		q.stage(q.slot(b, p))
+		q.post(q.slot(b, p))
 	default:
 		q.c.dropped++
 		q.c.foreign++
@@ -202,8 +202,8 @@ func (q *txQueue) sent(n int) {
 // spreadOut sends the frame for many to as many as there is room for.
 func (q *txQueue) spreadOut() {
 	m := &q.many
-	for ok := true; ok && len(m.to) > 0 && q.room() > 0; m.to = m.to[1:] {
-		ok = q.stage(q.slot(m.buf, m.to[0]))
+	for ; len(m.to) > 0 && q.room() > 0; m.to = m.to[1:] {
+		q.post(q.slot(m.buf, m.to[0]))
 	}
 	if len(m.to) == 0 {
 		*m = spread{}
@@ -214,6 +214,15 @@ func (q *txQueue) spreadOut() {
 func (q *txQueue) slot(b *dma.Buf, to *peer) slot {
 	q.seq++
 	return slot{buf: b, to: to, seq: q.seq}
+}
+
+// post sends a new message, or lets it wait behind others to the same peer. There is room for it.
+func (q *txQueue) post(s slot) {
+	if s.to.waiting > 0 {
+		q.queueAgain(s, retryEvery)
+		return
+	}
+	q.stage(s)
 }
 
 // stage prepares a message, for which there is room. False: the box did not take all that was staged.
@@ -257,7 +266,7 @@ func (q *txQueue) Reap() int {
 
 // inFlight is how many messages have no result yet, those that wait to be sent included.
 func (q *txQueue) inFlight() int {
-	return int(q.tail-q.head) + q.refused + len(q.many.to)
+	return int(q.tail-q.head) + q.waiting + len(q.many.to)
 }
 
 // free frees what is done with. The owner calls it, alone.

@@ -235,3 +235,25 @@ func BenchmarkStore32Raw(b *testing.B) {
 		store32(&x, 1)
 	}
 }
+
+// What is copied by aligned accesses is what a copy would be, at every place and of every length.
+func TestAligned(t *testing.T) {
+	r, b := region(t)
+	var want [40]byte
+	for i := range want {
+		want[i] = byte(i + 1)
+	}
+	for at := range 9 {
+		for n := range len(want) - 8 {
+			clear(b[:64])
+			r.writeAligned(bus.Off(at), want[:n])
+			if string(b[at:at+n]) != string(want[:n]) || b[at+n] != 0 || at > 0 && b[at-1] != 0 {
+				t.Fatalf("%d bytes written at %d left % x", n, at, b[:64])
+			}
+			got := make([]byte, n)
+			if r.readAligned(bus.Off(at), got); string(got) != string(want[:n]) {
+				t.Fatalf("%d bytes read at %d = % x", n, at, got)
+			}
+		}
+	}
+}

@@ -32,8 +32,8 @@ type Pair struct {
 	// for leaving the matter out.
 	NoCsumGood string // the receiver never says that a checksum is right
 	NoTSO      string // segmentation makes something else
-	NoBus         bool   // they are on no bus.Device
-	Unpadded      bool   // frames of less than 60 bytes arrive as they were sent
+	NoBus      bool   // they are on no bus.Device
+	Unpadded   bool   // frames of less than 60 bytes arrive as they were sent
 	// EmptySegments: a frame whose last segment is full is followed by an empty one.
 	EmptySegments bool
 	// Close takes both out of service and ends what carries them. It comes after CloseA

@@ -156,6 +156,28 @@ func BenchmarkFabric(b *testing.B) {
 	}
 }
 
+// TestAllocations: messages on their way through the daemon allocate nothing, whatever waits, signals and full mailboxes they meet.
+func TestAllocations(t *testing.T) {
+	s, _ := start(t, starTopology)
+	child(t, "take", s.path, "pe1")
+	in, out := talk(t, "flood", s.path, "pe0", nil)
+	var before, after runtime.MemStats
+	const n = 100000
+	for range 2 { // the first finds the way
+		runtime.ReadMemStats(&before)
+		fmt.Fprintln(in, n, 64)
+		var ns int64
+		var failed int
+		if _, err := fmt.Fscanln(out, &ns, &failed); err != nil || failed > 0 {
+			t.Fatalf("%d of %d messages failed, %v", failed, n, err)
+		}
+		runtime.ReadMemStats(&after)
+	}
+	if a := after.Mallocs - before.Mallocs; a > n/100 {
+		t.Errorf("%d messages allocated %d times", n, a)
+	}
+}
+
 // BenchmarkSocket is the same over a pair of Unix sockets, without anybody between.
 func BenchmarkSocket(b *testing.B) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)

@@ -17,7 +17,7 @@
 //
 //	-chardev socket,id=rio,path=PATH.d/pe1 -device ivshmem-doorbell,chardev=rio,vectors=8
 //
-// (6 vectors or more; fewer work, and share). It has no memory windows, which are asked for on the control socket.
+// (6 vectors or more. Fewer share, and QEMU complains of those that it has no use for.) It has no memory windows, which are asked for on the control socket.
 //
 // # Control protocol
 //
@@ -52,8 +52,8 @@
 // memory to the receiver's. A worker that finds nothing yields a few times, then sleeps until its node signals.
 //
 // Where a mailbox is full the worker holds the message, and with it all that its node sends after it, for up to 100 ms, and then answers Retry.
-// Nothing more is held for a mailbox for which that was in vain, until it takes something. So a receiver that is slow for a moment costs
-// nobody a message, and one that stalled stops a sender once.
+// Nothing more is held for a mailbox for which that was in vain, until it takes something, and the later one makes room the less time it is
+// given next, down to 3 ms. So a receiver that is slow for a moment costs nobody a message, and one that stalled stops a sender once.
 //
 // # Trust
 //

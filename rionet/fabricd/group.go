@@ -163,7 +163,10 @@ func (g *group) leave(n *node) {
 		}
 		g.direct()
 	}
-	n.d.Reset() // for the next, and so that nobody puts anything there meanwhile
+	// For the next, whatever this one did to it.
+	n.d.SetLink(false)
+	n.d.Reset()
+	g.plan.Mend(g.member(n.index), g.mem)
 	if g.present--; g.present == 0 {
 		g.drop()
 	}

@@ -57,11 +57,13 @@ func eventfd() (int, error) {
 	return fd, nil
 }
 
+// one is what a signal adds to an eventfd. Nobody changes it.
+var one = binary.NativeEndian.AppendUint64(nil, 1)
+
 // signal adds 1 to an eventfd. One that is full has been signalled enough.
 func signal(fd int) {
-	one := [8]byte{0: 1}
 	for {
-		if _, err := unix.Write(fd, one[:]); !errors.Is(err, unix.EINTR) {
+		if _, err := unix.Write(fd, one); !errors.Is(err, unix.EINTR) {
 			return
 		}
 	}

@@ -56,9 +56,13 @@ type node struct {
 	working chan struct{} // closed when the worker has returned
 
 	// of the worker
-	used    bool // there was traffic since it began
-	timer   *time.Timer
-	stalled map[mailbox]struct{}
+	used  bool // there was traffic since it began
+	timer *time.Timer
+	// patience is how long a message is held for a destination; absent: holdWait, 0: it has stalled.
+	patience map[mailbox]time.Duration
+	// portWrite is one on its way: the node may change what it wrote.
+	portWrite [rapidio.MaxPortWrite]byte
+	signals   [8]byte // what wake had
 }
 
 // Waits of one that wants to join: for one that is about to leave, and for one that may be dead without our having been told.
@@ -77,7 +81,7 @@ func (s *Server) join(c *net.UnixConn, q request, qemu bool) (*node, error) {
 		return nil, &Error{Code: codeWidth, Msg: fmt.Sprintf("%s: the fabric at %s has %v, wanted %v", q.Join, s.path, ids, q.IDs)}
 	}
 	n := &node{s: s, index: i, name: q.Join, pid: peerPID(c), qemu: qemu, since: time.Now(), conn: c, group: s.groups[i], wakeFD: -1,
-		stop: make(chan struct{}), left: make(chan struct{}), working: make(chan struct{}), stalled: make(map[mailbox]struct{})}
+		stop: make(chan struct{}), left: make(chan struct{}), working: make(chan struct{}), patience: make(map[mailbox]time.Duration)}
 	n.id.Store(uint32(idSize(s.topo).Any()))
 	n.stuck.Store(^uint32(0))
 	for v := range n.vec {
@@ -140,7 +144,7 @@ func (s *Server) reserve(n *node) error {
 		}
 		s.mu.Unlock()
 		wait := deathWait - time.Since(patience)
-		if old.ended() {
+		if old.ended() || old.hungUp() {
 			wait = leaveWait - time.Since(patience)
 		}
 		if wait <= 0 {
@@ -218,6 +222,8 @@ func (n *node) serve() {
 		n.s.wg.Go(n.work)
 		n.listen()
 		<-n.working
+	} else {
+		close(n.working)
 	}
 	n.clean()
 	n.s.log.Info("fabric: left", "node", n.name, "pid", n.pid, "why", n.why)
@@ -247,12 +253,27 @@ func (n *node) end(why string) {
 		n.why = why
 		close(n.stop)
 		n.conn.Close()
+		// The worker waits in the runtime's poller or, if the node made its eventfd blocking, in the kernel.
+		_ = n.wake.SetReadDeadline(time.Unix(1, 0))
 		n.kicking.Add(1)
 		go func() { // it may have to wait for the watchdog
 			signal(n.wakeFD)
 			n.kickDone()
 		}()
 	})
+}
+
+// hungUp tells whether the other side closed the connection, which listen may not have seen yet.
+func (n *node) hungUp() bool {
+	up := false
+	if rc, err := n.conn.SyscallConn(); err == nil {
+		_ = rc.Control(func(fd uintptr) {
+			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+			k, err := unix.Poll(p, 0)
+			up = err == nil && k == 1 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) != 0
+		})
+	}
+	return up
 }
 
 func (n *node) ended() bool {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/rionet/fabric"
 	"github.com/ring3dev/ring3/rionet/rapidio"
 	"github.com/ring3dev/ring3/rionet/shm"
 )
@@ -90,6 +91,13 @@ func runChild(role, path, name string) {
 		joinAs(t, path, name, 4096).open()
 		fmt.Print("+")
 		select {}
+	case "serve":
+		topo, err := fabric.Parse("t", []byte(starTopology))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = Serve(t.Context(), Config{Topology: topo, Socket: path, Ready: func() { fmt.Print("+") }})
+		t.Fatal(err)
 	case "take":
 		takeAll(joinAs(t, path, name).open())
 	case "flood":

@@ -24,6 +24,9 @@ const (
 	newSocket  = ".new"
 )
 
+// lockWait is how long a daemon that runs may be one that is just being killed.
+const lockWait = 300 * time.Millisecond
+
 // folder is the daemon's folder, PATH.d, which one process has at a time: it holds a lock in it.
 type folder struct {
 	path string
@@ -32,48 +35,58 @@ type folder struct {
 
 // takeFolder makes the folder for the socket at path, or takes over what a daemon that died left.
 func takeFolder(path string) (*folder, error) {
-	dir := path + ".d"
-	if err := ownFolder(dir); err != nil {
-		return nil, fmt.Errorf("fabric at %s: %w", path, err)
-	}
-	f := &folder{path: dir}
-	for {
-		lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-		if errors.Is(err, fs.ErrNotExist) {
-			// Its owner ends just now, and removed the folder.
-			if err := ownFolder(dir); err != nil {
-				return nil, fmt.Errorf("fabric at %s: %w", path, err)
-			}
-			continue
-		}
-		if err != nil {
+	f := &folder{path: path + ".d"}
+	var err error
+	for begin := time.Now(); f.lock == nil; {
+		if err := ownFolder(f.path); err != nil {
 			return nil, fmt.Errorf("fabric at %s: %w", path, err)
 		}
-		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			who := make([]byte, 20)
-			n, _ := lock.ReadAt(who, 0)
-			lock.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, fmt.Errorf("another fabric runs at %s (process %s): %w", path, strings.TrimSpace(string(who[:n])), bus.ErrBusy)
-			}
-			return nil, fmt.Errorf("fabric at %s: locking %s: %w", path, dir, err)
+		if f.lock, err = f.tryLock(); err == nil || errors.Is(err, fs.ErrNotExist) {
+			continue // at once: its owner ended just now, and removed the folder
 		}
-		// Locked; but its owner may have removed the file before that, and another may be there now.
-		mine, err1 := lock.Stat()
-		there, err2 := os.Lstat(filepath.Join(dir, lockName))
-		if err1 != nil || err2 != nil || !os.SameFile(mine, there) {
-			lock.Close()
-			continue
+		if !errors.Is(err, bus.ErrBusy) {
+			return nil, fmt.Errorf("fabric at %s: %w", path, err)
 		}
-		f.lock = lock
-		break
+		if time.Since(begin) > lockWait {
+			return nil, fmt.Errorf("another fabric runs at %s%w", path, err)
+		}
+		time.Sleep(lockWait / 20)
 	}
 	pid := strconv.Itoa(os.Getpid())
 	if _, err := f.lock.WriteAt([]byte(pid+strings.Repeat(" ", 19-len(pid))+"\n"), 0); err != nil {
 		f.lock.Close()
 		return nil, fmt.Errorf("fabric at %s: writing %s: %w", path, f.lock.Name(), err)
 	}
-	return f, f.sweep()
+	if err := f.sweep(); err != nil {
+		f.lock.Close()
+		return nil, fmt.Errorf("fabric at %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// tryLock locks the folder: fs.ErrNotExist where it went meanwhile, bus.ErrBusy where somebody has it.
+func (f *folder) tryLock() (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(f.path, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		who := make([]byte, 20)
+		n, _ := lock.ReadAt(who, 0)
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf(" (process %s): %w", strings.TrimSpace(string(who[:n])), bus.ErrBusy)
+		}
+		return nil, fmt.Errorf("locking %s: %w", lock.Name(), err)
+	}
+	// Locked; but its owner may have removed the file before that, and another may be there now.
+	mine, err1 := lock.Stat()
+	there, err2 := os.Lstat(lock.Name())
+	if err1 != nil || err2 != nil || !os.SameFile(mine, there) {
+		lock.Close()
+		return nil, fs.ErrNotExist
+	}
+	return lock, nil
 }
 
 // ownFolder makes a folder of this user's alone, or finds it.

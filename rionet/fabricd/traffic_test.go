@@ -164,11 +164,44 @@ func TestStall(t *testing.T) {
 	if v := b.read(rapidio.RegMbox) >> 24; v&uint32(rapidio.MboxFull) != 0 {
 		t.Errorf("Mailbox CSR of mailbox 0 = %#x, want not full", v)
 	}
-	tag = a.send(msg, []byte("6")) // held again, and there is room in time
-	next(t, b.node.Mbox[0])
-	eventually(t, "an answer", func() bool { _, ok := a.node.Answers.Next(&h); return ok })
-	if h.Status != rapidio.Done || h.Tag != tag {
-		t.Errorf("held message: %v of %d, want done of %d", h.Status, h.Tag, tag)
+	// Held again, for as long as it is worth: if there is room in time it arrives.
+	eventually(t, "a held message to arrive", func() bool {
+		tag = a.send(msg, []byte("6"))
+		next(t, b.node.Mbox[0])
+		eventually(t, "an answer", func() bool { _, ok := a.node.Answers.Next(&h); return ok })
+		a.node.Answers.Release()
+		if h.Tag != tag {
+			t.Fatalf("answer to %d, want %d", h.Tag, tag)
+		}
+		if h.Status == rapidio.Done {
+			return true
+		}
+		a.call(msg, []byte("filling"))
+		return false
+	})
+}
+
+// TestPatience: what a destination is given depends on what it took.
+func TestPatience(t *testing.T) {
+	n := &node{patience: make(map[mailbox]time.Duration)}
+	to := mailbox{6, 0}
+	limit := func() time.Duration {
+		if d, ok := n.patience[to]; ok {
+			return d
+		}
+		return holdWait
+	}
+	for _, e := range []struct{ took, want time.Duration }{
+		{0, holdWait}, {holdWait / 2, holdWait / 2}, {holdWait / 2, holdWait / 4}, {holdWait / 8, holdWait / 8}, {holdWait / 8, holdWait / 16},
+		{holdWait, holdMin}, {holdWait, holdMin}, {0, 2 * holdMin}, {holdMin / 8, 4 * holdMin}, {0, 8 * holdMin}, {0, 16 * holdMin}, {0, holdWait}, {0, holdWait},
+	} {
+		before := limit()
+		if n.learn(to, before, e.took); limit() != e.want {
+			t.Errorf("patience %v after %v = %v, want %v", before, e.took, limit(), e.want)
+		}
+	}
+	if len(n.patience) != 0 {
+		t.Errorf("patience of a good destination is kept: %v", n.patience)
 	}
 }
 

@@ -17,8 +17,10 @@ const (
 	burst = 64
 	// spins is how often a worker looks for more before it sleeps. It yields each time.
 	spins = 32
-	// holdWait is how long a message waits for room at its destination before its sender is told Retry.
+	// holdWait is how long a message waits for room at its destination before its sender is told Retry: the most, and the least that is
+	// left of it for a destination that is slow.
 	holdWait = 100 * time.Millisecond
+	holdMin  = holdWait / 32
 	// A held message is tried again after firstPause, then more and more seldom, up to lastPause.
 	firstPause = 20 * time.Microsecond
 	lastPause  = 500 * time.Microsecond
@@ -60,8 +62,7 @@ func (n *node) sleep() {
 		return
 	}
 	if !n.d.ArmTx() && !n.config.Load() && !n.ended() {
-		var b [8]byte
-		if _, err := n.wake.Read(b[:]); err != nil {
+		if _, err := n.wake.Read(n.signals[:]); err != nil && !n.ended() {
 			n.end(fmt.Sprintf("waiting for it: %v", err))
 		}
 	}
@@ -103,8 +104,9 @@ func (n *node) do(h *shm.Header, data []byte) {
 			n.d.PutResult(h.Tag, st)
 		}
 	case shm.KindPortWrite:
-		var p [rapidio.MaxPortWrite]byte
-		n.port.PortWrite(h.Peer, p[:copy(p[:], data)])
+		if len(data) <= rapidio.MaxPortWrite { // or it is no port-write, and lost as others are
+			n.port.PortWrite(h.Peer, n.portWrite[:copy(n.portWrite[:], data)])
+		}
 	case shm.KindLocal, shm.KindMaint:
 		m := fabric.Maint{Tag: h.Tag, Local: h.Kind == shm.KindLocal, Dest: h.Peer, Hop: h.Hop, Off: rapidio.Off(h.Off), Width: h.Width, Write: h.Write, Value: h.Value}
 		v, st := n.port.Maint(&m)
@@ -130,19 +132,26 @@ func (n *node) message(h *shm.Header, data []byte) {
 	st := n.port.Message(h.Tag, &m)
 	if st == rapidio.Retry {
 		st = n.hold(h.Tag, &m)
-	} else if len(n.stalled) > 0 && st == rapidio.Done {
-		delete(n.stalled, mailbox{m.Peer, m.Mbox}) // it took something
+	} else if len(n.patience) > 0 && st == rapidio.Done {
+		if to := (mailbox{m.Peer, m.Mbox}); n.stalled(to) {
+			n.patience[to] = holdMin // it took something
+		}
 	}
 	if st != rapidio.Pending {
 		n.d.PutResult(h.Tag, st)
 	}
 }
 
-// hold tries a message again until there is room for it, for holdWait: a sender that is told Retry loses the order of its messages, or much
-// time. A destination for which that was in vain has stalled: nothing is held for it until it takes something.
+// hold tries a message again for a while until there is room for it: a sender that is told Retry loses the order of its messages, or much
+// time. A destination for which that was in vain has stalled: nothing is held for it until it takes something. For one that makes
+// room so late that it would stop the sender's messages for others, too, less and less time is spent.
 func (n *node) hold(tag uint32, m *rapidio.Message) rapidio.Status {
 	to := mailbox{m.Peer, m.Mbox}
-	if _, ok := n.stalled[to]; ok {
+	limit, known := n.patience[to]
+	if !known {
+		limit = holdWait
+	}
+	if limit == 0 {
 		return rapidio.Retry
 	}
 	n.port.Flush() // so that it sees what is in its mailbox
@@ -155,16 +164,36 @@ func (n *node) hold(tag uint32, m *rapidio.Message) rapidio.Status {
 		case <-n.stop:
 			return rapidio.Retry
 		}
+		took := time.Since(begin)
 		if n.s.refused.room(n.destID(), m.Mbox) {
 			if st := n.port.Message(tag, m); st != rapidio.Retry {
+				n.learn(to, limit, took)
 				return st
 			}
 		}
-		if time.Since(begin) > holdWait {
-			n.stalled[to] = struct{}{}
+		if took > limit {
+			n.patience[to] = 0
 			return rapidio.Retry
 		}
 	}
+}
+
+// learn makes of the time that a destination took to make room the time that it is given next.
+func (n *node) learn(to mailbox, limit, took time.Duration) {
+	switch {
+	case took > limit/4:
+		n.patience[to] = max(limit/2, holdMin)
+	case limit >= holdWait/2:
+		delete(n.patience, to)
+	default:
+		n.patience[to] = 2 * limit
+	}
+}
+
+// stalled tells whether nothing is held for a destination.
+func (n *node) stalled(to mailbox) bool {
+	limit, known := n.patience[to]
+	return known && limit == 0
 }
 
 // setMailbox opens or closes an inbound mailbox of the node's.
@@ -198,7 +227,7 @@ func (n *node) restart() {
 		}
 		n.port = port
 	}
-	clear(n.stalled)
+	clear(n.patience)
 	n.d.Reset()
 	n.renumber()
 	n.kick(1 << shm.VecEvents)

@@ -306,6 +306,9 @@ func TestDirect(t *testing.T) {
 }
 
 func TestAllocs(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
 	for _, topo := range []struct{ name, text string }{{"fabric", topology}, {"direct", trusting}} {
 		t.Run(topo.name, func(t *testing.T) {
 			r := newRig(t, topo.text, ways[0])

@@ -312,6 +312,19 @@ func over(p *Port, stop <-chan struct{}) bool {
 	}
 }
 
+// until is a context that ends with stop.
+func until(stop <-chan struct{}) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		select {
+		case <-stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
 func useCalls(p *Port, stop <-chan struct{}) {
 	for !over(p, stop) {
 		_, _ = p.LocalRead(context.Background(), 0, 4)
@@ -327,24 +340,19 @@ func useOut(p *Port, stop <-chan struct{}) {
 	}
 	st := make([]rapidio.Status, 8)
 	msgs := []rapidio.Message{{Peer: 1, Data: make([]byte, 4096)}, {Peer: 2, Mbox: 3, Data: make([]byte, 7)}}
+	ctx, cancel := until(stop) // room may never come
+	defer cancel()
 	for !over(p, stop) {
 		out.Add(msgs)
 		out.Results(st)
-		_ = out.Wait(context.Background())
+		_ = out.Wait(ctx)
 	}
 	_ = out.Close()
 }
 
 func useIn(p *Port, stop <-chan struct{}) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := until(stop)
 	defer cancel()
-	go func() {
-		select {
-		case <-stop:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	for !over(p, stop) {
 		in, err := p.OpenInbox(1, 8)
 		if err != nil {

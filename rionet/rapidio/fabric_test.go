@@ -3,6 +3,7 @@ package rapidio_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +11,8 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet/fabric"
 	"github.com/ring3dev/ring3/rionet/rapidio"
+	"github.com/ring3dev/ring3/rionet/rapidio/scan"
+	"github.com/ring3dev/ring3/sysfs"
 )
 
 // node is an endpoint of a fabric with a bus of its own, as a process has it.
@@ -21,12 +24,23 @@ type node struct {
 
 func join(t *testing.T, f *fabric.Fabric, name string, id rapidio.DestID) *node {
 	t.Helper()
+	n := enter(t, f, name, -1)
+	if err := n.port.LocalWrite32(t.Context(), rapidio.RegBaseDeviceID, n.port.IDs().Reg(id)); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// enter is join for nodes that will be numbered: a host, whose ID is given, or -1.
+func enter(t *testing.T, f *fabric.Fabric, name string, host int) *node {
+	t.Helper()
 	ops, err := f.Mport(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := rapidio.NewBus(rapidio.BusOptions{})
-	m, err := b.AddMport(t.Context(), ops, rapidio.MportOptions{Host: -1})
+	s := scan.New(b, scan.Options{})
+	m, err := b.AddMport(t.Context(), ops, rapidio.MportOptions{Host: host, Scan: s})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,10 +49,8 @@ func join(t *testing.T, f *fabric.Fabric, name string, id rapidio.DestID) *node 
 		if err := ops.Close(); err != nil {
 			t.Error(err)
 		}
+		s.Wait()
 	})
-	if err := m.LocalWrite32(t.Context(), rapidio.RegBaseDeviceID, m.IDs().Reg(id)); err != nil {
-		t.Fatal(err)
-	}
 	return &node{b, ops, m}
 }
 
@@ -150,9 +162,9 @@ func TestMailboxFuncsOverFabric(t *testing.T) {
 				done++
 			}
 		}
-		// What found no room is sent again; since only one is under way there is no order to keep.
+		// What found no room is sent again, after the next kick; since only one is under way there is no order to keep.
 		sent -= retry
-		if o.InFlight() == 0 && sent < n {
+		if retry == 0 && o.InFlight() == 0 && sent < n {
 			sent += o.Add([]rapidio.Message{{Peer: 1, Mbox: 1, Data: []byte(fmt.Sprint(sent))}})
 		}
 	})
@@ -166,4 +178,71 @@ func TestMailboxFuncsOverFabric(t *testing.T) {
 		defer mu.Unlock()
 		return got == n && done == n
 	})
+}
+
+// The example of the 2005 paper (3.5): four processors at a switch, the first of which enumerates. Its files, and those of one
+// that discovered.
+func TestPaperFiles(t *testing.T) {
+	topo, err := fabric.Parse("paper.yaml", []byte("switches: [{name: sw0, ports: 4, kind: standard}]\nendpoints: [{name: pe0}, {name: pe1}, {name: pe2}, {name: pe3}]\n"+
+		"links: [[pe0, \"sw0:0\"], [pe1, \"sw0:1\"], [pe2, \"sw0:2\"], [pe3, \"sw0:3\"]]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := fabric.New(topo, fabric.Options{})
+	var nodes []*node
+	for i := range 4 {
+		nodes = append(nodes, enter(t, f, fmt.Sprint("pe", i), map[bool]int{true: 0, false: -1}[i == 0]))
+	}
+	for _, n := range nodes[:3] { // the last one never looks
+		write(t, n, "scan", "-1\n")
+	}
+	devices := func(n *node) string {
+		return strings.Join(n.bus.SysfsBus().MkdirAll("devices").Names(), " ")
+	}
+	if got, want := devices(nodes[0]), "00:e:0003 00:e:0004 00:e:0005 00:s:0002"; got != want {
+		t.Errorf("the host's devices = %s, want %s", got, want)
+	}
+	// Component tag 1 is the host's own.
+	if got, want := devices(nodes[2]), "00:e:0001 00:e:0003 00:e:0005 00:s:0002"; got != want {
+		t.Errorf("the devices of the third = %s, want %s", got, want)
+	}
+	for _, c := range []struct {
+		node     int
+		at, want string
+	}{
+		{0, "00:s:0002/routes", "0000 00\n0001 01\n0002 02\n0003 03\n"},
+		{0, "00:s:0002/lnext", "null\n00:e:0003\n00:e:0004\n00:e:0005\n"},
+		{0, "00:s:0002/hopcount", "0x00\n"},
+		{0, "00:e:0003/destid", "0x0001\n"}, {0, "00:e:0004/destid", "0x0002\n"}, {0, "00:e:0005/destid", "0x0003\n"},
+		{0, "00:e:0005/lprev", "00:s:0002\n"},
+		{2, "00:s:0002/lnext", "00:e:0001\n00:e:0003\nnull\n00:e:0005\n"},
+		{2, "00:s:0002/routes", "0000 00\n0001 01\n0002 02\n0003 03\n"},
+	} {
+		if got := show(t, nodes[c.node], c.at); got != c.want {
+			t.Errorf("node %d: %s = %q, want %q", c.node, c.at, got, c.want)
+		}
+	}
+}
+
+// show reads a file of a device.
+func show(t *testing.T, n *node, at string) string {
+	t.Helper()
+	dir, name, _ := strings.Cut(at, "/")
+	d, ok := n.port.SysfsDevices().MkdirAll(n.port.Net().Name()).Lookup(dir).(*sysfs.Dir)
+	if !ok {
+		t.Fatalf("%s: no such device", at)
+	}
+	b, err := d.Lookup(name).(*sysfs.File).ReadAll()
+	if err != nil {
+		t.Errorf("%s: %v", at, err)
+	}
+	return string(b)
+}
+
+// write writes to a file of the bus.
+func write(t *testing.T, n *node, name, s string) {
+	t.Helper()
+	if got, err := n.bus.SysfsBus().Lookup(name).(*sysfs.File).Write(t.Context(), []byte(s)); got != len(s) || err != nil {
+		t.Fatalf("writing %q to %s = %d, %v", s, name, got, err)
+	}
 }

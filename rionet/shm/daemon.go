@@ -17,7 +17,7 @@ const (
 
 // Daemon is the fabric's view of a node's region.
 //
-// NextTx, ReleaseTx, ArmTx, DisarmTx and Reset are for one goroutine at a time, the one that serves what the node sends. The
+// NextTx, ReleaseTx, ArmTx, DisarmTx, Reset and Err are for one goroutine at a time, the one that serves what the node sends. The
 // rest is safe for concurrent use. What is put is seen by the node after Flush, which says whom to wake.
 type Daemon struct {
 	mem  Memory
@@ -146,7 +146,7 @@ func (d *Daemon) Err() error {
 			return err
 		}
 	}
-	return d.tx.err // only looked at by the goroutine that serves it
+	return d.tx.err
 }
 
 // NextTx takes the next record that the node sent. data is the node's memory, which it may change at any time, until ReleaseTx.

@@ -230,13 +230,27 @@ func (p *Plan) Format(b []byte) ([]*Daemon, error) {
 		}
 		p.describe(i, mem)
 		out = append(out, d)
+	}
+	p.directory(mem)
+	return out, nil
+}
+
+// Mend writes again what a node finds its region by, in memory that stays while that of a member that went may be a mess.
+func (p *Plan) Mend(member int, b []byte) {
+	mem := Mapped(b)
+	p.describe(member, mem)
+	p.directory(mem)
+}
+
+// directory writes the first page.
+func (p *Plan) directory(mem Memory) {
+	for i, m := range p.members {
 		mem.Store32(dirFirst+8*i, uint32(m.Peer))
 		mem.Store32(dirFirst+8*i+4, uint32(p.regions[i].off))
 	}
 	mem.Store32(dirCount, uint32(len(p.members)))
 	mem.Store32(dirVersion, version)
 	mem.Store32(dirMagic, magicDir)
-	return out, nil
 }
 
 // describe writes a region's page.

@@ -9,8 +9,14 @@ import (
 	"github.com/ring3dev/ring3/rionet/rapidio"
 )
 
-// tries is how often an access is made whose response was lost; then the device counts as not there.
+// tries is how often an access is made that has no response, or an error response, which is what a master port may make of a lost
+// one. Then the device counts as not there.
 const tries = 3
+
+// unanswered tells that an access may have been lost on the way, there or back.
+func unanswered(err error) bool {
+	return errors.Is(err, rapidio.ErrNoReply) || errors.Is(err, rapidio.ErrResponse)
+}
 
 // errBudget ends a walk that has taken far more accesses than a fabric of this width may need.
 var errBudget = errors.New("too many accesses: what is there keeps showing more")
@@ -43,7 +49,7 @@ func (t target) Write32(_ context.Context, off rapidio.Off, v uint32) error {
 	return t.write(off, v)
 }
 
-// read reads a register; a lost response does not count at first.
+// read reads a register.
 func (t target) read(off rapidio.Off) (v uint32, err error) {
 	for range tries {
 		if err = t.a.spend(); err != nil {
@@ -57,7 +63,7 @@ func (t target) read(off rapidio.Off) (v uint32, err error) {
 		if err == nil {
 			return v, nil
 		}
-		if !errors.Is(err, rapidio.ErrNoReply) {
+		if !unanswered(err) {
 			break
 		}
 	}
@@ -70,7 +76,7 @@ func (t target) write(off rapidio.Off, v uint32) (err error) {
 		if err = t.writeOnce(off, v); err == nil {
 			return nil
 		}
-		if !errors.Is(err, rapidio.ErrNoReply) {
+		if !unanswered(err) {
 			break
 		}
 	}
@@ -94,6 +100,14 @@ func (t target) update(off rapidio.Off, mask, v uint32) error {
 		return err
 	}
 	return t.write(off, was&^mask|v)
+}
+
+// budget is how many accesses a walk may take.
+func budget(ids rapidio.IDSize) int {
+	if ids == rapidio.Small {
+		return smallBudget
+	}
+	return largeBudget
 }
 
 // spend counts an access that is about to be made.

@@ -116,7 +116,7 @@ func (p *port) actAgent(ctx context.Context, e pending, periodic bool) error {
 
 // bossGone tells whether the host that won is no more: twice it did not answer, or was not done, or its link came back without it.
 func (p *port) bossGone(a *access, done, periodic bool) bool {
-	if !periodic {
+	if !periodic || p.boss == a.ids.Any() {
 		return false
 	}
 	if done {
@@ -131,7 +131,7 @@ func (p *port) bossGone(a *access, done, periodic bool) bool {
 	return p.missed >= 2
 }
 
-// search is one pass of discovery: it goes the way of each ID, as switches route it, and reads what is there.
+// search is one pass of discovery: it goes the ways of all IDs, as switches route them, and reads what is there.
 type search struct {
 	access
 	p       *port
@@ -141,7 +141,7 @@ type search struct {
 	tags    map[uint32]*node
 	taken   map[*node]bool
 	boss    rapidio.DestID
-	trouble int
+	trouble []string // what was left out, and why
 }
 
 // discover makes the net what a host enumerated. While that changes, it looks again: what does not answer is gone only if it does not
@@ -150,7 +150,7 @@ func (p *port) discover(ctx context.Context) error {
 	begun := time.Now()
 	for pass := 1; ; pass++ {
 		s := &search{
-			access: access{ctx: ctx, ops: p.m.Ops(), ids: p.m.IDs(), left: largeBudget}, p: p,
+			access: access{ctx: ctx, ops: p.m.Ops(), ids: p.m.IDs(), left: budget(p.m.IDs())}, p: p,
 			tags: map[uint32]*node{}, taken: map[*node]bool{},
 		}
 		err := s.run()
@@ -158,11 +158,16 @@ func (p *port) discover(ctx context.Context) error {
 			p.last = time.Since(begun)
 			return fmt.Errorf("discovering: %w", err)
 		}
-		if err == nil && (s.trouble == 0 || pass == passes) {
+		if err == nil && (len(s.trouble) == 0 || pass == passes) {
+			for _, text := range s.trouble {
+				p.say("%s", text)
+			}
 			p.last = time.Since(begun)
-			p.boss, p.missed = s.boss, 0
+			if s.boss != s.ids.Any() && s.boss != p.boss {
+				p.boss, p.missed = s.boss, 0
+			}
 			p.apply(s.nodes)
-			p.settled(s.trouble)
+			p.settled(len(s.trouble))
 			return nil
 		}
 		if err := sleep(ctx, time.Duration(pass)*passPause); err != nil {
@@ -187,95 +192,60 @@ func (s *search) run() error {
 	}
 	ids, err := s.listed()
 	if err != nil {
-		return err
+		return fmt.Errorf("the neighbour: %w", err)
 	}
-	for _, id := range ids {
-		if err := s.follow(id); err != nil {
-			if s.fatal(err) || errors.Is(err, errBudget) {
-				return err
-			}
-			s.trouble++
-			s.p.say("leaving out what is on the way to %#x: %v", id, err)
-		}
+	if err := s.follow(s.root, 0, ids); err != nil {
+		return err
 	}
 	return s.tables(ids)
 }
 
-// gap is after how many IDs without a route a search for more ends, with 16-bit IDs: hosts give the lowest that are free.
-const gap = 1024
-
-// listed are the IDs that the neighbour routes: all that can be reached have a route there.
-func (s *search) listed() (ids []rapidio.DestID, err error) {
-	t := s.at(s.root)
-	last := 0
-	for id := 0; id < int(s.ids.Any()); id++ {
-		if s.ids == rapidio.Large && id-last > gap {
-			break
-		}
-		port, err := s.entry(t, s.root, rapidio.DestID(id))
-		if err != nil {
-			return nil, err
-		}
-		if port != rapidio.InvalidRoute {
-			last = id
-			ids = append(ids, rapidio.DestID(id))
+// follow goes on from a switch, so many switches away, on the ways of IDs that lead there. What fails is left out.
+func (s *search) follow(n *node, hop int, ids []rapidio.DestID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	if hop > len(s.nodes) || hop >= rapidio.MaxHops {
+		return s.leave(errors.New("it goes in a circle"), ids[0])
+	}
+	if err := s.entries(target{a: &s.access, dest: ids[0], hop: uint8(hop), ports: n.ports()}, n, ids); err != nil {
+		return s.leave(err, ids[0])
+	}
+	by := make([][]rapidio.DestID, n.ports())
+	for _, id := range ids {
+		// The way may end here: it is a switch's own, or ours.
+		if port := int(n.held(id)); port < len(by) && !(n == s.root && port == n.in) {
+			by[port] = append(by[port], id)
 		}
 	}
-	if s.root.dev.ErrMgmt == 0 {
-		return ids, nil
-	}
-	// The host's own ID may be far from all others; its switches know it.
-	v, err := t.read(s.root.dev.ErrMgmt + rapidio.EMPortWriteTgt)
-	if err != nil {
-		return nil, err
-	}
-	id := rapidio.DestID(v >> 16)
-	if int(id) > last && id < s.ids.Any() {
-		ids = append(ids, id)
-	}
-	return ids, nil
-}
-
-// at is a switch by the route by which it was met.
-func (s *search) at(n *node) target {
-	return target{a: &s.access, dest: n.path, hop: uint8(n.hop), ports: n.ports()}
-}
-
-// entry is what a switch's table holds.
-func (s *search) entry(t target, n *node, id rapidio.DestID) (uint8, error) {
-	if v := n.held(id); v != unknown {
-		return uint8(v), nil
-	}
-	port, err := n.dev.Switch.Ops.GetEntry(s.ctx, t, rapidio.GlobalTable, id)
-	if err != nil {
-		return 0, fmt.Errorf("route of %#x: %w", id, err)
-	}
-	n.hold(id, int16(port))
-	return port, nil
-}
-
-// follow goes the way of an ID from switch to switch.
-func (s *search) follow(id rapidio.DestID) error {
-	n := s.root
-	for hop := 0; n.isSwitch(); hop++ {
-		port, err := s.entry(target{a: &s.access, dest: id, hop: uint8(hop), ports: n.ports()}, n, id)
-		if err != nil {
-			return err
-		}
-		if int(port) >= n.ports() || n == s.root && int(port) == n.in {
-			return nil // the end of the way to a switch, or to us
+	for port, ids := range by {
+		if len(ids) == 0 {
+			continue
 		}
 		if n.links[port].to == nil {
-			if hop >= rapidio.MaxHops {
-				return fmt.Errorf("it passes more than %d switches", hop)
+			if err := s.step(n, port, ids[0], hop+1); err != nil {
+				if err := s.leave(err, ids[0]); err != nil {
+					return err
+				}
+				continue
 			}
-			if err := s.step(n, int(port), id, hop+1); err != nil {
+		}
+		if to := n.links[port].to; to.isSwitch() {
+			if err := s.follow(to, hop+1, ids); err != nil {
 				return err
 			}
 		}
-		if n = n.links[port].to; hop > len(s.nodes) {
-			return errors.New("it goes in a circle")
-		}
+	}
+	return nil
+}
+
+// leave takes an error of what is on the way to an ID: it is returned if it ends the pass.
+func (s *search) leave(err error, id rapidio.DestID) error {
+	if s.fatal(err) || errors.Is(err, errBudget) {
+		return err
+	}
+	if len(s.trouble) < maxSaid {
+		s.trouble = append(s.trouble, fmt.Sprintf("leaving out what is on the way to %#x: %v", id, err))
 	}
 	return nil
 }
@@ -368,38 +338,4 @@ func (s *search) recognize(n, was *node) {
 		s.taken[was] = true
 		n.was, n.dev = was, was.dev
 	}
-}
-
-// smallTables is up to how many entries all tables together are read whole, for people to look at.
-const smallTables = 4096
-
-// tables reads what is left of the tables of a small net, and shows what is known of all.
-func (s *search) tables(ids []rapidio.DestID) error {
-	var switches []*node
-	for _, n := range s.nodes {
-		if n.isSwitch() {
-			switches = append(switches, n)
-		}
-	}
-	for _, n := range switches {
-		for _, id := range ids {
-			if len(switches)*len(ids) > smallTables {
-				break
-			}
-			if _, err := s.entry(s.at(n), n, id); err != nil {
-				if s.fatal(err) {
-					return err
-				}
-				s.trouble++
-				break
-			}
-		}
-		n.want = make([]uint8, len(n.table))
-		for id, v := range n.table {
-			if n.want[id] = rapidio.InvalidRoute; v != unknown {
-				n.want[id] = uint8(v)
-			}
-		}
-	}
-	return nil
 }

@@ -16,12 +16,9 @@ var errLinkDown = errors.New("link inactive")
 // the port's own link is down. The caller has the port's turn.
 func (p *port) enumerate(ctx context.Context, force bool) (changed bool, err error) {
 	r := &round{
-		access: access{ctx: ctx, ops: p.m.Ops(), ids: p.m.IDs(), left: largeBudget},
+		access: access{ctx: ctx, ops: p.m.Ops(), ids: p.m.IDs(), left: budget(p.m.IDs())},
 		p:      p, host: rapidio.DestID(p.m.Host()), force: force, begun: time.Now(),
 		tags: map[uint32]*node{}, taken: map[*node]bool{}, lastID: p.m.IDs().Any() - 1,
-	}
-	if r.ids == rapidio.Small {
-		r.left = smallBudget
 	}
 	if err = r.begin(); err == nil {
 		if err = r.walk(); err == nil {
@@ -50,6 +47,23 @@ func (p *port) enumerate(ctx context.Context, force bool) (changed bool, err err
 	r.retreatNow()
 	p.trusted = false // some of it may have been written
 	return false, err
+}
+
+// neighbourTime is how long a host tries to reach its neighbour: a port that had no link may be shut still, and another host is about to
+// open it.
+const neighbourTime = time.Second
+
+// enumerateSoon is enumerate, that waits for the neighbour.
+func (p *port) enumerateSoon(ctx context.Context, force bool) (changed bool, err error) {
+	for end := time.Now().Add(neighbourTime); ; {
+		changed, err = p.enumerate(ctx, force)
+		if !errors.Is(err, errShut) || time.Now().After(end) {
+			return changed, err
+		}
+		if err := sleep(ctx, neighbourTime/20); err != nil {
+			return false, err
+		}
+	}
 }
 
 // maxBudget is no bound.

@@ -2,11 +2,11 @@ package scan
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ring3dev/ring3/rionet/fabric"
 	"github.com/ring3dev/ring3/rionet/rapidio"
@@ -37,6 +37,13 @@ func (f *faulty) next() error {
 		return nil
 	}
 	return f.fail(f.n)
+}
+
+// lies changes what is read from now on.
+func (f *faulty) lies(lie func(*uint32, access1)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lie = lie
 }
 
 // set starts counting from 0, with other faults.
@@ -71,6 +78,8 @@ func (f *faulty) Read(ctx context.Context, dest rapidio.DestID, hop uint8, off r
 		return 0, err
 	}
 	v, err := f.Mport.Read(ctx, dest, hop, off, w)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if err == nil && f.lie != nil {
 		f.lie(&v, access1{dest, hop, off})
 	}
@@ -117,7 +126,9 @@ func trial(t *testing.T) (*fabric.Fabric, *peer, *faulty) {
 		t.Fatal(err)
 	}
 	ops := &faulty{Mport: inner}
-	return f, joinOps(t, inner, ops, 0, quick), ops
+	o := quick
+	o.Settle = time.Hour // nothing but scans makes accesses
+	return f, joinOps(t, inner, ops, 0, o), ops
 }
 
 // whole checks that a host knows all of the small tree, that its tables lead everywhere, and that nothing is locked.
@@ -158,17 +169,18 @@ func TestFaults(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name  string
+		step  int  // from one k to the next
 		again bool // the net is known when it happens
 		fail  func(k, n int) error
 	}{
-		{"refused", false, func(k, n int) error { return when(n == k, refused) }},
-		{"lost", false, func(k, n int) error { return when(n == k, lost) }},
-		{"dead", false, func(k, n int) error { return when(n >= k, refused) }},
-		{"refused again", true, func(k, n int) error { return when(n == k, refused) }},
-		{"dead again", true, func(k, n int) error { return when(n >= k, refused) }},
+		{"lost", 5, false, func(k, n int) error { return when(n == k, lost) }},
+		{"refused", 1, false, func(k, n int) error { return when(n >= k && n < k+tries, refused) }},
+		{"dead", 1, false, func(k, n int) error { return when(n >= k, refused) }},
+		{"refused again", 3, true, func(k, n int) error { return when(n >= k && n < k+tries, refused) }},
+		{"dead again", 3, true, func(k, n int) error { return when(n >= k, refused) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for k := 1; k <= total; k++ {
+			for k := 1; k <= total; k += c.step {
 				fault(t, c.again, k, func(n int) error { return c.fail(k, n) })
 			}
 		})
@@ -184,7 +196,7 @@ func fault(t *testing.T, again bool, k int, fail func(int) error) {
 	}
 	ops.set(fail)
 	err := host.tryScan()
-	if err == nil && ops.count() >= k && errors.Is(fail(k+1), rapidio.ErrResponse) {
+	if err == nil && ops.count() >= k && fail(k+tries) != nil {
 		t.Errorf("%s and all that follow: no error", what)
 	}
 	if err != nil && strings.Contains(err.Error(), "\n") {
@@ -244,7 +256,6 @@ func TestLiar(t *testing.T) {
 type lies struct {
 	n    int
 	regs map[rapidio.Off]uint32
-	last map[rapidio.Off]uint32
 }
 
 type lyingPort struct {
@@ -326,11 +337,11 @@ func TestStubborn(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, host, ops := trial(t)
-			ops.lie = c.lie
+			ops.lies(c.lie)
 			if err := host.tryScan(); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Scan = %v, want %q", err, c.want)
 			}
-			ops.lie = nil
+			ops.lies(nil)
 			host.mustScan()
 			whole(t, host, "after "+c.name)
 		})

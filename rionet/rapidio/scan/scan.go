@@ -77,12 +77,13 @@ const (
 
 // port is what a Scanner knows of a master port.
 type port struct {
-	s    *Scanner
-	m    *rapidio.Mport
-	net  *rapidio.Net
-	turn chan struct{} // of whoever scans
-	kick chan struct{} // something happened
-	cfg  chan struct{} // the port's registers were written
+	s     *Scanner
+	m     *rapidio.Mport
+	net   *rapidio.Net
+	turn  chan struct{} // of whoever scans
+	kick  chan struct{} // something happened
+	rearm chan struct{} // somebody else scanned: the next check is due at another time
+	cfg   chan struct{} // the port's registers were written
 
 	mu     sync.Mutex // guards what events leave:
 	events pending
@@ -97,10 +98,10 @@ type port struct {
 	byID    map[rapidio.DestID]*node
 	tag     uint32 // the last component tag given
 	said    map[string]bool
-	retry   time.Duration // when to try again what was left out; 0: not
-	last    time.Duration // what the last scan took
-	boss    rapidio.DestID
-	missed  int // checks in a row in which the host that won did not answer
+	retry   time.Duration  // when to try again what was left out; 0: not
+	last    time.Duration  // what the last scan took
+	boss    rapidio.DestID // the host that won; "any": nobody knows
+	missed  int            // checks in a row in which the host that won did not answer
 }
 
 // pending is what happened since somebody looked.
@@ -121,8 +122,9 @@ func (s *Scanner) port(m *rapidio.Mport, create bool) *port {
 		return p
 	}
 	p = &port{
-		s: s, m: m, turn: make(chan struct{}, 1), kick: make(chan struct{}, 1), cfg: make(chan struct{}, 1),
+		s: s, m: m, turn: make(chan struct{}, 1), kick: make(chan struct{}, 1), rearm: make(chan struct{}, 1), cfg: make(chan struct{}, 1),
 		known: map[uint32]*node{}, byID: map[rapidio.DestID]*node{}, tag: firstTag, said: map[string]bool{},
+		boss: m.IDs().Any(),
 	}
 	s.ports[m] = p
 	s.wg.Go(p.run)
@@ -152,14 +154,12 @@ func (s *Scanner) Enumerate(ctx context.Context, m *rapidio.Mport) error {
 	if err := p.take(ctx); err != nil {
 		return err
 	}
+	defer poke(p.rearm)
 	defer p.give()
 	p.net = s.b.AddNet(m)
 	s.log.Info(fmt.Sprintf("RIO: enumerate master port %d, %s", m.ID(), m.Name()))
 	p.trusted, p.said = false, map[string]bool{}
-	if p.role == nobody {
-		p.role = agent // if it fails, until the next time
-	}
-	changed, err := p.enumerate(ctx, false)
+	changed, err := p.enumerateSoon(ctx, false)
 	switch {
 	case errors.Is(err, errLinkDown):
 		s.log.Info(fmt.Sprintf("RIO: master port %d link inactive", m.ID()))
@@ -169,7 +169,8 @@ func (s *Scanner) Enumerate(ctx context.Context, m *rapidio.Mport) error {
 		p.forward(ctx, pending{})
 	}
 	if err != nil {
-		p.role = host // events let it try again
+		p.role = host // it tries again, by itself and when something happens
+		p.settled(1)
 	}
 	return err
 }
@@ -191,6 +192,7 @@ func (s *Scanner) Discover(ctx context.Context, m *rapidio.Mport) error {
 	if err := p.take(ctx); err != nil {
 		return err
 	}
+	defer poke(p.rearm)
 	defer p.give()
 	p.net = s.b.AddNet(m)
 	s.log.Info(fmt.Sprintf("RIO: discover master port %d, %s", m.ID(), m.Name()))

@@ -47,6 +47,9 @@ func (r *round) walk() error {
 	return nil
 }
 
+// errShut says that the neighbour does not answer.
+var errShut = errors.New("no answer")
+
 // visit takes in what is at a port of parent, and all beyond; nil: it is known already, by another link.
 func (r *round) visit(parent *node, port int) (*node, error) {
 	depth := 0
@@ -56,6 +59,9 @@ func (r *round) visit(parent *node, port int) (*node, error) {
 	t := r.any(depth)
 	mine, err := r.acquire(t)
 	if err != nil {
+		if parent == nil && unanswered(err) {
+			err = fmt.Errorf("%w: %w", errShut, err)
+		}
 		return nil, err
 	}
 	if mine && parent != nil {
@@ -72,7 +78,7 @@ func (r *round) visit(parent *node, port int) (*node, error) {
 	}
 	if err != nil {
 		r.left = max(r.left, 3*tries)
-		if r.release(t) != nil { // the error that counts is the first
+		if r.release(t, r.host) != nil { // the error that counts is the first
 			r.p.clean = false
 		}
 		return nil, err

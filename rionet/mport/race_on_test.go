@@ -1,0 +1,5 @@
+//go:build race
+
+package mport
+
+const raceEnabled = true
