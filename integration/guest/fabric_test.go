@@ -76,7 +76,16 @@ func joinFabric(t *testing.T, options string, addrs ...string) *instance {
 		t.Fatalf("making the interface: %v", err)
 	}
 	t.Cleanup(func() { _ = netlink.LinkDel(link) })
-	return up(t, "rio0=vfio:"+a+options, "--tap", "rio0")
+	in := up(t, "rio0=vfio:"+a+options, "--tap", "rio0")
+	t.Cleanup(func() {
+		if t.Failed() && in.cmd.ProcessState == nil {
+			for _, argv := range [][]string{{"ls"}, {"ethtool", "-S", "rio0"}, {"dmesg"}} {
+				out, code := command(t, false, argv...)
+				t.Logf("ring3 %s: %d\n%s", strings.Join(argv, " "), code, out)
+			}
+		}
+	})
+	return in
 }
 
 // lookAtFabric checks what the files of an instance say of a node.
@@ -130,7 +139,9 @@ func TestRootFabricServer(t *testing.T) {
 			t.Errorf("what the other VM wrote into its root: %d bytes, %v, want %d", len(b), err, writtenSize)
 		}
 	}
-	endFabric(t, in)
+	if !t.Failed() {
+		endFabric(t, in)
+	}
 }
 
 // TestRootFabricClient is found by the other VM, pings it and a process of the host's, sends and receives over TCP, and runs a program whose
@@ -165,7 +176,9 @@ func TestRootFabricClient(t *testing.T) {
 		wrote = writtenFile
 	})
 	meet(t, "done", wrote)
-	endFabric(t, in)
+	if !t.Failed() {
+		endFabric(t, in)
+	}
 }
 
 // fabricReceived is what the interface has received.
