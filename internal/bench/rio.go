@@ -46,7 +46,7 @@ func rioWanted(way, limit string, size int) float64 {
 
 // rio is RapidIO: messages between two processes beside other ways, TCP over it, and enumeration.
 func rio(ctx context.Context, o *Options, emit func(Row) error) error {
-	for _, f := range []func(context.Context, *Options, func(Row) error) error{rioMessages} {
+	for _, f := range []func(context.Context, *Options, func(Row) error) error{rioMessages, rioTCP, rioEnumerate} {
 		if err := f(ctx, o, emit); err != nil {
 			return fmt.Errorf("rio: %w", err)
 		}
@@ -86,7 +86,9 @@ func rioMessages(ctx context.Context, o *Options, emit func(Row) error) error {
 }
 
 func rioCase(what, way string, size int) string { return fmt.Sprintf("%s size=%d %s", what, size, way) }
-func rioTrip(way, quantile string) string       { return fmt.Sprintf("round trip size=64 %s %s", way, quantile) }
+func rioTrip(way, quantile string) string {
+	return fmt.Sprintf("round trip size=64 %s %s", way, quantile)
+}
 
 // rioCases are the rows of a size.
 func rioCases(size int) (out []string) {
