@@ -52,6 +52,8 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 	switch {
 	case d.under() == "":
 		return nil, fmt.Errorf("device %s: want under=PORT: devices are plugged into the slots of ports: %w", d.Name, syscall.EINVAL)
+	case fabricOf(d).path != "":
+		return nil, fmt.Errorf("device %s: a node of a fabric is there from the start: %w", d.Name, bus.ErrNotSupported)
 	case port == nil:
 		return nil, fmt.Errorf("device %s: under=%s: no device is named so: %w", d.Name, d.under(), syscall.ENODEV)
 	case port.spec.Backend != d.Backend:

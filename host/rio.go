@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet"
 	"github.com/ring3dev/ring3/rionet/rapidio"
 	"github.com/ring3dev/ring3/rionet/rapidio/scan"
@@ -17,18 +18,21 @@ import (
 
 // rioBus is the RapidIO subsystem of a System: there is one as soon as a device is a master port.
 type rioBus struct {
+	mu    sync.Mutex   // held while it is made and ended
 	bus   *rapidio.Bus // nil: there is none
 	enum  *scan.Scanner
 	peers *rionet.Driver
 }
 
-// openRIO makes it. scan is held.
+// openRIO makes it.
 func (s *System) openRIO() error {
+	s.rio.mu.Lock()
+	defer s.rio.mu.Unlock()
 	if s.rio.bus != nil {
 		return nil
 	}
 	b := rapidio.NewBus(rapidio.BusOptions{Log: s.log, Uevents: s.events, Changed: s.pokePorts})
-	s.rio = rioBus{bus: b, enum: scan.New(b, scan.Options{Log: s.log}), peers: rionet.NewDriver()}
+	s.rio.bus, s.rio.enum, s.rio.peers = b, scan.New(b, scan.Options{Log: s.log}), rionet.NewDriver()
 	if err := b.Register(s.rio.peers.Rapidio()); err != nil {
 		return fmt.Errorf("rionet: %w", err)
 	}
@@ -40,6 +44,8 @@ func (s *System) openRIO() error {
 
 // close ends it.
 func (r *rioBus) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.bus != nil {
 		r.bus.Close()
 		r.enum.Wait()
@@ -161,7 +167,9 @@ func (p *rioPort) scan() {
 	if p.ctx.Err() != nil {
 		return
 	}
-	p.s.complain(err)
+	if !errors.Is(err, bus.ErrGone) { // follow tells of that
+		p.s.complain(err)
+	}
 	p.mu.Lock()
 	p.scanned = true
 	p.mu.Unlock()
@@ -319,10 +327,16 @@ func (b *boundDevice) closePort() error {
 		return nil
 	}
 	p.halt()
-	err := b.closeNet()
-	if errors.Is(err, rapidio.ErrNoReply) {
-		err = nil // a machine's device does not see its fabric die, and nobody is there to take leave of
+	ctx, cancel := context.WithTimeout(context.Background(), portTime)
+	_, err := p.port.DestID(ctx)
+	cancel()
+	if errors.Is(err, rapidio.ErrNoReply) || errors.Is(err, context.DeadlineExceeded) {
+		// A fabric that is stopped, or that died unseen by a machine's device: there is nobody to take leave of, and each
+		// attempt would wait for an answer.
+		p.link.Fail(fmt.Errorf("%s: its fabric does not answer: %w", b.spec.Name, bus.ErrGone))
+		_ = b.dev.Close()
 	}
+	err = b.closeNet()
 	p.s.rio.bus.RemoveMport(p.port)
 	return errors.Join(err, p.link.Close())
 }

@@ -2,6 +2,7 @@ package rionet
 
 import (
 	"fmt"
+	"io"
 	"testing"
 
 	"github.com/ring3dev/ring3/bus/bustest"
@@ -14,6 +15,7 @@ func TestFabricReturns(t *testing.T) {
 	bustest.NoLeaks(t)
 	w := newWorld(t, direct)
 	var ports [2]*rejoin.Port
+	var ends [2]io.Closer // of the Ops that the ports have
 	var nodes [2]*node
 	var devs []*Device
 	var sinks [2]*netdev.Sink
@@ -22,10 +24,10 @@ func TestFabricReturns(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = ops.Close() })
-		ports[i] = rejoin.New(ops, nil)
+		ports[i], ends[i] = rejoin.New(ops, nil), ops
 		nodes[i] = w.on(i, ports[i])
 	}
+	t.Cleanup(func() { _, _ = ends[0].Close(), ends[1].Close() })
 	nodes[0].find(2)
 	nodes[1].find(1)
 	for i, n := range nodes {
@@ -46,8 +48,9 @@ func TestFabricReturns(t *testing.T) {
 			send.send(addr(2), round, 100)
 			return sinks[1].Frames() > before
 		})
-		for _, p := range ports {
+		for i, p := range ports {
 			p.Lose()
+			_ = ends[i].Close()
 		}
 		send.send(addr(2), round, 100) // goes nowhere, and holds up nobody
 		send.drain()
@@ -64,7 +67,7 @@ func TestFabricReturns(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = ops.Close() })
+			ends[i] = ops
 			if err := p.Join(ops); err != nil {
 				t.Fatal(err)
 			}

@@ -191,7 +191,7 @@ func TestDevice(t *testing.T) {
 	if _, err := s.file.ReadAt(b[:], 0x100); err != nil || binary.LittleEndian.Uint32(b[:]) != 0x11223344 {
 		t.Errorf("the server reads % x (%v), want what was written", b, err)
 	}
-	regs.Write32(regDoorbell, 0<<16|0)
+	regs.Write32(regDoorbell, 0)   // peer 0, vector 0
 	regs.Write64(regIVPosition, 0) // the upper half is a doorbell: peer 0, vector 0
 	if n := fired(s.zero[0]); n != 2 {
 		t.Errorf("peer 0 was signalled %d times, want 2", n)

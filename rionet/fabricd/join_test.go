@@ -222,6 +222,13 @@ func TestBlockedSignals(t *testing.T) {
 		return err == nil && !f.Nodes[0].Joined
 	})
 	q.read(rapidio.RegDeviceID)
+	// Nor does one that makes the daemon's blocking, which then sleeps in the kernel.
+	p = joinAs(t, s.path, "pe0").open()
+	if err := unix.SetNonblock(p.kicks, false); err != nil {
+		t.Fatal(err)
+	}
+	p.read(rapidio.RegDeviceID)
+	p.close()
 	joinAs(t, s.path, "pe0").open()
 }
 

@@ -65,10 +65,17 @@ func (s *Server) rescue() {
 	}
 }
 
-// drain makes room in a node's eventfds, until nobody is stuck.
+// drain makes room in a node's eventfds, until nobody is stuck. The one that the worker reads is the worker's, as long as there is one: it
+// may need the signal to end.
 func (n *node) drain() {
 	for n.kicking.Load() != 0 {
-		for _, fd := range append(n.vec[:], n.wakeFD) {
+		fds := n.vec[:]
+		select {
+		case <-n.working:
+			fds = append(fds, n.wakeFD)
+		default:
+		}
+		for _, fd := range fds {
 			if fd >= 0 {
 				var b [8]byte
 				_ = unix.SetNonblock(fd, true)

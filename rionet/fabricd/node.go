@@ -222,6 +222,8 @@ func (n *node) serve() {
 		n.s.wg.Go(n.work)
 		n.listen()
 		<-n.working
+	} else {
+		close(n.working)
 	}
 	n.clean()
 	n.s.log.Info("fabric: left", "node", n.name, "pid", n.pid, "why", n.why)
@@ -251,6 +253,8 @@ func (n *node) end(why string) {
 		n.why = why
 		close(n.stop)
 		n.conn.Close()
+		// The worker waits in the runtime's poller or, if the node made its eventfd blocking, in the kernel.
+		_ = n.wake.SetReadDeadline(time.Unix(1, 0))
 		n.kicking.Add(1)
 		go func() { // it may have to wait for the watchdog
 			signal(n.wakeFD)

@@ -118,14 +118,14 @@ func (s *Server) listen() error {
 			return err
 		}
 		s.sockets = append(s.sockets, socket{ln, path})
-		s.wg.Go(func() { s.accept(ln, func(c *net.UnixConn) { s.serveQEMU(c, i) }) })
+		s.wg.Go(func() { s.accept(ln, func(c *net.UnixConn) { s.serveQEMU(c, i) }, func(*net.UnixConn, error) {}) })
 	}
 	ln, err := s.folder.listen(s.path)
 	if err != nil {
 		return err
 	}
 	s.sockets = append(s.sockets, socket{ln, s.path})
-	s.wg.Go(func() { s.accept(ln, s.serveConn) })
+	s.wg.Go(func() { s.accept(ln, s.serveConn, func(c *net.UnixConn, err error) { _ = s.refuse(c, err) }) })
 	return nil
 }
 
@@ -172,7 +172,8 @@ func idSize(t *fabric.Topology) rapidio.IDSize {
 // Fabric is the model that is served.
 func (s *Server) Fabric() *fabric.Fabric { return s.fab }
 
-func (s *Server) accept(ln *net.UnixListener, serve func(*net.UnixConn)) {
+// accept takes connections, and serves them, or refuses what is too many.
+func (s *Server) accept(ln *net.UnixListener, serve func(*net.UnixConn), refuse func(*net.UnixConn, error)) {
 	for {
 		c, err := ln.AcceptUnix()
 		if err != nil {
@@ -189,8 +190,7 @@ func (s *Server) accept(ln *net.UnixListener, serve func(*net.UnixConn)) {
 			continue
 		}
 		if err := s.admit(c); err != nil {
-			_ = c.SetWriteDeadline(time.Now().Add(sendWait))
-			_ = s.refuse(c, err)
+			refuse(c, err)
 			c.Close()
 			continue
 		}

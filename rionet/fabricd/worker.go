@@ -62,7 +62,7 @@ func (n *node) sleep() {
 		return
 	}
 	if !n.d.ArmTx() && !n.config.Load() && !n.ended() {
-		if _, err := n.wake.Read(n.signals[:]); err != nil {
+		if _, err := n.wake.Read(n.signals[:]); err != nil && !n.ended() {
 			n.end(fmt.Sprintf("waiting for it: %v", err))
 		}
 	}

@@ -73,7 +73,8 @@ type Port struct {
 	sleepers int // who waits for an answer's interrupt
 
 	slots   chan uint16 // of calls
-	boxes   sync.Mutex  // guards opening and closing of mailboxes
+	boxes   sync.Mutex  // guards opening and closing of mailboxes, and closing
+	closing bool        // there is no Start any more
 	in      [rapidio.MaxMboxes]atomic.Pointer[inbox]
 	events  *bus.Waker
 	started atomic.Bool
@@ -238,13 +239,17 @@ func (p *Port) leave() { p.life.RUnlock() }
 func (p *Port) watch() {
 	select {
 	case <-p.dev.Done():
-		err := p.dev.Err()
-		if !errors.Is(err, bus.ErrGone) && !errors.Is(err, bus.ErrClosed) {
-			err = fmt.Errorf("%w (%w)", err, bus.ErrGone)
-		}
-		p.die(fmt.Errorf("%s: %w", p.info.Name, err))
+		p.lost(p.dev.Err())
 	case <-p.done:
 	}
+}
+
+// lost is the end of the device.
+func (p *Port) lost(err error) {
+	if !errors.Is(err, bus.ErrGone) && !errors.Is(err, bus.ErrClosed) {
+		err = fmt.Errorf("%w (%w)", err, bus.ErrGone)
+	}
+	p.die(fmt.Errorf("%s: %w", p.info.Name, err))
 }
 
 // die ends all that waits, and fails what comes.
@@ -256,8 +261,12 @@ func (p *Port) die(err error) {
 	})
 }
 
-// broken is a ring that the fabric, or a peer, broke.
+// broken is a ring that the fabric, or a peer, broke; or a device that is dead, of which all is all-ones.
 func (p *Port) broken(ring string, err error) {
+	if gone := p.dev.Err(); gone != nil {
+		p.lost(gone)
+		return
+	}
 	p.die(fmt.Errorf("%s: %s: %w (%w)", p.info.Name, ring, err, bus.ErrGone))
 }
 
@@ -287,7 +296,8 @@ func (p *Port) shut() error {
 	for _, h := range p.irqs {
 		errs = append(errs, h.Close())
 	}
-	p.boxes.Lock() // a Start under way has begun, or sees that it is over
+	p.boxes.Lock()
+	p.closing = true
 	p.boxes.Unlock()
 	p.wg.Wait()
 	p.life.Lock()

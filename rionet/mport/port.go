@@ -91,7 +91,7 @@ func (p *Port) OpenDoorbells(open bool) error {
 func (p *Port) Start(e rapidio.Events) {
 	p.boxes.Lock()
 	defer p.boxes.Unlock()
-	if p.Err() != nil || p.started.Swap(true) || !p.enter() {
+	if p.closing || p.started.Swap(true) || !p.enter() {
 		return
 	}
 	up, count := p.node.Link()

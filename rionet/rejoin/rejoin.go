@@ -89,21 +89,26 @@ func (p *Port) Join(ops rapidio.Ops) error {
 	}
 	p.Lose() // if nobody did
 	p.mu.Lock()
+	events := p.events
+	p.mu.Unlock()
+	l := &life{ops: ops, over: make(chan struct{})}
+	if events != nil { // before anybody uses them; what they tell until then is looked for below
+		ops.Start(teller{p, l, events})
+	}
+	p.mu.Lock()
 	if p.closed != nil {
 		defer p.mu.Unlock()
 		return p.closed
 	}
-	l := &life{ops: ops, over: make(chan struct{})}
 	p.replace(l)
-	events, doorbells := p.events, p.doorbells
+	doorbells := p.doorbells
 	p.mu.Unlock()
-	if events != nil {
-		ops.Start(teller{p, l, events})
-		if doorbells {
-			if err := ops.OpenDoorbells(true); err != nil {
-				return fmt.Errorf("%s: letting doorbells in: %w", p.info.Name, err)
-			}
+	if doorbells {
+		if err := ops.OpenDoorbells(true); err != nil {
+			return fmt.Errorf("%s: letting doorbells in: %w", p.info.Name, err)
 		}
+	}
+	if events != nil {
 		p.link(events, true)
 	}
 	p.notify()

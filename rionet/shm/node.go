@@ -75,7 +75,7 @@ func (n *Node) open() error {
 	}
 	name := make([]byte, length)
 	n.mem.Read(n.off+hdrName+4, name)
-	n.Name = fmt.Sprintf("%s", name)
+	n.Name = string(name)
 	var g [numRings]geometry
 	for i := range g {
 		at := hdrRings + 12*i

@@ -41,9 +41,8 @@ func (g geometry) stride() int {
 	return s
 }
 
-func (g geometry) size() int  { return ctlSize + g.n*(descSize+g.stride()) }
-func (g geometry) desc() int  { return g.off + ctlSize }
-func (g geometry) slots() int { return g.desc() + g.n*descSize }
+func (g geometry) size() int { return ctlSize + g.n*(descSize+g.stride()) }
+func (g geometry) desc() int { return g.off + ctlSize }
 
 // check says whether a ring is one that lies inside size bytes.
 func (g geometry) check(size int) error {

@@ -255,3 +255,36 @@ func FuzzOpenNode(f *testing.F) {
 		useNode(n, d[0])
 	})
 }
+
+// A ring of these bytes, for either end: an error or records, and nothing outside.
+func FuzzRing(f *testing.F) {
+	g := geometry{n: 4, slot: 64}
+	ring := make([]byte, round(g.size()))
+	f.Add([]byte{3}, []byte{0, 0, 0, 0})
+	f.Add([]byte{0}, ring[ctlSize:ctlSize+4*descSize])
+	f.Fuzz(func(t *testing.T, ctl, recs []byte) {
+		a, _ := shared(t, len(ring))
+		for _, m := range memories {
+			clear(a)
+			copy(a[ctlTail:], ctl[:min(4, len(ctl))])
+			copy(a[ctlHead:], ctl[min(4, len(ctl)):min(8, len(ctl))])
+			copy(a[ctlSize:], recs)
+			mem := m.of(t, a)
+			p, c := pair(t, g, mem, mem)
+			p.adopt()
+			p.Put(&Header{}, []byte{1, 2, 3})
+			p.Publish()
+			var h Header
+			n := 0
+			for data, ok := c.Next(&h); ok; data, ok = c.Next(&h) {
+				if n++; len(data) > g.slot || n > g.n {
+					t.Fatalf("record %d of a ring of %d has %d bytes of %d", n, g.n, len(data), g.slot)
+				}
+			}
+			c.Release()
+			if c.Waiting() > g.n || p.Room() > g.n {
+				t.Errorf("Waiting, Room = %d, %d of %d", c.Waiting(), p.Room(), g.n)
+			}
+		}
+	})
+}

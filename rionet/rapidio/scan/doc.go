@@ -63,7 +63,7 @@
 // Port-writes may be lost. So the host also looks every Options.Check, an agent discovers every second such time; both less often where that
 // would take more than a hundredth of their time. What was left out is tried again after a second, two, four and so on.
 //
-// When the own link is down nothing is reached, and the net is emptied.
+// When the own link is down, or the port's fabric has gone, nothing is reached, and the net is emptied.
 //
 // # Errors
 //

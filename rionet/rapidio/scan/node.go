@@ -40,6 +40,7 @@ type node struct {
 	any    int            // where its route of the "any" ID leads; unknown, or a port
 	table  []int16        // what its table holds, by ID; unknown, or a port or InvalidRoute
 	want   []uint8        // what it shall hold
+	dense  int            // below this everything in want is written; beyond, what is not known and leads nowhere is left alone
 	dirty  bool           // this, or something below, is to be written
 }
 
@@ -80,6 +81,12 @@ func (n *node) held(id rapidio.DestID) int16 {
 		return n.table[id]
 	}
 	return unknown
+}
+
+// lacks tells whether an entry of a switch's table is to be written.
+func (n *node) lacks(id int) bool {
+	held := n.held(rapidio.DestID(id))
+	return held != int16(n.want[id]) && (id < n.dense || held != unknown || n.want[id] != rapidio.InvalidRoute)
 }
 
 // hold remembers it.

@@ -154,8 +154,14 @@ func (r *round) plan() {
 			top = max(top, n.dest)
 		}
 	}
+	// IDs are dense but for a host's own, which may be anything.
+	dense := int(r.ids.Any())
+	if r.ids == rapidio.Large {
+		dense = len(r.nodes) + 256
+	}
 	for _, from := range g.switches {
 		from.want = make([]uint8, min(max(int(top)+1, len(from.table)), int(r.ids.Any())))
+		from.dense = dense
 		for i := range from.want {
 			from.want[i] = rapidio.InvalidRoute
 		}
@@ -223,12 +229,12 @@ func (r *round) follow(id rapidio.DestID, on map[*node]bool) {
 	}
 }
 
-// reserve gives a switch without endpoints an ID: of 8-bit ones from the end, where endpoints get theirs last; of 16-bit ones the first
-// from where tables of 256 or more would end.
+// reserve gives a switch without endpoints an ID: of 8-bit ones from the end, where endpoints get theirs last; of 16-bit ones from 256 on, or
+// the next multiple of that above theirs.
 func (r *round) reserve(sw *node, g *graph, used map[rapidio.DestID]bool) {
 	id, step := int(r.lastID), -1
 	if r.ids == rapidio.Large {
-		id, step = (len(sw.want)+0xff)&^0xff, 1
+		id, step = (r.endpoints+0x100)&^0xff, 1
 	}
 	for id >= 0 && id <= int(r.lastID) && used[rapidio.DestID(id)] {
 		id += step

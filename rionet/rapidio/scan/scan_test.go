@@ -22,9 +22,7 @@ func TestPaper(t *testing.T) {
 			if got, want := peers[0].seen(), "00:s:0002 00:e:0003=1 00:e:0004=2 00:e:0005=3"; got != want {
 				t.Errorf("the host's devices = %s, want %s", got, want)
 			}
-			if got, want := routes(f, "sw0"), "0>0 1>1 2>2 3>3"; got != want {
-				t.Errorf("routes of sw0 = %s, want %s", got, want)
-			}
+			eventually(t, "routes of sw0", func() string { return routes(f, "sw0") }, "0>0 1>1 2>2 3>3")
 			for i, n := range f.Nodes() {
 				if int(n.DestID) != i {
 					t.Errorf("ID of %s = %d, want %d", n.Name, n.DestID, i)

@@ -21,7 +21,7 @@ func (r *round) settle() error {
 func (r *round) mark(n *node) {
 	n.dirty = n.fresh
 	for id := range n.want {
-		if n.held(rapidio.DestID(id)) != int16(n.want[id]) {
+		if n.lacks(id) {
 			n.dirty = true
 			break
 		}
@@ -92,6 +92,9 @@ func (r *round) settleNode(n *node, t target) error {
 		return r.settleEndpoint(n, t)
 	}
 	for id, port := range n.want {
+		if !n.lacks(id) {
+			continue
+		}
 		if err := r.route(t, n, rapidio.DestID(id), int(port)); err != nil {
 			return err
 		}
@@ -112,7 +115,10 @@ const sweepRun = 32
 // for nobody on a way for ever.
 func (r *round) sweep(n *node, t target) error {
 	empty := 0
-	for id := len(n.want); id < int(r.ids.Any()) && empty < sweepRun; id++ {
+	for id := min(n.dense, len(n.want)); id < int(r.ids.Any()) && empty < sweepRun; id++ {
+		if id < len(n.want) && n.want[id] != rapidio.InvalidRoute {
+			continue
+		}
 		port, err := n.dev.Switch.Ops.GetEntry(r.ctx, t, rapidio.GlobalTable, rapidio.DestID(id))
 		if err != nil {
 			return err

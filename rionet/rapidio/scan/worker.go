@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet/rapidio"
 )
 
@@ -28,7 +29,7 @@ func (p *port) run() {
 	timer := time.NewTimer(p.s.o.Check)
 	defer timer.Stop()
 	for {
-		periodic := false
+		happened, periodic := false, false
 		select {
 		case <-ctx.Done():
 			return
@@ -36,6 +37,7 @@ func (p *port) run() {
 			if p.quiet(ctx) != nil {
 				return
 			}
+			happened = true
 		case <-p.rearm:
 		case <-timer.C:
 			periodic = true
@@ -43,7 +45,7 @@ func (p *port) run() {
 		if p.take(ctx) != nil {
 			return
 		}
-		if periodic || p.happened() {
+		if happened || periodic {
 			p.act(ctx, periodic)
 		}
 		next := p.pause()
@@ -71,13 +73,6 @@ func (p *port) quiet(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// happened tells whether there are events that nobody has looked at.
-func (p *port) happened() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.events.link || p.events.config || p.events.portWrite
 }
 
 // load bounds how much of the time checks may take: one part in so many.
@@ -125,10 +120,15 @@ func (p *port) act(ctx context.Context, periodic bool) {
 	case agent:
 		err = p.actAgent(ctx, e, periodic)
 	}
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errLinkDown) {
-		p.say("%v", err)
-		p.settled(1)
+	if err == nil || ctx.Err() != nil || errors.Is(err, errLinkDown) {
+		return
 	}
+	if errors.Is(err, bus.ErrGone) {
+		p.empty() // until its fabric is back, of which its owner tells
+	} else {
+		p.say("%v", err)
+	}
+	p.settled(1)
 }
 
 // actHost enumerates again, if the net is not as it was.
@@ -150,8 +150,8 @@ func (p *port) actHost(ctx context.Context, e pending, periodic bool) error {
 		}
 	}
 	retry := periodic && p.retry > 0
-	if p.trusted && !e.link && !retry {
-		if !e.portWrite && !periodic {
+	if p.trusted && !retry {
+		if !e.link && !e.portWrite && !periodic {
 			return nil
 		}
 		begun := time.Now()
@@ -200,6 +200,13 @@ func (p *port) forward(ctx context.Context, e pending) {
 // intact tells whether the net is as the last round left it: links of all ports, IDs of all endpoints. What was latched of an event is cleared,
 // so that the next one is told.
 func (p *port) intact(a *access, tags map[uint32]bool) bool {
+	// After the fabric itself began anew, the port's own registers did, too.
+	if id, err := a.own().read(rapidio.RegBaseDeviceID); err != nil || a.ids.Of(id) != rapidio.DestID(p.m.Host()) {
+		return false
+	}
+	if done, err := discovered(a.own(), p.self); err != nil || !done {
+		return false
+	}
 	for _, n := range p.order {
 		if !n.isSwitch() {
 			t := target{a: a, dest: n.dest, hop: rapidio.MaxHops}
