@@ -13,7 +13,8 @@ import (
 
 const (
 	rioBurst   = 32
-	rioEntries = 256 // of a mailbox, and messages of a bare ring: what a direct link has
+	rioEntries = 1024 // of a mailbox: the most
+	ringSize   = 256  // messages of a bare ring, as of a direct link
 )
 
 // rioWay is how messages go to the other process and come from it.
@@ -167,7 +168,7 @@ const (
 	ringSlots  = 256
 	ringData   = 64
 	ringStride = ringData + rapidio.MaxMessage
-	ringBytes  = ringSlots + rioEntries*ringStride
+	ringBytes  = ringSlots + ringSize*ringStride
 )
 
 // ringsBytes is the memory of two of them, in pages.
@@ -203,13 +204,13 @@ func (w *ringWay) send(p []byte, n int) error {
 	r := &w.out
 	for n > 0 {
 		k := min(n, rioBurst)
-		for rioEntries-int(r.mine-r.other) < k {
-			if r.other = dma.Load32(r.b, ringHead); rioEntries-int(r.mine-r.other) < k {
+		for ringSize-int(r.mine-r.other) < k {
+			if r.other = dma.Load32(r.b, ringHead); ringSize-int(r.mine-r.other) < k {
 				giveWay()
 			}
 		}
 		for range k {
-			s := r.b[ringSlots+int(r.mine%rioEntries)*ringStride:]
+			s := r.b[ringSlots+int(r.mine%ringSize)*ringStride:]
 			binary.LittleEndian.PutUint32(s, uint32(len(p)))
 			copy(s[ringData:], p)
 			r.mine++
@@ -232,7 +233,7 @@ func (w *ringWay) receive(n int) error {
 		}
 		k := min(n, rioBurst, int(r.other-r.mine))
 		for i := range k {
-			s := r.b[ringSlots+int(r.mine%rioEntries)*ringStride:]
+			s := r.b[ringSlots+int(r.mine%ringSize)*ringStride:]
 			copy(w.buf[i], s[ringData:ringData+binary.LittleEndian.Uint32(s)])
 			r.mine++
 		}
