@@ -64,6 +64,7 @@ type node struct {
 	timer *time.Timer
 	// patience is how long a message is held for a destination; absent: holdWait, 0: it has stalled.
 	patience map[mailbox]time.Duration
+	run      run
 	// portWrite is one on its way: the node may change what it wrote.
 	portWrite [rapidio.MaxPortWrite]byte
 	signals   [8]byte // what wake had
@@ -340,7 +341,7 @@ func (n *node) clean() {
 
 func (n *node) destID() rapidio.DestID { return rapidio.DestID(n.id.Load()) }
 
-var _ fabric.Sink = (*node)(nil)
+var _ fabric.BurstSink = (*node)(nil)
 
 // vectors are the messages that introduce the node: its ID with each eventfd.
 func (n *node) vectors() []ivmsg {

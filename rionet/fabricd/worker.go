@@ -79,6 +79,12 @@ func (n *node) burst() int {
 			break
 		}
 		k++
+		if h.Kind == shm.KindMessage {
+			n.used = true
+			n.message(&h, data)
+			continue
+		}
+		n.sendRun()
 		if h.Kind == shm.KindReset {
 			n.restart()
 			break
@@ -86,6 +92,7 @@ func (n *node) burst() int {
 		n.used = true
 		n.do(&h, data)
 	}
+	n.sendRun()
 	if k > 0 {
 		n.d.ReleaseTx()
 		n.port.Flush()
@@ -94,11 +101,9 @@ func (n *node) burst() int {
 	return k
 }
 
-// do does one of the node's wishes. What the node wrote is checked here or by the port; data may change under it.
+// do does one of the node's wishes, but for messages. What the node wrote is checked here or by the port; data may change under it.
 func (n *node) do(h *shm.Header, data []byte) {
 	switch h.Kind {
-	case shm.KindMessage:
-		n.message(h, data)
 	case shm.KindDoorbell:
 		if st := n.port.Doorbell(h.Tag, h.Peer, h.Info); st != rapidio.Pending {
 			n.d.PutResult(h.Tag, st)
@@ -126,20 +131,43 @@ func (n *node) do(h *shm.Header, data []byte) {
 	}
 }
 
-// message sends one, and holds it for a while where its destination has no room.
+// run is what of a burst goes to one mailbox, in a row: its data is the node's memory, which ReleaseTx gives back.
+type run struct {
+	to   mailbox
+	n    int
+	tags [burst]uint32
+	data [burst][]byte
+}
+
+// message adds one to the run, which is sent before where it goes elsewhere.
 func (n *node) message(h *shm.Header, data []byte) {
-	m := rapidio.Message{Peer: h.Peer, Mbox: h.Mbox, Data: data}
-	st := n.port.Message(h.Tag, &m)
-	if st == rapidio.Retry {
-		st = n.hold(h.Tag, &m)
-	} else if len(n.patience) > 0 && st == rapidio.Done {
-		if to := (mailbox{m.Peer, m.Mbox}); n.stalled(to) {
-			n.patience[to] = holdMin // it took something
+	to, r := mailbox{h.Peer, h.Mbox}, &n.run
+	if r.n > 0 && r.to != to {
+		n.sendRun()
+	}
+	r.to = to
+	r.tags[r.n], r.data[r.n] = h.Tag, data
+	r.n++
+}
+
+// sendRun sends the run, and holds a message for a while where its destination has no room.
+func (n *node) sendRun() {
+	r := &n.run
+	for i := 0; i < r.n; {
+		k, st := n.port.Messages(r.tags[i:r.n], r.to.dest, r.to.mbox, r.data[i:r.n])
+		if st == rapidio.Retry {
+			k = 1
+			st = n.hold(r.tags[i], &rapidio.Message{Peer: r.to.dest, Mbox: r.to.mbox, Data: r.data[i]})
+		} else if len(n.patience) > 0 && st == rapidio.Done && n.stalled(r.to) {
+			n.patience[r.to] = holdMin // it took something
 		}
+		if st != rapidio.Pending {
+			n.d.PutResults(r.tags[i:i+k], st)
+		}
+		i += k
 	}
-	if st != rapidio.Pending {
-		n.d.PutResult(h.Tag, st)
-	}
+	clear(r.data[:r.n])
+	r.n = 0
 }
 
 // hold tries a message again for a while until there is room for it: a sender that is told Retry loses the order of its messages, or much
