@@ -104,7 +104,6 @@ func (s *System) startRIO(ctx context.Context, b *boundDevice, ops rapidio.Ops) 
 	}
 	p := &rioPort{s: s, name: b.spec.Name, use: b.use, fabric: fabricOf(b.spec), classic: b.spec.Options["exact"] == "off",
 		wake: make(chan struct{}, 1), settled: make(chan struct{})}
-	p.windows.path = p.fabric.path
 	p.ctx, p.cancel = context.WithCancel(s.ctx)
 	p.link = rejoin.New(ops, p.poke)
 	o := rapidio.MportOptions{Host: host, Scan: s.rio.enum}

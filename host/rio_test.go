@@ -13,6 +13,7 @@ import (
 	"github.com/ring3dev/ring3/rionet/fabricd"
 	"github.com/ring3dev/ring3/rionet/mport"
 	"github.com/ring3dev/ring3/rionet/rapidio"
+	"github.com/ring3dev/ring3/sysfs"
 )
 
 // runFabric runs a fabric of pe0 and pe1 at a socket.
@@ -102,6 +103,31 @@ func TestFabric(t *testing.T) {
 		return from.Write32(ctx, 1, 0xff, rapidio.RegBaseDeviceID, rapidio.Small.Reg(9)) == nil
 	})
 	await(t, "the network device follows", func() bool { b := node.boundOf("rio0"); return b.net != nil && b.net != net })
+}
+
+// TestWindowJoinsLast has the node with a window join when the host is there already, again and again: whoever shows its device may be
+// sooner or later than the fabric's news.
+func TestWindowJoinsLast(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "f.sock")
+	runFabric(t, socket, "8")
+	host := rioSystem(t, "rio0=fabric:"+socket+",node=pe0,host=0")
+	net := host.tree.sys.MkdirAll("devices/virtual/rapidio_port/rapidio0/rnet_0")
+	windows := func() (n int) {
+		for _, name := range net.Names() {
+			if d, ok := net.Lookup(name).(*sysfs.Dir); ok && d.Lookup("window0") != nil {
+				n++
+			}
+		}
+		return n
+	}
+	for range 5 {
+		node := rioSystem(t, "rio0=fabric:"+socket+",node=pe1,window=64K")
+		await(t, "the host sees the node's window", func() bool { return windows() == 1 })
+		if err := node.Close(); err != nil {
+			t.Errorf("Close = %v", err)
+		}
+		await(t, "the node's window is gone", func() bool { return windows() == 0 })
+	}
 }
 
 func TestFabricRefuses(t *testing.T) {
