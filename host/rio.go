@@ -24,6 +24,10 @@ type rioBus struct {
 	peers *rionet.Driver
 }
 
+// lookAgain is how often a host looks whether its net is as it was; agents look half as often. Nobody tells agents of a host that was killed,
+// and the scanner takes care that looking takes no more than a hundredth of the time.
+const lookAgain = 5 * time.Second
+
 // openRIO makes it.
 func (s *System) openRIO() error {
 	s.rio.mu.Lock()
@@ -32,7 +36,7 @@ func (s *System) openRIO() error {
 		return nil
 	}
 	b := rapidio.NewBus(rapidio.BusOptions{Log: s.log, Uevents: s.events, Changed: s.pokePorts})
-	s.rio.bus, s.rio.enum, s.rio.peers = b, scan.New(b, scan.Options{Log: s.log}), rionet.NewDriver()
+	s.rio.bus, s.rio.enum, s.rio.peers = b, scan.New(b, scan.Options{Log: s.log, Check: lookAgain}), rionet.NewDriver()
 	if err := b.Register(s.rio.peers.Rapidio()); err != nil {
 		return fmt.Errorf("rionet: %w", err)
 	}

@@ -68,7 +68,12 @@ func TestVM(t *testing.T) {
 		Config:  vm.Config{Arch: vmArch, Devices: nics, Image: image(t), Host: host},
 		Timeout: 5 * time.Minute, // TestRootPktgen takes one on a quiet machine
 		Want: func(name string) bool {
-			return !strings.HasPrefix(name, noIOMMU) && !strings.HasPrefix(name, "TestRoot"+vfioUserTests) && !strings.HasPrefix(name, "TestRoot"+tpmTests) && !strings.HasPrefix(name, "TestRoot"+portTests)
+			for _, elsewhere := range []string{noIOMMU, "TestRoot" + vfioUserTests, "TestRoot" + tpmTests, "TestRoot" + portTests, "TestRoot" + fabricTests} {
+				if strings.HasPrefix(name, elsewhere) {
+					return false
+				}
+			}
+			return true
 		},
 	}
 	s.Run(t)

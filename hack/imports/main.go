@@ -77,6 +77,7 @@ var foreign = []struct {
 	{"go.yaml.in/yaml", []string{"rionet/fabric"}, false},
 	{"github.com/creack/pty", nil, true},
 	{"github.com/google/go-tpm", []string{"tpmdd", "host"}, true},
+	{"github.com/hugelgupf/p9", []string{"integration/guest"}, false},
 	{"github.com/u-root", []string{"integration/vm", "internal/hwbind"}, false},
 }
 

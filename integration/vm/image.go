@@ -42,6 +42,13 @@ func (i *Image) put(path string, e entry) {
 	i.files[inUsr(path)] = e
 }
 
+// With is a copy that has one more file, with these contents.
+func (i *Image) With(path, contents string) *Image {
+	c := i.clone()
+	c.AddData(path, []byte(contents), 0o644)
+	return c
+}
+
 // clone is a copy that can be changed.
 func (i *Image) clone() *Image { return &Image{Root: i.Root, files: maps.Clone(i.files)} }
 

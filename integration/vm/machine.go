@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ring3dev/ring3/integration/vm/wire"
@@ -51,9 +52,9 @@ type Machine struct {
 var ErrEnded = errors.New("the VM ended")
 
 // kvmFails is set when KVM was found not to work here.
-var kvmFails bool
+var kvmFails atomic.Bool
 
-// Start boots a VM and waits until its init is ready. It is not safe for concurrent use.
+// Start boots a VM and waits until its init is ready. It is safe for concurrent use.
 func Start(ctx context.Context, c Config) (*Machine, error) {
 	c = c.withDefaults()
 	accel, err := c.accel()
@@ -74,7 +75,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 			return nil, fmt.Errorf("vm: booting: %w", ctx.Err())
 		}
 		if m, err = start(ctx, c, "tcg", limit); err == nil { // else it is not KVM that is wrong
-			kvmFails = true
+			kvmFails.Store(true)
 			c.logf("KVM does not work here, so it is done without: %.300v", kvmErr)
 		}
 		return m, err

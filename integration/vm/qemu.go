@@ -28,7 +28,7 @@ func (c *Config) accel() (string, error) {
 	default:
 		return "", fmt.Errorf("vm: %s=%s, want kvm or tcg", accelEnv, a)
 	}
-	if c.Arch != hostArch || kvmFails {
+	if c.Arch != hostArch || kvmFails.Load() {
 		return "tcg", nil
 	}
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)

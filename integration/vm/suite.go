@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -47,7 +48,7 @@ func possible(arch string) error {
 
 // Suite is a test package that is run in a VM, each of its tests in a process of its own, in
 // the order of its files and with its testdata. The VM is booted for the first of them that
-// is run, and again after one that ended it.
+// is run, and again after one that ended it. Several suites may run at a time, each as a test of its own.
 type Suite struct {
 	Config  Config
 	Package string                 // "integration/guest"
@@ -107,10 +108,8 @@ func (s *Suite) prepare(t *testing.T) (binary string, err error) {
 		dir = t.TempDir()
 	}
 	binary = filepath.Join(dir, s.Config.Arch+"-"+strings.ReplaceAll(s.Package, "/", "-")+".test")
-	if _, err := os.Stat(binary); err != nil {
-		if err := BuildTest(s.Config.Arch, s.Package, binary); err != nil {
-			return "", err
-		}
+	if err := buildOnce(s.Config.Arch, s.Package, binary); err != nil {
+		return "", err
 	}
 	s.Config.Image = s.Config.Image.clone()
 	s.Config.Image.AddFile(s.inside(), binary, 0o755)
@@ -123,6 +122,19 @@ func (s *Suite) prepare(t *testing.T) (binary string, err error) {
 		return binary, nil
 	}
 	return binary, s.Config.Image.AddDir(filepath.Join(filepath.Dir(s.inside()), "testdata"), data)
+}
+
+// building is held while a test binary is built, which another suite may want too.
+var building sync.Mutex
+
+// buildOnce builds a test binary if it is not there.
+func buildOnce(arch, pkg, binary string) error {
+	building.Lock()
+	defer building.Unlock()
+	if _, err := os.Stat(binary); err == nil {
+		return nil
+	}
+	return BuildTest(arch, pkg, binary)
 }
 
 // inside is where the test binary is in the VM.
@@ -192,7 +204,7 @@ func (s *Suite) one(t *testing.T, name string) {
 	ctx, cancel := context.WithTimeoutCause(t.Context(), limit, fmt.Errorf("still running after %v", limit))
 	defer cancel()
 	c := wire.Command{
-		Argv: []string{s.inside(), "-test.v=test2json", "-test.run=" + pattern(name), fmt.Sprintf("-test.timeout=%v", s.Timeout)},
+		Argv: []string{s.inside(), "-test.v=test2json", "-test.run=" + pattern(t.Name(), name), fmt.Sprintf("-test.timeout=%v", s.Timeout)},
 		Env:  s.Env,
 		Dir:  filepath.Dir(s.inside()),
 		Root: strings.HasPrefix(strings.Replace(name, "NoIOMMU", "", 1), AsRoot),
@@ -234,13 +246,14 @@ func describe(e wire.Exit) string {
 	return fmt.Sprintf("exit status %d", e.Code)
 }
 
-// pattern is -run's for a test in the VM: its name, and of the pattern that was given here
-// what is about its subtests.
-func pattern(name string) string {
+// pattern is -run's for a test in the VM, whose name here is given too: its name there, and of the pattern that
+// was given here what is about its subtests.
+func pattern(here, name string) string {
 	p := "^" + regexp.QuoteMeta(name) + "$"
 	if f := flag.Lookup("test.run"); f != nil {
-		if parts := strings.SplitN(f.Value.String(), "/", 3); len(parts) == 3 {
-			p += "/" + parts[2]
+		n := strings.Count(here, "/") + 1
+		if parts := strings.SplitN(f.Value.String(), "/", n+1); len(parts) > n {
+			p += "/" + parts[n]
 		}
 	}
 	return p

@@ -60,7 +60,7 @@ func yield() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 // sleep waits for the node to send something, or for a poke.
 func (n *node) sleep() {
 	if err := n.d.Err(); err != nil {
-		n.end(fmt.Sprintf("it broke the rules: %v", err))
+		n.expel(fmt.Sprintf("it broke the rules: %v", err))
 		return
 	}
 	if !n.d.ArmTx() && !n.config.Load() && !n.ended() {
@@ -129,7 +129,7 @@ func (n *node) do(h *shm.Header, data []byte) {
 		n.port.SetDoorbells(h.Value != 0)
 		n.d.PutResponse(h.Tag, 0, rapidio.Done)
 	default:
-		n.end(fmt.Sprintf("it broke the rules: a record of %v", h.Kind))
+		n.expel(fmt.Sprintf("it broke the rules: a record of %v", h.Kind))
 	}
 }
 
