@@ -183,7 +183,7 @@ func (p *rioPort) follow() {
 		}
 		p.setAway(nil)
 		p.s.log.Warn(fmt.Sprintf("%s: the fabric at %s is back", p.name, p.fabric.path))
-		p.poke()
+		p.anew()
 	}
 }
 
