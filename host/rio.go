@@ -18,18 +18,25 @@ import (
 
 // rioBus is the RapidIO subsystem of a System: there is one as soon as a device is a master port.
 type rioBus struct {
+	mu    sync.Mutex   // held while it is made and ended
 	bus   *rapidio.Bus // nil: there is none
 	enum  *scan.Scanner
 	peers *rionet.Driver
 }
 
-// openRIO makes it. scan is held.
+// lookAgain is how often a host looks whether its net is as it was; agents look half as often. Nobody tells agents of a host that was killed,
+// and the scanner takes care that looking takes no more than a hundredth of the time.
+const lookAgain = 5 * time.Second
+
+// openRIO makes it.
 func (s *System) openRIO() error {
+	s.rio.mu.Lock()
+	defer s.rio.mu.Unlock()
 	if s.rio.bus != nil {
 		return nil
 	}
 	b := rapidio.NewBus(rapidio.BusOptions{Log: s.log, Uevents: s.events, Changed: s.pokePorts})
-	s.rio = rioBus{bus: b, enum: scan.New(b, scan.Options{Log: s.log}), peers: rionet.NewDriver()}
+	s.rio.bus, s.rio.enum, s.rio.peers = b, scan.New(b, scan.Options{Log: s.log, Check: lookAgain}), rionet.NewDriver()
 	if err := b.Register(s.rio.peers.Rapidio()); err != nil {
 		return fmt.Errorf("rionet: %w", err)
 	}
@@ -41,6 +48,8 @@ func (s *System) openRIO() error {
 
 // close ends it.
 func (r *rioBus) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.bus != nil {
 		r.bus.Close()
 		r.enum.Wait()

@@ -178,13 +178,30 @@ func (p *rioPort) follow() {
 		p.s.log.Warn(fmt.Sprintf("%s: the fabric at %s is gone; joining again", p.name, p.fabric.path))
 		p.setAway(why())
 		p.link.Lose()
-		if !p.joinAgain() {
+		if !p.leave() || !p.joinAgain() {
 			return
 		}
 		p.setAway(nil)
 		p.s.log.Warn(fmt.Sprintf("%s: the fabric at %s is back", p.name, p.fabric.path))
 		p.poke()
 	}
+}
+
+// leave closes the dead device and its driver's instance: the daemon takes a node once, and it may be that only this end saw the other one
+// die. It says no where the port ends.
+func (p *rioPort) leave() bool {
+	if !lockUse(p.ctx, p.use) {
+		return false
+	}
+	defer p.use.Unlock()
+	b := p.s.boundOf(p.name)
+	if b == nil || b.rio != p {
+		return false
+	}
+	p.s.irqs.remove(b)
+	_ = b.inst.Close()
+	_ = b.dev.Close()
+	return true
 }
 
 func (p *rioPort) setAway(err error) {
@@ -227,6 +244,15 @@ func (p *rioPort) joinOnce() (err error) {
 	if spec == nil {
 		return bus.ErrClosed
 	}
+	dev, err := s.joinFabric(p.ctx, *spec)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = dev.Close()
+		}
+	}()
 	if err := s.scan.lock(p.ctx); err != nil {
 		return err
 	}
@@ -239,20 +265,8 @@ func (p *rioPort) joinOnce() (err error) {
 	if old == nil || old.rio != p {
 		return bus.ErrClosed
 	}
-	// The daemon takes a node once, and it may be that only this end saw the other one die.
-	s.irqs.remove(old)
-	_ = old.inst.Close()
-	_ = old.dev.Close()
 	n := *old
-	if n.dev, err = s.joinFabric(p.ctx, *spec); err != nil {
-		return err
-	}
-	dev := n.dev
-	defer func() {
-		if err != nil {
-			_ = dev.Close()
-		}
-	}()
+	n.dev = dev
 	driver, regs := servedBy(spec.Device, n.dev, s.drivers)
 	if n.trace, err = s.tracing.wrap(p.name, n.dev, driver, regs); err != nil {
 		return err

@@ -28,7 +28,10 @@ const asUser = "RING3_TAP_USER"
 
 // TestTAP runs TestTAPInside in a network namespace of its own, as root and as an ordinary
 // user in a user namespace of his.
-func TestTAP(t *testing.T) {
+func TestTAP(t *testing.T) { runInside(t, "TestTAPInside") }
+
+// runInside runs a test of this program in a network namespace of its own, as root and as an ordinary user.
+func runInside(t *testing.T, test string) {
 	if os.Getenv(insideTap) != "" {
 		t.Skip("inside")
 	}
@@ -54,14 +57,14 @@ func TestTAP(t *testing.T) {
 			}
 			dir := folder(t)
 			argv := append(slices.Clone(c.argv), "env", "-i", "PATH="+os.Getenv("PATH"), "TMPDIR="+dir, "XDG_RUNTIME_DIR="+dir,
-				insideTap+"="+ring3, asUser+"="+c.env, "RING3_LONG="+os.Getenv("RING3_LONG"), self, "-test.run=^TestTAPInside$", "-test.v", "-test.timeout=9m")
+				insideTap+"="+ring3, asUser+"="+c.env, "RING3_LONG="+os.Getenv("RING3_LONG"), self, "-test.run=^"+test+"$", "-test.v", "-test.timeout=9m")
 			cmd := exec.Command(argv[0], argv[1:]...)
 			cmd.Dir = dir
 			out, err := cmd.CombinedOutput()
 			switch {
 			case err != nil:
 				t.Errorf("%s: %v\n%s", c.name, err, out)
-			case bytes.Contains(out, []byte("--- SKIP: TestTAPInside (")):
+			case bytes.Contains(out, []byte("--- SKIP: "+test+" (")):
 				t.Skipf("%s", out)
 			case testing.Verbose():
 				t.Logf("%s", out)
@@ -339,11 +342,16 @@ func waitMTU(t *testing.T, mtu int) {
 // later than two round trips after its last request.
 func ping(t *testing.T, to string) {
 	t.Helper()
+	pingSizes(t, to, "56", "1400", "6000")
+}
+
+func pingSizes(t *testing.T, to string, sizes ...string) {
+	t.Helper()
 	if !havePing() {
 		t.Log("there is no ping here")
 		return
 	}
-	for _, size := range []string{"56", "1400", "6000"} {
+	for _, size := range sizes {
 		out, err := exec.Command("ping", "-n", "-c", "3", "-i", "0.02", "-w", "20", "-s", size, to).CombinedOutput()
 		if err != nil && bytes.Contains(out, []byte("ermitted")) {
 			t.Logf("ping may not: %s", out)

@@ -28,6 +28,8 @@ type Row struct {
 	Unit  string  `json:"unit"`            // "pps", "ns", "us", "ms", "MiB"
 	Limit float64 `json:"limit,omitempty"` // what the model alone does, in Unit
 	Ratio float64 `json:"ratio,omitempty"` // Value to Limit
+	// Wanted is the least ratio that is aimed at; 0: none is.
+	Wanted float64 `json:"wanted,omitempty"`
 	// Samples are what Ratio, or Value where there is no limit, is the median of, where that is known.
 	Samples []float64 `json:"samples,omitempty"`
 }
@@ -37,6 +39,9 @@ func (r Row) String() string {
 	s := fmt.Sprintf("%-10s %-34s %14.6g %-4s", r.Bench, r.Case, r.Value, r.Unit)
 	if r.Limit != 0 {
 		s += fmt.Sprintf("  limit %12.6g  ratio %.3f", r.Limit, r.Ratio)
+	}
+	if r.Wanted != 0 {
+		s += fmt.Sprintf("  wanted %g", r.Wanted)
 	}
 	return s
 }
@@ -75,7 +80,7 @@ func Run(ctx context.Context, o Options, emit func(Row) error) error {
 	if o.Pairs == 0 {
 		o.Pairs = 3
 	}
-	for _, f := range []func(context.Context, *Options, func(Row) error) error{access, irq, realTime, start, mem, wire, forward, pktgenTx, pktgenUses, rates, null, accounting, iommu, vfioUser, tracing, weight, moderation, polling, taps, tpms, portIRQs, plug, configSpace, enumerate} {
+	for _, f := range []func(context.Context, *Options, func(Row) error) error{access, irq, realTime, start, mem, wire, forward, pktgenTx, pktgenUses, rates, null, accounting, iommu, vfioUser, tracing, weight, moderation, polling, taps, tpms, portIRQs, plug, configSpace, enumerate, rio} {
 		if err := f(ctx, &o, emit); err != nil {
 			return err
 		}

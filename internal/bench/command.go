@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/ring3dev/ring3/host"
 )
@@ -12,6 +13,9 @@ import (
 // Command is `ring3 bench`: it prints the rows as they come, as text or as one JSON object a
 // line.
 func Command(ctx context.Context, o host.BenchOptions) error {
+	if text, ok := rioNodeOf(); ok {
+		return runRIONode(ctx, text, o.Log, os.Stdin, o.Stdout)
+	}
 	rows := 0
 	emit := func(r Row) error {
 		rows++

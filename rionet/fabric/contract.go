@@ -25,6 +25,13 @@ type Sink interface {
 	Link(up bool)
 }
 
+// BurstSink is a Sink that takes several messages of one source at once. The first n of them, at least one, have the status that it
+// returns.
+type BurstSink interface {
+	Sink
+	Messages(src rapidio.DestID, mbox uint8, data [][]byte) (n int, s rapidio.Status)
+}
+
 // Maint is a maintenance transaction that a node starts.
 type Maint struct {
 	Tag   uint32

@@ -96,6 +96,7 @@ func (f *Fabric) Attach(node string, s Sink) (*Port, error) {
 		return nil, fmt.Errorf("fabric: no endpoint %q; there are %s", clip(node), f.someNames())
 	}
 	p := &Port{f: f, dev: d, sink: s}
+	p.many, _ = s.(BurstSink)
 	f.mu.Lock()
 	defer f.unlock()
 	if d.node.Load() != nil {

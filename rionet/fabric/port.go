@@ -13,6 +13,7 @@ type Port struct {
 	f    *Fabric
 	dev  *device
 	sink Sink
+	many BurstSink // the same; nil: it takes one message at a time
 
 	// life is held, shared, by who calls sink: after Detach nobody does.
 	life   sync.RWMutex
@@ -170,7 +171,31 @@ func (p *Port) Message(tag uint32, m *rapidio.Message) rapidio.Status {
 	p.msg = rapidio.Message{Peer: t.src, Mbox: m.Mbox, Data: m.Data}
 	s, to := t.dst.message(&p.msg)
 	p.msg.Data = nil
-	return p.sent(c, t, to, s, len(m.Data))
+	return p.sent(c, t, to, s, 1, len(m.Data))
+}
+
+// Messages sends several to one mailbox, with a tag each. The first n of them, at least one, have the status that it returns.
+func (p *Port) Messages(tags []uint32, dest rapidio.DestID, mbox uint8, data [][]byte) (n int, s rapidio.Status) {
+	m := rapidio.Message{Peer: dest, Mbox: mbox, Data: data[0]}
+	if len(m.Data) == 0 || len(m.Data) > rapidio.MaxMessage || mbox >= rapidio.MaxMboxes || !p.dev.mailboxes {
+		return 1, rapidio.Error
+	}
+	c, t := p.way(dest, ftypeMessage)
+	if t == nil {
+		return 1, rapidio.Error
+	}
+	if !t.ideal || t.order.onTheWay.Load() != 0 {
+		p.msg = m
+		s = p.sendMessage(tags[0], t, &p.msg)
+		p.msg.Data = nil
+		return 1, s
+	}
+	n, s, to := t.dst.messages(&p.msg, t.src, mbox, data)
+	bytes := 0
+	for _, d := range data[:n] {
+		bytes += len(d)
+	}
+	return n, p.sent(c, t, to, s, n, bytes)
 }
 
 // Doorbell sends a doorbell. Pending: Sink.Complete follows, with the tag.
@@ -183,12 +208,12 @@ func (p *Port) Doorbell(tag uint32, dest rapidio.DestID, info uint16) rapidio.St
 		return p.sendDoorbell(tag, t, info)
 	}
 	s, to := t.dst.doorbell(t.src, info)
-	return p.sent(c, t, to, s, 0)
+	return p.sent(c, t, to, s, 1, 0)
 }
 
-// sent counts a packet that arrived at once, and remembers whom to flush.
-func (p *Port) sent(c *cell, t *path, to *Port, s rapidio.Status, bytes int) rapidio.Status {
-	t.packets.Add(1)
+// sent counts packets that arrived at once, all with one response, and remembers whom to flush.
+func (p *Port) sent(c *cell, t *path, to *Port, s rapidio.Status, packets, bytes int) rapidio.Status {
+	t.packets.Add(uint64(packets))
 	t.bytes.Add(uint64(bytes))
 	switch s {
 	case rapidio.Done:
@@ -201,9 +226,9 @@ func (p *Port) sent(c *cell, t *path, to *Port, s rapidio.Status, bytes int) rap
 			c.to = to
 		}
 	case rapidio.Retry:
-		t.retries.Add(1)
+		t.retries.Add(uint64(packets))
 	default:
-		t.errors.Add(1)
+		t.errors.Add(uint64(packets))
 	}
 	return s
 }
@@ -237,6 +262,26 @@ func (d *device) message(m *rapidio.Message) (rapidio.Status, *Port) {
 	st := s.Message(m)
 	n.leave()
 	return answer(st), n
+}
+
+// messages delivers several; the first n have the status. m is the caller's, for a node that takes one at a time.
+func (d *device) messages(m *rapidio.Message, src rapidio.DestID, mbox uint8, data [][]byte) (n int, s rapidio.Status, to *Port) {
+	to = d.node.Load()
+	if to == nil || to.many == nil {
+		*m = rapidio.Message{Peer: src, Mbox: mbox, Data: data[0]}
+		s, to = d.message(m)
+		m.Data = nil
+		return 1, s, to
+	}
+	if to.mbox[mbox].Load()&rapidio.MboxAvailable == 0 || !d.mailboxes {
+		return 1, rapidio.Error, nil
+	}
+	if _, ok := to.enter(); !ok {
+		return 1, rapidio.Error, nil
+	}
+	n, s = to.many.Messages(src, mbox, data)
+	to.leave()
+	return min(max(n, 1), len(data)), answer(s), to
 }
 
 func (d *device) doorbell(src rapidio.DestID, info uint16) (rapidio.Status, *Port) {

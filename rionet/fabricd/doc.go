@@ -58,7 +58,7 @@
 // # Trust
 //
 // Nothing that a node writes is trusted. Its region is its own; what it makes of it is checked by package shm, and a node that breaks the
-// rules there is ended with a line of why in the log, and may join again. The memory cannot be shrunk. An eventfd is shared with its flags: a
+// rules there is ended with a line of why in the log (a warning every 10 s at most), and may join again. The memory cannot be shrunk. An eventfd is shared with its flags: a
 // node that makes one blocking and fills it would stop who signals it, so a watchdog looks for signals that take a second, ends that
 // node, and frees who waits. A node may keep its worker busy, which is one thread.
 //

@@ -134,7 +134,7 @@ func (g *group) introduce(n *node) error {
 // announce tells a node of another. One that does not listen is no node any more. mu is held.
 func (g *group) announce(to *node, msgs ...ivmsg) {
 	if err := sendIV(to.conn, announceWait, msgs...); err != nil {
-		to.end(fmt.Sprintf("it does not take news of those it trusts: %v", err))
+		to.expel(fmt.Sprintf("it does not take news of those it trusts: %v", err))
 	}
 }
 

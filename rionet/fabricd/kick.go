@@ -59,7 +59,7 @@ func (s *Server) rescue() {
 			continue
 		}
 		if k := n.kicked.Load(); n.stuck.Swap(k) == k {
-			n.end("it does not let itself be signalled")
+			n.expel("it does not let itself be signalled")
 			s.watching.Go(n.drain)
 		}
 	}

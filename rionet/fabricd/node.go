@@ -1,8 +1,10 @@
 package fabricd
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"sync"
@@ -49,17 +51,20 @@ type node struct {
 	kicked  atomic.Uint32 // calls that have
 	stuck   atomic.Uint32 // what kicked was when the watchdog saw one in progress
 
-	ending  sync.Once
-	stop    chan struct{} // closed when it is to end
-	why     string        // read after stop is closed
-	left    chan struct{} // closed when it has ended
-	working chan struct{} // closed when the worker has returned
+	ending sync.Once
+	stop   chan struct{} // closed when it is to end
+	why    string        // read after stop is closed
+	// expelled says that it did what it must not; read after stop is closed.
+	expelled bool
+	left     chan struct{} // closed when it has ended
+	working  chan struct{} // closed when the worker has returned
 
 	// of the worker
 	used  bool // there was traffic since it began
 	timer *time.Timer
 	// patience is how long a message is held for a destination; absent: holdWait, 0: it has stalled.
 	patience map[mailbox]time.Duration
+	run      run
 	// portWrite is one on its way: the node may change what it wrote.
 	portWrite [rapidio.MaxPortWrite]byte
 	signals   [8]byte // what wake had
@@ -226,7 +231,7 @@ func (n *node) serve() {
 		close(n.working)
 	}
 	n.clean()
-	n.s.log.Info("fabric: left", "node", n.name, "pid", n.pid, "why", n.why)
+	n.s.log.Log(context.Background(), n.farewell(), "fabric: left", "node", n.name, "pid", n.pid, "why", n.why)
 	if started {
 		n.s.tell(Event{What: EventLeft, Node: n.name, PID: n.pid, Why: n.why})
 	}
@@ -239,7 +244,7 @@ func (n *node) listen() {
 	k, err := n.conn.Read(b[:])
 	switch {
 	case k > 0:
-		n.end("it sent what no ivshmem client sends")
+		n.expel("it sent what no ivshmem client sends")
 	case errors.Is(err, net.ErrClosed):
 		n.end("the fabric ended it") // or so: whoever closed it said why
 	default:
@@ -247,10 +252,29 @@ func (n *node) listen() {
 	}
 }
 
+// farewell is how loud its end is told: one that was expelled is worth a warning, but not each time if it joins again and again.
+func (n *node) farewell() slog.Level {
+	n.s.mu.Lock()
+	defer n.s.mu.Unlock()
+	if !n.expelled || time.Since(n.s.warned[n.index]) < warnEvery {
+		return slog.LevelInfo
+	}
+	n.s.warned[n.index] = time.Now()
+	return slog.LevelWarn
+}
+
+// warnEvery is how often the end of one endpoint's node is a warning.
+const warnEvery = 10 * time.Second
+
 // end has a node end, for a reason. It waits for nothing.
-func (n *node) end(why string) {
+func (n *node) end(why string) { n.finish(why, false) }
+
+// expel has a node end that did what it must not.
+func (n *node) expel(why string) { n.finish(why, true) }
+
+func (n *node) finish(why string, expelled bool) {
 	n.ending.Do(func() {
-		n.why = why
+		n.why, n.expelled = why, expelled
 		close(n.stop)
 		n.conn.Close()
 		// The worker waits in the runtime's poller or, if the node made its eventfd blocking, in the kernel.
@@ -317,7 +341,7 @@ func (n *node) clean() {
 
 func (n *node) destID() rapidio.DestID { return rapidio.DestID(n.id.Load()) }
 
-var _ fabric.Sink = (*node)(nil)
+var _ fabric.BurstSink = (*node)(nil)
 
 // vectors are the messages that introduce the node: its ID with each eventfd.
 func (n *node) vectors() []ivmsg {

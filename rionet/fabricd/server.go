@@ -50,6 +50,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	nodes    []*node                    // by endpoint; guarded by mu
+	warned   []time.Time                // when an end of its node was last a warning, by endpoint; guarded by mu
 	conns    map[*net.UnixConn]struct{} // that are not nodes; guarded by mu
 	watchers map[*watcher]struct{}      // guarded by mu
 }
@@ -80,7 +81,7 @@ func Open(c Config) (*Server, error) {
 		return nil, fmt.Errorf("fabric at %s: %w", c.Socket, err)
 	}
 	s := &Server{topo: c.Topology, log: c.Log, path: path, started: time.Now(), index: make(map[string]int),
-		nodes: make([]*node, len(c.Topology.Endpoints)), quiet: make(chan struct{}), conns: make(map[*net.UnixConn]struct{}), watchers: make(map[*watcher]struct{})}
+		nodes: make([]*node, len(c.Topology.Endpoints)), warned: make([]time.Time, len(c.Topology.Endpoints)), quiet: make(chan struct{}), conns: make(map[*net.UnixConn]struct{}), watchers: make(map[*watcher]struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -7,18 +7,30 @@ import "github.com/ring3dev/ring3/rionet/rapidio"
 // Message delivers one.
 func (n *node) Message(m *rapidio.Message) rapidio.Status {
 	st := n.d.PutMessage(m.Mbox, m.Peer, m.Data)
+	n.put(m.Peer, m.Mbox, st)
+	return st
+}
+
+// Messages delivers several.
+func (n *node) Messages(src rapidio.DestID, mbox uint8, data [][]byte) (int, rapidio.Status) {
+	k, st := n.d.PutMessages(mbox, src, data)
+	n.put(src, mbox, st)
+	return k, st
+}
+
+// put notes what became of what came.
+func (n *node) put(src rapidio.DestID, mbox uint8, st rapidio.Status) {
 	switch {
 	case st == rapidio.Retry:
-		n.s.refused.note(m.Peer, n)
-		if !n.full[m.Mbox].Load() {
-			n.setFull(m.Mbox, true)
+		n.s.refused.note(src, n)
+		if !n.full[mbox].Load() {
+			n.setFull(mbox, true)
 		}
 	case st == rapidio.Error:
 		n.poke() // it may have broken the ring: its worker finds out
-	case n.full[m.Mbox].Load():
-		n.setFull(m.Mbox, false)
+	case n.full[mbox].Load():
+		n.setFull(mbox, false)
 	}
-	return st
 }
 
 // setFull has the Mailbox CSR say whether a mailbox is full.

@@ -21,7 +21,9 @@ const (
 	// left of it for a destination that is slow.
 	holdWait = 100 * time.Millisecond
 	holdMin  = holdWait / 32
-	// A held message is tried again after firstPause, then more and more seldom, up to lastPause.
+	// lookFirst is how long a held message is tried again and again: its destination may be about to take something, if it has a processor.
+	lookFirst = 50 * time.Microsecond
+	// Then it is tried after firstPause, then more and more seldom, up to lastPause.
 	firstPause = 20 * time.Microsecond
 	lastPause  = 500 * time.Microsecond
 )
@@ -58,7 +60,7 @@ func yield() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 // sleep waits for the node to send something, or for a poke.
 func (n *node) sleep() {
 	if err := n.d.Err(); err != nil {
-		n.end(fmt.Sprintf("it broke the rules: %v", err))
+		n.expel(fmt.Sprintf("it broke the rules: %v", err))
 		return
 	}
 	if !n.d.ArmTx() && !n.config.Load() && !n.ended() {
@@ -79,6 +81,12 @@ func (n *node) burst() int {
 			break
 		}
 		k++
+		if h.Kind == shm.KindMessage {
+			n.used = true
+			n.message(&h, data)
+			continue
+		}
+		n.sendRun()
 		if h.Kind == shm.KindReset {
 			n.restart()
 			break
@@ -86,6 +94,7 @@ func (n *node) burst() int {
 		n.used = true
 		n.do(&h, data)
 	}
+	n.sendRun()
 	if k > 0 {
 		n.d.ReleaseTx()
 		n.port.Flush()
@@ -94,11 +103,9 @@ func (n *node) burst() int {
 	return k
 }
 
-// do does one of the node's wishes. What the node wrote is checked here or by the port; data may change under it.
+// do does one of the node's wishes, but for messages. What the node wrote is checked here or by the port; data may change under it.
 func (n *node) do(h *shm.Header, data []byte) {
 	switch h.Kind {
-	case shm.KindMessage:
-		n.message(h, data)
 	case shm.KindDoorbell:
 		if st := n.port.Doorbell(h.Tag, h.Peer, h.Info); st != rapidio.Pending {
 			n.d.PutResult(h.Tag, st)
@@ -122,24 +129,47 @@ func (n *node) do(h *shm.Header, data []byte) {
 		n.port.SetDoorbells(h.Value != 0)
 		n.d.PutResponse(h.Tag, 0, rapidio.Done)
 	default:
-		n.end(fmt.Sprintf("it broke the rules: a record of %v", h.Kind))
+		n.expel(fmt.Sprintf("it broke the rules: a record of %v", h.Kind))
 	}
 }
 
-// message sends one, and holds it for a while where its destination has no room.
+// run is what of a burst goes to one mailbox, in a row: its data is the node's memory, which ReleaseTx gives back.
+type run struct {
+	to   mailbox
+	n    int
+	tags [burst]uint32
+	data [burst][]byte
+}
+
+// message adds one to the run, which is sent before where it goes elsewhere.
 func (n *node) message(h *shm.Header, data []byte) {
-	m := rapidio.Message{Peer: h.Peer, Mbox: h.Mbox, Data: data}
-	st := n.port.Message(h.Tag, &m)
-	if st == rapidio.Retry {
-		st = n.hold(h.Tag, &m)
-	} else if len(n.patience) > 0 && st == rapidio.Done {
-		if to := (mailbox{m.Peer, m.Mbox}); n.stalled(to) {
-			n.patience[to] = holdMin // it took something
+	to, r := mailbox{h.Peer, h.Mbox}, &n.run
+	if r.n > 0 && r.to != to {
+		n.sendRun()
+	}
+	r.to = to
+	r.tags[r.n], r.data[r.n] = h.Tag, data
+	r.n++
+}
+
+// sendRun sends the run, and holds a message for a while where its destination has no room.
+func (n *node) sendRun() {
+	r := &n.run
+	for i := 0; i < r.n; {
+		k, st := n.port.Messages(r.tags[i:r.n], r.to.dest, r.to.mbox, r.data[i:r.n])
+		if st == rapidio.Retry {
+			k = 1
+			st = n.hold(r.tags[i], &rapidio.Message{Peer: r.to.dest, Mbox: r.to.mbox, Data: r.data[i]})
+		} else if len(n.patience) > 0 && st == rapidio.Done && n.stalled(r.to) {
+			n.patience[r.to] = holdMin // it took something
 		}
+		if st != rapidio.Pending {
+			n.d.PutResults(r.tags[i:i+k], st)
+		}
+		i += k
 	}
-	if st != rapidio.Pending {
-		n.d.PutResult(h.Tag, st)
-	}
+	clear(r.data[:r.n])
+	r.n = 0
 }
 
 // hold tries a message again for a while until there is room for it: a sender that is told Retry loses the order of its messages, or much
@@ -157,14 +187,16 @@ func (n *node) hold(tag uint32, m *rapidio.Message) rapidio.Status {
 	n.port.Flush() // so that it sees what is in its mailbox
 	n.Flush()
 	begin := time.Now()
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		n.timer.Reset(pause)
-		select {
-		case <-n.timer.C:
-		case <-n.stop:
+	took := time.Duration(0)
+	for pause := firstPause; ; {
+		if took < lookFirst {
+			yield()
+		} else if n.pause(pause) {
+			pause = min(2*pause, lastPause)
+		} else {
 			return rapidio.Retry
 		}
-		took := time.Since(begin)
+		took = time.Since(begin)
 		if n.s.refused.room(n.destID(), m.Mbox) {
 			if st := n.port.Message(tag, m); st != rapidio.Retry {
 				n.learn(to, limit, took)
@@ -175,6 +207,17 @@ func (n *node) hold(tag uint32, m *rapidio.Message) rapidio.Status {
 			n.patience[to] = 0
 			return rapidio.Retry
 		}
+	}
+}
+
+// pause lets time go by. It says false where the node is to end.
+func (n *node) pause(d time.Duration) bool {
+	n.timer.Reset(d)
+	select {
+	case <-n.timer.C:
+		return true
+	case <-n.stop:
+		return false
 	}
 }
 

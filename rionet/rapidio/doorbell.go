@@ -161,7 +161,7 @@ func (m *Mport) doorbell(src DestID, info uint16) {
 	}
 	m.counts.strayDoorbells.Add(1)
 	if !m.bells.logs.Swap(true) {
-		m.bus.log.Warn(fmt.Sprintf("RIO: %s: spurious inbound doorbell %#04x from %#04x, which nobody asked for; more are counted only", m.Name(), info, src))
+		m.bus.log.Info(fmt.Sprintf("RIO: %s: spurious inbound doorbell %#04x from %#04x, which nobody asked for; more are counted only", m.Name(), info, src))
 	}
 }
 

@@ -16,24 +16,35 @@ func (d *Daemon) MaxEntries() int { return d.mbox[0].n }
 
 // PutMessage delivers a message to a mailbox. Done; Error where it is closed, or the message too long; Retry where it is full.
 func (d *Daemon) PutMessage(mbox uint8, src rapidio.DestID, data []byte) rapidio.Status {
-	if int(mbox) >= len(d.mbox) || len(data) == 0 || len(data) > rapidio.MaxMessage {
-		return rapidio.Error
+	one := [1][]byte{data}
+	_, st := d.PutMessages(mbox, src, one[:])
+	return st
+}
+
+// PutMessages delivers several of one source. The first n of them, at least one, have the status that it returns. Between the copies of a
+// burst there is nothing that waits until the one before is in memory, as taking a lock does.
+func (d *Daemon) PutMessages(mbox uint8, src rapidio.DestID, data [][]byte) (n int, st rapidio.Status) {
+	if int(mbox) >= len(d.mbox) {
+		return len(data), rapidio.Error
 	}
 	h := Header{Kind: KindMessage, Mbox: mbox, Peer: src}
 	p := &d.mbox[mbox]
 	p.mu.Lock()
 	closed := p.limit == 0 || p.err != nil
-	ok := !closed && p.Put(&h, data)
+	for ; !closed && n < len(data) && fits(data[n]) && p.Put(&h, data[n]); n++ {
+	}
 	p.mu.Unlock()
 	switch {
-	case ok:
+	case n > 0:
 		d.soil(VecMbox + uint32(mbox))
-		return rapidio.Done
-	case closed:
-		return rapidio.Error
+		return n, rapidio.Done
+	case closed || !fits(data[0]):
+		return 1, rapidio.Error
 	}
-	return rapidio.Retry
+	return 1, rapidio.Retry
 }
+
+func fits(message []byte) bool { return len(message) > 0 && len(message) <= rapidio.MaxMessage }
 
 // Free is how many more messages a mailbox takes.
 func (d *Daemon) Free(mbox int) int {
@@ -68,15 +79,22 @@ func (d *Daemon) PutResponse(tag, v uint32, s rapidio.Status) {
 
 // PutResult answers a message or doorbell. Results of one status and of tags in a row are one record.
 func (d *Daemon) PutResult(tag uint32, s rapidio.Status) {
-	a := &d.answers
-	a.mu.Lock()
-	if r := &d.run; r.Len > 0 && r.Len < 0xffff && r.Status == s && tag == r.Tag+uint32(r.Len) {
-		r.Len++
-	} else {
-		d.endRun()
-		*r = Header{Kind: KindResult, Tag: tag, Len: 1, Status: s}
+	one := [1]uint32{tag}
+	d.PutResults(one[:], s)
+}
+
+// PutResults answers several.
+func (d *Daemon) PutResults(tags []uint32, s rapidio.Status) {
+	d.answers.mu.Lock()
+	for _, tag := range tags {
+		if r := &d.run; r.Len > 0 && r.Len < 0xffff && r.Status == s && tag == r.Tag+uint32(r.Len) {
+			r.Len++
+		} else {
+			d.endRun()
+			*r = Header{Kind: KindResult, Tag: tag, Len: 1, Status: s}
+		}
 	}
-	a.mu.Unlock()
+	d.answers.mu.Unlock()
 	d.soil(VecAnswers)
 }
 

@@ -244,7 +244,36 @@ func testMailbox(t *testing.T, d *Daemon, n *Node) {
 	if s := d.PutMessage(4, 3, []byte{1}); s != rapidio.Error {
 		t.Errorf("PutMessage to mailbox 4 = %v, want error", s)
 	}
+	testBurst(t, d, n)
 	d.SetMailbox(1, 0)
+}
+
+// testBurst delivers several messages at once to mailbox 1, which is open with 4 entries.
+func testBurst(t *testing.T, d *Daemon, n *Node) {
+	t.Helper()
+	put := func(want int, status rapidio.Status, data ...[]byte) {
+		t.Helper()
+		if k, s := d.PutMessages(1, 3, data); k != want || s != status {
+			t.Errorf("PutMessages of %d = %d, %v, want %d, %v", len(data), k, s, want, status)
+		}
+	}
+	long := make([]byte, rapidio.MaxMessage+1)
+	put(2, rapidio.Done, []byte{0}, []byte{1, 1}, nil, []byte{9})
+	put(1, rapidio.Error, nil, []byte{9})
+	put(1, rapidio.Error, long)
+	put(2, rapidio.Done, []byte{2}, []byte{3}, []byte{9})
+	put(1, rapidio.Retry, []byte{9}, []byte{9})
+	d.Flush()
+	for i := range byte(4) {
+		var h Header
+		if data, ok := n.Mbox[1].Next(&h); !ok || h.Peer != 3 || len(data) == 0 || data[0] != i {
+			t.Errorf("message %d of a burst = %+v % x %v", i, h, data, ok)
+		}
+	}
+	n.Mbox[1].Release()
+	if k, s := d.PutMessages(4, 3, [][]byte{{1}, {2}}); k != 2 || s != rapidio.Error {
+		t.Errorf("PutMessages to mailbox 4 = %d, %v, want 2, error", k, s)
+	}
 }
 
 func testEvents(t *testing.T, d *Daemon, n *Node) {

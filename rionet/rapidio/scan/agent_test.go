@@ -53,37 +53,49 @@ func TestAgentFaults(t *testing.T) {
 	unlocked(t, agent)
 }
 
-// TestAgentDies ends an agent while it has a switch's lock: a host is hindered only until it finds the agent gone.
+// TestAgentDies ends an agent while it has a switch's lock: a host is hindered only until it finds the agent gone, or replaced.
 func TestAgentDies(t *testing.T) {
 	f := newFabric(t, star(3, "standard").String())
-	o := quick
-	o.LockTimeout = 20 * time.Millisecond
-	host := join(t, f, "pe0", 0, o)
+	ctx := context.Background()
+	host := join(t, f, "pe0", 0, quick)
 	inner, err := f.Mport("pe2")
 	if err != nil {
 		t.Fatal(err)
 	}
 	host.mustScan()
-	ctx := context.Background()
-	if err := inner.Write(ctx, 0xff, 0, rapidio.RegHostLock, 4, 1); err != nil {
-		t.Fatal(err)
+	for _, replaced := range []bool{true, false} {
+		old := byID(host, 1)
+		if err := inner.Write(ctx, 0xff, 0, rapidio.RegHostLock, 4, 1); err != nil {
+			t.Fatal(err)
+		}
+		inner.Close()
+		if replaced {
+			if inner, err = f.Mport("pe2"); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "the host knowing the new device", func() bool { d := byID(host, 1); return d != nil && d != old })
+		}
 	}
-	inner.Close()
 	eventually(t, "devices that the host knows", host.seen, "00:s:0002")
 	unlocked(t, host)
 	if !strings.Contains(host.log.String(), "taking over the lock of 0x1") {
 		t.Errorf("log:\n%s", host.log)
 	}
-
-	// An agent does not take over; it says who is in its way.
 	host.close()
+}
+
+// TestAgentWaits has an agent find a switch locked for too long: it does not take over, but says who is in its way.
+func TestAgentWaits(t *testing.T) {
+	f := newFabric(t, star(3, "standard").String())
+	o, ctx := quick, context.Background()
+	o.LockTimeout = 20 * time.Millisecond
 	a := join(t, f, "pe1", -1, o)
 	m, err := f.Mport("pe2")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	host = join(t, f, "pe0", 0, quick)
+	host := join(t, f, "pe0", 0, quick)
 	host.mustScan()
 	if err := m.Write(ctx, 0xff, 0, rapidio.RegHostLock, 4, 0x77); err != nil {
 		t.Fatal(err)

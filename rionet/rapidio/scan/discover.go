@@ -158,7 +158,8 @@ func (p *port) discover(ctx context.Context) error {
 			p.last = time.Since(begun)
 			return fmt.Errorf("discovering: %w", err)
 		}
-		if err == nil && (len(s.trouble) == 0 || pass == passes) {
+		sure := err == nil && len(s.trouble) == 0 && (pass > 1 || len(s.taken) == len(p.order)) // what went may come back at once
+		if sure || err == nil && pass == passes {
 			for _, text := range s.trouble {
 				p.say("%s", text)
 			}

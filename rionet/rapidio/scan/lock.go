@@ -108,7 +108,7 @@ func (r *round) over(held uint32, took time.Duration) (bool, error) {
 		}
 		return true, nil
 	}
-	if n := r.p.byID[rapidio.DestID(held)]; n != nil && r.p.trusted {
+	if n := r.p.byID[rapidio.DestID(held)]; n != nil {
 		if took == 0 {
 			return false, nil
 		}
@@ -120,7 +120,7 @@ func (r *round) over(held uint32, took time.Duration) (bool, error) {
 			}
 			return false, nil
 		}
-		return unanswered(err), nil
+		return err == nil || unanswered(err), nil // it is another one by now, or there is none
 	}
 	if held > uint32(r.host) && !r.force && took >= lockGrace {
 		return false, fmt.Errorf("%w: %#x holds a lock", errLost, held)

@@ -148,9 +148,7 @@ func TestRing(t *testing.T) {
 		}
 	}
 	for i, p := range peers {
-		if n := len(p.bus.Devices()); n != 11 {
-			t.Errorf("devices that pe%d knows: %d, want 11", i, n)
-		}
+		eventually(t, fmt.Sprintf("number of devices that pe%d knows", i), func() string { return fmt.Sprint(len(p.bus.Devices())) }, "11")
 	}
 }
 
