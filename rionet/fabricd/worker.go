@@ -21,7 +21,9 @@ const (
 	// left of it for a destination that is slow.
 	holdWait = 100 * time.Millisecond
 	holdMin  = holdWait / 32
-	// A held message is tried again after firstPause, then more and more seldom, up to lastPause.
+	// lookFirst is how long a held message is tried again and again: its destination may be about to take something, if it has a processor.
+	lookFirst = 50 * time.Microsecond
+	// Then it is tried after firstPause, then more and more seldom, up to lastPause.
 	firstPause = 20 * time.Microsecond
 	lastPause  = 500 * time.Microsecond
 )
@@ -202,14 +204,16 @@ func (n *node) hold(tag uint32, m *rapidio.Message) rapidio.Status {
 	n.port.Flush() // so that it sees what is in its mailbox
 	n.Flush()
 	begin := time.Now()
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		n.timer.Reset(pause)
-		select {
-		case <-n.timer.C:
-		case <-n.stop:
+	took := time.Duration(0)
+	for pause := firstPause; ; {
+		if took < lookFirst {
+			yield()
+		} else if n.pause(pause) {
+			pause = min(2*pause, lastPause)
+		} else {
 			return rapidio.Retry
 		}
-		took := time.Since(begin)
+		took = time.Since(begin)
 		if n.s.refused.room(n.destID(), m.Mbox) {
 			if st := n.port.Message(tag, m); st != rapidio.Retry {
 				n.learn(to, limit, took)
@@ -220,6 +224,17 @@ func (n *node) hold(tag uint32, m *rapidio.Message) rapidio.Status {
 			n.patience[to] = 0
 			return rapidio.Retry
 		}
+	}
+}
+
+// pause lets time go by. It says false where the node is to end.
+func (n *node) pause(d time.Duration) bool {
+	n.timer.Reset(d)
+	select {
+	case <-n.timer.C:
+		return true
+	case <-n.stop:
+		return false
 	}
 }
 
