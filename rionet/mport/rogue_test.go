@@ -175,6 +175,32 @@ func TestNoAnswer(t *testing.T) {
 	}
 }
 
+// Answers come faster than they are taken, then no more, and drain has left the ring without asking for a signal: whoever sleeps until one
+// comes is signalled all the same. The goroutine of the events cannot see to that: it waits for an answer itself.
+func TestAnswersWithoutEnd(t *testing.T) {
+	bustest.NoLeaks(t)
+	r := newRogue(t)
+	p := r.port(t, nil)
+	in, out := make(chan struct{}), make(chan struct{})
+	p.Start(&recorder{bell: func(rapidio.DestID, uint16) { close(in); <-out }})
+	r.d.PutDoorbell(1, 1)
+	r.signal(r.d.Flush())
+	<-in
+	defer close(out)
+	p.rest(1)
+	defer p.rest(-1)
+	p.ansMu.Lock()
+	p.node.Answers.Disarm()
+	p.notArmed()
+	p.ansMu.Unlock()
+	eventually(t, "the port asks for a signal", func() bool {
+		r.d.PutResult(1, rapidio.Done)
+		v := r.d.Flush()
+		r.signal(v)
+		return v>>shm.VecAnswers&1 != 0
+	})
+}
+
 // scribbleTime is how long a daemon scribbles.
 func scribbleTime() time.Duration {
 	if testing.Short() {
