@@ -112,11 +112,13 @@ func (p *Producer) refresh() bool {
 		p.broken("released up to record %d of %d to %d", head, p.head, p.published)
 		return false
 	}
-	for ; p.head != head; p.head++ {
-		if s := p.used[p.head&p.mask]; s != noSlot {
+	for i := head; i != p.head; { // the first of them is to be taken first: what is in a row stays so
+		i--
+		if s := p.used[i&p.mask]; s != noSlot {
 			p.free = append(p.free, s)
 		}
 	}
+	p.head = head
 	return p.tail-p.head < p.limit
 }
 
