@@ -12,8 +12,9 @@
 //   - an Inbox has nothing, and who waits for messages goes on waiting
 //   - the Port is not Done: that it is after Close or Fail
 //
-// When it has Ops again ([Port.Join]), doorbells are let in if they were, boxes are opened anew by whoever uses them next, and Events.Link
-// tells first that the link went down and then that it is up; the registers are new, and have no IDs.
+// When it has Ops again ([Port.Join]), doorbells are let in if they were, boxes are opened anew by whoever uses them next, and tried
+// again after a while where that fails; Events.Link tells first that the link went down and then, once it is, that it is up; the registers
+// are new, and have no IDs.
 //
 // All of it is safe for concurrent use, but for the boxes, as rapidio.Ops says. Nothing is allocated for a message.
 package rejoin
