@@ -2,6 +2,7 @@ package rejoin
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -82,4 +83,26 @@ func TestOpenedLater(t *testing.T) {
 	if n := in.Get(m); n != 1 || string(m[0].Data) != "in" {
 		t.Errorf("a got %d, %q, want 1, %q", n, m[0].Data, "in")
 	}
+}
+
+// A link that is down when its port joins again is told to be up once it is, and not before.
+func TestJoinWithoutLink(t *testing.T) {
+	f := pair(t, "8")
+	first, e := ops(t, f, "a"), &told{}
+	p := New(first, nil)
+	p.Start(e)
+	b := ops(t, f, "b")
+	await(t, "the link is up", func() bool { return linkUp(p) })
+	first.Close()
+	b.Close()
+	p.Lose()
+	f = pair(t, "8")
+	if err := p.Join(ops(t, f, "a")); err != nil { // b is not there: nothing is at the other end
+		t.Fatal(err)
+	}
+	if l := e.last(1); !slices.Equal(l, []bool{false}) {
+		t.Errorf("told of links %v, want down last", l)
+	}
+	ops(t, f, "b")
+	await(t, "the link is told to be up", func() bool { return slices.Equal(e.last(2), []bool{false, true}) })
 }
