@@ -201,6 +201,24 @@ func TestAnswersWithoutEnd(t *testing.T) {
 	})
 }
 
+// A message that waited too long is no reason to give up one that was just sent.
+func TestOneExpires(t *testing.T) {
+	bustest.NoLeaks(t)
+	r := newRogue(t)
+	p := r.port(t, map[string]string{"timeout": "10m"})
+	box, err := p.OpenOutbox(0, 4)
+	must(t, err)
+	if n := box.Add([]rapidio.Message{{Peer: 1, Data: []byte{1}}, {Peer: 1, Data: []byte{2}}}); n != 2 {
+		t.Fatalf("Add = %d, want 2", n)
+	}
+	out := box.(*outbox)
+	out.when[out.taken&3] = time.Now().Add(-time.Hour)
+	st := make([]rapidio.Status, 4)
+	if n := box.Results(st); n != 1 || st[0] != rapidio.Error {
+		t.Errorf("Results after one of two waited too long = %d, %v, want 1, an error", n, st[:n])
+	}
+}
+
 // scribbleTime is how long a daemon scribbles.
 func scribbleTime() time.Duration {
 	if testing.Short() {
