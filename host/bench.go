@@ -43,8 +43,9 @@ NICs without loss, and forwarding between two such pairs, pktgen beside a bare l
 the doorbell; the driver alone on a model that swallows at once; what accounting for pktgen's frames
 costs, and the latency that it finds; receiving by weight and by interrupt moderation; what tracing
 and the IOMMU cost; TCP over TAP beside veth; interrupts of PCI Express ports until their services have
-handled them, a device that is plugged in until its first frame, config space and enumeration. About
-seven minutes for all. Machines are noisy: compare rows of one run.`,
+handled them, a device that is plugged in until its first frame, config space and enumeration; RapidIO
+messages between two processes beside a socket pair and a bare ring, TCP over rionet beside veth, and
+enumeration. About eight minutes for all. Machines are noisy: compare rows of one run.`,
 		Example: "  ring3 bench --only 'pktgen-tx e1000e ring=4096'",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -15,12 +15,12 @@ import (
 
 var rioEndpoints = []int{10, 100, 1000}
 
-// rioEnumerate is the time that a host takes to find and number all that a fabric has, in one process, and the memory of the fabric with
-// all its nodes and of what the host found.
+// rioEnumerate is the time that a host takes to find and number all that a fabric has, in one process; "fabric" is the memory of the
+// fabric with all its nodes, "host" that of what the host found.
 func rioEnumerate(ctx context.Context, o *Options, emit func(Row) error) error {
 	for _, n := range rioEndpoints {
-		name := fmt.Sprintf("enumerate endpoints=%d switches=%d", n, rioSwitches(n))
-		what := []string{name, name + " fabric's memory", name + " host's memory"}
+		name := fmt.Sprintf("enumerate endpoints=%d", n)
+		what := []string{name, name + " fabric", name + " host"}
 		if !o.wantsAny(rioBench, what) {
 			continue
 		}

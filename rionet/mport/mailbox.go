@@ -109,6 +109,8 @@ type route struct {
 	dest rapidio.DestID
 	ok   bool
 	rang [rapidio.MaxMboxes]bool // something was put
+	// refusing: a message was refused, and those Behind it are (rapidio.Order).
+	refusing [rapidio.MaxMboxes]bool
 }
 
 // OpenOutbox opens an outbound mailbox.
@@ -180,17 +182,23 @@ func (b *outbox) put(m *rapidio.Message, count uint32) rapidio.Status {
 	if m.Mbox >= rapidio.MaxMboxes || len(m.Data) == 0 || len(m.Data) > rapidio.MaxMessage {
 		return rapidio.Error
 	}
-	h := shm.Header{Kind: shm.KindMessage, Mbox: m.Mbox, Peer: m.Peer, Tag: uint32(b.mbox)<<tagShift | count}
+	h := shm.Header{Kind: shm.KindMessage, Mbox: m.Mbox, Peer: m.Peer, Info: uint16(m.Order), Tag: uint32(b.mbox)<<tagShift | count}
 	for i := range b.direct {
 		r := &b.direct[i]
 		if !r.ok || r.dest != m.Peer {
 			continue
+		}
+		if refusing := &r.refusing[m.Mbox]; m.Order == rapidio.Again {
+			*refusing = false
+		} else if m.Order == rapidio.Behind && *refusing {
+			return rapidio.Retry
 		}
 		out := r.link.Out[m.Mbox]
 		if out.Limit() == 0 {
 			break // closed, or broken: the fabric knows what to answer
 		}
 		if !out.Put(&h, m.Data) {
+			r.refusing[m.Mbox] = m.Order != rapidio.Alone
 			return rapidio.Retry
 		}
 		r.rang[m.Mbox] = true
