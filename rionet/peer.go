@@ -23,11 +23,16 @@ type peer struct {
 	waiting   int       // messages that wait to be sent, again or behind such
 	fullSince time.Time // it had no room since, and took nothing; zero: it did
 	congested bool      // for so long that what waited was dropped
+	inBox     int       // messages in the box, or staged, without a result
+	again     bool      // a message came back: all behind it do, too, and the next one to be sent is the first of them (rapidio.Again)
+	window    int       // messages in the box at once, while it is slow; 0: any number
+	retryAt   time.Time // when to send again, at the earliest
 
 	// guarded by Device.mu
 	gone      bool      // it is removed
 	announced bool      // doorbellExact came and JOIN did not yet
 	owed      bool      // it is to get a JOIN though it is active
+	tries     int       // how often it took JOIN and refused EXACT
 	nextJoin  time.Time // when to send JOIN, if it is owed or the peer is not active
 	wait      time.Duration
 	joined    time.Time // when it took our last JOIN
@@ -143,10 +148,18 @@ func (d *Device) activate(p *peer, now time.Time) {
 	d.log.Info("peer joined", "peer", p.dev.Name(), "destid", p.id, "exact", p.exact.Load())
 }
 
+// keepsLengths is for an active peer that said so after its JOIN. Called with mu held.
+func (d *Device) keepsLengths(p *peer) {
+	if d.classic || !p.active.Load() || p.exact.Swap(true) {
+		return
+	}
+	d.log.Info("peer keeps lengths", "peer", p.dev.Name(), "destid", p.id, "exact", true)
+}
+
 // deactivate stops that. JOIN goes to the peer again after a while. Called with mu held.
 func (d *Device) deactivate(p *peer, now time.Time) {
 	p.exact.Store(false)
-	p.announced, p.owed = false, false
+	p.announced, p.owed, p.tries = false, false, 0
 	p.wait, p.nextJoin = joinFirst, now.Add(joinFirst)
 	if !p.active.Load() {
 		return

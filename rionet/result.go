@@ -16,6 +16,8 @@ const (
 	retryFor = 200 * time.Millisecond
 	// retryEvery is how often, at most.
 	retryEvery = 50 * time.Microsecond
+	// firstWindow is how many messages a peer had under way as its first refusal is counted: half as many are sent next.
+	firstWindow = 32
 	// tickEvery is how often results are taken and messages sent again while the owner does nothing.
 	tickEvery = time.Millisecond
 )
@@ -23,8 +25,8 @@ const (
 // work takes results, and sends what waits. Called with mu held.
 func (q *txQueue) work() {
 	q.collect()
-	if q.waiting > 0 && !time.Now().Before(q.retryAt) {
-		q.sendAgain()
+	if q.waiting > 0 {
+		q.sendAgain(time.Now())
 		q.collect()
 	}
 	if q.many.buf != nil {
@@ -34,40 +36,66 @@ func (q *txQueue) work() {
 	}
 }
 
-// sendAgain tries all that waits, once.
-func (q *txQueue) sendAgain() {
-	for n, ok := q.waiting, true; ok && n > 0; n-- {
+// sendAgain sends what waits and may go. What may not stays in its place.
+func (q *txQueue) sendAgain(now time.Time) {
+	left := 0 // not taken by the box: it is full
+	for n := q.waiting; n > 0; n-- {
 		s := q.again[q.first]
 		q.again[q.first] = slot{}
 		q.first = (q.first + 1) & (len(q.again) - 1)
 		q.waiting--
 		s.to.waiting--
-		if q.skip(s) {
-			continue
+		switch {
+		case q.skip(s):
+		case left > 0 || !s.to.ready(now):
+			q.push(s)
+		default:
+			if s.refused {
+				q.c.retries++
+			}
+			if q.stage(s); q.staged == len(q.msgs) {
+				left = q.give()
+			}
 		}
-		if s.refused {
-			q.c.retries++
-		}
-		ok = q.stage(s)
 	}
-	q.flush()
+	if left == 0 {
+		left = q.give()
+	}
+	q.takeBack(left)
 }
 
-// skip drops a message to a peer that went meanwhile.
-func (q *txQueue) skip(s slot) bool {
-	if s.to.active.Load() {
+// ready tells whether the first message that waits for a peer may be sent. After a refusal that is when all that was behind has come back.
+func (p *peer) ready(now time.Time) bool {
+	if p.again && (p.inBox > 0 || now.Before(p.retryAt)) {
 		return false
+	}
+	return p.window == 0 || p.inBox < p.window
+}
+
+// skip drops a message to a peer that went meanwhile, or that is congested and has an attempt without a result.
+func (q *txQueue) skip(s slot) bool {
+	p := s.to
+	behind := p.congested && p.again && p.inBox > 0
+	if p.active.Load() && !behind {
+		return false
+	}
+	if behind {
+		q.c.congested++
 	}
 	q.c.dropped++
 	q.done = append(q.done, s.buf)
 	return true
 }
 
-// queueAgain lets a message wait, in its place: for a while if a peer has no room, not at all if the port had none.
-func (q *txQueue) queueAgain(s slot, after time.Duration) {
-	if q.waiting == 0 {
-		q.retryAt = time.Now().Add(after)
-	}
+// push lets a message wait behind all others.
+func (q *txQueue) push(s slot) {
+	q.again[(q.first+q.waiting)&(len(q.again)-1)] = s
+	q.waiting++
+	s.to.waiting++
+}
+
+// wait lets a message wait in its place.
+func (q *txQueue) wait(s slot) {
 	mask, at := len(q.again)-1, q.first+q.waiting
 	for ; at > q.first && q.again[(at-1)&mask].seq > s.seq; at-- {
 		q.again[at&mask] = q.again[(at-1)&mask]
@@ -100,9 +128,16 @@ func (q *txQueue) collect() {
 // result is one message's.
 func (q *txQueue) result(s slot, st rapidio.Status) {
 	p := s.to
+	p.inBox--
 	switch st {
 	case rapidio.Done:
 		p.errors, p.congested, p.fullSince = 0, false, time.Time{}
+		if p.window > 0 {
+			p.window++
+			if p.window >= len(q.slots) {
+				p.window = 0
+			}
+		}
 		if !p.heard.Load() {
 			p.heard.Store(true)
 		}
@@ -113,9 +148,10 @@ func (q *txQueue) result(s slot, st rapidio.Status) {
 		if p.fullSince.IsZero() {
 			p.fullSince = now
 		}
+		p.slow(now)
 		if !p.congested && now.Sub(p.fullSince) < retryFor {
 			s.refused = true
-			q.queueAgain(s, retryEvery)
+			q.wait(s)
 			return
 		}
 		p.congested = true
@@ -129,6 +165,18 @@ func (q *txQueue) result(s slot, st rapidio.Status) {
 		}
 	}
 	q.done = append(q.done, s.buf)
+}
+
+// slow makes of the first refusal of several the end of a window, and the beginning of one of half the size.
+func (p *peer) slow(now time.Time) {
+	if p.again {
+		return
+	}
+	p.again, p.retryAt = true, now.Add(retryEvery)
+	if p.window == 0 {
+		p.window = firstWindow
+	}
+	p.window = max(p.window/2, 1)
 }
 
 // arm starts the timer if there is something to wait for.

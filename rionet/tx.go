@@ -54,7 +54,6 @@ type txQueue struct {
 	again   []slot
 	first   int
 	waiting int
-	retryAt time.Time
 	seq     uint64
 
 	many spread     // the frame that is being sent to many
@@ -218,39 +217,63 @@ func (q *txQueue) slot(b *dma.Buf, to *peer) slot {
 
 // post sends a new message, or lets it wait behind others to the same peer. There is room for it.
 func (q *txQueue) post(s slot) {
-	if s.to.waiting > 0 {
-		q.queueAgain(s, retryEvery)
+	p := s.to
+	switch {
+	case p.waiting > 0 || p.window > 0 && p.inBox >= p.window && !p.congested:
+		q.wait(s)
+		return
+	case p.congested && p.again && p.inBox > 0: // the attempt before has no result yet
+		q.c.dropped++
+		q.c.congested++
+		q.done = append(q.done, s.buf)
 		return
 	}
-	q.stage(s)
+	if q.stage(s); q.staged == len(q.msgs) {
+		q.flush()
+	}
 }
 
-// stage prepares a message, for which there is room. False: the box did not take all that was staged.
-func (q *txQueue) stage(s slot) bool {
+// stage prepares a message, for which there is room.
+func (q *txQueue) stage(s slot) {
+	p := s.to
 	q.slots[(q.tail+uint64(q.staged))&uint64(len(q.slots)-1)] = s
 	m := &q.msgs[q.staged]
-	m.Peer, m.Mbox, m.Data = s.to.id, mailbox, s.buf.Data
-	if q.staged++; q.staged == len(q.msgs) {
-		return q.flush()
+	m.Peer, m.Mbox, m.Data, m.Order = p.id, mailbox, s.buf.Data, rapidio.Behind
+	if p.again {
+		p.again, m.Order = false, rapidio.Again
 	}
-	return true
+	p.inBox++
+	q.staged++
 }
 
-// flush gives the staged messages to the box. Should it take fewer than there is room for, the rest waits: false.
-func (q *txQueue) flush() bool {
+// give gives the staged messages to the box. Should it take fewer than there is room for, it says how many are left: they are to be
+// taken back.
+func (q *txQueue) give() (left int) {
 	if q.staged == 0 {
-		return true
+		return 0
 	}
 	k := q.staged
 	n := min(max(q.box.Add(q.msgs[:k]), 0), k)
 	q.staged = 0
 	q.tail += uint64(n)
 	q.c.sent += uint64(n)
-	for i := range k - n {
-		q.queueAgain(q.slots[(q.tail+uint64(i))&uint64(len(q.slots)-1)], 0)
+	for i, m := range q.msgs[n:k] {
+		p := q.slots[(q.tail+uint64(i))&uint64(len(q.slots)-1)].to
+		p.inBox--
+		p.again = p.again || m.Order == rapidio.Again
 	}
-	return n == k
+	return k - n
 }
+
+// takeBack lets messages wait that the box did not take.
+func (q *txQueue) takeBack(left int) {
+	for i := range left {
+		q.wait(q.slots[(q.tail+uint64(i))&uint64(len(q.slots)-1)])
+	}
+}
+
+// flush gives the staged messages to the box. What it does not take waits.
+func (q *txQueue) flush() { q.takeBack(q.give()) }
 
 // Reap frees the buffers of messages that have results; netdev.TxQueue.
 func (q *txQueue) Reap() int {

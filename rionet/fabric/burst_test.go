@@ -64,7 +64,7 @@ func TestBurst(t *testing.T) {
 		{7, 1, msgs, 1, rapidio.Error},
 		{1, 0, msgs, 1, rapidio.Done},
 	} {
-		n, st := from.Messages(tags[:len(c.data)], c.dest, c.mbox, c.data)
+		n, st := from.Messages(tags[:len(c.data)], c.dest, c.mbox, rapidio.Alone, c.data)
 		if n != c.n || st != c.want {
 			t.Errorf("Messages(%d, %d, %q) = %d, %v, want %d, %v", c.dest, c.mbox, c.data, n, st, c.n, c.want)
 		}
@@ -87,7 +87,7 @@ func TestBurstDelayed(t *testing.T) {
 	in := ports[1].inbox(4)
 	msgs := [][]byte{[]byte("one"), []byte("two")}
 	for i := 0; i < len(msgs); {
-		n, st := ports[0].port.Messages([]uint32{1, 2}[i:], 1, 0, msgs[i:])
+		n, st := ports[0].port.Messages([]uint32{1, 2}[i:], 1, 0, rapidio.Alone, msgs[i:])
 		if n != 1 || st != rapidio.Pending {
 			t.Fatalf("Messages = %d, %v, want 1, pending", n, st)
 		}

@@ -8,11 +8,15 @@ import (
 
 // sendMessage sends over links that take time or lose packets.
 func (p *Port) sendMessage(tag uint32, t *path, m *rapidio.Message) rapidio.Status {
-	pk := p.f.sched.packet(p)
-	if pk == nil {
+	if t.order.refuses(m.Order, m.Mbox) {
 		return rapidio.Retry
 	}
-	pk.kind, pk.tag, pk.path, pk.mbox = packetMessage, tag, t, m.Mbox
+	pk := p.f.sched.packet(p)
+	if pk == nil {
+		t.order.refused(m.Order, m.Mbox, rapidio.Retry)
+		return rapidio.Retry
+	}
+	pk.kind, pk.tag, pk.path, pk.mbox, pk.order = packetMessage, tag, t, m.Mbox, m.Order
 	pk.n = copy(pk.room(len(m.Data)), m.Data)
 	return p.send(pk, pk.n, pk.n)
 }
@@ -111,11 +115,15 @@ func (f *Fabric) arriveRequest(pk *packet) {
 		return
 	}
 	var to *Port
-	if pk.kind == packetMessage {
+	switch {
+	case pk.kind == packetDoorbell:
+		pk.status, to = t.dst.doorbell(t.src, pk.info)
+	case t.order.refusesThere(pk.order, pk.mbox):
+		pk.status = rapidio.Retry
+	default:
 		pk.msg = rapidio.Message{Peer: t.src, Mbox: pk.mbox, Data: pk.buf[:pk.n]}
 		pk.status, to = t.dst.message(&pk.msg)
-	} else {
-		pk.status, to = t.dst.doorbell(t.src, pk.info)
+		t.order.refusedThere(pk.order, pk.mbox, pk.status)
 	}
 	if to != nil {
 		f.sched.touch(to)

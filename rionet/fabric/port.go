@@ -168,15 +168,20 @@ func (p *Port) Message(tag uint32, m *rapidio.Message) rapidio.Status {
 	if !t.ideal || t.order.onTheWay.Load() != 0 {
 		return p.sendMessage(tag, t, m)
 	}
+	if t.order.refuses(m.Order, m.Mbox) {
+		return p.sent(c, t, nil, rapidio.Retry, 1, len(m.Data))
+	}
 	p.msg = rapidio.Message{Peer: t.src, Mbox: m.Mbox, Data: m.Data}
 	s, to := t.dst.message(&p.msg)
 	p.msg.Data = nil
+	t.order.refused(m.Order, m.Mbox, s)
 	return p.sent(c, t, to, s, 1, len(m.Data))
 }
 
-// Messages sends several to one mailbox, with a tag each. The first n of them, at least one, have the status that it returns.
-func (p *Port) Messages(tags []uint32, dest rapidio.DestID, mbox uint8, data [][]byte) (n int, s rapidio.Status) {
-	m := rapidio.Message{Peer: dest, Mbox: mbox, Data: data[0]}
+// Messages sends several to one mailbox, with a tag each. The first n of them, at least one, have the status that it returns. The first has
+// the order o, and the others are Behind it, unless it is Alone: then they are too.
+func (p *Port) Messages(tags []uint32, dest rapidio.DestID, mbox uint8, o rapidio.Order, data [][]byte) (n int, s rapidio.Status) {
+	m := rapidio.Message{Peer: dest, Mbox: mbox, Order: o, Data: data[0]}
 	if len(m.Data) == 0 || len(m.Data) > rapidio.MaxMessage || mbox >= rapidio.MaxMboxes || !p.dev.mailboxes {
 		return 1, rapidio.Error
 	}
@@ -190,12 +195,25 @@ func (p *Port) Messages(tags []uint32, dest rapidio.DestID, mbox uint8, data [][
 		p.msg.Data = nil
 		return 1, s
 	}
+	if t.order.refuses(o, mbox) {
+		return 1, p.sent(c, t, nil, rapidio.Retry, 1, len(data[0]))
+	}
 	n, s, to := t.dst.messages(&p.msg, t.src, mbox, data)
+	t.order.refused(o, mbox, s)
 	bytes := 0
 	for _, d := range data[:n] {
 		bytes += len(d)
 	}
 	return n, p.sent(c, t, to, s, n, bytes)
+}
+
+// Refuses tells whether messages to a mailbox that are Behind others are refused, because one of those was: until one that is Again.
+func (p *Port) Refuses(dest rapidio.DestID, mbox uint8) bool {
+	page := int(dest >> 8)
+	if page >= len(p.pages) || p.pages[page] == nil || p.pages[page][dest&0xff] == nil {
+		return false
+	}
+	return p.pages[page][dest&0xff].order.refuses(rapidio.Behind, mbox&(rapidio.MaxMboxes-1))
 }
 
 // Doorbell sends a doorbell. Pending: Sink.Complete follows, with the tag.

@@ -227,6 +227,51 @@ type path struct {
 type order struct {
 	onTheWay atomic.Int32  // packets that have not arrived
 	last     time.Duration // when the last one arrives; of the sender's goroutine
+
+	// Mailboxes, by bit, that refuse what is Behind (rapidio.Order): at the sender, of its goroutine, and at the end of a way with delays. What
+	// was refused at the one is never cleared by one that passed the other before.
+	refusing uint8
+	there    atomic.Uint32
+}
+
+// refuses tells whether a message is refused at its sender, because one before it was. One that is Again ends that.
+func (o *order) refuses(r rapidio.Order, mbox uint8) bool {
+	if o.there.Load() != 0 && o.onTheWay.Load() == 0 { // nothing arrives now
+		o.refusing |= uint8(o.there.Swap(0))
+	}
+	bit := uint8(1) << mbox
+	switch r {
+	case rapidio.Behind:
+		return o.refusing&bit != 0
+	case rapidio.Again:
+		o.refusing &^= bit
+	}
+	return false
+}
+
+// refused remembers that a message was.
+func (o *order) refused(r rapidio.Order, mbox uint8, s rapidio.Status) {
+	if s == rapidio.Retry && (r == rapidio.Behind || r == rapidio.Again) {
+		o.refusing |= 1 << mbox
+	}
+}
+
+// refusesThere is refuses, and refusedThere refused, at the end of a way with delays.
+func (o *order) refusesThere(r rapidio.Order, mbox uint8) bool {
+	bit := uint32(1) << mbox
+	switch r {
+	case rapidio.Behind:
+		return o.there.Load()&bit != 0
+	case rapidio.Again:
+		o.there.And(^bit)
+	}
+	return false
+}
+
+func (o *order) refusedThere(r rapidio.Order, mbox uint8, s rapidio.Status) {
+	if s == rapidio.Retry && (r == rapidio.Behind || r == rapidio.Again) {
+		o.there.Or(1 << mbox)
+	}
 }
 
 // alive tells whether a way exists still that a packet is on.

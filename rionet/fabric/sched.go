@@ -20,6 +20,7 @@ type packet struct {
 
 	path   *path // of a message or doorbell
 	mbox   uint8
+	order  rapidio.Order
 	info   uint16
 	maint  Maint
 	in     *port           // that takes a maintenance request

@@ -135,19 +135,25 @@ func (n *node) do(h *shm.Header, data []byte) {
 
 // run is what of a burst goes to one mailbox, in a row: its data is the node's memory, which ReleaseTx gives back.
 type run struct {
-	to   mailbox
-	n    int
-	tags [burst]uint32
-	data [burst][]byte
+	to    mailbox
+	order rapidio.Order // of the first; the others are Behind it, or all are Alone
+	n     int
+	tags  [burst]uint32
+	data  [burst][]byte
 }
 
 // message adds one to the run, which is sent before where it goes elsewhere.
 func (n *node) message(h *shm.Header, data []byte) {
-	to, r := mailbox{h.Peer, h.Mbox}, &n.run
-	if r.n > 0 && r.to != to {
+	to, r, order := mailbox{h.Peer, h.Mbox}, &n.run, rapidio.Order(h.Info)
+	if order != rapidio.Behind && order != rapidio.Again {
+		order = rapidio.Alone
+	}
+	if r.n > 0 && (r.to != to || order == rapidio.Again || (order == rapidio.Alone) != (r.order == rapidio.Alone)) {
 		n.sendRun()
 	}
-	r.to = to
+	if r.n == 0 {
+		r.to, r.order = to, order
+	}
 	r.tags[r.n], r.data[r.n] = h.Tag, data
 	r.n++
 }
@@ -156,10 +162,21 @@ func (n *node) message(h *shm.Header, data []byte) {
 func (n *node) sendRun() {
 	r := &n.run
 	for i := 0; i < r.n; {
-		k, st := n.port.Messages(r.tags[i:r.n], r.to.dest, r.to.mbox, r.data[i:r.n])
+		if r.order == rapidio.Behind && n.port.Refuses(r.to.dest, r.to.mbox) {
+			n.d.PutResults(r.tags[i:r.n], rapidio.Retry)
+			break
+		}
+		k, st := n.port.Messages(r.tags[i:r.n], r.to.dest, r.to.mbox, r.order, r.data[i:r.n])
+		if r.order == rapidio.Again {
+			r.order = rapidio.Behind
+		}
 		if st == rapidio.Retry {
 			k = 1
-			st = n.hold(r.tags[i], &rapidio.Message{Peer: r.to.dest, Mbox: r.to.mbox, Data: r.data[i]})
+			m := rapidio.Message{Peer: r.to.dest, Mbox: r.to.mbox, Data: r.data[i]}
+			if r.order != rapidio.Alone {
+				m.Order = rapidio.Again
+			}
+			st = n.hold(r.tags[i], &m)
 		} else if len(n.patience) > 0 && st == rapidio.Done && n.stalled(r.to) {
 			n.patience[r.to] = holdMin // it took something
 		}
@@ -172,8 +189,8 @@ func (n *node) sendRun() {
 	r.n = 0
 }
 
-// hold tries a message again for a while until there is room for it: a sender that is told Retry loses the order of its messages, or much
-// time. A destination for which that was in vain has stalled: nothing is held for it until it takes something. For one that makes
+// hold tries a message again for a while until there is room for it: a sender that is told Retry loses much time, or the order of
+// its messages. A destination for which that was in vain has stalled: nothing is held for it until it takes something. For one that makes
 // room so late that it would stop the sender's messages for others, too, less and less time is spent.
 func (n *node) hold(tag uint32, m *rapidio.Message) rapidio.Status {
 	to := mailbox{m.Peer, m.Mbox}

@@ -109,6 +109,8 @@ type route struct {
 	dest rapidio.DestID
 	ok   bool
 	rang [rapidio.MaxMboxes]bool // something was put
+	// refusing: a message was refused, and those Behind it are (rapidio.Order).
+	refusing [rapidio.MaxMboxes]bool
 }
 
 // OpenOutbox opens an outbound mailbox.
@@ -180,17 +182,23 @@ func (b *outbox) put(m *rapidio.Message, count uint32) rapidio.Status {
 	if m.Mbox >= rapidio.MaxMboxes || len(m.Data) == 0 || len(m.Data) > rapidio.MaxMessage {
 		return rapidio.Error
 	}
-	h := shm.Header{Kind: shm.KindMessage, Mbox: m.Mbox, Peer: m.Peer, Tag: uint32(b.mbox)<<tagShift | count}
+	h := shm.Header{Kind: shm.KindMessage, Mbox: m.Mbox, Peer: m.Peer, Info: uint16(m.Order), Tag: uint32(b.mbox)<<tagShift | count}
 	for i := range b.direct {
 		r := &b.direct[i]
 		if !r.ok || r.dest != m.Peer {
 			continue
+		}
+		if refusing := &r.refusing[m.Mbox]; m.Order == rapidio.Again {
+			*refusing = false
+		} else if m.Order == rapidio.Behind && *refusing {
+			return rapidio.Retry
 		}
 		out := r.link.Out[m.Mbox]
 		if out.Limit() == 0 {
 			break // closed, or broken: the fabric knows what to answer
 		}
 		if !out.Put(&h, m.Data) {
+			r.refusing[m.Mbox] = m.Order != rapidio.Alone
 			return rapidio.Retry
 		}
 		r.rang[m.Mbox] = true
@@ -249,12 +257,11 @@ func (b *outbox) Results(st []rapidio.Status) int {
 
 // collect takes what there is; with nil nothing, but it says whether there is something. ansMu is held.
 func (b *outbox) collect(st []rapidio.Status) int {
-	n, expired := 0, false
+	n := 0
 	for n < max(len(st), 1) && b.taken+uint32(n) != b.added {
 		at := int(b.taken+uint32(n)) & (b.entries - 1)
 		if b.st[at] == rapidio.Pending {
-			expired = expired || b.p.Err() != nil || time.Since(b.when[at]) > b.p.timeout
-			if !expired {
+			if b.p.Err() == nil && time.Since(b.when[at]) <= b.p.timeout {
 				break
 			}
 			b.st[at] = rapidio.Error

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/ring3dev/ring3/bus"
@@ -93,6 +94,7 @@ func TestMailboxes(t *testing.T) {
 					}
 				}
 				full(t, out, in)
+				ordered(t, out, in)
 				cut(t, out, in)
 				claims(t, r.p[1])
 				must(t, errors.Join(in.Close(), in.Close()))
@@ -134,6 +136,47 @@ func full(t *testing.T, out rapidio.Outbox, in rapidio.Inbox) {
 			t.Errorf("message %d = % x, want its number", i, m.Data)
 		}
 	}
+}
+
+// ordered has what is behind a refused message refused, until one says that it is the first again, whatever room there is meanwhile.
+func ordered(t *testing.T, out rapidio.Outbox, in rapidio.Inbox) {
+	t.Helper()
+	send := func(what string, first, n int, o rapidio.Order, want ...rapidio.Status) {
+		t.Helper()
+		msgs := make([]rapidio.Message, n)
+		for i := range msgs {
+			msgs[i] = rapidio.Message{Peer: 2, Mbox: 2, Order: o, Data: []byte{byte(first + i)}}
+			if o == rapidio.Again {
+				o = rapidio.Behind
+			}
+		}
+		if k := out.Add(msgs); k != n {
+			t.Fatalf("%s: Add = %d, want %d", what, k, n)
+		}
+		statuses(t, what, results(t, out, n), want...)
+	}
+	done := func(n int) []rapidio.Status { return slices.Repeat([]rapidio.Status{rapidio.Done}, n) }
+	retry := func(n int) []rapidio.Status { return slices.Repeat([]rapidio.Status{rapidio.Retry}, n) }
+	send("18 to a mailbox of 16", 0, 18, rapidio.Behind, append(done(16), retry(2)...)...)
+	next := byte(0)
+	take := func(n int) {
+		t.Helper()
+		for _, m := range receive(t, in, n) {
+			if m.Data[0] != next {
+				t.Errorf("message %d, want %d", m.Data[0], next)
+			}
+			next++
+		}
+	}
+	take(2)
+	eventually(t, "room for two", func() bool { return in.Free() == 2 })
+	send("behind the refused", 99, 1, rapidio.Behind, retry(1)...)
+	send("three again", 16, 3, rapidio.Again, append(done(2), retry(1)...)...)
+	take(16)
+	send("behind the refused, with all room", 99, 20, rapidio.Behind, retry(20)...)
+	send("again", 18, 3, rapidio.Again, done(3)...)
+	send("one behind", 21, 1, rapidio.Behind, done(1)...)
+	take(4)
 }
 
 func cut(t *testing.T, out rapidio.Outbox, in rapidio.Inbox) {

@@ -59,9 +59,24 @@ func (s Status) Err() error {
 type Message struct {
 	Peer DestID // where to, or where from
 	Mbox uint8  // 0 to 3
+	// Order is what a refusal of others means to one that is sent.
+	Order Order
 	// Data is the message. Of one to be received it is the room for it, and then what was received of it.
 	Data []byte
 }
+
+// Order is how a message keeps its place among those of its port to one peer and mailbox when one of them is answered by Retry. Those that are
+// under way behind that one may find room, and overtake it. So whoever cannot have that marks all of them: what is Behind a refused one is
+// refused as well, wherever the refusing happens, until one comes that is Again. After a Retry the sender waits for the results of all that it
+// has under way to that peer, all of which are Retry or Error, and begins again with the first.
+type Order uint8
+
+// Orders.
+const (
+	Alone  Order = iota // others do not matter
+	Behind              // refused if the last one before it that is not Alone was
+	Again               // the first after a refusal, or the first of all
+)
 
 // Width is the width of a config access, in bytes: 1, 2 or 4. Offsets are multiples of it.
 type Width uint8
@@ -122,7 +137,7 @@ type Events interface {
 // Outbox is an open outbound mailbox. It belongs to one goroutine.
 type Outbox interface {
 	// Add sends the first n of msgs; fewer than there are while the box is full. The data is copied before it returns. Messages to
-	// one peer and mailbox arrive in order. A message whose mailbox or length is impossible counts as sent, with Error. All
+	// one peer and mailbox arrive in order, but for those that are sent after a Retry (Order). A message whose mailbox or length is impossible counts as sent, with Error. All
 	// of one call have one doorbell.
 	Add(msgs []Message) (n int)
 	// Results takes the responses to what was added, in its order: the first n of st. What has no response for too long

@@ -11,7 +11,7 @@ type Kind uint8
 
 // Kinds of what a node sends. All but KindPortWrite are answered.
 const (
-	KindMessage   Kind = 1 + iota // Peer, Mbox, Tag, data; answered by a result
+	KindMessage   Kind = 1 + iota // Peer, Mbox, Tag, Info (a rapidio.Order), data; answered by a result
 	KindDoorbell                  // Peer, Info, Tag; a result
 	KindPortWrite                 // Peer, data
 	KindLocal                     // a config access to the own registers: Width, Write, Off, Value, Tag; a response

@@ -1,0 +1,89 @@
+package rionet
+
+import (
+	"encoding/binary"
+	"testing"
+
+	"github.com/ring3dev/ring3/rionet/rapidio"
+)
+
+// takesOrdered sends frames to a peer as fast as they go, which takes a few at a time, and checks that those that come are in order. It
+// returns how many came.
+func takesOrdered(t *testing.T, from, to *Device, id rapidio.DestID, frames int) (came int) {
+	t.Helper()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		s := newSender(t, from, 256)
+		for i := range frames {
+			s.send(addr(id), i, 60)
+		}
+		s.drain()
+	}()
+	next, bad := uint32(0), 0
+	take := func() bool {
+		f := to.takeSome()
+		for _, b := range f {
+			if got := binary.BigEndian.Uint32(b.Data[headerLen:]); got < next {
+				if bad++; bad < 10 {
+					t.Errorf("frame %d after %d", got, next-1)
+				}
+			} else {
+				next = got + 1
+			}
+			b.Free()
+		}
+		came += len(f)
+		return len(f) > 0
+	}
+	eventually(t, "all is sent", func() bool { // which sleeps a millisecond each time
+		for range 3 {
+			take()
+		}
+		select {
+		case <-sent:
+			return true
+		default:
+			return false
+		}
+	})
+	for take() {
+	}
+	return came
+}
+
+// A peer that has no room most of the time has all frames in order: with a fabric that answers at once, with one that takes its time, and
+// with one that loses some.
+func TestSlowPeer(t *testing.T) {
+	for _, c := range []struct {
+		name, options string
+		loses         bool
+	}{{"ideal", "", false}, {"delay", "delay: 300us", false}, {"lossy", "delay: 100us, loss: 0.01", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			nodes := stars(t, 2, c.options)
+			a, b := nodes[0].open(Options{}), nodes[1].open(Options{Ring: 8})
+			allKnow(t, []*Device{a, b}, "active exact")
+			const frames = 2000
+			came := takesOrdered(t, a, b, 2, frames)
+			tx, _, _ := a.counters()
+			lost := int(tx.dropped + tx.errors)
+			if !c.loses && lost == 0 && came != frames || came+lost < frames || came > frames || !c.loses && tx.errors > 0 {
+				t.Errorf("%d of %d came, %+v", came, frames, tx)
+			}
+			t.Logf("%d of %d came, %d sent again, %d dropped, %d lost", came, frames, tx.retries, tx.dropped, tx.errors)
+		})
+	}
+}
+
+// The same through the daemon's shared memory, and over a direct link. There the mailbox is larger, and so is the number of frames.
+func TestSlowPeerShared(t *testing.T) {
+	for _, trust := range []bool{false, true} {
+		devs := shared(t, trust)
+		came := takesOrdered(t, devs[0], devs[1], 2, 5000)
+		tx, _, _ := devs[0].counters()
+		if came+int(tx.dropped) != 5000 || tx.errors > 0 {
+			t.Errorf("trust=%t: %d of 5000 came, %+v", trust, came, tx)
+		}
+		t.Logf("trust=%t: %d came, %d sent again, %d dropped", trust, came, tx.retries, tx.dropped)
+	}
+}
