@@ -45,11 +45,18 @@ func (n *node) setFull(mbox uint8, full bool) {
 
 // Doorbell delivers one.
 func (n *node) Doorbell(src rapidio.DestID, info uint16) rapidio.Status {
-	return n.d.PutDoorbell(src, info)
+	return n.event(n.d.PutDoorbell(src, info))
 }
 
 // PortWrite delivers one, or loses it.
-func (n *node) PortWrite(p []byte) { n.d.PutPortWrite(p) }
+func (n *node) PortWrite(p []byte) { n.event(n.d.PutPortWrite(p)) }
+
+func (n *node) event(st rapidio.Status) rapidio.Status {
+	if st == rapidio.Error {
+		n.poke() // it broke the ring: its worker finds out
+	}
+	return st
+}
 
 // Complete is the response to a message or doorbell.
 func (n *node) Complete(tag uint32, s rapidio.Status) { n.d.PutResult(tag, s) }

@@ -177,8 +177,24 @@ func (p *Port) drain(arm bool) (wake bool) {
 			return wake
 		}
 	}
-	p.events.Wake() // nobody will signal: the events' goroutine looks
+	p.notArmed()
 	return wake
+}
+
+// notArmed is where somebody sleeps, and nobody will signal.
+func (p *Port) notArmed() { p.missed.Wake() }
+
+// catchUp does what the answers' interrupt would, where drain left the ring without asking for one. It is none of the goroutines that wait
+// for answers, as that of the events may.
+func (p *Port) catchUp() {
+	for {
+		select {
+		case <-p.missed.C():
+			p.answered()
+		case <-p.done:
+			return
+		}
+	}
 }
 
 // maxAnswers is how many are taken at once.

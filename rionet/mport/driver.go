@@ -77,6 +77,7 @@ type Port struct {
 	closing bool        // there is no Start any more
 	in      [rapidio.MaxMboxes]atomic.Pointer[inbox]
 	events  *bus.Waker
+	missed  *bus.Waker // wakes catchUp
 	started atomic.Bool
 	wg      sync.WaitGroup
 
@@ -90,7 +91,7 @@ var _ rapidio.Ops = (*Port)(nil)
 
 // probe brings a port into service.
 func probe(ctx context.Context, dev bus.Device, env pci.Env) (*Port, error) {
-	p := &Port{dev: dev, log: env.Log, timeout: defaultTimeout, events: bus.NewWaker(), done: make(chan struct{}), over: true}
+	p := &Port{dev: dev, log: env.Log, timeout: defaultTimeout, events: bus.NewWaker(), missed: bus.NewWaker(), done: make(chan struct{}), over: true}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -109,6 +110,7 @@ func probe(ctx context.Context, dev bus.Device, env pci.Env) (*Port, error) {
 		return nil, errors.Join(err, p.shut())
 	}
 	p.wg.Go(p.watch)
+	p.wg.Go(p.catchUp)
 	return p, nil
 }
 

@@ -257,12 +257,11 @@ func (b *outbox) Results(st []rapidio.Status) int {
 
 // collect takes what there is; with nil nothing, but it says whether there is something. ansMu is held.
 func (b *outbox) collect(st []rapidio.Status) int {
-	n, expired := 0, false
+	n := 0
 	for n < max(len(st), 1) && b.taken+uint32(n) != b.added {
 		at := int(b.taken+uint32(n)) & (b.entries - 1)
 		if b.st[at] == rapidio.Pending {
-			expired = expired || b.p.Err() != nil || time.Since(b.when[at]) > b.p.timeout
-			if !expired {
+			if b.p.Err() == nil && time.Since(b.when[at]) <= b.p.timeout {
 				break
 			}
 			b.st[at] = rapidio.Error

@@ -132,7 +132,6 @@ func (l *listener) run() {
 // look tells what there is to be told, and says whether there may be more.
 func (l *listener) look() (more bool) {
 	p := l.p
-	p.take() // who waits for an answer may have been missed
 	up, link := l.up, l.link
 	config := l.config
 	if !p.use(func() { up, link = p.node.Link(); config = p.node.Config() }) {

@@ -175,6 +175,50 @@ func TestNoAnswer(t *testing.T) {
 	}
 }
 
+// Answers come faster than they are taken, then no more, and drain has left the ring without asking for a signal: whoever sleeps until one
+// comes is signalled all the same. The goroutine of the events cannot see to that: it waits for an answer itself.
+func TestAnswersWithoutEnd(t *testing.T) {
+	bustest.NoLeaks(t)
+	r := newRogue(t)
+	p := r.port(t, nil)
+	in, out := make(chan struct{}), make(chan struct{})
+	p.Start(&recorder{bell: func(rapidio.DestID, uint16) { close(in); <-out }})
+	r.d.PutDoorbell(1, 1)
+	r.signal(r.d.Flush())
+	<-in
+	defer close(out)
+	p.rest(1)
+	defer p.rest(-1)
+	p.ansMu.Lock()
+	p.node.Answers.Disarm()
+	p.notArmed()
+	p.ansMu.Unlock()
+	eventually(t, "the port asks for a signal", func() bool {
+		r.d.PutResult(1, rapidio.Done)
+		v := r.d.Flush()
+		r.signal(v)
+		return v>>shm.VecAnswers&1 != 0
+	})
+}
+
+// A message that waited too long is no reason to give up one that was just sent.
+func TestOneExpires(t *testing.T) {
+	bustest.NoLeaks(t)
+	r := newRogue(t)
+	p := r.port(t, map[string]string{"timeout": "10m"})
+	box, err := p.OpenOutbox(0, 4)
+	must(t, err)
+	if n := box.Add([]rapidio.Message{{Peer: 1, Data: []byte{1}}, {Peer: 1, Data: []byte{2}}}); n != 2 {
+		t.Fatalf("Add = %d, want 2", n)
+	}
+	out := box.(*outbox)
+	out.when[out.taken&3] = time.Now().Add(-time.Hour)
+	st := make([]rapidio.Status, 4)
+	if n := box.Results(st); n != 1 || st[0] != rapidio.Error {
+		t.Errorf("Results after one of two waited too long = %d, %v, want 1, an error", n, st[:n])
+	}
+}
+
 // scribbleTime is how long a daemon scribbles.
 func scribbleTime() time.Duration {
 	if testing.Short() {

@@ -110,14 +110,16 @@ func (m *Mport) RequestInbDoorbell(owner string, first, last uint16, f func(src 
 			at = min(at, i)
 		}
 	}
+	n := &bell{claim: claim{first, last, owner}, f: f}
+	with := slices.Insert(slices.Clone(list), at, n)
+	b.list.Store(&with) // first: what comes as soon as they are let in is taken
 	if len(list) == 0 {
 		if err := m.ops.OpenDoorbells(true); err != nil {
+			b.list.Store(&list)
+			n.off.Store(true)
 			return fail(err)
 		}
 	}
-	n := &bell{claim: claim{first, last, owner}, f: f}
-	list = slices.Insert(slices.Clone(list), at, n)
-	b.list.Store(&list)
 	return func() { m.releaseBell(n) }, nil
 }
 

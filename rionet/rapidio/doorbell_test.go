@@ -72,6 +72,33 @@ func TestInboundDoorbells(t *testing.T) {
 	}
 }
 
+// A doorbell that comes as soon as they are let in is its owner's, and after a claim that failed nobody's.
+func TestDoorbellAtOnce(t *testing.T) {
+	r := newRig(t, Small, 3)
+	peer := r.add(1, -1)
+	r.f.ports[0].opened = func() {
+		if err := peer.SendDoorbell(t.Context(), 0, 5); err != nil {
+			t.Errorf("SendDoorbell as soon as it is possible = %v", err)
+		}
+	}
+	got := 0
+	release, err := r.m.RequestInbDoorbell("me", 0, 9, func(DestID, uint16) { got++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := r.m.Stats(); got != 1 || s.StrayDoorbells != 0 {
+		t.Errorf("%d doorbells and %d stray ones, want 1 and 0", got, s.StrayDoorbells)
+	}
+	release()
+	r.f.ports[0].opened = r.f.ports[0].die
+	if _, err := r.m.RequestInbDoorbell("me", 0, 9, func(DestID, uint16) {}); !errors.Is(err, bus.ErrGone) {
+		t.Errorf("RequestInbDoorbell at a port that goes meanwhile = %v, want %v", err, bus.ErrGone)
+	}
+	if n := len(r.m.bells.load()); n != 0 {
+		t.Errorf("%d claims after one that failed, want 0", n)
+	}
+}
+
 // A release waits for the callback that runs; one from within does not, and there is none after it.
 func TestReleaseWaits(t *testing.T) {
 	r := newRig(t, Small, 2)

@@ -107,6 +107,7 @@ type modelPort struct {
 	events  Events
 	inside  sync.Mutex // events come one at a time
 	open    atomic.Bool
+	opened  func() // called when doorbells were let in; may be nil
 	inboxes [MaxMboxes]atomic.Pointer[modelInbox]
 	done    chan struct{}
 	once    sync.Once
@@ -197,6 +198,9 @@ func (p *modelPort) PortWrite(_ context.Context, dest DestID, data []byte) error
 
 func (p *modelPort) OpenDoorbells(open bool) error {
 	p.open.Store(open)
+	if open && p.opened != nil {
+		p.opened()
+	}
 	return p.Err()
 }
 

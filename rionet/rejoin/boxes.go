@@ -5,10 +5,36 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet/rapidio"
 )
+
+// Opening a box anew may fail for what passes, as a fabric that is slow to answer. It is tried again after a while, more and more seldom.
+const (
+	againFirst = 50 * time.Millisecond
+	againLast  = 2 * time.Second
+)
+
+// retry says when to try again.
+type retry struct {
+	at    time.Time // zero: at once
+	pause time.Duration
+}
+
+func (r *retry) failed() {
+	r.pause = min(max(2*r.pause, againFirst), againLast)
+	r.at = time.Now().Add(r.pause)
+}
+
+// left is how long not to try.
+func (r *retry) left() time.Duration {
+	if r.at.IsZero() {
+		return 0
+	}
+	return max(time.Until(r.at), 0)
+}
 
 // OpenOutbox opens an outbound mailbox, which lives through changes of Ops.
 func (p *Port) OpenOutbox(mbox, entries int) (rapidio.Outbox, error) {
@@ -32,7 +58,8 @@ type outbox struct {
 	mbox, entries int
 	life          *life // that box is of
 	box           rapidio.Outbox
-	lost          int // messages whose result is Error, and was not taken: they come before those of box
+	retry         retry // of opening it
+	lost          int   // messages whose result is Error, and was not taken: they come before those of box
 	closed        bool
 }
 
@@ -40,6 +67,9 @@ type outbox struct {
 func (b *outbox) sync() rapidio.Outbox {
 	if l := b.p.life.Load(); l != b.life {
 		b.follow(l)
+	}
+	if b.box == nil {
+		b.open()
 	}
 	return b.box
 }
@@ -49,13 +79,21 @@ func (b *outbox) follow(l *life) {
 		b.lost += b.box.InFlight()
 		_ = b.box.Close() // of Ops that are dead
 	}
-	b.life, b.box = l, nil
-	if l.ops == nil || b.closed {
+	b.life, b.box, b.retry = l, nil, retry{}
+}
+
+// open opens it, if it is time to try. What is added is lost until that succeeds.
+func (b *outbox) open() {
+	ops := b.life.ops
+	if ops == nil || b.closed || b.retry.left() > 0 {
 		return
 	}
-	if box, err := l.ops.OpenOutbox(b.mbox, b.entries); err == nil {
-		b.box = box
-	} // else these are dead too, and what is added is lost until there are others
+	box, err := ops.OpenOutbox(b.mbox, b.entries)
+	if err != nil {
+		b.retry.failed()
+		return
+	}
+	b.box = box
 }
 
 // Add sends messages, or counts them as lost.
@@ -148,7 +186,7 @@ type inbox struct {
 	mu     sync.Mutex // guards all below: Free and Cut may be called during a Wait
 	life   *life      // that box is of
 	box    rapidio.Inbox
-	err    error  // why the Ops have no box
+	retry  retry  // of opening it
 	cut    uint64 // by boxes before it
 	closed bool
 }
@@ -158,6 +196,9 @@ func (b *inbox) sync() rapidio.Inbox {
 	if l := b.p.life.Load(); l != b.life {
 		b.follow(l)
 	}
+	if b.box == nil {
+		b.open()
+	}
 	return b.box
 }
 
@@ -166,13 +207,18 @@ func (b *inbox) follow(l *life) {
 		b.cut += b.box.Cut()
 		_ = b.box.Close() // of Ops that are dead
 	}
-	b.life, b.box, b.err = l, nil, nil
-	if l.ops == nil || b.closed {
+	b.life, b.box, b.retry = l, nil, retry{}
+}
+
+// open opens it, if it is time to try.
+func (b *inbox) open() {
+	ops := b.life.ops
+	if ops == nil || b.closed || b.retry.left() > 0 {
 		return
 	}
-	box, err := l.ops.OpenInbox(b.mbox, b.entries)
+	box, err := ops.OpenInbox(b.mbox, b.entries)
 	if err != nil {
-		b.err = b.p.lost(err)
+		b.retry.failed()
 		return
 	}
 	b.box = box
@@ -208,26 +254,28 @@ func (b *inbox) Cut() uint64 {
 	return b.cut
 }
 
-// now is what Wait waits at.
-func (b *inbox) now() (box rapidio.Inbox, l *life, err error) {
+// now is what Wait waits at. Where that is no box, but Ops, it is tried to open one after pause.
+func (b *inbox) now() (box rapidio.Inbox, l *life, pause time.Duration, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
-		return nil, nil, errClosed(b.p, b.mbox)
+		return nil, nil, 0, errClosed(b.p, b.mbox)
 	}
-	box = b.sync()
-	return box, b.life, b.err
+	if box = b.sync(); box == nil && b.life.ops != nil {
+		pause = max(b.retry.left(), time.Millisecond)
+	}
+	return box, b.life, pause, nil
 }
 
 // Wait waits for a message, also while there are no Ops.
 func (b *inbox) Wait(ctx context.Context) error {
 	for {
-		box, l, err := b.now()
+		box, l, pause, err := b.now()
 		if err != nil {
 			return err
 		}
 		if box == nil {
-			if err := b.p.waitOver(ctx, l); err != nil {
+			if err := b.p.waitOver(ctx, l, pause); err != nil {
 				return err
 			}
 			continue
@@ -261,15 +309,23 @@ func (p *Port) again(ctx context.Context, l *life, err error) (bool, error) {
 	case p.life.Load() != l:
 		return true, nil
 	case errors.Is(err, bus.ErrGone): // and nobody has said so yet
-		err := p.waitOver(ctx, l)
+		err := p.waitOver(ctx, l, 0)
 		return err == nil, err
 	}
 	return false, err
 }
 
-// waitOver waits for the end of a life.
-func (p *Port) waitOver(ctx context.Context, l *life) error {
+// waitOver waits for the end of a life, or not longer than some time that is not 0.
+func (p *Port) waitOver(ctx context.Context, l *life, most time.Duration) error {
+	var enough <-chan time.Time
+	if most > 0 {
+		t := time.NewTimer(most)
+		defer t.Stop()
+		enough = t.C
+	}
 	select {
+	case <-enough:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-p.done:

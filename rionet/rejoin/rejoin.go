@@ -12,8 +12,9 @@
 //   - an Inbox has nothing, and who waits for messages goes on waiting
 //   - the Port is not Done: that it is after Close or Fail
 //
-// When it has Ops again ([Port.Join]), doorbells are let in if they were, boxes are opened anew by whoever uses them next, and Events.Link
-// tells first that the link went down and then that it is up; the registers are new, and have no IDs.
+// When it has Ops again ([Port.Join]), doorbells are let in if they were, boxes are opened anew by whoever uses them next, and tried
+// again after a while where that fails; Events.Link tells first that the link went down and then, once it is, that it is up; the registers
+// are new, and have no IDs.
 //
 // All of it is safe for concurrent use, but for the boxes, as rapidio.Ops says. Nothing is allocated for a message.
 package rejoin
@@ -24,6 +25,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet/rapidio"
@@ -52,6 +54,7 @@ type Port struct {
 type life struct {
 	ops  rapidio.Ops   // nil: there is none
 	over chan struct{} // closed when another one took its place
+	told bool          // its Ops told of the link; guarded by telling
 }
 
 // New makes a port of its first Ops, which nobody started yet. notify is called, without locks held and from any goroutine, after the port's
@@ -109,10 +112,39 @@ func (p *Port) Join(ops rapidio.Ops) error {
 		}
 	}
 	if events != nil {
-		p.link(events, true)
+		up := linkUp(ops)
+		p.telling.Lock()
+		if !l.told { // what they tell themselves is newer
+			p.linkLocked(events, up)
+		}
+		p.telling.Unlock()
 	}
 	p.notify()
 	return nil
+}
+
+// linkTime is how long it may take to find out whether a link is up.
+const linkTime = 5 * time.Second
+
+// registers are a port's own, as rapidio.Access.
+type registers struct{ rapidio.Ops }
+
+func (r registers) Read32(ctx context.Context, off rapidio.Off) (uint32, error) {
+	return r.LocalRead(ctx, off, 4)
+}
+
+// linkUp says whether a port's link is up. One that does not tell, as the 2005 design's, counts as up; and one that cannot be asked, so that
+// it is found out by whoever uses it.
+func linkUp(ops rapidio.Ops) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), linkTime)
+	defer cancel()
+	r := registers{ops}
+	f, err := rapidio.FindFeatures(ctx, r)
+	if err != nil || f.PHY == 0 {
+		return true
+	}
+	v, err := r.Read32(ctx, f.PHY+rapidio.PHYPortErrStat)
+	return err != nil || v&rapidio.PortOK != 0
 }
 
 // replace changes the life. mu is held.
@@ -297,6 +329,9 @@ func (t teller) ConfigWritten() {
 }
 
 func (t teller) Link(up bool) {
-	t.tell(func() { t.p.linkLocked(t.to, up) })
+	t.tell(func() {
+		t.l.told = true
+		t.p.linkLocked(t.to, up)
+	})
 	t.p.notify()
 }

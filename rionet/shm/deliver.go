@@ -54,19 +54,29 @@ func (d *Daemon) Free(mbox int) int {
 	return p.Room()
 }
 
-// PutDoorbell delivers a doorbell: Done, or Retry where the node has too many that it did not take.
+// PutDoorbell delivers a doorbell: Done; Retry where the node has too many that it did not take; Error where it broke the ring.
 func (d *Daemon) PutDoorbell(src rapidio.DestID, info uint16) rapidio.Status {
-	h := Header{Kind: KindDoorbell, Peer: src, Info: info}
-	if !d.put(&d.events, VecEvents, &h, nil) {
-		return rapidio.Retry
-	}
-	return rapidio.Done
+	return d.event(&Header{Kind: KindDoorbell, Peer: src, Info: info}, nil)
 }
 
-// PutPortWrite delivers a port-write, or says false and loses it.
-func (d *Daemon) PutPortWrite(p []byte) bool {
-	h := Header{Kind: KindPortWrite}
-	return d.put(&d.events, VecEvents, &h, p)
+// PutPortWrite delivers a port-write, or loses it; the status is as PutDoorbell's.
+func (d *Daemon) PutPortWrite(p []byte) rapidio.Status {
+	return d.event(&Header{Kind: KindPortWrite}, p)
+}
+
+func (d *Daemon) event(h *Header, data []byte) rapidio.Status {
+	p := &d.events
+	p.mu.Lock()
+	ok, broken := p.Put(h, data), p.err != nil
+	p.mu.Unlock()
+	switch {
+	case ok:
+		d.soil(VecEvents)
+		return rapidio.Done
+	case broken:
+		return rapidio.Error
+	}
+	return rapidio.Retry
 }
 
 // PutResponse answers what is answered by a response.

@@ -299,6 +299,9 @@ func testEvents(t *testing.T, d *Daemon, n *Node) {
 	if s := d.PutDoorbell(4, 1); s != rapidio.Retry {
 		t.Errorf("PutDoorbell with no room = %v, want retry", s)
 	}
+	if s := d.PutPortWrite([]byte("0123")); s != rapidio.Retry {
+		t.Errorf("PutPortWrite with no room = %v, want retry", s)
+	}
 	d.Flush()
 	for n.Events.Ready() {
 		n.Events.Next(&h)
@@ -319,6 +322,25 @@ func testEvents(t *testing.T, d *Daemon, n *Node) {
 	}
 	d.SetLink(false)
 	d.Flush()
+}
+
+// A node that broke the ring of its events is no node that takes them later.
+func TestBrokenEvents(t *testing.T) {
+	for _, m := range memories {
+		d, n, _ := pairOf(t, small, m.of)
+		begin(t, d, n, NumVectors)
+		n.Events.store(ctlHead, 1000)
+		st := rapidio.Done
+		for i := 0; st == rapidio.Done && i < 100; i++ {
+			st = d.PutDoorbell(4, 1)
+		}
+		if st != rapidio.Error || d.PutDoorbell(4, 1) != rapidio.Error || d.PutPortWrite([]byte("0123")) != rapidio.Error {
+			t.Errorf("%s: PutDoorbell into a broken ring = %v, want error", m.name, st)
+		}
+		if err := d.Err(); !errors.Is(err, ErrBroken) {
+			t.Errorf("%s: Err = %v, want ErrBroken", m.name, err)
+		}
+	}
 }
 
 // A node that serves fewer vectors is woken at 0 for the rest.

@@ -153,15 +153,12 @@ func (p *Producer) Room() int {
 	return int(p.limit - (p.tail - p.head))
 }
 
-// WantRoom has the consumer's next Release say that the producer is to be woken, unless there is room now.
+// WantRoom has the consumer's next Release say that the producer is to be woken, unless there is room now. It takes nothing back where
+// there is: others may wait for room, too, and one signal too many is no harm.
 func (p *Producer) WantRoom() (room bool) {
 	p.store(ctlRoom, 1)
 	if p.b == nil {
 		p.mem.Fence()
 	}
-	if p.err != nil || p.refresh() {
-		p.store(ctlRoom, 0)
-		return true
-	}
-	return false
+	return p.err != nil || p.refresh()
 }

@@ -247,6 +247,31 @@ func TestWake(t *testing.T) {
 	}
 }
 
+// Two wait for room at one end. The second finds some, which the consumer has just made and not told of yet: the first is told all the same.
+func TestRoomForTwo(t *testing.T) {
+	g := geometry{n: 2, slot: 64}
+	for _, m := range memories {
+		t.Run(m.name, func(t *testing.T) {
+			a, b := shared(t, round(g.size()))
+			p, c := pair(t, g, m.of(t, a), m.of(t, b))
+			for p.Put(&Header{}, nil) {
+			}
+			p.Publish()
+			if p.WantRoom() {
+				t.Fatal("WantRoom of a full ring = true")
+			}
+			c.Next(new(Header))
+			c.store(ctlHead, c.head) // the first half of Release
+			if !p.WantRoom() {
+				t.Fatal("WantRoom of a ring with room = false")
+			}
+			if c.load(ctlRoom) == 0 {
+				t.Error("the consumer has nobody to tell of the room, want the one who sleeps")
+			}
+		})
+	}
+}
+
 // A producer that takes over what another left uses no slot that is under way.
 func TestAdopt(t *testing.T) {
 	g := geometry{n: 8, slot: 64}
