@@ -93,6 +93,9 @@ func (s *System) resume(ctx context.Context, name string) error {
 func (s *System) sleep(ctx context.Context, b *boundDevice) error {
 	b.use.Lock()
 	defer b.use.Unlock()
+	if b.rio != nil { // in the fabric's memory messages would pile up, and its peers would take it to be gone
+		return fmt.Errorf("a node of a RapidIO fabric cannot be suspended, only unplugged: %w", bus.ErrNotSupported)
+	}
 	h, ok := b.inst.(bus.PowerHandler)
 	if b.inst != nil && !ok {
 		return fmt.Errorf("the driver %s cannot suspend it: %w", b.driver.Name, bus.ErrNotSupported)

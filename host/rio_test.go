@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/rionet/fabric"
 	"github.com/ring3dev/ring3/rionet/fabricd"
@@ -84,12 +85,22 @@ func TestFabric(t *testing.T) {
 		await(t, "/sys"+dir+" has something", func() bool { return len(node.tree.sys.MkdirAll(strings.TrimPrefix(dir, "/")).Names()) > 0 })
 	}
 
+	if err := node.suspend(t.Context(), "rio0"); !errors.Is(err, bus.ErrNotSupported) || !strings.Contains(err.Error(), "suspending rio0: a node of a RapidIO fabric") {
+		t.Errorf("suspending a node = %v, want that it is refused", err)
+	}
+	if err := node.resume(t.Context(), "rio0"); err == nil || rio0(node).State != stateUp {
+		t.Errorf("resuming a node that is up = %v, want an error", err)
+	}
+
 	// The network device stays while the fabric is gone.
 	net := node.boundOf("rio0").net
 	if err := server.Close(); err != nil {
 		t.Errorf("closing the fabric: %v", err)
 	}
 	await(t, "the node misses its fabric", func() bool { d := rio0(node); return d.State == stateJoining && d.Cause != "" && d.Link == "down" })
+	if err := node.suspend(t.Context(), "rio0"); !errors.Is(err, bus.ErrNotSupported) {
+		t.Errorf("suspending a node without its fabric = %v, want that it is refused", err)
+	}
 	runFabric(t, socket, "8")
 	await(t, "both are back", func() bool { return linked(host)() && linked(node)() })
 	if now := node.boundOf("rio0").net; now != net {

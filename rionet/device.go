@@ -52,6 +52,8 @@ type Device struct {
 	mtu     atomic.Int32
 	napi    atomic.Pointer[netdev.NAPI]
 	release func()        // gives the doorbells up
+	unlink  func()        // is told of the link no more
+	relook  atomic.Bool   // the link changed: the keeper is to look at the port
 	wake    chan struct{} // the keeper's
 	life    context.Context
 	end     context.CancelFunc
@@ -129,6 +131,10 @@ func (d *Device) open() error {
 	if d.release, err = d.port.RequestInbDoorbell(d.name, doorbellJoin, last, d.doorbell); err != nil {
 		return errors.Join(d.errorf("claiming doorbells: %w", err), in.Close(), out.Close())
 	}
+	d.unlink = d.port.OnLink(func(bool) {
+		d.relook.Store(true)
+		d.wakeKeeper()
+	})
 	return nil
 }
 
@@ -250,6 +256,7 @@ func (d *Device) Close() error {
 		gone := d.dead()
 		d.stop(fmt.Errorf("%s rionet: %w", d.name, bus.ErrClosed))
 		d.end()
+		d.unlink()
 		d.ended.Wait()
 		err = d.tx.close()
 		d.driver.detach(d)

@@ -29,7 +29,7 @@
 //	0x1000    JOIN   I am here. Who did not know me answers with the same.
 //	0x1001    LEAVE  I go.
 //	0x1002    EXACT  ours, sent before each JOIN: my messages have the lengths of their frames
-//	0x1003    ALIVE  ours, to a peer that is silent: only its response matters
+//	0x1003    ALIVE  ours, to a peer that is silent: its response matters; who sends it has exact lengths, too
 //
 // JOIN is sent to each peer when it is found, then after 100 ms, 200 ms and so on up to every 2 s, until the peer is active: a peer whose
 // doorbells are not open yet refuses it. A JOIN of an endpoint that the scan has not found yet is remembered, and answered once it is. A JOIN
@@ -42,13 +42,15 @@
 //     lost,
 //   - or the scan took the endpoint away.
 //
-// ALIVE goes to peers that said EXACT; the others are asked by a JOIN, which the kernel's driver ignores of an active peer.
+// ALIVE goes to peers that said EXACT; the others are asked by EXACT and JOIN, which the kernel's driver ignores of an active peer.
 //
 // # Lengths
 //
 // The kernel's driver receives 4096 bytes whatever was sent, since hardware does not keep a message's length exactly; the headers inside say
 // what counts. Between two ring3 nodes frames keep their length, down to 14 bytes: there is no padding to 60. They find out by EXACT, which the
-// kernel's driver neither sends nor knows. Frames of a peer that did not send it are received as 4096 bytes, zeros behind what came.
+// kernel's driver neither sends nor knows. A peer that is just opening its doorbells may refuse EXACT and take the JOIN behind it, so to who did
+// both go again, up to four times in all; an EXACT or ALIVE of an active peer counts at once. Frames of a peer that did not send it are
+// received as 4096 bytes, zeros behind what came.
 // [Options].Classic makes this end play the kernel's: it sends no EXACT, claims only the doorbells 0x1000 and 0x1001, and all that it
 // receives has 4096 bytes. A message shorter than 14 bytes is no frame (rx_length_errors).
 //
@@ -76,8 +78,8 @@
 // # Concurrency
 //
 // A queue belongs to one goroutine; all else is safe for concurrent use. One goroutine of the device, the keeper, sends doorbells and reads the
-// port's state once a second; a timer sends again what was refused while the owner of the transmit queue does nothing. Locks, in the order in
-// which they nest: Driver.mu or txQueue.mu, then Device.mu; rxQueue.waitMu and rxQueue.mu stand alone.
+// port's state once a second, and at once when the port says that its link changed; a timer sends again what was refused while the owner of
+// the transmit queue does nothing. Locks, in the order in which they nest: Driver.mu or txQueue.mu, then Device.mu; rxQueue.waitMu and rxQueue.mu stand alone.
 //
 // # Errors
 //

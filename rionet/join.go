@@ -15,7 +15,7 @@ const (
 	doorbellJoin  = 0x1000 // the sender is here; who does not know it yet answers with the same
 	doorbellLeave = 0x1001 // the sender goes
 	doorbellExact = 0x1002 // ours, before a JOIN: the sender's messages have exactly their frames' lengths
-	doorbellAlive = 0x1003 // ours: only its response matters
+	doorbellAlive = 0x1003 // ours: its response matters; and who sends it keeps lengths
 	doorbellLast  = doorbellAlive
 )
 
@@ -25,11 +25,12 @@ const (
 	joinSlowest = 2 * time.Second
 	rejoinGap   = time.Second            // an active peer's JOIN is answered at most so often, or two would answer each other for ever
 	aliveEvery  = time.Second            // so often an active peer that was not heard of is asked
-	linkEvery   = time.Second            // so often the port's own state is read
+	linkEvery   = time.Second            // so often the port's own state is read, and when its link changes
 	ringTime    = time.Second            // a doorbell has its response by then, by any fabric's timeouts
 	leaveTime   = time.Second            // all LEAVEs of Close
 	askAgain    = 100 * time.Millisecond // so soon again, after no good answer
 	lostAlive   = 3                      // so many bad answers in a row are a lost peer
+	exactTries  = 4                      // so often EXACT goes to a peer that takes JOIN and refuses EXACT
 )
 
 // doorbell is told of doorbells that came in.
@@ -50,7 +51,9 @@ func (d *Device) doorbell(src rapidio.DestID, info uint16) {
 		p.wait, p.nextJoin = joinSlowest, now.Add(joinSlowest) // it just went
 	case doorbellExact:
 		p.announced = true
+		d.keepsLengths(p)
 	case doorbellAlive:
+		d.keepsLengths(p)
 		if !p.active.Load() { // it takes us for active, so it missed that we lost it
 			p.nextJoin = now
 			d.wakeKeeper()
@@ -105,7 +108,7 @@ func (d *Device) keep() {
 	var nextLink time.Time
 	for d.life.Err() == nil {
 		now := time.Now()
-		if !now.Before(nextLink) || !d.linkUp() { // with the link down what woke us may be that it came up
+		if d.relook.Swap(false) || !now.Before(nextLink) || !d.linkUp() { // with the link down what woke us may be that it came up
 			d.lookAtPort()
 			now = time.Now()
 			nextLink = now.Add(linkEvery)
@@ -176,20 +179,33 @@ func (d *Device) tell(ctx context.Context, p *peer, info uint16) error {
 	return p.dev.SendDoorbell(ctx, info)
 }
 
-// sendJoin sends JOIN to a peer, after word that its length will be exact.
+// sendJoin sends JOIN to a peer, after word that its length will be exact. A classic peer may refuse what it does not know; so does one that is
+// just opening its doorbells, and takes the JOIN. So to who refused the word both go again, a few times.
 func (d *Device) sendJoin(p *peer) {
+	d.mu.Lock()
+	owed := p.owed
+	p.owed = false // a JOIN that comes from now on is answered again
+	d.mu.Unlock()
 	var err error
+	refused := false
 	if !d.classic {
 		err = d.tell(d.life, p, doorbellExact)
+		refused = errors.Is(err, rapidio.ErrResponse)
 	}
-	if err == nil || errors.Is(err, rapidio.ErrResponse) { // a classic peer may refuse what it does not know
+	if err == nil || refused {
 		err = d.tell(d.life, p, doorbellJoin)
 	}
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err == nil {
-		p.owed, p.joined = false, now
+	switch {
+	case err != nil:
+		p.owed = p.owed || owed
+	case refused && p.tries < exactTries-1:
+		p.tries++
+		p.owed, p.joined = true, now
+	default:
+		p.joined = now
 	}
 	p.nextJoin = now.Add(p.wait)
 	p.wait = min(2*p.wait, joinSlowest)
@@ -201,6 +217,9 @@ func (d *Device) ask(p *peer) {
 	info := uint16(doorbellAlive)
 	if !p.exact.Load() {
 		info = doorbellJoin // a classic peer knows no other, and ignores this one while we are active
+		if !d.classic {     // or it takes us for one, and we it
+			_ = d.tell(d.life, p, doorbellExact)
+		}
 	}
 	err := d.tell(d.life, p, info)
 	now := time.Now()

@@ -189,8 +189,8 @@ func (n *node) sendRun() {
 	r.n = 0
 }
 
-// hold tries a message again for a while until there is room for it: a sender that is told Retry loses the order of its messages, or much
-// time. A destination for which that was in vain has stalled: nothing is held for it until it takes something. For one that makes
+// hold tries a message again for a while until there is room for it: a sender that is told Retry loses much time, or the order of
+// its messages. A destination for which that was in vain has stalled: nothing is held for it until it takes something. For one that makes
 // room so late that it would stop the sender's messages for others, too, less and less time is spent.
 func (n *node) hold(tag uint32, m *rapidio.Message) rapidio.Status {
 	to := mailbox{m.Peer, m.Mbox}

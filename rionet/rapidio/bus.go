@@ -106,6 +106,7 @@ func (b *Bus) RemoveMport(m *Mport) {
 	}
 	m.turn.give()
 	m.hooks.drop()
+	m.links.drop()
 	m.bells.drop(m.ops)
 	m.boxes.drop()
 	b.mu.Lock() // its number is free when it is shown no more

@@ -65,7 +65,8 @@ type Mport struct {
 	dir    portDir
 	boxes  boxes
 	bells  bells
-	hooks  hooks // of port-writes
+	hooks  hooks[PortWrite]
+	links  hooks[bool]
 	strays strays
 	counts counts
 }
@@ -134,7 +135,7 @@ type Device struct {
 	cancel context.CancelFunc
 	unhook func() bool // from the port's context
 	claims ranges      // of doorbells that it takes
-	hooks  hooks       // of port-writes
+	hooks  hooks[PortWrite]
 	dir    deviceDir
 
 	// guarded by Net's bus.mu

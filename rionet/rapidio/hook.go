@@ -60,19 +60,19 @@ func inCallback() bool {
 	}
 }
 
-// hooks are those that are told of port-writes.
-type hooks struct {
+// hooks are those that are told of something: port-writes, the link.
+type hooks[T any] struct {
 	mu   sync.Mutex
-	list []*pwHook // replaced, never changed
+	list []*toldHook[T] // replaced, never changed
 }
 
-type pwHook struct {
+type toldHook[T any] struct {
 	hook
-	f func(PortWrite)
+	f func(T)
 }
 
-func (l *hooks) add(f func(PortWrite)) (cancel func()) {
-	h := &pwHook{f: f}
+func (l *hooks[T]) add(f func(T)) (cancel func()) {
+	h := &toldHook[T]{f: f}
 	l.mu.Lock()
 	l.list = append(slices.Clone(l.list), h)
 	l.mu.Unlock()
@@ -87,18 +87,18 @@ func (l *hooks) add(f func(PortWrite)) (cancel func()) {
 }
 
 // call tells all of them, in the order in which they asked, and how many there were.
-func (l *hooks) call(pw PortWrite) int {
+func (l *hooks[T]) call(what T) int {
 	l.mu.Lock()
 	list := l.list
 	l.mu.Unlock()
 	for _, h := range list {
-		h.run(func() { h.f(pw) })
+		h.run(func() { h.f(what) })
 	}
 	return len(list)
 }
 
 // drop lets all go.
-func (l *hooks) drop() {
+func (l *hooks[T]) drop() {
 	l.mu.Lock()
 	list := l.list
 	l.list = nil

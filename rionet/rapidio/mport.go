@@ -160,6 +160,10 @@ func (m *Mport) usable() error {
 	return fmt.Errorf("out of service: %w", bus.ErrClosed)
 }
 
+// OnLink has f called when the port's link went up or down, as Events.Link says it. Calls come one at a time and must not take long; how the
+// link is at first is not told. cancel ends it, as the release of RequestInbDoorbell.
+func (m *Mport) OnLink(f func(up bool)) (cancel func()) { return m.links.add(f) }
+
 // events is what a port's hardware tells.
 type events struct{ m *Mport }
 
@@ -174,7 +178,11 @@ func (e events) ConfigWritten() {
 
 func (e events) Link(up bool) {
 	e.m.counts.linkChanges.Add(1)
-	if s := e.m.opts.Scan; s != nil && e.m.ctx.Err() == nil {
+	if e.m.ctx.Err() != nil {
+		return
+	}
+	e.m.links.call(up)
+	if s := e.m.opts.Scan; s != nil {
 		s.Link(e.m, up)
 	}
 }
