@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"slices"
 	"sync"
 	"time"
 
@@ -84,8 +82,9 @@ type rioPort struct {
 
 	mu      sync.Mutex // guards what follows
 	scanned bool       // the first scan is done
-	failed  error      // why there is no network device
+	failed  error      // why there is no network device, for good
 	refused rapidio.DestID
+	trouble error // what went wrong last that may go well next time
 	away    error // the fabric is gone, and this is why joining it again failed last
 }
 
@@ -104,7 +103,6 @@ func (s *System) startRIO(ctx context.Context, b *boundDevice, ops rapidio.Ops) 
 	}
 	p := &rioPort{s: s, name: b.spec.Name, use: b.use, fabric: fabricOf(b.spec), classic: b.spec.Options["exact"] == "off",
 		wake: make(chan struct{}, 1), settled: make(chan struct{})}
-	p.windows.path = p.fabric.path
 	p.ctx, p.cancel = context.WithCancel(s.ctx)
 	p.link = rejoin.New(ops, p.poke)
 	o := rapidio.MportOptions{Host: host, Scan: s.rio.enum}
@@ -153,18 +151,6 @@ func (p *rioPort) poke() {
 	}
 }
 
-// run keeps the network device as the port is.
-func (p *rioPort) run() {
-	for {
-		p.update()
-		select {
-		case <-p.ctx.Done():
-			return
-		case <-p.wake:
-		}
-	}
-}
-
 // scan looks for devices once. What comes later is told by port-writes, or asked for by /sys/bus/rapidio/scan.
 func (p *rioPort) scan() {
 	err := p.s.rio.bus.Scan(p.ctx, p.port.ID())
@@ -195,48 +181,6 @@ func (p *rioPort) settle(failed error) {
 	}
 }
 
-// portTime is how long a look at the port's own registers may take.
-const portTime = 2 * time.Second
-
-// update makes the network device, or replaces it when the port has another ID. While the fabric is gone, or nobody has numbered it anew
-// since, what there is stays: its link is down.
-func (p *rioPort) update() {
-	ctx, cancel := context.WithTimeout(p.ctx, portTime)
-	id, err := p.port.DestID(ctx)
-	cancel()
-	if err != nil || id == p.port.IDs().Any() || !lockUse(p.ctx, p.use) {
-		return
-	}
-	defer p.use.Unlock()
-	b := p.s.boundOf(p.name)
-	if b == nil || b.rio != p {
-		return
-	}
-	if b.net != nil && b.netID == id {
-		p.settle(nil)
-		return
-	}
-	if b.net != nil {
-		p.s.log.Info(fmt.Sprintf("%s: the fabric gave it the device ID %#04x, in place of %#04x", p.name, id, b.netID))
-		p.s.complain(p.s.removeNet(b))
-	}
-	p.mu.Lock()
-	before := p.failed != nil && p.refused == id
-	p.mu.Unlock()
-	if before { // as it did
-		return
-	}
-	err = p.s.appear(p.s.boundOf(p.name), id)
-	p.mu.Lock()
-	started := p.started()
-	p.refused = id
-	p.mu.Unlock()
-	if started { // nobody waits for it
-		p.s.complain(err)
-	}
-	p.settle(err)
-}
-
 // started says whether the port has settled before. mu is held.
 func (p *rioPort) started() bool {
 	select {
@@ -261,60 +205,6 @@ func lockUse(ctx context.Context, use *sync.Mutex) bool {
 		return false
 	}
 	return true
-}
-
-// appear gives a master port its network device, and puts all that stands on that into the tree. use is held.
-func (s *System) appear(b *boundDevice, id rapidio.DestID) error {
-	p := b.rio
-	log := s.log.With("device", b.spec.Name)
-	dev, err := rionet.New(p.port, rionet.Options{Name: b.spec.Name, Driver: s.rio.peers, Classic: p.classic, Log: log})
-	if err != nil {
-		return err
-	}
-	n := *b
-	n.net, n.netID = dev, id
-	if err := s.receive(&n); err != nil {
-		return errors.Join(err, n.stopTraffic(), dev.Close())
-	}
-	s.put(&n)
-	s.tree.addNet(&n)
-	if !s.strict {
-		s.complain(s.accountFor(&n))
-	}
-	return nil
-}
-
-// removeNet takes the network device of a master port away, and all that stands on it. use is held.
-func (s *System) removeNet(b *boundDevice) error {
-	bare := *b
-	bare.net, bare.sink, bare.tap, bare.forward = nil, nil, nil, nil
-	s.put(&bare) // nobody finds it any more
-	s.pktgen.RemoveDevice(b.spec.Name)
-	s.tree.removeNet(b)
-	err := errors.Join(b.stopTraffic(), b.closeNet())
-	s.netGone(b.spec.Name)
-	return err
-}
-
-// netGone forgets the frames of a network device that is closed.
-func (s *System) netGone(name string) {
-	s.pktgen.RemoveDevice(name) // again: what was in flight is given back
-	s.figuring.Lock()
-	s.receivers = slices.DeleteFunc(slices.Clone(s.receivers), func(r receiver) bool { return r.name == name })
-	s.figuring.Unlock()
-}
-
-// closeNet closes a master port's network device.
-func (b *boundDevice) closeNet() error {
-	c, ok := b.net.(io.Closer)
-	if b.rio == nil || !ok {
-		return nil
-	}
-	err := c.Close()
-	if b.tap != nil {
-		_ = b.tap.Close() // again: what a dead device held
-	}
-	return err
 }
 
 // halt ends what a port does by itself. What it holds stays. It may be called with use held.
@@ -379,8 +269,9 @@ func (s *System) startPorts(ctx context.Context) error {
 		if failed != nil {
 			return failed
 		}
-		if s.boundOf(p.name).net == nil {
-			s.log.Warn(p.name + ": " + waiting)
+		if b := s.boundOf(p.name); b.net == nil {
+			_, cause := p.state(b)
+			s.log.Warn(p.name + ": " + cause)
 		}
 	}
 	return nil
@@ -396,6 +287,8 @@ func (p *rioPort) state(b *boundDevice) (state, cause string) {
 	switch {
 	case p.away != nil:
 		return stateJoining, p.away.Error()
+	case p.trouble != nil:
+		return stateUp, p.trouble.Error()
 	case b.net == nil && p.failed != nil:
 		return stateUp, p.failed.Error()
 	case b.net == nil:

@@ -183,7 +183,7 @@ func (p *rioPort) follow() {
 		}
 		p.setAway(nil)
 		p.s.log.Warn(fmt.Sprintf("%s: the fabric at %s is back", p.name, p.fabric.path))
-		p.poke()
+		p.anew()
 	}
 }
 
@@ -292,73 +292,4 @@ func (p *rioPort) joinOnce() (err error) {
 	s.irqs.add(&n)
 	s.put(&n)
 	return nil
-}
-
-// windows are the memory of other nodes, by links from sysfs.
-type windows struct {
-	path string // the fabric's socket
-
-	mu   sync.Mutex // guards what follows
-	read time.Time
-	list []fabricd.Window
-}
-
-// windowTime is how long the fabric may take to list windows, and windowAge how long a list is good for: when a node's devices are
-// shown, one after the other.
-const (
-	windowTime = time.Second
-	windowAge  = 100 * time.Millisecond
-)
-
-// Of lists the windows of a node; rapidio.Windows.
-func (w *windows) Of(node rapidio.DestID) (out []rapidio.WindowInfo) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if time.Since(w.read) > windowAge {
-		w.list = nil
-		ctx, cancel := context.WithTimeout(context.Background(), windowTime)
-		defer cancel()
-		if c, err := fabricd.Dial(ctx, w.path); err == nil {
-			w.list, _ = c.Windows(ctx) // a fabric that is gone has none
-		}
-		w.read = time.Now()
-	}
-	for _, i := range w.list {
-		if i.DestID == node {
-			out = append(out, rapidio.WindowInfo{Index: i.Index, Size: i.Size, Path: i.Path})
-		}
-	}
-	return out
-}
-
-// forget has the next question asked anew.
-func (w *windows) forget() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.read = time.Time{}
-}
-
-// watchWindows keeps the links as the windows come and go with their nodes.
-func (p *rioPort) watchWindows() {
-	changed := func() {
-		p.windows.forget()
-		p.port.WindowsChanged()
-	}
-	for p.ctx.Err() == nil {
-		if c, err := fabricd.Dial(p.ctx, p.fabric.path); err == nil {
-			_ = c.Watch(p.ctx, changed, func(e fabricd.Event) error {
-				if e.What == fabricd.EventJoined || e.What == fabricd.EventLeft {
-					changed()
-				}
-				return nil
-			}) // it ends with the fabric
-			if p.ctx.Err() == nil {
-				changed()
-			}
-		}
-		select {
-		case <-p.ctx.Done():
-		case <-time.After(rejoinFirst):
-		}
-	}
 }

@@ -3,8 +3,11 @@ package host
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 	"github.com/ring3dev/ring3/rionet/fabricd"
 	"github.com/ring3dev/ring3/rionet/mport"
 	"github.com/ring3dev/ring3/rionet/rapidio"
+	"github.com/ring3dev/ring3/sysfs"
 )
 
 // runFabric runs a fabric of pe0 and pe1 at a socket.
@@ -34,11 +38,17 @@ func runFabric(t *testing.T, socket, ids string) *fabricd.Server {
 // rioSystem is a System with one node.
 func rioSystem(t *testing.T, device string) *System {
 	t.Helper()
+	return rioSystemOf(t, device, mport.Driver, nil)
+}
+
+// rioSystemOf is one with a driver of the test's, and a log.
+func rioSystemOf(t *testing.T, device string, driver *pci.Driver, log *slog.Logger) *System {
+	t.Helper()
 	p, err := ParsePlan([]string{device}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewSystem(t.Context(), Config{Plan: p, Drivers: []*pci.Driver{mport.Driver}})
+	s, err := NewSystem(t.Context(), Config{Plan: p, Drivers: []*pci.Driver{driver}, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,6 +58,84 @@ func rioSystem(t *testing.T, device string) *System {
 		}
 	})
 	return s
+}
+
+// mutePort is a master port whose fabric does not answer now and then.
+type mutePort struct {
+	*mport.Port
+	doorbells *atomic.Int32 // how often letting doorbells in is not answered
+	mute      *atomic.Bool  // nothing is
+}
+
+func (p mutePort) OpenDoorbells(open bool) error {
+	if open && p.doorbells.Add(-1) >= 0 {
+		return rapidio.ErrNoReply
+	}
+	return p.Port.OpenDoorbells(open)
+}
+
+func (p mutePort) LocalRead(ctx context.Context, off rapidio.Off, w rapidio.Width) (uint32, error) {
+	if p.mute.Load() {
+		return 0, rapidio.ErrNoReply
+	}
+	return p.Port.LocalRead(ctx, off, w)
+}
+
+// muteDriver makes such ports.
+func muteDriver(port mutePort) *pci.Driver {
+	d := *mport.Driver
+	d.Probe = func(ctx context.Context, dev bus.Device, env pci.Env) (pci.Instance, error) {
+		i, err := mport.Driver.Probe(ctx, dev, env)
+		if err != nil {
+			return nil, err
+		}
+		p := port
+		p.Port = i.(*mport.Port)
+		return p, nil
+	}
+	return &d
+}
+
+// TestFabricAnswersLate: what the fabric does not answer once is asked again, and it is said that it does not answer.
+func TestFabricAnswersLate(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "f.sock")
+	runFabric(t, socket, "8")
+	port := mutePort{doorbells: new(atomic.Int32), mute: new(atomic.Bool)}
+	port.doorbells.Store(2)
+	var said lockedBuffer
+	s := rioSystemOf(t, "rio0=fabric:"+socket+",node=pe0,host=0", muteDriver(port), slog.New(slog.NewTextHandler(&said, nil)))
+	await(t, "it has a network device", func() bool { return rio0(s).MAC == "00:01:00:01:00:00" })
+	if n := port.doorbells.Load(); n >= 0 {
+		t.Errorf("letting doorbells in = %d tries left that fail, want that it was tried again", n)
+	}
+	port.mute.Store(true)
+	await(t, "its cause says so", func() bool {
+		d := rio0(s)
+		return d.State == stateUp && strings.Contains(d.Cause, "does not answer")
+	})
+	port.mute.Store(false)
+	await(t, "it has no cause any more", func() bool { return rio0(s).Cause == "" })
+	if n := strings.Count(said.String(), "rio0: its fabric does not answer"); n != 1 {
+		t.Errorf("lines that the fabric does not answer = %d, want 1, in %s", n, said.String())
+	}
+}
+
+// lockedBuffer is a buffer for a log.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 // await waits for something that others do.
@@ -113,6 +201,31 @@ func TestFabric(t *testing.T) {
 		return from.Write32(ctx, 1, 0xff, rapidio.RegBaseDeviceID, rapidio.Small.Reg(9)) == nil
 	})
 	await(t, "the network device follows", func() bool { b := node.boundOf("rio0"); return b.net != nil && b.net != net })
+}
+
+// TestWindowJoinsLast has the node with a window join when the host is there already, again and again: whoever shows its device may be
+// sooner or later than the fabric's news.
+func TestWindowJoinsLast(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "f.sock")
+	runFabric(t, socket, "8")
+	host := rioSystem(t, "rio0=fabric:"+socket+",node=pe0,host=0")
+	net := host.tree.sys.MkdirAll("devices/virtual/rapidio_port/rapidio0/rnet_0")
+	windows := func() (n int) {
+		for _, name := range net.Names() {
+			if d, ok := net.Lookup(name).(*sysfs.Dir); ok && d.Lookup("window0") != nil {
+				n++
+			}
+		}
+		return n
+	}
+	for range 5 {
+		node := rioSystem(t, "rio0=fabric:"+socket+",node=pe1,window=64K")
+		await(t, "the host sees the node's window", func() bool { return windows() == 1 })
+		if err := node.Close(); err != nil {
+			t.Errorf("Close = %v", err)
+		}
+		await(t, "the node's window is gone", func() bool { return windows() == 0 })
+	}
 }
 
 func TestFabricRefuses(t *testing.T) {

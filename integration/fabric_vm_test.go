@@ -143,9 +143,9 @@ func fabricProcess(t *testing.T, env []string, socket string) bool {
 		t.Logf("no process with an interface on the fabric: %s: %v: %s", strings.Join(as, " "), err, out)
 		return false
 	}
-	// The interface is there once the fabric was enumerated.
+	// The interface is there once the fabric was enumerated. ($$ is what exec makes of this shell.)
 	const script = `
-(for i in $(seq 3000); do ip addr add 10.9.0.3/24 dev rio0 && break; sleep 0.1; done) >/dev/null 2>&1 &
+(while kill -0 $$ && ! ip addr add 10.9.0.3/24 dev rio0; do sleep 0.1; done) >/dev/null 2>&1 &
 exec "$@"`
 	startRing3(t, append(as, "sh", "-c", script, "sh"), env, "up", "--no-mount", "rio0=fabric:"+socket+",node=pe2", "--tap", "rio0,up=on").loud = true
 	t.Cleanup(func() {

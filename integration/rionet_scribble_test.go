@@ -141,19 +141,13 @@ type scribbler struct {
 // asNode joins as a node, and writes until the fabric ends it, or for a while.
 func (w *scribbler) asNode(t *testing.T, ctx context.Context, name string) {
 	t.Helper()
-	conn, info, err := fabricd.Join(ctx, w.f.socket, fabricd.Request{Node: name})
+	conn, info, err := fabricd.Join(t.Context(), w.f.socket, fabricd.Request{Node: name})
 	if err != nil {
-		if ctx.Err() == nil {
-			t.Fatalf("joining, after %d times: %v", w.joined, err)
-		}
-		return
+		t.Fatalf("joining, after %d times: %v", w.joined, err)
 	}
-	d, err := ivshmem.Open(ctx, conn, ivshmem.Options{Vectors: shm.NumVectors})
+	d, err := ivshmem.Open(t.Context(), conn, ivshmem.Options{Vectors: shm.NumVectors})
 	if err != nil {
-		if ctx.Err() == nil {
-			t.Fatal(err)
-		}
-		return
+		t.Fatalf("joining, after %d times: %v", w.joined, err)
 	}
 	defer d.Close()
 	w.joined++

@@ -11,12 +11,15 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // stream is a TCP connection between two nodes that carries numbers, one after the other, for as long as the test wants.
 type stream struct {
 	from, to *node
 	stop     chan struct{}
+	out      *net.TCPConn
 	finish   func()        // ends both sides
 	sent     atomic.Uint64 // numbers
 	got      atomic.Uint64
@@ -57,7 +60,8 @@ func startStream(t *testing.T, from, to *node) *stream {
 		out.Close()
 		t.Fatal(err)
 	}
-	s.running.Go(func() { s.note(s.send(out.(*net.TCPConn))) })
+	s.out = out.(*net.TCPConn)
+	s.running.Go(func() { s.note(s.send(s.out)) })
 	s.running.Go(func() { s.note(s.receive(in)) })
 	s.finish = sync.OnceFunc(func() {
 		close(s.stop)
@@ -149,9 +153,24 @@ func (s *stream) moves(t *testing.T) {
 	})
 }
 
+// again is how many segments TCP has sent again: what it thought was lost.
+func (s *stream) again() (n uint32) {
+	rc, err := s.out.SyscallConn()
+	if err == nil {
+		err = rc.Control(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				n = info.Total_retrans
+			}
+		})
+	}
+	s.note(err)
+	return n
+}
+
 // end ends the connection, and wants that all has arrived.
 func (s *stream) end(t *testing.T) {
 	t.Helper()
+	again := s.again()
 	s.finish()
 	if err := s.failed(); err != nil {
 		t.Errorf("the connection from %s to %s: %v", s.from.name, s.to.name, err)
@@ -159,5 +178,5 @@ func (s *stream) end(t *testing.T) {
 	if sent, got := s.sent.Load(), s.got.Load(); sent != got {
 		t.Errorf("%d numbers were sent from %s to %s, %d received", sent, s.from.name, s.to.name, got)
 	}
-	t.Logf("%d MiB from %s to %s, at most %v without any", s.got.Load()*8>>20, s.from.name, s.to.name, s.gap.Round(time.Millisecond))
+	t.Logf("%d MiB from %s to %s, %d segments sent again, at most %v without any", s.got.Load()*8>>20, s.from.name, s.to.name, again, s.gap.Round(time.Millisecond))
 }

@@ -295,7 +295,8 @@ func (n *node) peers(t *testing.T, want int) {
 			t.Logf("%s has %q in /sys after %v and %d active peers after %v", n.name, others, listed.Round(time.Millisecond), active, lively.Round(time.Millisecond))
 		}
 	}()
-	eventually(t, fmt.Sprintf("%s has %d peers", n.name, want), is)
+	// On a busy machine nodes look less often whether others are still there.
+	within(t, 3*time.Minute, fmt.Sprintf("%s has %d peers", n.name, want), is)
 }
 
 // ping has a node ping others, both ways of IP.

@@ -211,9 +211,15 @@ func tapPktgenDrop(t *testing.T) {
 // eventually waits until something is so.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
+	within(t, time.Minute, what, is)
+}
+
+// within waits until something is so that may take longer.
+func within(t *testing.T, most time.Duration, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(most); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waiting for %s: not within a minute", what)
+			t.Fatalf("waiting for %s: not within %v", what, most)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -76,7 +77,7 @@ func joinFabric(t *testing.T, options string, addrs ...string) *instance {
 		t.Fatalf("making the interface: %v", err)
 	}
 	t.Cleanup(func() { _ = netlink.LinkDel(link) })
-	in := up(t, "rio0=vfio:"+a+options, "--tap", "rio0")
+	in := up(t, "--no-mount", "rio0=vfio:"+a+options, "--tap", "rio0")
 	t.Cleanup(func() {
 		if t.Failed() && in.cmd.ProcessState == nil {
 			for _, argv := range [][]string{{"ls"}, {"ethtool", "-S", "rio0"}, {"dmesg"}} {
@@ -88,18 +89,22 @@ func joinFabric(t *testing.T, options string, addrs ...string) *instance {
 	return in
 }
 
-// lookAtFabric checks what the files of an instance say of a node.
-func lookAtFabric(t *testing.T, in *instance, mac string) {
+// lookAtFabric checks what the files of the instance say of a node.
+func lookAtFabric(t *testing.T, mac string) {
 	t.Helper()
-	const look = `
-cat $TREE/sys/class/net/rio0/address $TREE/sys/class/net/rio0/mtu
-ls $TREE/sys/bus/rapidio/devices | sed 's/00:e:.*/an endpoint/;s/00:s:.*/a switch/'
-`
-	want := mac + "\n4082\nan endpoint\nan endpoint\na switch\n"
-	var got string
-	for deadline := time.Now().Add(fabricWait); got != want; time.Sleep(100 * time.Millisecond) {
-		if got = in.sh(look); got != want && time.Now().After(deadline) {
-			t.Fatalf("the files say %q, want %q", got, want)
+	for _, c := range []struct{ path, want string }{
+		{"/sys/class/net/rio0/address", `^` + mac + `\n$`},
+		{"/sys/class/net/rio0/mtu", `^4082\n$`},
+		{"/sys/bus/rapidio/devices", `^00:e:\S+ -> .*\n00:e:\S+ -> .*\n00:s:\S+ -> .*\n$`},
+	} {
+		var got string
+		for deadline := time.Now().Add(fabricWait); ; time.Sleep(100 * time.Millisecond) {
+			if got, _ = command(t, false, "get", c.path); regexp.MustCompile(c.want).MatchString(got) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s is %q, want %s", c.path, got, c.want)
+			}
 		}
 	}
 	link, err := netlink.LinkByName("rio0")
@@ -129,7 +134,7 @@ func TestRootFabricServer(t *testing.T) {
 	go serveSums(sums)
 	stop := serveRoot(t)
 	meet(t, "serving", "")
-	lookAtFabric(t, in, "00:01:00:01:00:00")
+	lookAtFabric(t, "00:01:00:01:00:00")
 	file := meet(t, "done", "")
 	sums.Close()
 	stop()

@@ -77,6 +77,15 @@
 // The events, and what looks, are package portseen, which does the same with ring3's ports. In the same VM TestRootPortsUIO plays those of them
 // that concern two root ports to ring3, which has the two by UIO, and compares with what is kept.
 //
+// # Two VMs and a fabric
+//
+// integration/fabric_vm_test.go boots two VMs at a time, which are nodes of a RapidIO fabric on the host, by QEMU's ivshmem-doorbell; a process of the host's is
+// the third. ring3 drives the device in each, over VFIO and as nobody, and the kernels speak to each other over its rionet. TestRootFabricServer runs in one VM,
+// TestRootFabricClient in the other, whose root file system is in the end the first's, by 9P over rionet. Where they wait for each other the host keeps them
+// together.
+//
+//	go test -count=1 ./integration -run 'TestVMFabric/vm./TestRootFabric./ping' -v
+//
 // # What fails a test
 //
 // Besides itself: a process or a mount that it left behind (both are then removed), a device

@@ -75,6 +75,7 @@
 // it loses a packet for want of a route (Logical/Transport Layer Error Detect bit 26) or because of a circle (bit 0): for these only when
 // the bit was clear, and enabled, which all are after power-up. They have 16 bytes: component tag, Port n Error Detect, port,
 // Logical/Transport Layer Error Detect. One that does not reach its target is lost and counted.
+// Where a node is slow to take them, 64 wait for it; those beyond are lost, whoever sent them.
 //
 // # Concurrency
 //

@@ -73,7 +73,7 @@ func New(t *Topology, o Options) *Fabric {
 	for _, l := range f.links {
 		l.update(f)
 	}
-	f.notes = nil
+	f.takeNotes()
 	for _, d := range f.switches {
 		for _, p := range d.ports {
 			p.detect = 0 // what is up from the beginning is no event
@@ -157,78 +157,5 @@ func (f *Fabric) findLink(a, b string) (*link, error) {
 func (f *Fabric) linkChanged(p *port) {
 	if p.link != nil {
 		p.link.update(f)
-	}
-}
-
-// unlock releases mu, after telling the nodes what they are to be told. They are told without it, so that they may use their ports
-// meanwhile; one goroutine at a time does, which keeps the order.
-func (f *Fabric) unlock() {
-	if f.draining {
-		f.mu.Unlock()
-		return
-	}
-	f.draining = true
-	for len(f.notes) > 0 {
-		batch := f.notes
-		f.notes = nil
-		for i := range batch {
-			if batch[i].kind == noteConfig {
-				batch[i].port.noted = false
-			}
-		}
-		f.mu.Unlock()
-		for i := range batch {
-			batch[i].deliver(f)
-		}
-		f.mu.Lock()
-	}
-	f.draining = false
-	f.mu.Unlock()
-}
-
-// note is something a node is to be told.
-type note struct {
-	port *Port // nil: it is for Options.LinkChanged
-	link *link
-	kind noteKind
-	up   bool
-	n    int // bytes of data
-	data [rapidio.MaxPortWrite]byte
-}
-
-type noteKind uint8
-
-const (
-	noteLink noteKind = iota
-	noteConfig
-	notePortWrite
-)
-
-func (n *note) deliver(f *Fabric) {
-	if n.port == nil {
-		f.opts.LinkChanged(n.link.Ends, n.up)
-		return
-	}
-	s, ok := n.port.enter()
-	if !ok {
-		return
-	}
-	defer n.port.leave()
-	switch n.kind {
-	case noteLink:
-		s.Link(n.up)
-	case noteConfig:
-		s.ConfigWritten()
-	case notePortWrite:
-		s.PortWrite(n.data[:n.n])
-	}
-	s.Flush()
-}
-
-// noteConfigWritten tells the node of an endpoint, once for all writes until it is told.
-func (f *Fabric) noteConfigWritten(d *device) {
-	if p := d.node.Load(); p != nil && !p.noted {
-		p.noted = true
-		f.notes = append(f.notes, note{port: p, kind: noteConfig})
 	}
 }

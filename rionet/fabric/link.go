@@ -15,7 +15,8 @@ type link struct {
 	// ideal links have no delay, rate or loss: a packet is at the other end at once.
 	ideal bool
 
-	failed bool // by SetLink; guarded by Fabric.mu
+	failed bool   // by SetLink; guarded by Fabric.mu
+	queued queued // of what Options.LinkChanged is to be told; guarded by Fabric.mu
 	up     atomic.Bool
 
 	mu   sync.Mutex
@@ -100,11 +101,11 @@ func (l *link) update(f *Fabric) {
 	f.gen.Add(1)
 	f.opts.Log.Debug("fabric: link", "from", l.ends[0].name(), "to", l.ends[1].name(), "up", up)
 	if f.opts.LinkChanged != nil {
-		f.notes = append(f.notes, note{link: l, up: up})
+		f.tell(note{link: l, up: up})
 	}
 	for _, p := range l.ends {
 		if n := p.dev.node.Load(); n != nil {
-			f.notes = append(f.notes, note{port: n, kind: noteLink, up: up})
+			f.tell(note{port: n, kind: noteLink, up: up})
 		}
 	}
 	for _, p := range l.ends {

@@ -24,9 +24,9 @@ type Port struct {
 	inFlight  atomic.Int32 // its packets that the scheduler holds
 
 	// guarded by Fabric.mu
-	gone  bool
-	noted bool // a note that its registers were written is on its way
-	paths map[*path]struct{}
+	gone   bool
+	queued [noteKinds]queued // of what it is to be told
+	paths  map[*path]struct{}
 
 	// Of the node's goroutine.
 	pages []*[256]*cell

@@ -176,7 +176,7 @@ func (f *Fabric) portWrite(who *Port, out *port, r route, data []byte) {
 	}
 	n := note{port: node, kind: notePortWrite}
 	n.n = copy(n.data[:], data)
-	f.notes = append(f.notes, n)
+	f.tell(n)
 }
 
 // now is the time of the model.

@@ -28,7 +28,8 @@
 //	{"join":"pe1","ids":0,"window":65536}
 //
 // Answers are {"v":1,"ok":true,...} or {"v":1,"error":"a line","code":"busy"}; codes are busy, unknown, width, version and closed. After
-// watch come lines with an "event" until the client goes; one that leaves 1024 of them is cut off. Where join says ok, what follows on the
+// watch come lines with an "event" until the client goes: what happened is joined, left, numbered (a node has another device ID), link-up or
+// link-down; one that leaves 1024 of them is cut off. Where join says ok, what follows on the
 // connection is the ivshmem server's protocol, from its version on; "ids" of 8 or 16 is refused unless the fabric has that width, "window" is a
 // size or a list of them. A request has 10 s from its first byte to its end, an answer 10 s to be taken, and a connection that asks nothing
 // ends after a minute. Beside nodes, 64 connections are taken and two for each endpoint.

@@ -67,6 +67,13 @@ func TestJoin(t *testing.T) {
 		_, _, err := Join(t.Context(), s.path, e.q)
 		oneLine(t, fmt.Sprintf("Join(%+v)", e.q), err, e.want, e.is)
 	}
+	p.open().setID(5)
+	if e := <-events; e.What != EventNumbered || e.Node != "pe1" {
+		t.Errorf("event %+v, want pe1 to have an ID", e)
+	}
+	if w, err := c.Windows(t.Context()); err != nil || len(w) != 2 || w[0].DestID != 5 {
+		t.Errorf("Windows after the event = %+v, %v, want the ID 5", w, err)
+	}
 	p.close()
 	if e := <-events; e.What != EventLeft || e.Node != "pe1" || e.Why != "its connection ended" {
 		t.Errorf("event %+v, want pe1 to have left", e)

@@ -1,6 +1,7 @@
 package fabricd
 
 import (
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,23 +66,40 @@ func (s *Server) rescue() {
 	}
 }
 
-// drain makes room in a node's eventfds, until nobody is stuck. The one that the worker reads is the worker's, as long as there is one: it
-// may need the signal to end.
+// drain makes room in a node's eventfds, until nobody is stuck.
 func (n *node) drain() {
-	for n.kicking.Load() != 0 {
-		fds := n.vec[:]
-		select {
-		case <-n.working:
-			fds = append(fds, n.wakeFD)
-		default:
-		}
-		for _, fd := range fds {
-			if fd >= 0 {
-				var b [8]byte
-				_ = unix.SetNonblock(fd, true)
-				_, _ = unix.Read(fd, b[:])
-			}
-		}
+	for n.kicking.Load() != 0 && n.empty() {
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// empty empties them once; false: they are closed. The one that the worker reads is the worker's, as long as there is one: it may need the
+// signal to end.
+func (n *node) empty() bool {
+	n.eventfds.Lock()
+	defer n.eventfds.Unlock()
+	if n.closed {
+		return false
+	}
+	fds := n.vec[:]
+	select {
+	case <-n.working:
+		fds = append(fds, n.wakeFD)
+	default:
+	}
+	for _, fd := range fds {
+		if fd >= 0 {
+			_ = unix.SetNonblock(fd, true)
+			take(fd)
+		}
+	}
+	return true
+}
+
+// take takes what an eventfd has, and waits for nothing, though the node makes it blocking again just now.
+func take(fd int) {
+	var b [8]byte
+	if _, err := unix.Preadv2(fd, [][]byte{b[:]}, -1, unix.RWF_NOWAIT); errors.Is(err, unix.EOPNOTSUPP) {
+		_, _ = unix.Read(fd, b[:]) // a kernel before 5.10
 	}
 }

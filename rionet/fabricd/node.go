@@ -47,6 +47,10 @@ type node struct {
 	life sync.RWMutex
 	dead bool // guarded by life
 
+	// eventfds is held while somebody empties them, and while they are closed.
+	eventfds sync.Mutex
+	closed   bool // guarded by eventfds: their numbers are others' by now
+
 	kicking atomic.Int32  // calls that signal the node and have not returned
 	kicked  atomic.Uint32 // calls that have
 	stuck   atomic.Uint32 // what kicked was when the watchdog saw one in progress
@@ -275,11 +279,11 @@ func (n *node) expel(why string) { n.finish(why, true) }
 func (n *node) finish(why string, expelled bool) {
 	n.ending.Do(func() {
 		n.why, n.expelled = why, expelled
+		n.kicking.Add(1) // first: as soon as it is known that the node ends, clean waits only for what is counted
 		close(n.stop)
 		n.conn.Close()
 		// The worker waits in the runtime's poller or, if the node made its eventfd blocking, in the kernel.
 		_ = n.wake.SetReadDeadline(time.Unix(1, 0))
-		n.kicking.Add(1)
 		go func() { // it may have to wait for the watchdog
 			signal(n.wakeFD)
 			n.kickDone()
@@ -327,16 +331,24 @@ func (n *node) clean() {
 	if err := n.s.windows.closeAll(n.wins); err != nil {
 		n.s.log.Warn("fabric: memory windows", "node", n.name, "err", err)
 	}
+	n.closeEventfds()
+	n.s.mu.Lock()
+	n.s.nodes[n.index] = nil
+	n.s.mu.Unlock()
+	close(n.left)
+}
+
+// closeEventfds gives them up. Nobody signals the node any more.
+func (n *node) closeEventfds() {
+	n.eventfds.Lock()
+	defer n.eventfds.Unlock()
+	n.closed = true
 	for _, fd := range n.vec {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
 	}
 	n.wake.Close()
-	n.s.mu.Lock()
-	n.s.nodes[n.index] = nil
-	n.s.mu.Unlock()
-	close(n.left)
 }
 
 func (n *node) destID() rapidio.DestID { return rapidio.DestID(n.id.Load()) }

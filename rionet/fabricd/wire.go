@@ -207,6 +207,7 @@ type Event struct {
 const (
 	EventJoined   = "joined"
 	EventLeft     = "left"
+	EventNumbered = "numbered" // a node has another device ID
 	EventLinkUp   = "link-up"
 	EventLinkDown = "link-down"
 )

@@ -299,6 +299,7 @@ func (n *node) renumber() {
 	v, st := n.port.Maint(&fabric.Maint{Local: true, Off: rapidio.RegBaseDeviceID, Width: 4})
 	if id := uint32(ids.Of(v)); st == rapidio.Done && n.id.Swap(id) != id {
 		n.group.renumber()
+		n.s.tell(Event{What: EventNumbered, Node: n.name})
 	}
 }
 

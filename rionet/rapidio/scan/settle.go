@@ -91,6 +91,11 @@ func (r *round) settleNode(n *node, t target) error {
 	if !n.isSwitch() {
 		return r.settleEndpoint(n, t)
 	}
+	if n.fresh {
+		if err := r.untold(n, t); err != nil {
+			return err
+		}
+	}
 	for id, port := range n.want {
 		if !n.lacks(id) {
 			continue
@@ -105,6 +110,21 @@ func (r *round) settleNode(n *node, t target) error {
 		}
 	}
 	return r.retag(n, t)
+}
+
+// untold looks whether a link came or went between the walk and now: only from now on does the switch tell. If so there will be another round.
+func (r *round) untold(n *node, t target) error {
+	for port := range n.ports() {
+		up, err := linked(t, n.dev, port)
+		if err != nil {
+			return err
+		}
+		if up != n.up[port] {
+			r.p.s.Link(r.p.m, true)
+			return nil
+		}
+	}
+	return nil
 }
 
 // sweepRun is after how many entries in a row that lead nowhere the rest of a table counts as empty. Hosts give the lowest IDs that are free, so
