@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ring3dev/ring3/internal/hwbind"
 	"github.com/ring3dev/ring3/internal/instance"
 	"github.com/ring3dev/ring3/internal/klog"
 	"github.com/ring3dev/ring3/rionet/fabric"
@@ -52,9 +53,18 @@ $XDG_RUNTIME_DIR/ring3.`,
 	return c
 }
 
-// socketFlag adds the flag that says which fabric.
+// fabricAt is which fabric a command is about.
+type fabricAt struct{ socket, owner string }
+
+// socketFlag adds the flag that says at which socket.
 func socketFlag(c *cobra.Command, socket *string) {
 	c.Flags().StringVar(socket, "socket", "", "the fabric's Unix socket at `PATH` (default: "+fabricSocket+" in the run folder)")
+}
+
+// fabricFlags add those that say which fabric that runs.
+func fabricFlags(c *cobra.Command, at *fabricAt) {
+	socketFlag(c, &at.socket)
+	c.Flags().StringVar(&at.owner, "owner", "", "the `USER` who may run it; otherwise only this user, or root")
 }
 
 // errNoFabric is what commands say that find no default socket.
@@ -73,13 +83,21 @@ func fabricPath(socket string, create bool) (string, error) {
 }
 
 // dialFabric finds the fabric that the user means.
-func dialFabric(ctx context.Context, socket string) (*fabricd.Client, error) {
-	path, err := fabricPath(socket, false)
+func dialFabric(ctx context.Context, at fabricAt) (*fabricd.Client, error) {
+	path, err := fabricPath(at.socket, false)
 	if err != nil {
 		return nil, err
 	}
-	c, err := fabricd.Dial(ctx, path)
-	if socket == "" && errors.Is(err, fs.ErrNotExist) {
+	var owners []int
+	if at.owner != "" {
+		o, err := hwbind.FindUser(at.owner)
+		if err != nil {
+			return nil, usagef("--owner: %v", err)
+		}
+		owners = append(owners, o.UID)
+	}
+	c, err := fabricd.Dial(ctx, path, owners...)
+	if at.socket == "" && errors.Is(err, fs.ErrNotExist) {
 		return nil, errNoFabric
 	}
 	return c, err

@@ -16,13 +16,13 @@ import (
 )
 
 func (a *app) fabricShowCmd() *cobra.Command {
-	var socket string
+	var at fabricAt
 	c := &cobra.Command{
 		Use:   "show",
 		Short: "Print a running fabric: endpoints and who is there, links, switches and their routes",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			f, err := askFabric(c.Context(), socket, (*fabricd.Client).Show)
+			f, err := askFabric(c.Context(), at, (*fabricd.Client).Show)
 			if err != nil {
 				return err
 			}
@@ -32,13 +32,13 @@ func (a *app) fabricShowCmd() *cobra.Command {
 			return showFabric(a.stdout, f)
 		},
 	}
-	socketFlag(c, &socket)
+	fabricFlags(c, &at)
 	return c
 }
 
 // askFabric asks the fabric that the user means.
-func askFabric[T any](ctx context.Context, socket string, ask func(*fabricd.Client, context.Context) (T, error)) (T, error) {
-	c, err := dialFabric(ctx, socket)
+func askFabric[T any](ctx context.Context, at fabricAt, ask func(*fabricd.Client, context.Context) (T, error)) (T, error) {
+	c, err := dialFabric(ctx, at)
 	if err != nil {
 		var none T
 		return none, interruptedOr(ctx, err)
@@ -192,7 +192,7 @@ func lossText(p float64) string {
 }
 
 func (a *app) fabricLinkCmd() *cobra.Command {
-	var socket string
+	var at fabricAt
 	c := &cobra.Command{
 		Use:   "link up|down A B",
 		Short: "Make the link between two ends work or fail",
@@ -204,29 +204,29 @@ switches at its ends tell the host, as they would of a cable.`,
 			if args[0] != "up" && args[0] != "down" {
 				return usagef("fabric link: %q: want up or down", args[0])
 			}
-			f, err := dialFabric(c.Context(), socket)
+			f, err := dialFabric(c.Context(), at)
 			if err == nil {
 				err = f.SetLink(c.Context(), args[1], args[2], args[0] == "up")
 			}
 			return interruptedOr(c.Context(), err)
 		},
 		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			return completeLink(c.Context(), socket, args), cobra.ShellCompDirectiveNoFileComp
+			return completeLink(c.Context(), at, args), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
-	socketFlag(c, &socket)
+	fabricFlags(c, &at)
 	return c
 }
 
 // completeLink lists what may stand as the next word of link.
-func completeLink(ctx context.Context, socket string, args []string) (out []string) {
+func completeLink(ctx context.Context, at fabricAt, args []string) (out []string) {
 	if len(args) == 0 {
 		return []string{"up", "down"}
 	}
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	f, err := askFabric(ctx, socket, (*fabricd.Client).Show)
+	f, err := askFabric(ctx, at, (*fabricd.Client).Show)
 	if err != nil || len(args) > 2 {
 		return nil
 	}
@@ -243,13 +243,13 @@ func completeLink(ctx context.Context, socket string, args []string) (out []stri
 }
 
 func (a *app) fabricStatsCmd() *cobra.Command {
-	var socket string
+	var at fabricAt
 	c := &cobra.Command{
 		Use:   "stats",
 		Short: "Print what a running fabric counts: packets and bytes of each port, what was lost and why",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := askFabric(c.Context(), socket, (*fabricd.Client).Stats)
+			s, err := askFabric(c.Context(), at, (*fabricd.Client).Stats)
 			if err != nil {
 				return err
 			}
@@ -259,7 +259,7 @@ func (a *app) fabricStatsCmd() *cobra.Command {
 			return showFabricStats(a.stdout, s)
 		},
 	}
-	socketFlag(c, &socket)
+	fabricFlags(c, &at)
 	return c
 }
 

@@ -19,13 +19,13 @@ import (
 // busOptions are the options that a backend keeps for itself, with their values, none for any; all others
 // are the driver's.
 var busOptions = map[string]map[string][]string{
-	// tpm and state are of TPMs, fabric and node of ivshmem-doorbell.
-	"qemu": {"under": {}, "hotplug_mem": {}, "tpm": {"2.0", "1.2"}, "state": {}, "fabric": {}, "node": {}},
+	// tpm and state are of TPMs, fabric, node and owner of ivshmem-doorbell.
+	"qemu": {"under": {}, "hotplug_mem": {}, "tpm": {"2.0", "1.2"}, "state": {}, "fabric": {}, "node": {}, "owner": {}},
 	"sim":  {"under": {}, "hotplug_mem": {}},
 	"vfio": {"api": {"group", "cdev"}, "noiommu": {"unsafe"}},
 	"uio":  {"dma": {"unsafe"}, "tpm": {"2.0", "1.2"}},
 
-	onFabric: {"node": {}, "ids": {"8", "16"}, "window": {}},
+	onFabric: {"node": {}, "ids": {"8", "16"}, "window": {}, "owner": {}},
 }
 
 // isHardware says whether a backend carries what is in this machine.

@@ -69,6 +69,7 @@ type rioPort struct {
 	name    string
 	use     *sync.Mutex  // the device's
 	fabric  fabricNode   // the zero value: nobody knows
+	owners  []int        // who may run it, besides this user and root
 	link    *rejoin.Port // as the subsystem has it
 	port    *rapidio.Mport
 	classic bool // exact=off
@@ -101,7 +102,7 @@ func (s *System) startRIO(ctx context.Context, b *boundDevice, ops rapidio.Ops) 
 	if err := s.openRIO(); err != nil {
 		return err
 	}
-	p := &rioPort{s: s, name: b.spec.Name, use: b.use, fabric: fabricOf(b.spec), classic: b.spec.Options["exact"] == "off",
+	p := &rioPort{s: s, name: b.spec.Name, use: b.use, fabric: fabricOf(b.spec), owners: ownersOf(b.spec), classic: b.spec.Options["exact"] == "off",
 		wake: make(chan struct{}, 1), settled: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(s.ctx)
 	p.link = rejoin.New(ops, p.poke)

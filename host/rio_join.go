@@ -81,7 +81,7 @@ const joinTime = 10 * time.Second
 func (s *System) joinFabric(ctx context.Context, d DeviceSpec) (bus.Device, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTime)
 	defer cancel()
-	q := fabricd.Request{Node: d.Bus["node"]}
+	q := fabricd.Request{Node: d.Bus["node"], Owners: ownersOf(d)}
 	switch d.Bus["ids"] {
 	case "8":
 		q.IDs = rapidio.Small
@@ -114,7 +114,7 @@ func connectFabrics(ctx context.Context, group []DeviceSpec, devices []qemu.Devi
 		if n.path == "" {
 			continue
 		}
-		f, err := connectNode(ctx, n)
+		f, err := connectNode(ctx, n, ownersOf(d))
 		if err != nil {
 			done()
 			return nil, fmt.Errorf("%s: %w", d.Name, err)
@@ -127,9 +127,9 @@ func connectFabrics(ctx context.Context, group []DeviceSpec, devices []qemu.Devi
 }
 
 // connectNode connects to the socket that a fabric has for a machine's ivshmem device.
-func connectNode(ctx context.Context, n fabricNode) (*os.File, error) {
+func connectNode(ctx context.Context, n fabricNode, owners []int) (*os.File, error) {
 	// First ask the fabric itself, which tells what is wrong.
-	c, err := fabricd.Dial(ctx, n.path)
+	c, err := fabricd.Dial(ctx, n.path, owners...)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +147,11 @@ func connectNode(ctx context.Context, n fabricNode) (*os.File, error) {
 		return nil, fmt.Errorf("joining the fabric at %s as %s: %w", n.path, n.node, err)
 	}
 	defer conn.Close()
-	return conn.(*net.UnixConn).File()
+	node := conn.(*net.UnixConn)
+	if err := fabricd.CheckOwner(node, n.path, owners...); err != nil {
+		return nil, err
+	}
+	return node.File()
 }
 
 // Times between two tries to join a fabric that is gone.

@@ -3,6 +3,8 @@ package host
 import (
 	"strconv"
 	"strings"
+
+	"github.com/ring3dev/ring3/internal/hwbind"
 )
 
 // onFabric is the backend of nodes of a RapidIO fabric that a daemon (ring3 fabric up) has: Device is the daemon's socket.
@@ -23,6 +25,16 @@ func fabricOf(d DeviceSpec) fabricNode {
 		return fabricNode{d.Bus["fabric"], d.Bus["node"]}
 	}
 	return fabricNode{}
+}
+
+// ownersOf is who may run the fabric that a device is a node of, besides this user and root.
+func ownersOf(d DeviceSpec) []int {
+	if v, ok := d.Bus["owner"]; ok {
+		if o, err := hwbind.FindUser(v); err == nil { // or checkFabric says so
+			return []int{o.UID}
+		}
+	}
+	return nil
 }
 
 // nodeOf is the first of the devices named that is a node of a fabric; "" if none is.
@@ -48,8 +60,8 @@ const (
 func checkFabric(d *DeviceSpec) error {
 	n := fabricOf(*d)
 	switch {
-	case d.Backend == "qemu" && d.Device != ivshmemModel && d.Bus["fabric"]+d.Bus["node"] != "":
-		return usagef("device %s: fabric= and node= are options of qemu:%s", d.Name, ivshmemModel)
+	case d.Backend == "qemu" && d.Device != ivshmemModel && d.Bus["fabric"]+d.Bus["node"]+d.Bus["owner"] != "":
+		return usagef("device %s: fabric=, node= and owner= are options of qemu:%s", d.Name, ivshmemModel)
 	case d.Backend == "qemu" && d.Device == ivshmemModel && (n.path == "" || n.node == ""):
 		return usagef("device %s: want fabric=PATH and node=NAME: the fabric's socket ('ring3 fabric up'), and which of its endpoints this is", d.Name)
 	case n.path == "":
@@ -70,12 +82,17 @@ func checkFabric(d *DeviceSpec) error {
 				return usagef("device %s: exact=%s: want exact=on or exact=off", d.Name, v)
 			}
 		default:
-			return usagef("device %s: unknown option %q: there is node, host, ids, window and exact", d.Name, o)
+			return usagef("device %s: unknown option %q: there is node, host, ids, window, owner and exact", d.Name, o)
 		}
 	}
 	if v, ok := d.Bus["window"]; ok {
 		if _, err := parseWindows(v); err != nil {
 			return usagef("device %s: window=%s: %v", d.Name, v, err)
+		}
+	}
+	if v, ok := d.Bus["owner"]; ok {
+		if _, err := hwbind.FindUser(v); err != nil {
+			return usagef("device %s: owner=%s: %v", d.Name, v, err)
 		}
 	}
 	return nil

@@ -11,8 +11,8 @@ func TestParseFabric(t *testing.T) {
 	for s, want := range map[string]DeviceSpec{
 		"rio0=fabric:/run/f.sock,node=pe0,host=0": {Name: "rio0", Backend: "fabric", Device: "/run/f.sock",
 			Options: map[string]string{"host": "0"}, Bus: map[string]string{"node": "pe0"}},
-		"rio0=fabric:f,node=pe1,ids=16,window=64K+1M,exact=off": {Name: "rio0", Backend: "fabric", Device: "f",
-			Options: map[string]string{"exact": "off"}, Bus: map[string]string{"node": "pe1", "ids": "16", "window": "64K+1M"}},
+		"rio0=fabric:f,node=pe1,ids=16,window=64K+1M,owner=0,exact=off": {Name: "rio0", Backend: "fabric", Device: "f",
+			Options: map[string]string{"exact": "off"}, Bus: map[string]string{"node": "pe1", "ids": "16", "window": "64K+1M", "owner": "0"}},
 		"rio0=qemu:ivshmem-doorbell,fabric=f,node=pe1,host=0x12": {Name: "rio0", Backend: "qemu", Device: "ivshmem-doorbell",
 			Options: map[string]string{"host": "0x12"}, Bus: map[string]string{"node": "pe1", "fabric": "f"}},
 	} {
@@ -44,6 +44,8 @@ func TestParseFabric(t *testing.T) {
 		"rio0=fabric:f,node=pe0,window=-4096":                      "want whole pages",
 		"rio0=fabric:f,node=pe0,window=4K+4K+4K+4K+4K+4K+4K+4K+4K": "9 windows: want at most 8",
 		"rio0=fabric:f,node=pe0,iommu=on":                          "with the backend qemu",
+		"rio0=fabric:f,node=pe0,owner=no-such-user":                "no-such-user",
+		"eth0=qemu:e1000e,owner=root":                              "are options of qemu:ivshmem-doorbell",
 		"rio0=qemu:ivshmem-doorbell":                               "want fabric=PATH and node=NAME",
 		"rio0=qemu:ivshmem-doorbell,node=pe0":                      "want fabric=PATH and node=NAME",
 		"eth0=qemu:e1000e,node=pe0":                                "are options of qemu:ivshmem-doorbell",

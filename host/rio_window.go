@@ -46,7 +46,7 @@ func (w *windows) set(list []fabricd.Window) bool {
 // watchWindows keeps the links as the windows come and go with their nodes.
 func (p *rioPort) watchWindows() {
 	for p.ctx.Err() == nil {
-		if c, err := fabricd.Dial(p.ctx, p.fabric.path); err == nil {
+		if c, err := fabricd.Dial(p.ctx, p.fabric.path, p.owners...); err == nil {
 			p.watchWindowsAt(c)
 		}
 		if p.ctx.Err() == nil && p.windows.set(nil) { // a fabric that is gone has none

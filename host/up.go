@@ -112,7 +112,7 @@ sim.mrl=on, and an e1000e with sim.aer=on, sim.pme=on.
 
 fabric:PATH,node=NAME is a node of a RapidIO fabric ('ring3 fabric'), whose rionet is a network device under this
 name; host=ID makes it the host that numbers the others, window=64K shares memory with them, ids=8 and ids=16 are refused where the
-fabric has others. qemu:ivshmem-doorbell,fabric=PATH,node=NAME is one by way of a machine of QEMU's.
+fabric has others, and so is a fabric of another user than this one and root unless owner=USER names it. qemu:ivshmem-doorbell,fabric=PATH,node=NAME is one by way of a machine of QEMU's.
 
 vfio:0000:03:00.0 and uio:0000:00:05.0 (or uio:uio0) are devices of this machine, which ring3 bind
 made ready; their own options are api=group or api=cdev and noiommu=unsafe, and dma=unsafe. A

@@ -158,4 +158,19 @@ func TestStats(t *testing.T) {
 	}
 }
 
+// TestStatsOfGone: an endpoint without a node has no ID, though its registers are not reset before the next one comes.
+func TestStatsOfGone(t *testing.T) {
+	f := newFabric(t, star(2, ""))
+	p := attach(t, f, "pe0")
+	p.setLocal(rapidio.RegBaseDeviceID, rapidio.Small.Reg(7))
+	p.setLocal(rapidio.RegComponentTag, 9)
+	if n := f.Nodes()[0]; n.DestID != 7 || n.Tag != 9 {
+		t.Errorf("Nodes of one with a node = %+v, want the ID 7 and the tag 9", n)
+	}
+	p.Close()
+	if n := f.Nodes()[0]; n.DestID != 0xff || n.Tag != 0 {
+		t.Errorf("Nodes of one whose node went = %+v, want no ID and no tag", n)
+	}
+}
+
 const zero = `{"tx_packets":0,"tx_bytes":0,"rx_packets":0,"rx_bytes":0,"lost":0,"errors":0,"retries":0}`

@@ -111,12 +111,13 @@ func (f *Fabric) Nodes() []NodeStats {
 	out := make([]NodeStats, len(f.endpoints))
 	for i, d := range f.endpoints {
 		p := d.ports[0]
-		s := NodeStats{Name: d.name, Index: i, Up: p.up(), DestID: d.id(), Tag: d.regs.tag, WrongID: d.count.target.Load(), Counts: p.stats()}
+		s := NodeStats{Name: d.name, Index: i, Up: p.up(), DestID: f.ids.Any(), WrongID: d.count.target.Load(), Counts: p.stats()}
 		if p.link != nil {
 			s.Peer = p.peer().name()
 		}
 		if n := d.node.Load(); n != nil {
-			s.Attached, s.Doorbells = true, n.doorbells.Load()
+			// Only then: what the registers have without a node is of the last one, and reset for the next.
+			s.Attached, s.Doorbells, s.DestID, s.Tag = true, n.doorbells.Load(), d.id(), d.regs.tag
 			for m := range n.mbox {
 				s.Mailboxes[m] = n.mbox[m].Load()&rapidio.MboxAvailable != 0
 			}

@@ -20,11 +20,14 @@ import (
 
 // Client asks a fabric's daemon. It holds no connection between calls, so it survives a daemon that ends and comes back. It is safe for
 // concurrent use.
-type Client struct{ path string }
+type Client struct {
+	path   string
+	owners []int
+}
 
-// Dial finds the daemon at a socket, and whether it speaks this version.
-func Dial(ctx context.Context, path string) (*Client, error) {
-	c := &Client{path: path}
+// Dial finds the daemon at a socket, and whether it speaks this version. It must be run by this user, root, or one of the owners.
+func Dial(ctx context.Context, path string, owners ...int) (*Client, error) {
+	c := &Client{path: path, owners: owners}
 	if _, err := c.call(ctx, request{Op: opVersion}); err != nil {
 		return nil, err
 	}
@@ -67,7 +70,7 @@ func (c *Client) SetLink(ctx context.Context, a, b string, up bool) error {
 // Watch calls f for what happens from now on, until ctx ends (nil), the daemon does or f returns an error. ready, if not nil, is called
 // once nothing will be missed any more.
 func (c *Client) Watch(ctx context.Context, ready func(), f func(Event) error) error {
-	conn, err := connect(ctx, c.path)
+	conn, err := connect(ctx, c.path, c.owners)
 	if err != nil {
 		return err
 	}
@@ -100,7 +103,7 @@ func (c *Client) Watch(ctx context.Context, ready func(), f func(Event) error) e
 func (c *Client) call(ctx context.Context, q request) (response, error) {
 	ctx, cancel := context.WithTimeout(ctx, callWait)
 	defer cancel()
-	conn, err := connect(ctx, c.path)
+	conn, err := connect(ctx, c.path, c.owners)
 	if err != nil {
 		return response{}, err
 	}
@@ -169,8 +172,8 @@ func (c *Client) gone(ctx context.Context, err error) error {
 	return fmt.Errorf("the fabric at %s: %w", c.path, err)
 }
 
-// connect opens a connection to the socket at path.
-func connect(ctx context.Context, path string) (*net.UnixConn, error) {
+// connect opens a connection to the socket at path, of a daemon that is no stranger.
+func connect(ctx context.Context, path string, owners []int) (*net.UnixConn, error) {
 	short, done, err := sockpath.Short(path)
 	if err != nil {
 		return nil, fmt.Errorf("no fabric at %s: %w", path, err)
@@ -180,7 +183,12 @@ func connect(ctx context.Context, path string) (*net.UnixConn, error) {
 	c, err := d.DialContext(ctx, "unix", short)
 	switch {
 	case err == nil:
-		return c.(*net.UnixConn), nil // what "unix" gives
+		conn := c.(*net.UnixConn) // what "unix" gives
+		if err := CheckOwner(conn, path, owners...); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		return conn, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("no fabric at %s: %w", path, fs.ErrNotExist)
 	case errors.Is(err, unix.ECONNREFUSED):

@@ -34,7 +34,8 @@
 // size or a list of them. A request has 10 s from its first byte to its end, an answer 10 s to be taken, and a connection that asks nothing
 // ends after a minute. Beside nodes, 64 connections are taken and two for each endpoint.
 //
-// [Client] speaks all that, and [Join] joins.
+// [Client] speaks all that, and [Join] joins. Both refuse a daemon that another user runs, unless root does or one who is named: what a node
+// sends is not for whoever takes the socket's place while the daemon is away.
 //
 // # Nodes
 //

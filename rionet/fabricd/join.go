@@ -16,6 +16,7 @@ type Request struct {
 	Node    string         // name of the endpoint that it wants to be
 	IDs     rapidio.IDSize // that it can do; 0: any
 	Windows Sizes          // memory windows that others are to map
+	Owners  []int          // users who may run the fabric, besides the caller and root
 }
 
 // Info is what it is told.
@@ -33,7 +34,7 @@ func Join(ctx context.Context, path string, q Request) (*net.UnixConn, Info, err
 	if err := q.Windows.check(); err != nil {
 		return nil, Info{}, fmt.Errorf("joining as %s: %w", q.Node, err)
 	}
-	conn, err := connect(ctx, path)
+	conn, err := connect(ctx, path, q.Owners)
 	if err != nil {
 		return nil, Info{}, err
 	}

@@ -64,8 +64,9 @@ type node struct {
 	working  chan struct{} // closed when the worker has returned
 
 	// of the worker
-	used  bool // there was traffic since it began
-	timer *time.Timer
+	used     bool // there was traffic since it began
+	restarts pace
+	timer    *time.Timer
 	// patience is how long a message is held for a destination; absent: holdWait, 0: it has stalled.
 	patience map[mailbox]time.Duration
 	run      run

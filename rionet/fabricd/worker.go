@@ -278,6 +278,9 @@ func (n *node) restart() {
 	n.open = [rapidio.MaxMboxes]bool{}
 	n.boxes.Unlock()
 	if n.used {
+		if wait := n.restarts.wait(time.Now()); wait > 0 && !n.pause(wait) {
+			return
+		}
 		n.used = false
 		n.port.Detach()
 		port, err := n.s.fab.Attach(n.name, n)
