@@ -69,9 +69,9 @@
 //	       once it all has come back it is sent again, every 50 us at most: frames to one peer arrive in order. Others to that peer wait
 //	       behind it. There are few under way to a peer that refused some lately, at first 16, half as many after each refusal, one more
 //	       after each message that it takes. Those that wait take room of the ring, so a sender that has nothing
-//	       for others is slowed down to what its peer takes. A peer that takes nothing for 200 ms is congested: what waits for it is
+//	       for others is slowed down to what its peer takes. A peer that takes nothing for 1 s is congested: what waits for it is
 //	       tx_dropped (tx_congested), and its next messages have one attempt each, until it takes one; those that come while an attempt has no
-//	       result are dropped. So a peer that does not receive holds the others up for 200 ms at most, once.
+//	       result are dropped. So a peer that does not receive holds the others up for 1 s at most, once.
 //
 // A frame is in flight until it has its results, so Reap and Drain tell the truth. Its buffer stays with the queue as long.
 //

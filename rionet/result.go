@@ -12,8 +12,8 @@ const (
 	// that loses one in a hundred does not lose so many in a row.
 	lostErrors = 8
 	// retryFor is how long a peer that has no room, and takes nothing meanwhile, is sent to again. What waited for it is dropped then, and
-	// its next messages have one attempt each until it takes one.
-	retryFor = 200 * time.Millisecond
+	// its next messages have one attempt each until it takes one. On a machine with ten times more to do than it has processors for, one that would receive waits its turn for 200 ms and more.
+	retryFor = time.Second
 	// retryEvery is how often, at most.
 	retryEvery = 50 * time.Microsecond
 	// firstWindow is how many messages a peer had under way as its first refusal is counted: half as many are sent next.

@@ -218,11 +218,12 @@ func (q *txQueue) slot(b *dma.Buf, to *peer) slot {
 // post sends a new message, or lets it wait behind others to the same peer. There is room for it.
 func (q *txQueue) post(s slot) {
 	p := s.to
+	comesBack := p.again && p.inBox > 0 // what is under way
 	switch {
-	case p.waiting > 0 || p.window > 0 && p.inBox >= p.window && !p.congested:
+	case p.waiting > 0, !p.congested && (comesBack || p.window > 0 && p.inBox >= p.window):
 		q.wait(s)
 		return
-	case p.congested && p.again && p.inBox > 0: // the attempt before has no result yet
+	case p.congested && comesBack: // the attempt before has no result yet
 		q.c.dropped++
 		q.c.congested++
 		q.done = append(q.done, s.buf)

@@ -1,45 +1,22 @@
 package tap
 
 import (
-	"errors"
-	"fmt"
 	"os"
-	"os/exec"
-	"syscall"
 	"testing"
-)
 
-// inside is set in the environment of the process that has a network namespace of its own.
-const inside = "RING3_TAP_TEST_INSIDE"
+	"github.com/ring3dev/ring3/internal/netspace"
+)
 
 // refused is why there can be no TAP here; "" where there can.
 var refused string
 
-// TestMain runs the tests in a network namespace of their own, as its root: the machine's
-// interfaces are left alone, and no privileges are needed where users may have namespaces.
+// TestMain runs the tests in a network namespace of their own, where they make interfaces.
 func TestMain(m *testing.M) {
-	if os.Getenv(inside) != "" {
+	if err := netspace.Again(); err != nil {
+		refused = err.Error()
+	} else {
 		refused = tryTap()
-		os.Exit(m.Run())
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		os.Exit(0)
-	case errors.As(err, &exit):
-		os.Exit(max(1, exit.ExitCode()))
-	}
-	refused = fmt.Sprintf("no network namespace of its own: %v", err)
 	os.Exit(m.Run())
 }
 

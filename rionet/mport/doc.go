@@ -21,7 +21,9 @@
 //
 // Messages to a node with a direct link (trust: true) go into that node's ring at once: its results are there when Add returns, and
 // the daemon has nothing to do with it. As long as the node at the other end has the mailbox closed they go through the
-// fabric, which says Error. When a direct link comes into use, messages may overtake earlier ones that are in the fabric still.
+// fabric, which says Error. When a direct link comes into use, messages may overtake earlier ones that are in the fabric still. Peers signal
+// each other by themselves; a signal that is lost, as of a peer that was killed before it gave it, costs 50 ms. Who is refused
+// for want of room offers the processor to others once: the receiver may be waiting for it.
 //
 // Events are told by a goroutine that does nothing else; they may wait for Ops. They must not Close the port.
 //

@@ -25,7 +25,15 @@ type inbox struct {
 	mu    sync.Mutex // guards the rings' ends: Close may come while the owner uses it
 	rings []ring
 	next  int // the one to begin with
+
+	relook *time.Timer // where there are direct links; else nil
+	every  time.Duration
 }
+
+// relookEvery is how often who sleeps looks at direct links, though nobody signalled. Their peers signal by themselves, and may do that in
+// vain: one that ended between its message and the signal, and one whose QEMU, or that itself, has not heard yet which eventfds a node
+// has that came back, while the memory says already that the link is of use. Who sends waits longer than that for room.
+const relookEvery = 50 * time.Millisecond
 
 type ring struct {
 	*shm.Consumer
@@ -53,6 +61,10 @@ func (p *Port) OpenInbox(mbox, entries int) (rapidio.Inbox, error) {
 	if p.vectors == shm.NumVectors {
 		for _, l := range p.node.Direct {
 			b.rings = append(b.rings, ring{l.In[mbox], l})
+		}
+		if len(b.rings) > 1 {
+			b.relook, b.every = time.NewTimer(relookEvery), relookEvery
+			b.relook.Stop()
 		}
 		b.openDirect(entries)
 	}
@@ -170,8 +182,19 @@ func (b *inbox) sleep(ctx context.Context) error {
 	if b.ready(true) {
 		return nil
 	}
+	var again <-chan time.Time
+	if b.relook != nil {
+		b.relook.Reset(b.every)
+		defer b.relook.Stop()
+		again = b.relook.C
+	}
 	select {
 	case <-b.waker.C():
+		return nil
+	case <-again:
+		if b.ready(false) {
+			b.p.log.Debug("messages of a direct link, and no signal", "mailbox", b.mbox)
+		}
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -91,6 +91,7 @@ type outbox struct {
 	timer   *time.Timer
 	poll    poller
 	direct  []route
+	refused bool        // by the mailbox at the end of a direct link, in this Add
 	when    []time.Time // by message: when it was added
 	taken   uint32      // results; the owner's, written under ansMu
 	short   bool        // the last Add took fewer than there were
@@ -171,6 +172,10 @@ func (b *outbox) Add(msgs []rapidio.Message) int {
 		p.broken("sending", err)
 	}
 	b.short = n < len(msgs)
+	if b.refused {
+		b.refused = false
+		yield() // to whom the mailbox belongs: he may wait for a processor, which we have
+	}
 	return n
 }
 
@@ -199,6 +204,7 @@ func (b *outbox) put(m *rapidio.Message, count uint32) rapidio.Status {
 		}
 		if !out.Put(&h, m.Data) {
 			r.refusing[m.Mbox] = m.Order != rapidio.Alone
+			b.refused = true
 			return rapidio.Retry
 		}
 		r.rang[m.Mbox] = true

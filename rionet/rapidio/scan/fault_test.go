@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -243,9 +244,10 @@ func TestLiar(t *testing.T) {
 	ops := &lyingPort{Mport: inner, lies: liar}
 	host := joinOps(t, inner, ops, 0, quick)
 	err = host.tryScan()
-	t.Logf("%v after %d accesses, %d devices", err, liar.n, len(host.bus.Devices()))
-	if liar.n > 4*smallBudget {
-		t.Errorf("%d accesses, want a bounded number", liar.n)
+	n := liar.n.Load()
+	t.Logf("%v after %d accesses, %d devices", err, n, len(host.bus.Devices()))
+	if n > 4*smallBudget {
+		t.Errorf("%d accesses, want a bounded number", n)
 	}
 	if log := host.log.String(); strings.Count(log, "WARN") == 0 || strings.Count(log, "WARN") > maxSaid {
 		t.Errorf("%d warnings:\n%.2000s", strings.Count(log, "WARN"), log)
@@ -254,7 +256,7 @@ func TestLiar(t *testing.T) {
 
 // lies are registers of no device: all that is read says "a switch with 255 ports, all linked", free, new.
 type lies struct {
-	n    int
+	n    atomic.Int32 // accesses; the scanner goes on by itself when Scan is over
 	regs map[rapidio.Off]uint32
 }
 
@@ -264,7 +266,7 @@ type lyingPort struct {
 }
 
 func (l *lyingPort) Read(_ context.Context, _ rapidio.DestID, _ uint8, off rapidio.Off, _ rapidio.Width) (uint32, error) {
-	l.n++
+	l.n.Add(1)
 	switch off {
 	case rapidio.RegDeviceID:
 		return 0x00020001, nil
@@ -292,7 +294,7 @@ func (l *lyingPort) Read(_ context.Context, _ rapidio.DestID, _ uint8, off rapid
 }
 
 func (l *lyingPort) Write(_ context.Context, _ rapidio.DestID, _ uint8, off rapidio.Off, _ rapidio.Width, v uint32) error {
-	l.n++
+	l.n.Add(1)
 	l.regs[off] = v
 	return nil
 }
