@@ -43,7 +43,7 @@ type visit struct {
 }
 
 // meetTime is how long one may wait for the other, whose VM may boot a minute later.
-const meetTime = 4 * time.Minute
+const meetTime = 3 * time.Minute
 
 // meet is one test coming to a point: it returns what the other says there, when it has come too. args is [point, what this one says].
 func (m *meeting) meet(args json.RawMessage) (any, error) {
@@ -116,7 +116,7 @@ func TestVMFabric(t *testing.T) {
 					"process": func(json.RawMessage) (any, error) { return process, nil },
 				},
 			},
-			Timeout: 8 * time.Minute,
+			Timeout: 5 * time.Minute,
 			Want:    func(name string) bool { return name == "TestRoot"+fabricTests+role },
 		}
 		if role == "Server" {

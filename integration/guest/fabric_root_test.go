@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +15,8 @@ import (
 
 	"github.com/hugelgupf/p9/p9"
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/osthread"
 )
 
 // A root file system over rionet: the server's VM serves its own by 9P (9P2000.L over TCP), and the client's mounts that by the kernel's 9p, makes
@@ -81,7 +82,7 @@ func servedRoot(t *testing.T) {
 	begin, ran := time.Now(), time.Duration(0)
 	var out []byte
 	var sum [sha256.Size]byte
-	err := inServedRoot(func() error {
+	err := inServedRoot(t, func() error {
 		var err error
 		// A shell that comes over rionet, with its libraries, says where it is.
 		if out, err = exec.Command("/bin/sh", "-c", whereAmI).CombinedOutput(); err != nil {
@@ -121,18 +122,28 @@ func writeSynced(file string, b []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// inServedRoot runs f on a thread whose root file system is the server's.
-func inServedRoot(f func() error) error {
-	ended := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine, and its mounts with the thread
+// inServedRoot runs f on a thread whose root file system is the server's. When it returns that is unmounted: the kernel still asks the server for it.
+func inServedRoot(t *testing.T, f func() error) error {
+	t.Helper()
+	ended, tid := make(chan error), 0
+	osthread.Go(func() { // its mounts end with the thread
+		tid = unix.Gettid()
 		err := enterServed()
 		if err == nil {
 			err = f()
 		}
 		ended <- err
-	}()
-	return <-ended
+	})
+	err := <-ended
+	thread := fmt.Sprintf("/proc/self/task/%d", tid)
+	for deadline := time.Now().Add(fabricWait); ; time.Sleep(10 * time.Millisecond) {
+		if _, gone := os.Stat(thread); gone != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return errors.Join(err, fmt.Errorf("the thread with the server's root has not ended after %v", fabricWait))
+		}
+	}
 }
 
 // enterServed makes the server's file system the root of this thread. An initramfs cannot be left by pivot_root(2); so it does
