@@ -324,25 +324,6 @@ func testEvents(t *testing.T, d *Daemon, n *Node) {
 	d.Flush()
 }
 
-// A node that broke the ring of its events is no node that takes them later.
-func TestBrokenEvents(t *testing.T) {
-	for _, m := range memories {
-		d, n, _ := pairOf(t, small, m.of)
-		begin(t, d, n, NumVectors)
-		n.Events.store(ctlHead, 1000)
-		st := rapidio.Done
-		for i := 0; st == rapidio.Done && i < 100; i++ {
-			st = d.PutDoorbell(4, 1)
-		}
-		if st != rapidio.Error || d.PutDoorbell(4, 1) != rapidio.Error || d.PutPortWrite([]byte("0123")) != rapidio.Error {
-			t.Errorf("%s: PutDoorbell into a broken ring = %v, want error", m.name, st)
-		}
-		if err := d.Err(); !errors.Is(err, ErrBroken) {
-			t.Errorf("%s: Err = %v, want ErrBroken", m.name, err)
-		}
-	}
-}
-
 // A node that serves fewer vectors is woken at 0 for the rest.
 func TestFewVectors(t *testing.T) {
 	for n, want := range map[int]uint32{1: 1, 2: 1 | 1<<VecMbox, 6: 1 << VecAnswers, 0: 1 << VecAnswers} {

@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"errors"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -287,4 +288,23 @@ func FuzzRing(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A node that broke the ring of its events is no node that takes them later.
+func TestBrokenEvents(t *testing.T) {
+	for _, m := range memories {
+		d, n, _ := pairOf(t, small, m.of)
+		begin(t, d, n, NumVectors)
+		n.Events.store(ctlHead, 1000)
+		st := rapidio.Done
+		for i := 0; st == rapidio.Done && i < 100; i++ {
+			st = d.PutDoorbell(4, 1)
+		}
+		if st != rapidio.Error || d.PutDoorbell(4, 1) != rapidio.Error || d.PutPortWrite([]byte("0123")) != rapidio.Error {
+			t.Errorf("%s: PutDoorbell into a broken ring = %v, want error", m.name, st)
+		}
+		if err := d.Err(); !errors.Is(err, ErrBroken) {
+			t.Errorf("%s: Err = %v, want ErrBroken", m.name, err)
+		}
+	}
 }
