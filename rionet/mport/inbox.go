@@ -156,27 +156,10 @@ func (b *inbox) ready(arm bool) bool {
 }
 
 // Wait sleeps until there is a message.
-func (b *inbox) Wait(ctx context.Context) error {
-	for i := 0; ; i++ {
-		if err := b.p.boxErr(b.mbox, &b.gone); err != nil {
-			return err
-		}
-		if b.ready(false) {
-			if i > 0 {
-				b.poll.found()
-			}
-			return ctx.Err()
-		}
-		if b.poll.again(i == 0) {
-			continue
-		}
-		b.poll.slept()
-		if err := b.sleep(ctx); err != nil {
-			return err
-		}
-		b.poll.woke(time.Since(b.poll.begin))
-	}
-}
+func (b *inbox) Wait(ctx context.Context) error { return b.poll.wait(ctx, b) }
+
+func (b *inbox) err() error { return b.p.boxErr(b.mbox, &b.gone) }
+func (b *inbox) due() bool  { return b.ready(false) }
 
 func (b *inbox) sleep(ctx context.Context) error {
 	if b.ready(true) {

@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet/rapidio"
 	"github.com/ring3dev/ring3/rionet/shm"
@@ -18,57 +16,6 @@ const (
 	minEntries = 2
 	maxEntries = 1024
 )
-
-// How long is looked before somebody sleeps: a call, and a mailbox at most. Each time the processor is offered to others, of
-// whom one may be about to give what is waited for.
-const (
-	pollCall  = 10 * time.Microsecond
-	pollBox   = 40 * time.Microsecond
-	pollFirst = 5 * time.Microsecond
-)
-
-func yield() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
-
-// poller decides how long to look before sleeping: longer where it helped the last time, less where not. On a machine where others
-// take the processor for long that is never: there who sleeps is woken sooner.
-type poller struct {
-	limit time.Duration
-	begin time.Time
-}
-
-// again says whether to look again, after another yield; first is the first time of a wait.
-func (x *poller) again(first bool) bool {
-	if first {
-		x.begin = time.Now()
-	}
-	if x.limit == 0 || time.Since(x.begin) > x.limit {
-		return false
-	}
-	yield()
-	return true
-}
-
-// found is called when looking again helped, slept when it did not.
-func (x *poller) found() {
-	if time.Since(x.begin) <= x.limit {
-		x.limit = min(2*x.limit, pollBox)
-	} else {
-		x.limit /= 2
-	}
-}
-
-func (x *poller) slept() {
-	if x.limit /= 2; x.limit < time.Microsecond {
-		x.limit = 0
-	}
-}
-
-// woke is called after a sleep: one that was short could have been a look.
-func (x *poller) woke(after time.Duration) {
-	if after < pollBox && x.limit == 0 {
-		x.limit = pollFirst
-	}
-}
 
 func (p *Port) checkBox(what string, mbox, entries, most int) error {
 	switch {
@@ -307,27 +254,10 @@ func (b *outbox) ready() bool {
 }
 
 // Wait sleeps until there is a result or, after an Add that did not take all, room.
-func (b *outbox) Wait(ctx context.Context) error {
-	for i := 0; ; i++ {
-		if err := b.p.boxErr(b.mbox, &b.gone); err != nil {
-			return err
-		}
-		if b.ready() {
-			if i > 0 {
-				b.poll.found()
-			}
-			return ctx.Err()
-		}
-		if b.poll.again(i == 0) {
-			continue
-		}
-		b.poll.slept()
-		if err := b.sleep(ctx); err != nil {
-			return err
-		}
-		b.poll.woke(time.Since(b.poll.begin))
-	}
-}
+func (b *outbox) Wait(ctx context.Context) error { return b.poll.wait(ctx, b) }
+
+func (b *outbox) err() error { return b.p.boxErr(b.mbox, &b.gone) }
+func (b *outbox) due() bool  { return b.ready() }
 
 func (b *outbox) sleep(ctx context.Context) error {
 	p := b.p
