@@ -3,6 +3,7 @@ package rionet
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
@@ -40,7 +41,7 @@ func (d *Device) doorbell(src rapidio.DestID, info uint16) {
 	now := time.Now()
 	p := d.peers.get(src)
 	if p == nil {
-		d.onStray(src, info)
+		d.onStray(src, info, now)
 		return
 	}
 	switch info {
@@ -51,18 +52,20 @@ func (d *Device) doorbell(src rapidio.DestID, info uint16) {
 		p.wait, p.nextJoin = joinSlowest, now.Add(joinSlowest) // it just went
 	case doorbellExact:
 		p.announced = true
-		d.keepsLengths(p)
+		d.keepsLengths(p, now)
 	case doorbellAlive:
-		d.keepsLengths(p)
+		d.keepsLengths(p, now)
+		p.held.Store(nil) // it keeps our lengths: it says this to nobody else
+		p.mute = false
 		if !p.active.Load() { // it takes us for active, so it missed that we lost it
-			p.nextJoin = now
+			p.nextJoin = latest(now, p.joined.Add(joinFirst)) // it answers a JOIN with ALIVE, so two might not end
 			d.wakeKeeper()
 		}
 	}
 }
 
 // onStray remembers what an endpoint said that was not found yet. Called with mu held.
-func (d *Device) onStray(src rapidio.DestID, info uint16) {
+func (d *Device) onStray(src rapidio.DestID, info uint16, now time.Time) {
 	s, known := d.strays[src]
 	switch info {
 	case doorbellJoin:
@@ -75,7 +78,11 @@ func (d *Device) onStray(src rapidio.DestID, info uint16) {
 	default:
 		return
 	}
+	if !known && len(d.strays) >= maxStrays {
+		maps.DeleteFunc(d.strays, func(_ rapidio.DestID, s stray) bool { return now.Sub(s.at) >= strayFor })
+	}
 	if known || len(d.strays) < maxStrays {
+		s.at = now
 		d.strays[src] = s
 	}
 }
@@ -86,7 +93,8 @@ func (d *Device) onJoin(p *peer, now time.Time) {
 	was := p.active.Load()
 	d.activate(p, now)
 	if !was || now.Sub(p.joined) >= rejoinGap {
-		p.owed, p.nextJoin = true, now
+		p.owed, p.nextJoin = true, latest(now, p.joined.Add(joinFirst)) // others are owed one, too
+		d.hold(p, now)
 		d.wakeKeeper()
 	}
 }
@@ -138,7 +146,7 @@ func (d *Device) keep() {
 }
 
 // due is the peer that is to get a JOIN now, or to be asked whether it is alive; nil: none, until at. JOINs that are owed
-// come first: somebody waits for them.
+// come first, then what confirms one: somebody waits for them.
 func (d *Device) due(now time.Time) (p *peer, join bool, at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -150,23 +158,33 @@ func (d *Device) due(now time.Time) (p *peer, join bool, at time.Time) {
 			at = t
 		}
 	}
+	const plain, waitedFor = 1, 2
+	rank := 0
+	take := func(q *peer, isJoin bool, r int) {
+		if r > rank {
+			p, join, rank = q, isJoin, r
+		}
+	}
 	for _, q := range d.all {
-		active := q.active.Load()
 		switch {
-		case q.owed || !active:
-			if later(q.nextJoin); !q.nextJoin.After(now) && (p == nil || q.owed) {
-				p, join = q, true
+		case q.owed || !q.active.Load():
+			later(q.nextJoin)
+			switch {
+			case q.nextJoin.After(now):
+			case q.owed:
+				return q, true, at
+			default:
+				take(q, true, plain)
 			}
 		case q.nextAlive.After(now):
 			later(q.nextAlive)
+		case q.confirm:
+			take(q, false, waitedFor)
 		case q.heard.Swap(false):
 			q.silent, q.nextAlive = 0, now.Add(aliveEvery)
 			later(q.nextAlive)
-		case p == nil:
-			p, join = q, false
-		}
-		if p != nil && join && q.owed {
-			break
+		default:
+			take(q, false, plain)
 		}
 	}
 	return p, join, at
@@ -207,6 +225,9 @@ func (d *Device) sendJoin(p *peer) {
 	default:
 		p.joined = now
 	}
+	if giveUp := refused && !p.owed; err == nil && (giveUp || !p.exact.Load()) { // it will not say ALIVE
+		p.held.Store(nil)
+	}
 	p.nextJoin = now.Add(p.wait)
 	p.wait = min(2*p.wait, joinSlowest)
 	d.judge(p, err, now)
@@ -214,6 +235,10 @@ func (d *Device) sendJoin(p *peer) {
 
 // ask sees whether an active peer is still there.
 func (d *Device) ask(p *peer) {
+	d.mu.Lock()
+	confirm := p.confirm
+	p.confirm, p.asked = false, time.Now()
+	d.mu.Unlock()
 	info := uint16(doorbellAlive)
 	if !p.exact.Load() {
 		info = doorbellJoin // a classic peer knows no other, and ignores this one while we are active
@@ -225,7 +250,14 @@ func (d *Device) ask(p *peer) {
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	p.nextAlive = now.Add(aliveEvery)
+	switch {
+	case p.confirm: // once more, since then
+		p.nextAlive = now.Add(askAgain)
+	case err != nil && confirm && p.exact.Load():
+		p.confirm, p.nextAlive = true, now.Add(askAgain)
+	default:
+		p.nextAlive = now.Add(aliveEvery)
+	}
 	d.judge(p, err, now)
 }
 

@@ -17,6 +17,8 @@ type peer struct {
 	active atomic.Bool // it joined: frames go to it
 	exact  atomic.Bool // it keeps the length of messages: so do we of its
 	heard  atomic.Bool // it sent or took a message since the keeper looked last
+	// held: frames wait until the peer knows that we keep lengths, and until then at the latest; nil: they go.
+	held atomic.Pointer[time.Time]
 
 	// guarded by txQueue.mu
 	errors    int       // messages in a row that came back as errors
@@ -38,6 +40,10 @@ type peer struct {
 	joined    time.Time // when it took our last JOIN
 	nextAlive time.Time // when to see whether an active peer is alive
 	silent    int       // lost doorbells in a row
+	confirm   bool      // it is to get ALIVE: it said EXACT, and waits for our word that we took it
+	asked     time.Time // when ask began last
+	mute      bool      // it let our frames wait in vain, and they do not again until it says ALIVE
+	said      pace      // of what is logged of it
 }
 
 // peerPage has the peers of 256 device IDs.
@@ -66,10 +72,17 @@ func (t *peerTable) set(id rapidio.DestID, p *peer) {
 }
 
 // stray is an endpoint that rang before it was found.
-type stray struct{ joined, announced bool }
+type stray struct {
+	joined, announced bool
+	at                time.Time // when it rang last
+}
 
-// maxStrays bounds what strangers can make us remember.
-const maxStrays = 1024
+const (
+	// maxStrays bounds what strangers can make us remember.
+	maxStrays = 1024
+	// strayFor is how long. Who has that device ID later may be another; who still wants to join says so every 2 s.
+	strayFor = time.Minute
+)
 
 // Peer is a peer's state, as Peers tells it.
 type Peer struct {
@@ -104,9 +117,11 @@ func (d *Device) addPeer(dev *rapidio.Device) {
 	d.all = append(d.all, p)
 	if s, ok := d.strays[p.id]; ok {
 		delete(d.strays, p.id)
-		p.announced = s.announced
-		if s.joined {
-			d.onJoin(p, now)
+		if now.Sub(s.at) < strayFor {
+			p.announced = s.announced
+			if s.joined {
+				d.onJoin(p, now)
+			}
 		}
 	}
 	d.wakeKeeper()
@@ -136,30 +151,36 @@ func (d *Device) drop(p *peer) {
 func (d *Device) activate(p *peer, now time.Time) {
 	p.exact.Store(p.announced && !d.classic)
 	p.announced = false
+	d.confirm(p, now)
 	if p.gone || p.active.Load() {
 		return
 	}
 	p.active.Store(true)
 	p.heard.Store(false)
-	p.silent, p.nextAlive = 0, now.Add(aliveEvery)
+	p.silent = 0
+	if !p.confirm {
+		p.nextAlive = now.Add(aliveEvery)
+	}
 	list := append(slices.Clone(d.activePeers()), p)
 	d.active.Store(&list)
 	d.joins.Add(1)
-	d.log.Info("peer joined", "peer", p.dev.Name(), "destid", p.id, "exact", p.exact.Load())
+	d.say(p, now, "peer joined", "exact", p.exact.Load())
 }
 
 // keepsLengths is for an active peer that said so after its JOIN. Called with mu held.
-func (d *Device) keepsLengths(p *peer) {
+func (d *Device) keepsLengths(p *peer, now time.Time) {
 	if d.classic || !p.active.Load() || p.exact.Swap(true) {
 		return
 	}
-	d.log.Info("peer keeps lengths", "peer", p.dev.Name(), "destid", p.id, "exact", true)
+	d.confirm(p, now)
+	d.say(p, now, "peer keeps lengths", "exact", true)
 }
 
 // deactivate stops that. JOIN goes to the peer again after a while. Called with mu held.
 func (d *Device) deactivate(p *peer, now time.Time) {
 	p.exact.Store(false)
-	p.announced, p.owed, p.tries = false, false, 0
+	p.held.Store(nil)
+	p.announced, p.owed, p.confirm, p.tries = false, false, false, 0
 	p.wait, p.nextJoin = joinFirst, now.Add(joinFirst)
 	if !p.active.Load() {
 		return
@@ -169,7 +190,7 @@ func (d *Device) deactivate(p *peer, now time.Time) {
 	d.active.Store(&list)
 	d.leaves.Add(1)
 	if d.life.Err() == nil {
-		d.log.Info("peer left", "peer", p.dev.Name(), "destid", p.id)
+		d.say(p, now, "peer left")
 	}
 	d.wakeKeeper()
 }

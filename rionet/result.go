@@ -47,7 +47,7 @@ func (q *txQueue) sendAgain(now time.Time) {
 		s.to.waiting--
 		switch {
 		case q.skip(s):
-		case left > 0 || !s.to.ready(now):
+		case left > 0 || q.holds(s.to, now) || !s.to.ready(now):
 			q.push(s)
 		default:
 			if s.refused {

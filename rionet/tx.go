@@ -220,7 +220,7 @@ func (q *txQueue) post(s slot) {
 	p := s.to
 	comesBack := p.again && p.inBox > 0 // what is under way
 	switch {
-	case p.waiting > 0, !p.congested && (comesBack || p.window > 0 && p.inBox >= p.window):
+	case p.waiting > 0, p.held.Load() != nil, !p.congested && (comesBack || p.window > 0 && p.inBox >= p.window):
 		q.wait(s)
 		return
 	case p.congested && comesBack: // the attempt before has no result yet
