@@ -2,6 +2,7 @@ package rionet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync/atomic"
@@ -23,6 +24,7 @@ type linkState struct {
 	// the keeper's
 	id    rapidio.DestID // the port's
 	known bool           // phy is what the port has
+	late  int            // looks in a row that had no answer in time
 	phy   rapidio.Off    // its LP-serial block; 0: none
 }
 
@@ -64,12 +66,23 @@ func (d *Device) Link() netdev.Link {
 	return netdev.Link{Up: d.linkUp(), Speed: int(d.link.speed.Load()), FullDuplex: true}
 }
 
+// lateLooks is how many looks in a row may have no answer before the link counts as down.
+const lateLooks = 2
+
 // lookAtPort reads the port's state. It runs in New and then in the keeper alone.
 func (d *Device) lookAtPort() {
 	ctx, cancel := context.WithTimeout(d.life, ringTime)
 	defer cancel()
 	id, up, err := d.readPort(ctx)
-	if err != nil {
+	switch {
+	case err == nil:
+		d.link.late = 0
+	case d.link.up.Load() && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, rapidio.ErrNoReply)):
+		if d.link.late++; d.link.late <= lateLooks { // a busy machine, rather than a fabric that is stuck
+			return
+		}
+		fallthrough
+	default:
 		up = false
 		d.link.known = false // whoever comes back may be another port
 	}
