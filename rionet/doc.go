@@ -29,7 +29,8 @@
 //	0x1000    JOIN   I am here. Who did not know me answers with the same.
 //	0x1001    LEAVE  I go.
 //	0x1002    EXACT  ours, sent before each JOIN: my messages have the lengths of their frames
-//	0x1003    ALIVE  ours, to a peer that is silent: its response matters; who sends it has exact lengths, too
+//	0x1003    ALIVE  ours, to a peer that said EXACT: I know. Sent at once, and when it is silent, as its response matters.
+//	                 Who sends it has exact lengths, too
 //
 // JOIN is sent to each peer when it is found, then after 100 ms, 200 ms and so on up to every 2 s, until the peer is active: a peer whose
 // doorbells are not open yet refuses it. A JOIN of an endpoint that the scan has not found yet is remembered, and answered once it is. A JOIN
@@ -44,13 +45,21 @@
 //
 // ALIVE goes to peers that said EXACT; the others are asked by EXACT and JOIN, which the kernel's driver ignores of an active peer.
 //
+// A JOIN is remembered for a minute of an endpoint that is not found, and for 1024 of these. What is logged of a peer's coming and going is
+// ten lines at once, and then one in 10 s; the next one says how many were left out (untold).
+//
 // # Lengths
 //
 // The kernel's driver receives 4096 bytes whatever was sent, since hardware does not keep a message's length exactly; the headers inside say
 // what counts. Between two ring3 nodes frames keep their length, down to 14 bytes: there is no padding to 60. They find out by EXACT, which the
 // kernel's driver neither sends nor knows. A peer that is just opening its doorbells may refuse EXACT and take the JOIN behind it, so to who did
-// both go again, up to four times in all; an EXACT or ALIVE of an active peer counts at once. Frames of a peer that did not send it are
-// received as 4096 bytes, zeros behind what came.
+// both go again, up to four times in all; an EXACT or ALIVE of an active peer counts at once.
+//
+// A peer that joined may not have taken our EXACT yet. So frames to it wait in the ring, like those to a peer without room: until it says
+// ALIVE, or, if it never said EXACT itself, until it took our JOIN. They wait for 1 s at most; a peer that let them wait so long is not waited
+// for any more until it says ALIVE after all.
+//
+// Frames of a peer that did not send EXACT are received as 4096 bytes, zeros behind what came.
 // [Options].Classic makes this end play the kernel's: it sends no EXACT, claims only the doorbells 0x1000 and 0x1001, and all that it
 // receives has 4096 bytes. A message shorter than 14 bytes is no frame (rx_length_errors).
 //

@@ -146,6 +146,14 @@ func (n *node) route(ports int) {
 // find adds what n reaches as id to its net.
 func (n *node) find(id rapidio.DestID) {
 	n.w.t.Helper()
+	dev := n.read(id)
+	n.net.AddDevice(dev)
+	n.found[id] = dev
+}
+
+// read is what n reaches as id, which is not in its net yet.
+func (n *node) read(id rapidio.DestID) *rapidio.Device {
+	n.w.t.Helper()
 	var dev *rapidio.Device
 	eventually(n.w.t, "the device is read, over a link that may lose something", func() bool {
 		var err error
@@ -153,8 +161,7 @@ func (n *node) find(id rapidio.DestID) {
 		return err == nil
 	})
 	dev.Mport, dev.DestID, dev.Tag = n.port, id, uint32(id)
-	n.net.AddDevice(dev)
-	n.found[id] = dev
+	return dev
 }
 
 // open makes n's network device.

@@ -13,7 +13,8 @@ const holdFor = time.Second
 
 // hold lets frames to a peer wait that is going to be told that we keep lengths. Called with mu held.
 func (d *Device) hold(p *peer, now time.Time) {
-	if d.classic || p.gone || p.mute {
+	told := !p.exact.Load() && now.Sub(p.joined) < joinFirst // this JOIN is a classic peer's answer to ours
+	if d.classic || p.gone || p.mute || told {
 		return
 	}
 	end := now.Add(holdFor)
