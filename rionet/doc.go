@@ -35,6 +35,7 @@
 // JOIN is sent to each peer when it is found, then after 100 ms, 200 ms and so on up to every 2 s, until the peer is active: a peer whose
 // doorbells are not open yet refuses it. A JOIN of an endpoint that the scan has not found yet is remembered, and answered once it is. A JOIN
 // of a peer that is active already is answered too, at most once a second: the peer may have begun anew without a LEAVE.
+// No JOIN answers within 100 ms of the last one that the peer took, so one that comes and goes takes little of the keeper's time.
 //
 // Nobody tells of a node that was killed. A peer is taken to be gone, and JOIN is sent to it again, once
 //

@@ -153,6 +153,14 @@ func TestFirstFramesExact(t *testing.T) {
 	}
 	for range rounds {
 		w := newWorld(t, direct)
+		w.wrap = func(ops rapidio.Ops) rapidio.Ops {
+			return picky{ops, func(info uint16) (bool, error) {
+				if info == doorbellExact {
+					time.Sleep(2 * time.Millisecond) // a keeper with much to do
+				}
+				return false, nil
+			}}
+		}
 		nodes := [...]*node{w.node(0), w.node(1)}
 		devs := [...]*Device{nodes[0].open(Options{}), nodes[1].open(Options{})}
 		var finding sync.WaitGroup
