@@ -1,8 +1,6 @@
 package fabricd
 
 import (
-	"fmt"
-	"io/fs"
 	"os"
 	"time"
 
@@ -92,7 +90,7 @@ func (s *Server) listWindows() []Window {
 // setLink makes a link work or fail.
 func (s *Server) setLink(a, b string, up bool) error {
 	if err := s.fab.SetLink(a, b, up); err != nil {
-		return fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
+		return &Error{Code: codeUnknown, Msg: err.Error()}
 	}
 	s.log.Info("fabric: link set by a client", "from", a, "to", b, "up", up)
 	return nil
