@@ -87,6 +87,12 @@ func (s *Slot) collectLocked() bool {
 		if got = v & mine &^ s.stuck; s.faulted {
 			got &^= uint16(evFault) // told of, until power is switched on again
 		}
+		if got&^uint16(evCommand) != 0 && s.hushed() {
+			mine = uint16(evCommand)
+			if got &= mine; got == 0 {
+				break
+			}
+		}
 		if got == 0 {
 			break
 		}
@@ -116,8 +122,14 @@ func (s *Slot) collectLocked() bool {
 func (s *Slot) listening() {
 	s.sta.Lock()
 	defer s.sta.Unlock()
+	s.hushed()
+}
+
+// hushed says whether somebody else did, now. Who asks after events were read knows that they are not from before. sta is held.
+func (s *Slot) hushed() bool {
 	v := s.cfg.Read16(s.exp + pci.ExpSltCtl)
 	s.deaf = !s.poll && v != 0xffff && v&pci.SltCtlHP == 0
+	return s.deaf
 }
 
 // wake has the worker look.
