@@ -115,7 +115,7 @@ func (r *Recorder) settle(ctx context.Context, e *Event) (lines []Line, uevents 
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	changed := time.Now()
+	changed, since := time.Now(), time.Now() // since when there is now
 	missing := "anything"
 	for {
 		l, u, err := r.news()
@@ -136,10 +136,13 @@ func (r *Recorder) settle(ctx context.Context, e *Event) (lines []Line, uevents 
 			if err != nil {
 				return lines, uevents, now, err
 			}
-			if r.Once || maps.Equal(s, now) {
+			same := maps.Equal(s, now)
+			if r.Once || same && time.Since(since) >= e.between() {
 				return lines, uevents, s, nil
 			}
-			now = s
+			if !same {
+				now, since = s, time.Now()
+			}
 		}
 		select {
 		case <-tick.C:

@@ -1,6 +1,10 @@
 package portseen
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // Device is a part of the topology.
 type Device struct {
@@ -36,6 +40,15 @@ type Event struct {
 	// began, "there NAME" or "gone NAME" a device in /sys/bus/pci/devices, "bound NAME" one with a driver. Names of several
 	// may be given.
 	Until []string
+}
+
+// between is how far apart two looks at the files must be that find the same: a slot that is switched off waits for a second, and nothing
+// is said meanwhile, until its card is ejected.
+func (e *Event) between() time.Duration {
+	if slices.ContainsFunc(e.Until, func(s string) bool { return strings.HasPrefix(s, "gone ") }) {
+		return 1200 * time.Millisecond
+	}
+	return 0
 }
 
 // Quiet is how long nothing may change before an event is over, and Limit how long an event may take.
