@@ -36,67 +36,87 @@ func (r *retry) left() time.Duration {
 	return max(time.Until(r.at), 0)
 }
 
+// mailbox is what both kinds of box have in common: one of the Ops that there are now, opened anew where others came.
+type mailbox[B interface {
+	comparable
+	Close() error
+}] struct {
+	p             *Port
+	mbox, entries int
+	open          func(o rapidio.Ops, mbox, entries int) (B, error)
+	left          func(B) // takes over what is to be known of a box before it is closed: its Ops are dead
+
+	life   *life // that box is of
+	box    B     // the zero value: there is none
+	retry  retry // of opening it
+	closed bool
+}
+
+// first opens it. That is not tried again.
+func (b *mailbox[B]) first() error {
+	l := b.p.life.Load()
+	if l.ops == nil {
+		_, err := b.p.ops()
+		return err
+	}
+	box, err := b.open(l.ops, b.mbox, b.entries)
+	if err != nil {
+		return err
+	}
+	b.life, b.box = l, box
+	return nil
+}
+
+// sync has the box of the Ops that there are now; the zero value if there is none.
+func (b *mailbox[B]) sync() B {
+	var none B
+	if l := b.p.life.Load(); l != b.life {
+		if b.box != none {
+			b.left(b.box)
+			_ = b.box.Close()
+		}
+		b.life, b.box, b.retry = l, none, retry{}
+	}
+	if b.box == none && b.life.ops != nil && !b.closed && b.retry.left() == 0 {
+		if box, err := b.open(b.life.ops, b.mbox, b.entries); err != nil {
+			b.retry.failed()
+		} else {
+			b.box = box
+		}
+	}
+	return b.box
+}
+
+// close closes it.
+func (b *mailbox[B]) close() error {
+	var none B
+	if b.closed {
+		return nil
+	}
+	b.closed = true
+	if b.box != none {
+		return b.p.lost(b.box.Close())
+	}
+	return nil
+}
+
 // OpenOutbox opens an outbound mailbox, which lives through changes of Ops.
 func (p *Port) OpenOutbox(mbox, entries int) (rapidio.Outbox, error) {
-	b := &outbox{p: p, mbox: mbox, entries: entries}
-	l := p.life.Load()
-	if l.ops == nil {
-		_, err := p.ops()
+	b := &outbox{mailbox: mailbox[rapidio.Outbox]{p: p, mbox: mbox, entries: entries, open: rapidio.Ops.OpenOutbox}}
+	b.left = func(old rapidio.Outbox) { b.lost += old.InFlight() }
+	if err := b.first(); err != nil {
 		return nil, err
 	}
-	var err error
-	if b.box, err = l.ops.OpenOutbox(mbox, entries); err != nil {
-		return nil, err
-	}
-	b.life = l
 	return b, nil
 }
 
 // outbox is one.
 type outbox struct {
-	p             *Port
-	mbox, entries int
-	life          *life // that box is of
-	box           rapidio.Outbox
-	retry         retry // of opening it
-	lost          int   // messages whose result is Error, and was not taken: they come before those of box
-	closed        bool
+	mailbox[rapidio.Outbox]
+	lost int // messages whose result is Error, and was not taken: they come before those of box
 }
 
-// sync has the box of the Ops that there are now; nil if there are none.
-func (b *outbox) sync() rapidio.Outbox {
-	if l := b.p.life.Load(); l != b.life {
-		b.follow(l)
-	}
-	if b.box == nil {
-		b.open()
-	}
-	return b.box
-}
-
-func (b *outbox) follow(l *life) {
-	if b.box != nil {
-		b.lost += b.box.InFlight()
-		_ = b.box.Close() // of Ops that are dead
-	}
-	b.life, b.box, b.retry = l, nil, retry{}
-}
-
-// open opens it, if it is time to try. What is added is lost until that succeeds.
-func (b *outbox) open() {
-	ops := b.life.ops
-	if ops == nil || b.closed || b.retry.left() > 0 {
-		return
-	}
-	box, err := ops.OpenOutbox(b.mbox, b.entries)
-	if err != nil {
-		b.retry.failed()
-		return
-	}
-	b.box = box
-}
-
-// Add sends messages, or counts them as lost.
+// Add sends messages, or counts them as lost while there is no box.
 func (b *outbox) Add(msgs []rapidio.Message) int {
 	if b.closed {
 		return 0
@@ -151,77 +171,23 @@ func (b *outbox) Wait(ctx context.Context) error {
 }
 
 // Close closes it.
-func (b *outbox) Close() error {
-	if b.closed {
-		return nil
-	}
-	b.closed = true
-	if box := b.box; box != nil {
-		return b.p.lost(box.Close())
-	}
-	return nil
-}
+func (b *outbox) Close() error { return b.close() }
 
 // OpenInbox opens an inbound mailbox, which lives through changes of Ops.
 func (p *Port) OpenInbox(mbox, entries int) (rapidio.Inbox, error) {
-	b := &inbox{p: p, mbox: mbox, entries: entries}
-	l := p.life.Load()
-	if l.ops == nil {
-		_, err := p.ops()
+	b := &inbox{mailbox: mailbox[rapidio.Inbox]{p: p, mbox: mbox, entries: entries, open: rapidio.Ops.OpenInbox}}
+	b.left = func(old rapidio.Inbox) { b.cut += old.Cut() }
+	if err := b.first(); err != nil {
 		return nil, err
 	}
-	var err error
-	if b.box, err = l.ops.OpenInbox(mbox, entries); err != nil {
-		return nil, err
-	}
-	b.life = l
 	return b, nil
 }
 
 // inbox is one.
 type inbox struct {
-	p             *Port
-	mbox, entries int
-
-	mu     sync.Mutex // guards all below: Free and Cut may be called during a Wait
-	life   *life      // that box is of
-	box    rapidio.Inbox
-	retry  retry  // of opening it
-	cut    uint64 // by boxes before it
-	closed bool
-}
-
-// sync has the box of the Ops that there are now; nil if there are none. Called with mu held.
-func (b *inbox) sync() rapidio.Inbox {
-	if l := b.p.life.Load(); l != b.life {
-		b.follow(l)
-	}
-	if b.box == nil {
-		b.open()
-	}
-	return b.box
-}
-
-func (b *inbox) follow(l *life) {
-	if b.box != nil {
-		b.cut += b.box.Cut()
-		_ = b.box.Close() // of Ops that are dead
-	}
-	b.life, b.box, b.retry = l, nil, retry{}
-}
-
-// open opens it, if it is time to try.
-func (b *inbox) open() {
-	ops := b.life.ops
-	if ops == nil || b.closed || b.retry.left() > 0 {
-		return
-	}
-	box, err := ops.OpenInbox(b.mbox, b.entries)
-	if err != nil {
-		b.retry.failed()
-		return
-	}
-	b.box = box
+	mu sync.Mutex // guards all: Free and Cut may be called during a Wait
+	mailbox[rapidio.Inbox]
+	cut uint64 // by boxes before it
 }
 
 // Get receives messages.
@@ -291,14 +257,7 @@ func (b *inbox) Wait(ctx context.Context) error {
 func (b *inbox) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed {
-		return nil
-	}
-	b.closed = true
-	if box := b.box; box != nil {
-		return b.p.lost(box.Close())
-	}
-	return nil
+	return b.close()
 }
 
 // again says whether a wait that ended in a life goes on in the next one, or else what it ended with.
