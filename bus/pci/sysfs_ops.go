@@ -50,21 +50,7 @@ type SysfsOps interface {
 }
 
 // errno gives an error of the bus a number.
-func errno(err error) error {
-	var e unix.Errno
-	if err == nil || errors.As(err, &e) {
-		return err
-	}
-	for _, c := range []struct {
-		err error
-		n   unix.Errno
-	}{{bus.ErrNotSupported, unix.EOPNOTSUPP}, {bus.ErrGone, unix.ENODEV}, {bus.ErrClosed, unix.ENODEV}, {bus.ErrBusy, unix.EBUSY}, {bus.ErrTimeout, unix.ETIMEDOUT}} {
-		if errors.Is(err, c.err) {
-			return fmt.Errorf("%w: %w", err, c.n)
-		}
-	}
-	return err
-}
+func errno(err error) error { return bus.WithErrno(err, bus.Errnos) }
 
 // stored is what a store returns: all of the write, or the error.
 func stored(p []byte, err error) (int, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -98,26 +99,12 @@ func command(mode fs.FileMode, do func(ctx context.Context, s string) error) *sy
 // line is what was written without the newline.
 func line(s string) string { return strings.TrimSuffix(s, "\n") }
 
-// errno gives an error of the bus a number.
-func errno(err error) error {
-	var e unix.Errno
-	if err == nil || errors.As(err, &e) {
-		return err
-	}
-	for _, c := range []struct {
-		err error
-		n   unix.Errno
-	}{
-		{ErrRange, unix.EINVAL}, {ErrNoDevice, unix.ENODEV}, {ErrResponse, unix.EIO}, {ErrRetry, unix.EAGAIN}, {bus.ErrNotSupported, unix.EOPNOTSUPP}, {bus.ErrGone, unix.ENODEV},
-		{bus.ErrClosed, unix.ENODEV}, {bus.ErrBusy, unix.EBUSY}, {bus.ErrTimeout, unix.ETIMEDOUT},
-		{context.DeadlineExceeded, unix.ETIMEDOUT},
-	} {
-		if errors.Is(err, c.err) {
-			return fmt.Errorf("%w: %w", err, c.n)
-		}
-	}
-	return err
-}
+// errnos are the numbers of errors here: some of this package's have another one than those of the bus that they wrap.
+var errnos = slices.Concat([]bus.Numbered{{Err: ErrRange, Errno: unix.EINVAL}, {Err: ErrNoDevice, Errno: unix.ENODEV}, {Err: ErrResponse, Errno: unix.EIO}, {Err: ErrRetry, Errno: unix.EAGAIN}},
+	bus.Errnos, []bus.Numbered{{Err: context.DeadlineExceeded, Errno: unix.ETIMEDOUT}})
+
+// errno gives an error a number.
+func errno(err error) error { return bus.WithErrno(err, errnos) }
 
 // parseScan reads which master port is to be scanned: its number, or -1 for all (the kernel's kstrtol, in which a sign may stand).
 func parseScan(s string) (int, error) {
