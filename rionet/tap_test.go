@@ -74,27 +74,13 @@ func spaces(t *testing.T, devs []*Device) []*netspace.Space {
 // echo sends datagrams of these sizes from one namespace to another one and back. The path may not be there at once.
 func echo(t *testing.T, from, to *netspace.Space, addr string, sizes ...int) {
 	t.Helper()
-	var l net.PacketConn
-	var err error
-	to.Do(func() { l, err = net.ListenPacket("udp", addr) })
+	at, stop, err := netspace.Echo(to, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		b := make([]byte, 65536)
-		for {
-			n, peer, err := l.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = l.WriteTo(b[:n], peer)
-		}
-	}()
-	defer func() { l.Close(); <-ended }()
+	defer stop()
 	var c net.Conn
-	from.Do(func() { c, err = net.Dial("udp", l.LocalAddr().String()) })
+	from.Do(func() { c, err = net.Dial("udp", at) })
 	if err != nil {
 		t.Fatal(err)
 	}

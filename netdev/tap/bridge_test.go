@@ -105,26 +105,12 @@ func transfer(t testing.TB, there *netspace.Space, addr string, n int64) {
 // echo sends datagrams there and back.
 func echo(t testing.TB, there *netspace.Space, addr string, sizes ...int) {
 	t.Helper()
-	var l net.PacketConn
-	var err error
-	there.Do(func() { l, err = net.ListenPacket("udp", addr) })
+	at, stop, err := netspace.Echo(there, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		b := make([]byte, 65536)
-		for {
-			n, from, err := l.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = l.WriteTo(b[:n], from)
-		}
-	}()
-	defer func() { l.Close(); <-ended }()
-	c, err := net.Dial("udp", l.LocalAddr().String())
+	defer stop()
+	c, err := net.Dial("udp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
