@@ -20,6 +20,7 @@ import (
 
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/sockpath"
+	"github.com/ring3dev/ring3/internal/unixconn"
 )
 
 // Handler does one operation. args is the client's JSON, nil where it gave none, and not
@@ -119,19 +120,9 @@ func (s *Server) Close() error {
 
 func (s *Server) accept() {
 	for {
-		c, err := s.ln.AcceptUnix()
-		if err != nil {
-			if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
-			}
-			// Out of descriptors or memory: some connection will end.
-			s.log.Warn("control socket: accepting", "err", err)
-			select {
-			case <-s.ctx.Done():
-				return
-			case <-time.After(100 * time.Millisecond):
-			}
-			continue
+		c := unixconn.Accept(s.ctx, s.ln, func(err error) { s.log.Warn("control socket: accepting", "err", err) })
+		if c == nil {
+			return
 		}
 		if err := s.admit(c); err != nil {
 			_ = reply(c, response{Err: err.Error(), Errno: errnoOf(err)})
@@ -144,11 +135,11 @@ func (s *Server) accept() {
 
 // admit checks who calls, and makes c one of the connections.
 func (s *Server) admit(c *net.UnixConn) error {
-	uid, err := peerUID(c)
+	peer, err := unixconn.Peer(c)
 	if err != nil {
 		return fmt.Errorf("control: asking who calls: %w", err)
 	}
-	if uid != uint32(os.Geteuid()) && uid != 0 {
+	if uid := peer.Uid; uid != uint32(os.Geteuid()) && uid != 0 {
 		return fmt.Errorf("control: uid %d calls, want %d or 0: %w", uid, os.Geteuid(), syscall.EACCES)
 	}
 	s.mu.Lock()
@@ -161,24 +152,6 @@ func (s *Server) admit(c *net.UnixConn) error {
 	}
 	s.conns[c] = struct{}{}
 	return nil
-}
-
-func peerUID(c *net.UnixConn) (uint32, error) {
-	rc, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var op error
-	if err := rc.Control(func(fd uintptr) {
-		cred, op = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return 0, err
-	}
-	if op != nil {
-		return 0, op
-	}
-	return cred.Uid, nil
 }
 
 // serveConn answers one client's requests in order. A second goroutine reads, so that

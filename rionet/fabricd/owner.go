@@ -7,23 +7,14 @@ import (
 	"os"
 	"slices"
 
-	"golang.org/x/sys/unix"
+	"github.com/ring3dev/ring3/internal/unixconn"
 )
 
 // CheckOwner fails with fs.ErrPermission unless the process that listens at the other end of a connection, to a fabric's socket at path, is
 // this user's, root's, or of one of the owners. In a folder that others may write to anybody may take the place of a fabric that is gone, and
 // would get all that its nodes send.
 func CheckOwner(c *net.UnixConn, path string, owners ...int) error {
-	rc, err := c.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("whose fabric is at %s: %w", path, err)
-	}
-	var cred *unix.Ucred
-	var cerr error
-	err = rc.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err == nil {
-		err = cerr
-	}
+	cred, err := unixconn.Peer(c)
 	if err != nil {
 		return fmt.Errorf("whose fabric is at %s: %w", path, err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/internal/unixconn"
 	"github.com/ring3dev/ring3/rionet/fabric"
 	"github.com/ring3dev/ring3/rionet/rapidio"
 )
@@ -176,19 +177,9 @@ func (s *Server) Fabric() *fabric.Fabric { return s.fab }
 // accept takes connections, and serves them, or refuses what is too many.
 func (s *Server) accept(ln *net.UnixListener, serve func(*net.UnixConn), refuse func(*net.UnixConn, error)) {
 	for {
-		c, err := ln.AcceptUnix()
-		if err != nil {
-			if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
-			}
-			// Out of descriptors or memory: some connection will end.
-			s.log.Warn("fabric: taking a connection", "err", err)
-			select {
-			case <-s.ctx.Done():
-				return
-			case <-time.After(100 * time.Millisecond):
-			}
-			continue
+		c := unixconn.Accept(s.ctx, ln, func(err error) { s.log.Warn("fabric: taking a connection", "err", err) })
+		if c == nil {
+			return
 		}
 		if err := s.admit(c); err != nil {
 			refuse(c, err)
@@ -225,15 +216,8 @@ func (s *Server) forget(c *net.UnixConn) {
 
 // peerPID is the process at the other end of a connection; 0: unknown, as of another PID namespace.
 func peerPID(c *net.UnixConn) int {
-	rc, err := c.SyscallConn()
-	if err != nil {
-		return 0
+	if cred, err := unixconn.Peer(c); err == nil {
+		return int(cred.Pid)
 	}
-	pid := 0
-	_ = rc.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(cred.Pid)
-		}
-	})
-	return pid
+	return 0
 }
