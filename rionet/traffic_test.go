@@ -140,6 +140,7 @@ func TestRetry(t *testing.T) {
 	if n := a.Tx(0).Burst(bufs); n != 20 {
 		t.Fatalf("Burst of 20 = %d, want 20", n)
 	}
+	eventually(t, "a message is sent again", func() bool { tx, _, _ := a.counters(); return tx.retries > 0 })
 	next := uint32(0)
 	receive(t, b, 20, func(f []byte) {
 		if got := binary.BigEndian.Uint32(f[headerLen:]); got != next {

@@ -5,19 +5,18 @@ import (
 	"os/exec"
 	"regexp"
 	"testing"
+	"time"
 )
 
 func TestReport(t *testing.T) {
 	if os.Getenv("RING3_CRASH") != "" {
 		Notify(func() { os.Stderr.WriteString("not this\n") })()
 		Notify(func() { os.Stderr.WriteString("last words\n") })
-		done := make(chan struct{})
 		go func() {
-			defer close(done)
 			defer Report()
 			guilty(nil)
 		}()
-		<-done
+		time.Sleep(time.Minute) // the panic ends it
 		return
 	}
 	func() { defer Report() }() // no panic, no words
