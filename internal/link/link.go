@@ -1,0 +1,503 @@
+package link
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/bus"
+)
+
+// Method is what is asked for. Its high byte says whose it is: see [Mux].
+type Method uint16
+
+// Handler answers what the other side asks.
+type Handler interface {
+	// Call answers a call, on a goroutine of its own. ctx ends when the caller lost interest, and with the connection. part sends a part
+	// of the reply before its end. files are the handler's to close; those that it returns are closed once they were sent.
+	Call(ctx context.Context, m Method, body []byte, files []*os.File, part func([]byte) error) (reply []byte, pass []*os.File, err error)
+	// Event takes what needs no answer, in order, on the goroutine that reads: it must not block. An error ends the connection. files are the handler's to close.
+	Event(m Method, body []byte, files []*os.File) error
+}
+
+// Mux gives each call to the handler of its method's high byte. One that is nobody's is answered with ENOSYS; such an event ends the connection.
+type Mux map[uint8]Handler
+
+// Call implements [Handler].
+func (x Mux) Call(ctx context.Context, m Method, body []byte, files []*os.File, part func([]byte) error) ([]byte, []*os.File, error) {
+	h := x[uint8(m>>8)]
+	if h == nil {
+		closeAll(files)
+		return nil, nil, fmt.Errorf("method %#x: %w", uint16(m), syscall.ENOSYS)
+	}
+	return h.Call(ctx, m, body, files, part)
+}
+
+// Event implements [Handler].
+func (x Mux) Event(m Method, body []byte, files []*os.File) error {
+	h := x[uint8(m>>8)]
+	if h == nil {
+		closeAll(files)
+		return fmt.Errorf("event %#x is nobody's: %w", uint16(m), bus.ErrProtocol)
+	}
+	return h.Event(m, body, files)
+}
+
+// Options bound a connection. The zero value has the bounds below.
+type Options struct {
+	Name     string        // of the other side, for messages
+	MaxBody  int           // of a frame, in bytes; 4 MiB
+	MaxCalls int           // that the other side may have open at a time; 1024
+	SendWait time.Duration // how long the other side may take nothing; 10 s
+	Log      *slog.Logger  // nil discards
+}
+
+// maxFiles is how many descriptors a frame may carry (SCM_MAX_FD is 253).
+const maxFiles = 200
+
+// Kinds of frames.
+const (
+	kindCall = iota + 1
+	kindPart
+	kindReply
+	kindError
+	kindEvent
+	kindCancel
+)
+
+const headerSize = 16
+
+type header struct {
+	size   uint32
+	kind   uint8
+	files  uint8
+	method Method
+	id     uint64
+}
+
+func (h *header) put(b []byte) {
+	binary.LittleEndian.PutUint32(b, h.size)
+	b[4], b[5] = h.kind, h.files
+	binary.LittleEndian.PutUint16(b[6:], uint16(h.method))
+	binary.LittleEndian.PutUint64(b[8:], h.id)
+}
+
+func parse(b []byte) header {
+	return header{binary.LittleEndian.Uint32(b), b[4], b[5], Method(binary.LittleEndian.Uint16(b[6:])), binary.LittleEndian.Uint64(b[8:])}
+}
+
+// pending is a call that was made and has no reply yet.
+type pending struct {
+	part func([]byte)
+	done chan struct{}
+	body []byte
+	pass []*os.File
+	err  error
+}
+
+// Conn is one end. Safe for concurrent use.
+type Conn struct {
+	c    *net.UnixConn
+	h    Handler
+	o    Options
+	done chan struct{}
+
+	ctx    context.Context // of all handlers
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	sending sync.Mutex
+
+	mu    sync.Mutex
+	next  uint64
+	calls map[uint64]*pending           // ours
+	open  map[uint64]context.CancelFunc // theirs
+	err   error                         // valid after done
+}
+
+// Pair makes a connection's two ends; theirs is for another process, and the caller's to close.
+func Pair() (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a socket pair: %w", err)
+	}
+	f := os.NewFile(uintptr(fds[0]), "link")
+	defer f.Close()
+	theirs = os.NewFile(uintptr(fds[1]), "link")
+	if ours, err = Open(f); err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return ours, theirs, nil
+}
+
+// Open makes a connection of a socket; f stays the caller's.
+func Open(f *os.File) (*net.UnixConn, error) {
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("opening the socket: %w", err)
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return nil, fmt.Errorf("opening the socket: it is no Unix socket: %w", bus.ErrProtocol)
+	}
+	return u, nil
+}
+
+// New takes c over, and answers what comes with h.
+func New(c *net.UnixConn, h Handler, o Options) *Conn {
+	if o.MaxBody == 0 {
+		o.MaxBody = 4 << 20
+	}
+	if o.MaxCalls == 0 {
+		o.MaxCalls = 1024
+	}
+	if o.SendWait == 0 {
+		o.SendWait = 10 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	l := &Conn{c: c, h: h, o: o, done: make(chan struct{}), calls: map[uint64]*pending{}, open: map[uint64]context.CancelFunc{}}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	go l.read()
+	return l
+}
+
+// Done is closed when the connection has ended, for whatever reason.
+func (l *Conn) Done() <-chan struct{} { return l.done }
+
+// Err says why it has ended: bus.ErrGone where the other side closed it, bus.ErrClosed after Close, bus.ErrProtocol; nil while it has not.
+func (l *Conn) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// Close ends the connection, and waits for the handlers of calls to return; so none of them may call it.
+func (l *Conn) Close() error {
+	l.fail(fmt.Errorf("%s: %w", l.o.Name, bus.ErrClosed))
+	<-l.done
+	l.wg.Wait()
+	return nil
+}
+
+// fail ends the connection, once.
+func (l *Conn) fail(err error) {
+	l.mu.Lock()
+	if l.err == nil {
+		l.err = err
+	}
+	l.mu.Unlock()
+	l.cancel()
+	l.c.Close()
+}
+
+// Call asks, and waits for the answer. files stay the caller's; those that it returns are the caller's as well.
+func (l *Conn) Call(ctx context.Context, m Method, body []byte, files ...*os.File) ([]byte, []*os.File, error) {
+	return l.CallParts(ctx, m, body, nil, files...)
+}
+
+// CallParts is Call with what takes the parts of the reply that come before its end, in order, on the goroutine that reads: it must not block.
+func (l *Conn) CallParts(ctx context.Context, m Method, body []byte, part func([]byte), files ...*os.File) ([]byte, []*os.File, error) {
+	p := &pending{part: part, done: make(chan struct{})}
+	l.mu.Lock()
+	if l.err != nil {
+		l.mu.Unlock()
+		return nil, nil, l.Err()
+	}
+	l.next++
+	id := l.next
+	l.calls[id] = p
+	l.mu.Unlock()
+	if err := l.send(header{kind: kindCall, method: m, id: id}, body, files); err != nil {
+		l.forget(id)
+		return nil, nil, err
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		// The other side may have begun; its answer to the cancellation is the answer.
+		if l.send(header{kind: kindCancel, id: id}, nil, nil) == nil {
+			select {
+			case <-p.done:
+			case <-time.After(cancelWait):
+				if l.forget(id) {
+					return nil, nil, context.Cause(ctx)
+				}
+				<-p.done
+			}
+		} else {
+			<-p.done
+		}
+	}
+	return p.body, p.pass, p.err
+}
+
+// cancelWait is how long a call that was cancelled may still take.
+const cancelWait = time.Second
+
+// forget gives a call up; false if its answer is there.
+func (l *Conn) forget(id uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.calls[id]
+	delete(l.calls, id)
+	return ok
+}
+
+// Send tells the other side what needs no answer. files stay the caller's.
+func (l *Conn) Send(m Method, body []byte, files ...*os.File) error {
+	return l.send(header{kind: kindEvent, method: m}, body, files)
+}
+
+// send writes one frame.
+func (l *Conn) send(h header, body []byte, files []*os.File) error {
+	if len(body) > l.o.MaxBody || len(files) > maxFiles {
+		return fmt.Errorf("%s: a message of %d bytes and %d descriptors, want at most %d and %d: %w", l.o.Name, len(body), len(files), l.o.MaxBody, maxFiles, syscall.EMSGSIZE)
+	}
+	h.size, h.files = uint32(len(body)), uint8(len(files))
+	b := make([]byte, headerSize+len(body))
+	h.put(b)
+	copy(b[headerSize:], body)
+	var oob []byte
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			fds[i] = int(f.Fd())
+		}
+		oob = unix.UnixRights(fds...)
+	}
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	if err := l.Err(); err != nil {
+		return err
+	}
+	_ = l.c.SetWriteDeadline(time.Now().Add(l.o.SendWait))
+	n, err := len(b), error(nil)
+	if oob == nil {
+		_, err = l.c.Write(b)
+	} else if n, _, err = l.c.WriteMsgUnix(b, oob, nil); err == nil && n < len(b) {
+		_, err = l.c.Write(b[n:])
+	}
+	if err != nil {
+		cause := bus.ErrGone
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			cause = bus.ErrTimeout
+		}
+		l.fail(fmt.Errorf("%s: sending: %w (%w)", l.o.Name, err, cause))
+		return l.Err()
+	}
+	return nil
+}
+
+// read takes frames until the connection ends.
+func (l *Conn) read() {
+	err := l.frames()
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) {
+		err = fmt.Errorf("%s: it closed its end: %w", l.o.Name, bus.ErrGone)
+	} else if err != nil {
+		err = fmt.Errorf("%s: %w", l.o.Name, err)
+	}
+	l.fail(err)
+	l.mu.Lock()
+	for id, p := range l.calls {
+		p.err = l.err
+		close(p.done)
+		delete(l.calls, id)
+	}
+	l.mu.Unlock()
+	close(l.done)
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// frames reads and handles them.
+func (l *Conn) frames() error {
+	buf := make([]byte, 64<<10)
+	oob := make([]byte, unix.CmsgSpace(4*253))
+	var have []byte // what was read and not handled yet; a part of buf, or of a larger one
+	var queue []*os.File
+	defer func() { closeAll(queue) }()
+	for {
+		for len(have) >= headerSize {
+			h := parse(have)
+			if int(h.size) > l.o.MaxBody || h.files > maxFiles {
+				return fmt.Errorf("a frame of %d bytes and %d descriptors: %w", h.size, h.files, bus.ErrProtocol)
+			}
+			n := headerSize + int(h.size)
+			if len(have) < n {
+				break
+			}
+			if int(h.files) > len(queue) {
+				return fmt.Errorf("a frame of %d descriptors came with %d: %w", h.files, len(queue), bus.ErrProtocol)
+			}
+			files := queue[:h.files:h.files]
+			queue = queue[h.files:]
+			body := append([]byte(nil), have[headerSize:n]...)
+			have = have[n:]
+			if err := l.handle(h, body, files); err != nil {
+				return err
+			}
+		}
+		if len(queue) > 2*maxFiles {
+			return fmt.Errorf("%d descriptors that belong to no frame: %w", len(queue), bus.ErrProtocol)
+		}
+		if len(have) >= headerSize {
+			if n := headerSize + int(parse(have).size); n > len(buf) {
+				buf = make([]byte, n)
+			}
+		}
+		n := copy(buf, have)
+		k, oobn, flags, _, err := l.c.ReadMsgUnix(buf[n:], oob)
+		if oobn > 0 {
+			files, err := received(oob[:oobn])
+			queue = append(queue, files...)
+			if err != nil {
+				return err
+			}
+		}
+		if flags&unix.MSG_CTRUNC != 0 {
+			return fmt.Errorf("more descriptors than there is room for: %w", bus.ErrProtocol)
+		}
+		if err != nil {
+			return err
+		}
+		if k == 0 {
+			return io.EOF
+		}
+		have = buf[:n+k]
+	}
+}
+
+// received takes descriptors out of control messages.
+func received(oob []byte) (files []*os.File, err error) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, fmt.Errorf("reading a control message: %w (%w)", err, bus.ErrProtocol)
+	}
+	for i := range msgs {
+		fds, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
+		}
+	}
+	return files, nil
+}
+
+// handle does what one frame wants.
+func (l *Conn) handle(h header, body []byte, files []*os.File) error {
+	switch h.kind {
+	case kindCall:
+		return l.called(h, body, files)
+	case kindEvent:
+		return l.h.Event(h.method, body, files)
+	case kindCancel:
+		closeAll(files)
+		l.mu.Lock()
+		cancel := l.open[h.id]
+		l.mu.Unlock()
+		if cancel != nil {
+			cancel()
+		}
+		return nil
+	case kindPart:
+		closeAll(files)
+		l.mu.Lock()
+		p := l.calls[h.id]
+		l.mu.Unlock()
+		if p != nil && p.part != nil {
+			p.part(body)
+		}
+		return nil
+	case kindReply, kindError:
+		l.mu.Lock()
+		p := l.calls[h.id]
+		delete(l.calls, h.id)
+		l.mu.Unlock()
+		if p == nil { // nobody waits any more
+			closeAll(files)
+			return nil
+		}
+		p.body, p.pass = body, files
+		if h.kind == kindError {
+			closeAll(files)
+			p.body, p.pass = nil, nil
+			p.err = errorOf(body)
+		}
+		close(p.done)
+		return nil
+	}
+	closeAll(files)
+	return fmt.Errorf("a frame of kind %d: %w", h.kind, bus.ErrProtocol)
+}
+
+// called starts what answers a call.
+func (l *Conn) called(h header, body []byte, files []*os.File) error {
+	ctx, cancel := context.WithCancel(l.ctx)
+	l.mu.Lock()
+	_, twice := l.open[h.id]
+	many := len(l.open) >= l.o.MaxCalls
+	if !twice && !many {
+		l.open[h.id] = cancel
+		l.wg.Add(1)
+	}
+	l.mu.Unlock()
+	if twice || many {
+		cancel()
+		closeAll(files)
+		return fmt.Errorf("call %d: it is open already, or %d others are: %w", h.id, l.o.MaxCalls, bus.ErrProtocol)
+	}
+	go func() {
+		defer l.wg.Done()
+		reply, pass, err := l.answer(ctx, h, body, files)
+		l.mu.Lock()
+		delete(l.open, h.id)
+		l.mu.Unlock()
+		cancel()
+		r := header{kind: kindReply, method: h.method, id: h.id}
+		if err != nil {
+			closeAll(pass)
+			r.kind, reply, pass = kindError, errorBody(err), nil
+		}
+		if e := l.send(r, reply, pass); errors.Is(e, syscall.EMSGSIZE) {
+			r.kind = kindError
+			_ = l.send(r, errorBody(e), nil)
+		}
+		closeAll(pass)
+	}()
+	return nil
+}
+
+// answer calls the handler, whose panic is an answer as well.
+func (l *Conn) answer(ctx context.Context, h header, body []byte, files []*os.File) (reply []byte, pass []*os.File, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			l.o.Log.Error(fmt.Sprintf("%s: method %#x: panic: %v", l.o.Name, uint16(h.method), v), "stack", string(debug.Stack()))
+			err = fmt.Errorf("method %#x: panic: %v: %w", uint16(h.method), v, syscall.EIO)
+		}
+	}()
+	return l.h.Call(ctx, h.method, body, files, func(b []byte) error {
+		return l.send(header{kind: kindPart, method: h.method, id: h.id}, b, nil)
+	})
+}
