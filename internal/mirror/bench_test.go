@@ -9,7 +9,7 @@ import (
 // BenchmarkControlFile opens, reads to the end and closes a file through FUSE: of a tree in the process that serves it, and of a worker's.
 func BenchmarkControlFile(b *testing.B) {
 	m := mount(b)
-	for _, c := range []struct{ name, path string }{{"direct", "/direct/proc/net/dev"}, {"mirror", "/./proc/net/dev"}} {
+	for _, c := range []struct{ name, path string }{{"direct", "/direct/proc/net/dev"}, {"mirror", "/deep/proc/net/dev"}} {
 		b.Run(c.name, func(b *testing.B) {
 			p := make([]byte, 4096)
 			for b.Loop() {

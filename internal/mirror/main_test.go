@@ -55,6 +55,7 @@ func work(generation string) error {
 	root := &node.Dir{}
 	e := NewExport(root)
 	fill(root, generation)
+	fill(root.MkdirAll("deep"), generation)
 	c := link.New(u, link.Mux{Class: e}, link.Options{Name: "supervisor"})
 	if err := e.Start(c); err != nil {
 		return err
