@@ -123,6 +123,7 @@ func launch(ctx context.Context, c *Config, path string, sandbox bool) (_ *Proce
 		}
 		return nil, err
 	}
+	p.up.Store(true)
 	p.working.Go(p.watchEjects)
 	return p, nil
 }
