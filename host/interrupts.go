@@ -61,9 +61,12 @@ func newIRQTable(prof *profile.Profile) (*irqTable, error) {
 	if err != nil {
 		return nil, fmt.Errorf("numbering interrupts: %w", err)
 	}
-	return &irqTable{prof: prof, cpus: cpuset.Max(online) + 1, digits: kernelDigits(), first: (kernelIRQs()/irqRoom + 1) * irqRoom,
+	return &irqTable{prof: prof, cpus: cpuset.Max(online) + 1, digits: kernelDigits(), first: firstIRQ(),
 		procfs: &procfs.Dir{}, numbers: map[irqKey]int{}}, nil
 }
+
+// firstIRQ is the first number that is ours.
+func firstIRQ() int { return (kernelIRQs()/irqRoom + 1) * irqRoom }
 
 // number is the number of a device's vector: the one that it has, or the lowest that is free.
 func (t *irqTable) number(device string, vector int) int {

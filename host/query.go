@@ -135,22 +135,28 @@ const (
 
 // handlers are what a running instance answers.
 func (u *up) handlers() instance.Handlers {
-	h := instance.TreeHandlers(u.sys.Tree())
+	h := u.sys.handlers()
+	h[opStats] = u.statsHandler
+	u.logHandlers(h)
+	return h
+}
+
+// handlers are what a System answers, which is all but what is the instance's: its messages and its name.
+func (s *System) handlers() instance.Handlers {
+	h := instance.TreeHandlers(s.Tree())
 	h[opDevices] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
-		return u.sys.Devices(), nil
+		return s.Devices(), nil
 	}
 	h[opCollisions] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
-		return u.sys.collisions(), nil
+		return s.collisions(), nil
 	}
-	h[opEthtool] = u.ethtoolHandler
-	h[opStats] = u.statsHandler
-	h[opTrace], h[opTraceLast], h[opTraceSet] = u.traceHandler, u.traceLastHandler, u.traceSetHandler
-	h[opDmesg] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
-		records, _ := u.log.Read(0)
-		return records, nil
+	h[opEthtool] = s.ethtoolHandler
+	h[opStats] = func(ctx context.Context, raw json.RawMessage, send func(any) error) (any, error) {
+		return nil, sendFigures(ctx, raw, send, s.Figures)
 	}
-	u.eventHandlers(h)
-	u.plugHandlers(h)
+	h[opTrace], h[opTraceLast], h[opTraceSet] = s.traceHandler, s.traceLastHandler, s.traceSetHandler
+	s.eventHandlers(h)
+	s.plugHandlers(h)
 	return h
 }
 
