@@ -16,6 +16,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/internal/link"
+	"github.com/ring3dev/ring3/vfio"
 )
 
 // Outside is what a System asks for that may open nothing by itself. All of it is what its own plan says it may have. Each backend adds
@@ -25,6 +26,8 @@ type Outside interface {
 	File(ctx context.Context, use, name string) (*os.File, error)
 	// Begin says that there is something to write to such a file: a trace is emptied, a capture gets its name. Until then what was there before stays.
 	Begin(ctx context.Context, use, name string) error
+	// VFIO lends a function of this machine that the plan names, and tells what the kernel alone knows of it.
+	VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error)
 }
 
 // Uses of Outside.File.
@@ -120,7 +123,9 @@ type outsideBackend interface {
 }
 
 // outsideBackends make those of a group; nil: it has no such device. They open what a worker of the group asks for first, or at once.
-var outsideBackends []func(c Config, g groupPlan) (outsideBackend, error)
+var outsideBackends = []func(c Config, g groupPlan) (outsideBackend, error){
+	holdVFIO,
+}
 
 // nearOutside gives a group's workers what its plan says; outside.
 type nearOutside struct {

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
@@ -16,12 +18,6 @@ import (
 	"github.com/ring3dev/ring3/internal/syspci"
 	"github.com/ring3dev/ring3/vfio"
 )
-
-// OutsideVFIO is an Outside that has functions of this machine.
-type OutsideVFIO interface {
-	// VFIO lends a function of this machine that the plan names, and tells what the kernel alone knows of it.
-	VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error)
-}
 
 // FunctionFacts are what the kernel alone knows of a function of this machine.
 type FunctionFacts struct {
@@ -55,61 +51,43 @@ func (f FunctionFacts) parent() (p *pci.Function, err error) {
 	return p, nil
 }
 
-// outsideCallVFIO is the one method of linkOutside that is about VFIO.
-const outsideCallVFIO link.Method = 0x0310
+// outsideVFIO is about a function of this machine.
+const outsideVFIO link.Method = 0x0320
 
-// vfioCall is its body: a request of package vfio's, or, where that is empty, the question for FunctionFacts.
+// vfioCall is its body: a request of package vfio's, whose answer is the reply, or, where that is empty, the question for FunctionFacts.
 type vfioCall struct {
 	Device  string          `json:"device"`
 	Request json.RawMessage `json:"request,omitempty"`
 }
 
-// linkVFIO is OutsideVFIO over a link, for who is at the worker's end of it.
-func linkVFIO(ctx context.Context, c *link.Conn, device string) (vfio.Lender, FunctionFacts, error) {
-	l := vfioLink{c, device}
+// VFIO implements Outside.
+func (o *farOutside) VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error) {
 	var f FunctionFacts
-	b, files, err := l.Call(ctx, nil)
-	if err == nil && len(files) != 0 {
-		closeFiles(files)
-		err = bus.ErrProtocol
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &f)
-	}
-	if err != nil {
-		return nil, f, fmt.Errorf("asking for %s: %w", device, err)
-	}
-	return l, f, nil
+	files, err := o.call(ctx, outsideVFIO, vfioCall{Device: device}, &f)
+	closeOpen(files)
+	return &farLender{o, device}, f, err
 }
 
-// vfioLink carries the requests of a borrowed device over a link; vfio.Lender.
-type vfioLink struct {
-	c      *link.Conn
+// farLender carries the requests of a borrowed device to the supervisor; vfio.Lender.
+type farLender struct {
+	o      *farOutside
 	device string
 }
 
 // Call implements vfio.Lender.
-func (l vfioLink) Call(ctx context.Context, request []byte) ([]byte, []*os.File, error) {
-	b, err := json.Marshal(vfioCall{l.device, request})
-	if err != nil {
-		return nil, nil, err
-	}
-	return l.c.Call(ctx, outsideCallVFIO, b)
-}
-
-func closeFiles(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
+func (l *farLender) Call(ctx context.Context, request []byte) ([]byte, []*os.File, error) {
+	var reply json.RawMessage
+	files, err := l.o.call(ctx, outsideVFIO, vfioCall{l.device, request}, &reply)
+	return reply, files, err
 }
 
 // heldVFIO is what a supervisor holds of a group's functions: containers, device files, DMA memory. They are opened when a worker first asks, and
-// stay open until Close. Safe for concurrent use.
+// stay open until Close; outsideBackend. Safe for concurrent use.
 type heldVFIO struct {
-	plan    *Plan
+	plan    Plan
 	files   map[string]map[string]*os.File
 	log     *slog.Logger
-	overdue func(error)
+	overdue atomic.Pointer[func(error)]
 
 	mu     sync.Mutex
 	space  map[int]*vfio.Space // by IOMMU group
@@ -123,39 +101,46 @@ type heldFunction struct {
 	facts FunctionFacts
 }
 
-// holdVFIO is for the functions of a part of a plan. files are Config's. overdue is told where the kernel wants a function back and the worker does
-// not let go of it: it is to be killed. It must not block; nil: nobody is told.
-func holdVFIO(plan *Plan, files map[string]map[string]*os.File, log *slog.Logger, overdue func(why error)) *heldVFIO {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+// holdVFIO is for the functions of a group; one of outsideBackends.
+func holdVFIO(c Config, g groupPlan) (outsideBackend, error) {
+	if !slices.ContainsFunc(g.Plan.Devices, func(d DeviceSpec) bool { return d.Backend == "vfio" }) {
+		return nil, nil
 	}
-	return &heldVFIO{plan: plan, files: files, log: log, overdue: overdue, space: map[int]*vfio.Space{}, open: map[string]*heldFunction{}}
+	h := &heldVFIO{plan: g.Plan, files: c.Files, log: c.Log, space: map[int]*vfio.Space{}, open: map[string]*heldFunction{}}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	return h, nil
 }
 
-// maxVFIOCall bounds a request.
+// onOverdue has f told where the kernel wants a function back and the worker does not let go of it: the worker is to be killed. f must not block.
+func (h *heldVFIO) onOverdue(f func(why error)) { h.overdue.Store(&f) }
+
+func (h *heldVFIO) calls() map[link.Method]outsideCall {
+	return map[link.Method]outsideCall{outsideVFIO: h.answer}
+}
+
+// maxVFIOCall bounds a request, in bytes.
 const maxVFIOCall = 4096
 
-// Call answers outsideCallVFIO. Functions that the plan does not name are refused.
-func (h *heldVFIO) Call(ctx context.Context, body []byte) ([]byte, []*os.File, error) {
+// answer answers outsideVFIO.
+func (h *heldVFIO) answer(ctx context.Context, body []byte, _ []*os.File) (any, []*os.File, error) {
 	var q vfioCall
 	if len(body) > maxVFIOCall {
 		return nil, nil, fmt.Errorf("vfio: a request of %d bytes, want at most %d: %w", len(body), maxVFIOCall, bus.ErrProtocol)
 	}
-	if err := json.Unmarshal(body, &q); err != nil {
-		return nil, nil, fmt.Errorf("vfio: reading a request: %w: %w", err, bus.ErrProtocol)
+	if err := asked(body, &q); err != nil {
+		return nil, nil, fmt.Errorf("vfio: %w", err)
 	}
 	l, facts, err := h.VFIO(ctx, q.Device)
-	if err != nil {
-		return nil, nil, err
+	if err != nil || len(q.Request) == 0 {
+		return facts, nil, err
 	}
-	if len(q.Request) == 0 {
-		b, err := json.Marshal(facts)
-		return b, nil, err
-	}
-	return l.Call(ctx, q.Request)
+	reply, files, err := l.Call(ctx, q.Request)
+	return json.RawMessage(reply), files, err
 }
 
-// VFIO implements OutsideVFIO for a System in this process.
+// VFIO opens a function that the plan names, or has it open.
 func (h *heldVFIO) VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -196,7 +181,11 @@ func (h *heldVFIO) take(ctx context.Context, d DeviceSpec) (*heldFunction, error
 	if err != nil {
 		return nil, err
 	}
-	loan, err := dev.Lend(vfio.LoanOptions{Overdue: h.overdue})
+	loan, err := dev.Lend(vfio.LoanOptions{Overdue: func(why error) {
+		if f := h.overdue.Load(); f != nil {
+			(*f)(why)
+		}
+	}})
 	if err != nil {
 		return nil, errors.Join(err, dev.Close())
 	}
@@ -241,4 +230,13 @@ func unconfined(d DeviceSpec) error {
 		return fmt.Errorf("%s is a device of the kernel's UIO", d.Name)
 	}
 	return nil
+}
+
+// onOverdue has f told where somebody outside wants something back that a group's worker does not let go of: the worker is to be killed. f must not block.
+func (o *nearOutside) onOverdue(f func(why error)) {
+	for _, b := range o.backends {
+		if h, ok := b.(*heldVFIO); ok {
+			h.onOverdue(f)
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/ring3dev/ring3/bus"
@@ -15,24 +16,27 @@ import (
 
 // A worker has the functions that its plan names, and is told by one line what is wrong.
 func TestHeldVFIO(t *testing.T) {
-	h := holdVFIO(&Plan{Devices: []DeviceSpec{{Name: "eth0", Backend: "vfio", Device: "0000:ff:1f.7"}, {Name: "edu0", Backend: "sim", Device: "edu"}}}, nil, nil, nil)
+	out, err := newOutside(Config{}, groupPlan{Plan: Plan{Devices: []DeviceSpec{{Name: "eth0", Backend: "vfio", Device: "0000:ff:1f.7"}, {Name: "edu0", Backend: "sim", Device: "edu"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for body, want := range map[string]error{
-		`{`:                       bus.ErrProtocol,
-		`{"device":7}`:            bus.ErrProtocol,
+		`{`:                       syscall.EINVAL,
+		`{"device":7}`:            syscall.EINVAL,
 		`{"device":"edu"}`:        os.ErrPermission,
 		`{"device":"0000:00:0"}`:  os.ErrPermission,
 		`{}`:                      os.ErrPermission,
 		strings.Repeat(" ", 5000): bus.ErrProtocol,
 		`{"device":"0000:ff:1f.7","request":{"op":"open"}}`: bus.ErrGone,
 	} {
-		if b, files, err := h.Call(t.Context(), []byte(body)); !errors.Is(err, want) || b != nil || files != nil || strings.Contains(err.Error(), "\n") {
+		if b, files, err := out.Call(t.Context(), outsideVFIO, []byte(body), nil, nil); !errors.Is(err, want) || b != nil || files != nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%.60s = %q, %v, want %v on one line", body, b, err, want)
 		}
 	}
-	if err := errors.Join(h.Quiesce(t.Context()), h.Close(), h.Close()); err != nil {
+	if err := errors.Join(out.Quiesce(t.Context()), out.Close(), out.Close()); err != nil {
 		t.Error(err)
 	}
-	if _, _, err := h.VFIO(t.Context(), "0000:ff:1f.7"); !errors.Is(err, bus.ErrClosed) {
+	if _, _, err := out.Call(t.Context(), outsideVFIO, []byte(`{"device":"0000:ff:1f.7"}`), nil, nil); !errors.Is(err, bus.ErrClosed) {
 		t.Errorf("VFIO after Close = %v, want ErrClosed", err)
 	}
 }

@@ -165,6 +165,9 @@ func vfioOptions(d DeviceSpec) vfio.Options {
 
 func (s *System) planVFIO(c Config, group []DeviceSpec, _ uint32) (starter, error) {
 	d := group[0]
+	if c.Outside != nil {
+		return func(ctx context.Context) (machine, error) { return s.borrowVFIO(ctx, c.Outside, d) }, nil
+	}
 	o := vfioOptions(d)
 	o.Log, o.Files, o.Space = s.log, c.Files[d.Name], s.spaceOf(d.Device)
 	return func(ctx context.Context) (machine, error) {
@@ -174,6 +177,19 @@ func (s *System) planVFIO(c Config, group []DeviceSpec, _ uint32) (starter, erro
 		}
 		return newReal(dev, dev.Function(), nil)
 	}, nil
+}
+
+// borrowVFIO takes a function that the supervisor holds.
+func (s *System) borrowVFIO(ctx context.Context, out Outside, d DeviceSpec) (machine, error) {
+	l, facts, err := out.VFIO(ctx, d.Device)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.Name, err)
+	}
+	dev, err := vfio.Borrow(ctx, l, vfio.Options{Log: s.log})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.Name, err)
+	}
+	return newReal(dev, dev.Function(), &facts)
 }
 
 // spaceOf is the address space for a function, which those of one IOMMU group share; nil where
