@@ -31,6 +31,12 @@ type Handler interface {
 	Event(m Method, body []byte, files []*os.File) error
 }
 
+// EventHandler is a Handler that wants to know whose event it is. Its EventFrom is called in place of Event.
+type EventHandler interface {
+	Handler
+	EventFrom(c *Conn, m Method, body []byte, files []*os.File) error
+}
+
 // Mux gives each call to the handler of its method's high byte. One that is nobody's is answered with ENOSYS; such an event ends the connection.
 type Mux map[uint8]Handler
 
@@ -46,10 +52,18 @@ func (x Mux) Call(ctx context.Context, m Method, body []byte, files []*os.File, 
 
 // Event implements [Handler].
 func (x Mux) Event(m Method, body []byte, files []*os.File) error {
+	return x.EventFrom(nil, m, body, files)
+}
+
+// EventFrom implements [EventHandler].
+func (x Mux) EventFrom(c *Conn, m Method, body []byte, files []*os.File) error {
 	h := x[uint8(m>>8)]
 	if h == nil {
 		closeAll(files)
 		return fmt.Errorf("event %#x is nobody's: %w", uint16(m), bus.ErrProtocol)
+	}
+	if h, ok := h.(EventHandler); ok {
+		return h.EventFrom(c, m, body, files)
 	}
 	return h.Event(m, body, files)
 }
@@ -194,6 +208,11 @@ func (l *Conn) Close() error {
 	return nil
 }
 
+// End is Close for who must not wait, with the reason: calls that are open fail with it.
+func (l *Conn) End(cause error) {
+	l.fail(fmt.Errorf("%s: %w (%w)", l.o.Name, cause, bus.ErrClosed))
+}
+
 // fail ends the connection, once.
 func (l *Conn) fail(err error) {
 	l.mu.Lock()
@@ -212,11 +231,30 @@ func (l *Conn) Call(ctx context.Context, m Method, body []byte, files ...*os.Fil
 
 // CallParts is Call with what takes the parts of the reply that come before its end, in order, on the goroutine that reads: it must not block.
 func (l *Conn) CallParts(ctx context.Context, m Method, body []byte, part func([]byte), files ...*os.File) ([]byte, []*os.File, error) {
+	return l.call(ctx, m, body, part, cancelWait, files)
+}
+
+// Finish is Call for what must not be left half done: when ctx ends the other side is told, as by Call, but its answer is waited for as long as
+// the connection lasts.
+func (l *Conn) Finish(ctx context.Context, m Method, body []byte) ([]byte, error) {
+	reply, files, err := l.call(ctx, m, body, nil, 0, nil)
+	closeAll(files)
+	return reply, err
+}
+
+// What is in the error of a call besides the reason.
+var (
+	ErrEnded  = errors.New("the link ended")   // before there was an answer
+	ErrUnsent = errors.New("nothing was sent") // the other side has not seen the call, and will not; ErrEnded is there too
+)
+
+// call makes a call. wait is how long it may take after its ctx ended, 0 as long as it likes.
+func (l *Conn) call(ctx context.Context, m Method, body []byte, part func([]byte), wait time.Duration, files []*os.File) ([]byte, []*os.File, error) {
 	p := &pending{part: part, done: make(chan struct{})}
 	l.mu.Lock()
-	if l.err != nil {
+	if err := l.err; err != nil {
 		l.mu.Unlock()
-		return nil, nil, l.Err()
+		return nil, nil, fmt.Errorf("%w: %w: %w", ErrUnsent, ErrEnded, err)
 	}
 	l.next++
 	id := l.next
@@ -224,24 +262,30 @@ func (l *Conn) CallParts(ctx context.Context, m Method, body []byte, part func([
 	l.mu.Unlock()
 	if err := l.send(header{kind: kindCall, method: m, id: id}, body, files); err != nil {
 		l.forget(id)
-		return nil, nil, err
+		if errors.Is(err, syscall.EMSGSIZE) {
+			return nil, nil, err
+		}
+		return nil, nil, fmt.Errorf("%w: %w: %w", ErrUnsent, ErrEnded, err)
 	}
 	select {
 	case <-p.done:
+		return p.body, p.pass, p.err
 	case <-ctx.Done():
-		// The other side may have begun; its answer to the cancellation is the answer.
-		if l.send(header{kind: kindCancel, id: id}, nil, nil) == nil {
-			select {
-			case <-p.done:
-			case <-time.After(cancelWait):
-				if l.forget(id) {
-					return nil, nil, context.Cause(ctx)
-				}
-				<-p.done
-			}
-		} else {
-			<-p.done
+	}
+	// The other side may have begun; its answer to the cancellation is the answer.
+	var late <-chan time.Time
+	if l.send(header{kind: kindCancel, id: id}, nil, nil) == nil && wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case <-p.done:
+	case <-late:
+		if l.forget(id) {
+			return nil, nil, context.Cause(ctx)
 		}
+		<-p.done
 	}
 	return p.body, p.pass, p.err
 }
@@ -314,7 +358,7 @@ func (l *Conn) read() {
 	l.fail(err)
 	l.mu.Lock()
 	for id, p := range l.calls {
-		p.err = l.err
+		p.err = fmt.Errorf("%w: %w", ErrEnded, l.err)
 		close(p.done)
 		delete(l.calls, id)
 	}
@@ -411,6 +455,9 @@ func (l *Conn) handle(h header, body []byte, files []*os.File) error {
 	case kindCall:
 		return l.called(h, body, files)
 	case kindEvent:
+		if e, ok := l.h.(EventHandler); ok {
+			return e.EventFrom(l, h.method, body, files)
+		}
 		return l.h.Event(h.method, body, files)
 	case kindCancel:
 		closeAll(files)
