@@ -189,9 +189,9 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 func newServed(ctx context.Context, c Config) (*System, error) {
 	s := newSystem(c)
 	s.serving = true
-	err := s.tracing.open(s.plan.Trace, s.log, c.Stderr)
+	err := s.tracing.open(ctx, s.plan.Trace, s.log, c.Stderr, nil)
 	if err == nil {
-		err = s.startMachines(ctx, c)
+		err = s.startMachines(ctx, c, false)
 	}
 	for _, b := range s.bound() {
 		if err != nil {
@@ -209,7 +209,7 @@ func newServed(ctx context.Context, c Config) (*System, error) {
 	}
 	for _, c := range s.captures {
 		if err == nil {
-			err = c.keep()
+			err = c.keep(ctx)
 		}
 	}
 	if err != nil {

@@ -51,7 +51,7 @@ func (s *System) newTree(keep, dir string) error {
 		t.addNet(b)
 	}
 	s.exportModules()
-	if err := exportNodes(t.sys, "/sys"); err != nil {
+	if err := exportNodes(t.sys, s.facts); err != nil {
 		return err
 	}
 	if err := s.exportTPMs(t.root, dir); err != nil {
