@@ -16,7 +16,6 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/bus/sim"
-	"github.com/ring3dev/ring3/internal/frame"
 )
 
 // machine is what carries a group of devices: one QEMU, or one set of models in this process.

@@ -80,7 +80,7 @@ func (ch *charge) exchanged(w *worker, path string) (time.Duration, error) {
 	// Whether it can be had at all is known before anything changes.
 	next, err := ch.s.spare.take(ch.s.ctx, path)
 	if err == nil {
-		err = ch.speaks(next)
+		err = next.speaks()
 	}
 	if err != nil {
 		ch.end(next)
@@ -116,7 +116,6 @@ func (ch *charge) exchanged(w *worker, path string) (time.Duration, error) {
 func (ch *charge) retire(w *worker) error {
 	ctx, cancel := context.WithTimeout(ch.s.ctx, stopTime)
 	defer cancel()
-	ch.part.Pause()
 	stopped, err := w.stop(ctx)
 	ch.part.Detach(errors.New("its driver is exchanged"))
 	ch.set(func() {

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/ring3dev/ring3/internal/klog"
+	"github.com/ring3dev/ring3/internal/figures"
+	"github.com/ring3dev/ring3/internal/instance"
 	"github.com/ring3dev/ring3/internal/mirror"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/uevent"
@@ -20,11 +20,12 @@ import (
 type service interface {
 	Tree() *node.Dir
 	Devices() []DeviceInfo
+	Figures() *figures.Snapshot
 	Done() <-chan struct{} // no device is left alive
 	Stop()                 // what generates traffic ends, and who waits for it is woken
 	Close() error
 	faultsUnmade() bool // after Close: a fault was asked for, and there was none
-	service() serviceParts
+	handlers() instance.Handlers
 }
 
 // supervisor runs an instance's drivers in workers, one a group of devices, and keeps for them what must outlive a driver: the tree that others
@@ -37,10 +38,13 @@ type supervisor struct {
 	log     *slog.Logger
 	events  *uevent.Ring
 	tree    *mirror.Tree
+	ns      *node.Dir // the shell's view
 	class   *node.Dir // ns/sys/class/net, merged with the machine's
 	charges []*charge // in the order of the plan
 	spare   *spares
 	sockets []*tpmSocket
+	facts   Facts
+	mute    sync.Map // what was complained of
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -55,10 +59,11 @@ type supervisor struct {
 // superviseConfig says what a supervisor is made of.
 type superviseConfig struct {
 	Config
-	Messages *klog.Ring
-	// Args start a worker of this program, beside what the sandbox adds; Env is added to its environment.
+	// Args start a worker of this program, or of another one.
 	Args []string
 	Env  []string
+	// Ended is told of each process that Started was told of and that is no more.
+	Ended func(pid int)
 }
 
 // Bounds of a worker's life.
@@ -74,15 +79,16 @@ const (
 
 // newSupervisor starts a worker for each group, all at once, or leaves nothing.
 func newSupervisor(ctx context.Context, c superviseConfig) (_ *supervisor, err error) {
-	s := &supervisor{c: c, log: c.Log, events: uevent.New(0), done: make(chan struct{})}
+	s := &supervisor{c: c, log: c.Log, events: uevent.New(0), facts: thisMachine(), done: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	s.spare = newSpares(s)
+	s.spare = &spares{s: s}
 	s.tree = mirror.NewTree(mirror.TreeOptions{Rules: s.rules(), Patience: patience, Log: s.log})
+	s.prepareView()
 	for i, g := range c.Plan.cut(iommuGroupOf) {
 		ch, err := newCharge(s, i, g)
 		if err != nil {
@@ -216,4 +222,9 @@ func supervisable(p *Plan, passed bool) error {
 	return nil
 }
 
-var _ io.Closer = (*supervisor)(nil)
+// complainOnce says something that need not be said twice.
+func (s *supervisor) complainOnce(text string) {
+	if _, said := s.mute.LoadOrStore(text, true); !said {
+		s.log.Warn(text)
+	}
+}

@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/internal/ledger"
 	"github.com/ring3dev/ring3/internal/link"
 	"github.com/ring3dev/ring3/internal/mirror"
@@ -185,11 +184,11 @@ func (ch *charge) bring(ctx context.Context) (*worker, error) {
 
 // employ gives a worker that waits the group.
 func (ch *charge) employ(ctx context.Context, w *worker) error {
-	if w.hello.Wire != wireVersion {
-		return fmt.Errorf("%s: the worker's program (version %s) speaks version %d of the protocol, want %d: %w", ch.Name, w.hello.Version, w.hello.Wire, wireVersion, bus.ErrNotSupported)
+	if err := w.speaks(); err != nil {
+		return fmt.Errorf("%s: %w", ch.Name, err)
 	}
 	ch.mu.Lock()
-	config := workerConfig{Wire: wireVersion, Group: ch.Name, Plan: wirePlan(ch.Plan), Numbers: ch.Numbers, Facts: ch.s.facts(), Saved: ch.saved}
+	config := workerConfig{Wire: wireVersion, Group: ch.Name, Plan: wirePlan(ch.Plan), Numbers: ch.Numbers, Facts: ch.s.facts, Saved: ch.saved}
 	book := ch.book
 	ch.mu.Unlock()
 	body, err := json.Marshal(config)
@@ -197,9 +196,7 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 		return fmt.Errorf("%s: %w", ch.Name, err)
 	}
 	w.adopt(ch)
-	if err := ch.part.Attach(w.conn); err != nil {
-		return fmt.Errorf("%s: %w (%w)", ch.Name, err, errDied)
-	}
+	ch.part.Attach(w.conn)
 	up, err := w.configure(ctx, body, book)
 	if err != nil {
 		return err

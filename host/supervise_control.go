@@ -140,7 +140,7 @@ func (ch *charge) describe(ctx context.Context) []DeviceInfo {
 	d := &ch.deaths
 	for i := range out {
 		v := &out[i]
-		v.Group, v.Restarts, v.LastCause, v.Report = ch.Name, d.count, d.last, d.report
+		v.Supervised, v.Restarts, v.LastCause, v.Report = true, d.count, d.last, d.report
 		v.Recovery = float64(d.took.Microseconds()) / 1000
 		if ch.state != stateUp {
 			v.State, v.Cause, v.Link = ch.state, d.last, downLink(v.Link)

@@ -3,7 +3,6 @@ package host
 import (
 	"bytes"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -155,5 +154,3 @@ func joinValues(_ []string, texts [][]byte) []byte {
 	}
 	return []byte(strings.Join(all, ",") + "\n")
 }
-
-var _ = path.Match

@@ -10,13 +10,13 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus/aerinject"
+	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/devfs"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/sockpath"
@@ -75,7 +75,7 @@ func (s *supervisor) mergedNetDev(w *bytes.Buffer) error {
 	return nil
 }
 
-// mergeNetDev merges two texts of /proc/net/dev: lo is one line, at the kernel's place, that counts both.
+// mergeNetDev merges two texts of /proc/net/dev: lo is one line, ours, at the kernel's place.
 func mergeNetDev(w *bytes.Buffer, kernel, ours []byte) {
 	lines := map[string]string{}
 	var order []string
@@ -92,25 +92,13 @@ func mergeNetDev(w *bytes.Buffer, kernel, ours []byte) {
 		case !ok || own == "":
 			w.WriteString(l)
 		case name == loopbackName:
-			w.WriteString(addLoopback(own, l))
+			w.WriteString(own)
 			order = slices.DeleteFunc(order, func(n string) bool { return n == loopbackName })
 		}
 	}
 	for _, name := range order {
 		w.WriteString(lines[name])
 	}
-}
-
-// addLoopback adds the columns of two lines.
-func addLoopback(ours, kernel string) string {
-	var st netdev.Stats
-	for _, l := range []string{ours, kernel} {
-		_, rest, _ := strings.Cut(l, ":")
-		addMachine(&st, strings.Fields(rest))
-	}
-	var b bytes.Buffer
-	netdev.ProcLine(&b, loopbackName, st)
-	return b.String()
 }
 
 // mergedInterrupts is the kernel's file with the workers' lines after it: [irqTable.merged] says more.
@@ -160,9 +148,10 @@ func (s *supervisor) collisions() []string {
 
 // injectError gives a record that was written to /dev/aer_inject to the group whose function it names.
 func (s *supervisor) injectError(ctx context.Context, r aerinject.Record) error {
-	ch := s.chargeAt(r.Addr)
+	at := pci.Addr{Domain: r.Domain, Bus: r.Bus, Dev: r.Dev, Fn: r.Fn}
+	ch := s.chargeAt(at)
 	if ch == nil {
-		return fmt.Errorf("%s: %w", r.Addr, unix.ENODEV)
+		return fmt.Errorf("%s: %w", at, unix.ENODEV)
 	}
 	args, err := json.Marshal(r)
 	if err != nil {
@@ -227,10 +216,3 @@ func (s *supervisor) serveTPM(at string, f *node.File) error {
 	})
 	return nil
 }
-
-// facts is what a worker may not read of the machine.
-func (s *supervisor) facts() Facts {
-	return Facts{CPUs: s.cpus, Nodes: s.nodes, IRQDigits: kernelDigits()}
-}
-
-var _ = strconv.Itoa

@@ -82,6 +82,14 @@ func startWorker(ctx context.Context, s *supervisor, path string) (_ *worker, er
 	return nil, errors.Join(err, w.kill())
 }
 
+// speaks says why it cannot be talked to; nil: it can.
+func (w *worker) speaks() error {
+	if w.hello.Wire == wireVersion {
+		return nil
+	}
+	return fmt.Errorf("its program (version %s) speaks version %d of the protocol, want %d: %w", line(printable(w.hello.Version)), w.hello.Wire, wireVersion, bus.ErrNotSupported)
+}
+
 // adopt makes it a group's.
 func (w *worker) adopt(ch *charge) {
 	w.mu.Lock()
@@ -106,12 +114,17 @@ func (w *worker) Call(ctx context.Context, m link.Method, body []byte, files []*
 
 // Event implements [link.Handler].
 func (w *worker) Event(m link.Method, body []byte, files []*os.File) error {
+	return w.EventFrom(nil, m, body, files)
+}
+
+// EventFrom implements [link.EventHandler].
+func (w *worker) EventFrom(c *link.Conn, m link.Method, body []byte, files []*os.File) error {
 	ch := w.charge()
 	x := link.Mux{linkLife: life{w}}
 	if ch != nil {
 		x[linkTree], x[linkOutside] = ch.part, ch.out
 	}
-	return x.Event(m, body, files)
+	return x.EventFrom(c, m, body, files)
 }
 
 // life takes what a worker tells of itself.
@@ -313,7 +326,7 @@ const (
 	beatLoaded = 10 // times as many where its threads wait for a CPU: the machine is loaded
 	usageTicks = 10
 	// maxMemory is what a worker may have resident beyond DMA memory, which is shared.
-	maxMemory = 2 << 30
+	maxMemory = 4 << 30
 )
 
 // watch waits until something is to be done about the worker: cause says why it has to be replaced; o is somebody's order. Neither: ctx ended.
@@ -378,12 +391,12 @@ func (c doneContext) Err() error {
 // kill ends it, and waits until it is no more and nobody answers it any more. It is idempotent.
 func (w *worker) kill() error {
 	w.killed.Do(func() {
-		err := w.p.Kill()
+		w.p.Kill()
 		limit := time.After(killTime)
 		select {
 		case <-w.p.Done():
 		case <-limit:
-			w.unkill = errors.Join(err, fmt.Errorf("worker %d: it is still there %v after SIGKILL: %w", w.p.PID(), killTime, bus.ErrTimeout))
+			w.unkill = fmt.Errorf("worker %d: it is still there %v after SIGKILL: %w", w.p.PID(), killTime, bus.ErrTimeout)
 			return
 		}
 		closed := make(chan struct{})
@@ -394,9 +407,15 @@ func (w *worker) kill() error {
 			w.unkill = fmt.Errorf("worker %d: what it asked for does not end: %w", w.p.PID(), bus.ErrTimeout)
 		}
 		_ = w.p.Close()
+		if w.s.c.Ended != nil {
+			w.s.c.Ended(w.p.PID())
+		}
 	})
 	return w.unkill
 }
+
+// ended says how its process ended, or that it did not.
+func (w *worker) ended() string { return w.p.State().String() }
 
 // exitTime is how long a worker whose link ended may take to end: what it died of is in its exit status.
 const exitTime = 2 * time.Second
