@@ -138,9 +138,13 @@ func (ch *charge) describe(ctx context.Context) []DeviceInfo {
 	defer ch.mu.Unlock()
 	out := slices.Clone(ch.infos)
 	d := &ch.deaths
+	pid := 0
+	if ch.cur != nil {
+		pid = ch.cur.p.PID()
+	}
 	for i := range out {
 		v := &out[i]
-		v.Supervised, v.Restarts, v.LastCause, v.Report = true, d.count, d.last, d.report
+		v.Supervised, v.Worker, v.Restarts, v.LastCause, v.Report = true, pid, d.count, d.last, d.report
 		v.Recovery = float64(d.took.Microseconds()) / 1000
 		if ch.state != stateUp {
 			v.State, v.Cause, v.Link = ch.state, d.last, downLink(v.Link)
