@@ -50,6 +50,7 @@ func (p *Program) Main() {
 	kernfs.GuardMain()
 	kernfs.MounterMain()
 	userns.ChildMain()
+	p.workerMain()
 	left, err := takePassed()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "ring3: %v\n", err)
