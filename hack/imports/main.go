@@ -71,6 +71,8 @@ var foreign = []struct {
 	{"github.com/expr-lang/expr", []string{"bus/trace/tracefile"}, false},
 	{"github.com/spf13/cobra", []string{"host", "cmd"}, false},
 	{"github.com/vishvananda", []string{"netdev/tap", "internal/bench"}, true},
+	{"github.com/elastic/go-seccomp-bpf", []string{"internal/sandbox"}, false},
+	{"golang.org/x/net", []string{"internal/sandbox"}, false},
 	{"golang.org/x/perf", []string{"internal/bench"}, false},
 	{"github.com/prometheus", []string{"internal/figures"}, true},
 	{"github.com/gdamore/tcell", []string{"internal/figures"}, false},
