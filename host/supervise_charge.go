@@ -213,7 +213,7 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 	syncing, cancel := context.WithTimeout(ctx, syncTime)
 	defer cancel()
 	if err := ch.part.Sync(syncing); err != nil {
-		return fmt.Errorf("%s: its tree: %w (%w)", ch.Name, err, errDied)
+		return fmt.Errorf("%s: its tree: %w%w", ch.Name, err, silent{errDied})
 	}
 	for _, lost := range up.Lost {
 		ch.s.log.Warn(lost)

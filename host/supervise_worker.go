@@ -290,10 +290,10 @@ func (w *worker) configure(ctx context.Context, config []byte, book *os.File) (u
 	case errors.As(err, &remote):
 		return up, err
 	case err != nil:
-		return up, fmt.Errorf("%w (%w)", w.explain(err), errDied)
+		return up, fmt.Errorf("%w%w", w.explain(err), silent{errDied})
 	}
 	if err := json.Unmarshal(reply, &up); err != nil {
-		return up, fmt.Errorf("its answer: %v: %w (%w)", err, bus.ErrProtocol, errDied)
+		return up, fmt.Errorf("its answer: %v: %w%w", err, bus.ErrProtocol, silent{errDied})
 	}
 	return up, nil
 }
