@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -36,6 +37,8 @@ type Config struct {
 	CPUs []int
 	// RT makes the threads real-time ones; nil: they are ordinary.
 	RT *rt.Policy
+	// Open opens a capture that is to be replayed; nil: it is opened by its name.
+	Open func(path string) (*os.File, error)
 	// Log is told what the kernel would log; nil discards.
 	Log *slog.Logger
 }
@@ -46,6 +49,7 @@ type Engine struct {
 	lookup  func(string) (netdev.Device, error)
 	up      func(string) netdev.Receiver
 	log     *slog.Logger
+	open    func(path string) (*os.File, error)
 	prof    *profile.Pktgen
 	rt      *rt.Policy
 	dir     *procfs.Dir
@@ -82,9 +86,12 @@ func New(c Config) (*Engine, error) {
 	if len(cpus) == 0 || cpus[0] < 0 {
 		return nil, fmt.Errorf("starting pktgen: CPUs %v, want at least one, none negative", cpus)
 	}
-	e := &Engine{lookup: c.Lookup, up: c.Receiver, log: c.Log, prof: &p.Pktgen, rt: c.RT, dir: &procfs.Dir{}, ports: make(map[portKey]*port)}
+	e := &Engine{lookup: c.Lookup, up: c.Receiver, open: c.Open, log: c.Log, prof: &p.Pktgen, rt: c.RT, dir: &procfs.Dir{}, ports: make(map[portKey]*port)}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
+	}
+	if e.open == nil {
+		e.open = openCapture
 	}
 	e.log.Info("pktgen: " + strings.TrimSpace(version))
 	e.dir.Put("pgctrl", procfs.New(0o600, showVersion, e.store))
