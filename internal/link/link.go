@@ -135,6 +135,7 @@ type Conn struct {
 	wg     sync.WaitGroup
 
 	sending sync.Mutex
+	pace    pace // of the goroutine that reads
 
 	mu    sync.Mutex
 	next  uint64
@@ -200,6 +201,7 @@ func New(c *net.UnixConn, h Handler, o Options) *Conn {
 	}
 	l := &Conn{c: c, h: h, o: o, done: make(chan struct{}), calls: map[uint64]*pending{}, open: map[uint64]context.CancelFunc{}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.pace = pace{rate: o.Rate, left: o.Rate, since: time.Now()}
 	go l.read()
 	return l
 }
@@ -404,7 +406,6 @@ func (l *Conn) frames() error {
 	buf := make([]byte, readSize)
 	lo, hi := 0, 0 // of what was read and not handled yet
 	oob := make([]byte, unix.CmsgSpace(4*253))
-	pace := pace{rate: l.o.Rate, left: l.o.Rate, since: time.Now()}
 	var queue []*os.File
 	defer func() { closeAll(queue) }()
 	for {
@@ -426,7 +427,7 @@ func (l *Conn) frames() error {
 			clear(buf[lo : lo+n])
 			lo += n
 			if h.kind == kindCall || h.kind == kindEvent || h.kind == kindCancel {
-				if wait := pace.take(1 + len(body)>>12); wait > 0 && !l.rest(wait, &pace) {
+				if !l.Charge(1 + len(body)>>12) {
 					closeAll(files)
 					return net.ErrClosed
 				}
@@ -493,11 +494,16 @@ func (p *pace) take(n int) time.Duration {
 	return time.Duration(float64(-p.left) / float64(p.rate) * float64(time.Second))
 }
 
-// rest waits, and says whether the connection is there afterwards.
-func (l *Conn) rest(wait time.Duration, p *pace) bool {
-	if !p.told {
-		p.told = true
-		l.o.Log.Warn(fmt.Sprintf("%s: it floods: more than %d calls and events in a second; they are slowed down", l.o.Name, p.rate))
+// Charge counts n more calls or events than came, for an event that is as much work, and waits as long as the other side must (Options.Rate). It is
+// for an Event, on the goroutine that reads. It says whether the connection is there afterwards.
+func (l *Conn) Charge(n int) bool {
+	wait := l.pace.take(n)
+	if wait <= 0 {
+		return true
+	}
+	if !l.pace.told {
+		l.pace.told = true
+		l.o.Log.Warn(fmt.Sprintf("%s: it floods: more than %d calls and events in a second; they are slowed down", l.o.Name, l.o.Rate))
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
