@@ -37,6 +37,12 @@ type EventHandler interface {
 	EventFrom(c *Conn, m Method, body []byte, files []*os.File) error
 }
 
+// SentHandler is a Handler that wants its replies back when they have been sent, or could not be: one may have been a key.
+type SentHandler interface {
+	Handler
+	Sent(m Method, reply []byte)
+}
+
 // Mux gives each call to the handler of its method's high byte. One that is nobody's is answered with ENOSYS; such an event ends the connection.
 type Mux map[uint8]Handler
 
@@ -66,6 +72,13 @@ func (x Mux) EventFrom(c *Conn, m Method, body []byte, files []*os.File) error {
 		return h.EventFrom(c, m, body, files)
 	}
 	return h.Event(m, body, files)
+}
+
+// Sent implements [SentHandler].
+func (x Mux) Sent(m Method, reply []byte) {
+	if s, ok := x[uint8(m>>8)].(SentHandler); ok {
+		s.Sent(m, reply)
+	}
 }
 
 // Options bound a connection. The zero value has the bounds below.
@@ -278,7 +291,7 @@ func (l *Conn) call(ctx context.Context, m Method, body []byte, part func([]byte
 	l.mu.Unlock()
 	if err := l.send(header{kind: kindCall, method: m, id: id}, body, files); err != nil {
 		l.forget(id)
-		if errors.Is(err, syscall.EMSGSIZE) {
+		if l.Err() == nil { // it is the message
 			return nil, nil, err
 		}
 		return nil, nil, fmt.Errorf("%w: %w: %w", ErrUnsent, ErrEnded, err)
@@ -345,13 +358,9 @@ func (l *Conn) send(h header, body []byte, files []*os.File) error {
 			buffers.Put(pooled)
 		}
 	}()
-	var oob []byte
-	if len(files) > 0 {
-		fds := make([]int, len(files))
-		for i, f := range files {
-			fds[i] = int(f.Fd())
-		}
-		oob = unix.UnixRights(fds...)
+	oob, err := rights(files)
+	if err != nil {
+		return fmt.Errorf("%s: %w", l.o.Name, err)
 	}
 	l.sending.Lock()
 	defer l.sending.Unlock()
@@ -359,10 +368,11 @@ func (l *Conn) send(h header, body []byte, files []*os.File) error {
 		return err
 	}
 	_ = l.c.SetWriteDeadline(time.Now().Add(l.o.SendWait))
-	n, err := len(b), error(nil)
-	if oob == nil {
-		_, err = l.c.Write(b)
-	} else if n, _, err = l.c.WriteMsgUnix(b, oob, nil); err == nil && n < len(b) {
+	n := 0
+	if oob != nil {
+		n, _, err = l.c.WriteMsgUnix(b, oob, nil)
+	}
+	if err == nil && n < len(b) {
 		_, err = l.c.Write(b[n:])
 	}
 	if err != nil {
@@ -374,6 +384,24 @@ func (l *Conn) send(h header, body []byte, files []*os.File) error {
 		return l.Err()
 	}
 	return nil
+}
+
+// rights is the control message that passes files; nil for none. Nothing is changed of them: File.Fd would make some block.
+func rights(files []*os.File) ([]byte, error) {
+	if len(files) == 0 {
+		return nil, nil
+	}
+	fds := make([]int, len(files))
+	for i, f := range files {
+		c, err := f.SyscallConn()
+		if err == nil {
+			err = c.Control(func(fd uintptr) { fds[i] = int(fd) })
+		}
+		if err != nil {
+			return nil, fmt.Errorf("passing a descriptor: %w (%w)", err, syscall.EBADF)
+		}
+	}
+	return unix.UnixRights(fds...), nil
 }
 
 // read takes frames until the connection ends.
@@ -620,11 +648,14 @@ func (l *Conn) called(h header, body []byte, files []*os.File) error {
 			closeAll(pass)
 			r.kind, reply, pass = kindError, errorBody(err), nil
 		}
-		if e := l.send(r, reply, pass); errors.Is(e, syscall.EMSGSIZE) {
+		if e := l.send(r, reply, pass); e != nil && l.Err() == nil { // it is the message
 			r.kind = kindError
 			_ = l.send(r, errorBody(e), nil)
 		}
 		closeAll(pass)
+		if s, ok := l.h.(SentHandler); ok && r.kind == kindReply {
+			s.Sent(h.method, reply)
+		}
 	}()
 	return nil
 }
