@@ -91,6 +91,7 @@ func (s *System) change(f func([]*boundDevice) []*boundDevice) {
 	defer s.figuring.Unlock()
 	l := f(slices.Clone(s.bound()))
 	s.list.Store(&l)
+	s.touch()
 }
 
 // boundOf is the device of that name; nil if there is none.

@@ -169,6 +169,7 @@ func (s *System) addSpec(d DeviceSpec) bool {
 		return false
 	}
 	s.plan.Devices = append(slices.Clone(s.plan.Devices), d)
+	s.touch()
 	return true
 }
 
@@ -183,6 +184,10 @@ func (s *System) dropSpec(name string) {
 		}
 		return gone[d.Name]
 	})
+	for name := range gone {
+		s.numbers.forget(name)
+	}
+	s.touch()
 }
 
 // ejected is called by a machine when a device left its slot. Whoever made it leave may hold locks, so what takes one is left to another

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -73,15 +74,9 @@ type tpmMachine struct {
 	dir string // to be removed; "": the state is kept
 }
 
-// nextTPM is a number for a TPM's address. A backend counts in each machine, and each TPM is in a machine of its own.
-func (s *System) nextTPM() int {
-	s.tpms++
-	return s.tpms - 1
-}
-
 // planTPM starts swtpm, then QEMU.
 func (s *System) planTPM(c Config, d DeviceSpec, q qemu.Config) starter {
-	number := s.nextTPM()
+	number := s.numberOf(d.Name, aTPM) // of its address: a backend counts in each machine, and each TPM is in a machine of its own
 	return func(ctx context.Context) (_ machine, err error) {
 		m := &tpmMachine{}
 		defer func() {
@@ -145,6 +140,7 @@ func (m *tpmMachine) Close() error {
 type tpmNode struct {
 	chip    *tpmdd.Chip
 	files   *chardev.Device
+	managed atomic.Bool // its resource manager was used
 	sockets []*net.UnixListener
 	served  sync.WaitGroup
 }
@@ -199,7 +195,7 @@ func rmName(name string) string { return "tpmrm" + strings.TrimPrefix(name, "tpm
 // exportTPMs fills dev/ and sys/ with what stands on TPMs, and serves their sockets in dir.
 func (s *System) exportTPMs(root *node.Dir, dir string) error {
 	dev, sys := root.MkdirAll("dev"), root.MkdirAll("sys")
-	first := true
+	first := s.numbers.base.TPMs == 0
 	for _, b := range s.bound() {
 		if b.tpm == nil {
 			continue
@@ -207,7 +203,11 @@ func (s *System) exportTPMs(root *node.Dir, dir string) error {
 		class.Add(sys, b.tpm.chip, s.placeOf(b))
 		opens := map[string]func(flags int) (*chardev.File, error){b.spec.Name: b.tpm.files.OpenTPM}
 		if b.tpm.chip.Family() == tpmdd.TPM20 {
-			opens[rmName(b.spec.Name)] = b.tpm.files.OpenRM
+			opens[rmName(b.spec.Name)] = func(flags int) (*chardev.File, error) {
+				b.tpm.managed.Store(true)
+				s.touch()
+				return b.tpm.files.OpenRM(flags)
+			}
 		}
 		for name, f := range opens {
 			open := streams(f)
@@ -306,17 +306,14 @@ func (s *System) placeOf(b *boundDevice) class.Place {
 // own TPM then stays whole beside it, nor a TPM before it.
 func (s *System) freeInstance(b *boundDevice, id string) string {
 	taken := map[string]bool{}
-	for _, pattern := range []string{"/sys/bus/acpi/devices/", "/sys/bus/platform/devices/"} {
-		found, _ := filepath.Glob(pattern + id + ":*")
-		for _, f := range found {
-			taken[filepath.Base(f)] = true
-		}
+	for name := range strings.SplitSeq(s.facts.Firmware, " ") {
+		taken[name] = true
 	}
 	for _, other := range s.bound() {
 		if other.tpm == nil || other.tpm.chip.Family() == tpmdd.TPM12 {
 			continue
 		}
-		n := 0
+		n := s.numbers.base.TPMs
 		for taken[fmt.Sprintf("%s:%02x", id, n)] {
 			n++
 		}

@@ -94,6 +94,9 @@ func (w *workerPlan) plan() (Plan, error) {
 	return p, nil
 }
 
+// usagePrefix begins each line of why the devices did not come up that is the user's mistake.
+const usagePrefix = "usage: "
+
 // workerUp answers lifeConfigure.
 type workerUp struct {
 	Wire    int          `json:"wire"`
@@ -161,7 +164,7 @@ const (
 type Numbers struct {
 	Domain   uint32 `json:"domain,omitempty"`    // PCI domain of its first machine, the others count on; 0: the first that the machine does not use
 	NICs     int    `json:"nics,omitempty"`      // network devices before its first: their station addresses
-	TPMs     int    `json:"tpms,omitempty"`      // TPMs before its first
+	TPMs     int    `json:"tpms,omitempty"`      // TPMs before its first; the first of all is what makes /dev/hwrng
 	Slots    int    `json:"slots,omitempty"`     // slots of ports before its first
 	Ports    int    `json:"ports,omitempty"`     // master ports of RapidIO before its first
 	Devices  int    `json:"devices,omitempty"`   // devices before its first: interface indices
@@ -177,4 +180,5 @@ type Facts struct {
 	CPUs      string `json:"cpus"`       // that are online, as a list: "0-3"
 	Nodes     string `json:"nodes"`      // NUMA nodes that are possible: "0"; "": the kernel has none
 	IRQDigits int    `json:"irq_digits"` // width of a number in /proc/interrupts
+	Firmware  string `json:"firmware"`   // names of devices that firmware calls TPMs: "MSFT0101:00", separated by spaces
 }
