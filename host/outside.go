@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/internal/link"
 )
 
@@ -25,6 +26,10 @@ type Outside interface {
 	File(ctx context.Context, use, name string) (*os.File, error)
 	// Begin says that there is something to write to such a file: a trace is emptied, a capture gets its name. Until then what was there before stays.
 	Begin(ctx context.Context, use, name string) error
+	// QEMU gives the parts of the machine whose first device is named, and who its monitor is asked by. Both are the caller's, who closes the parts.
+	QEMU(ctx context.Context, machine string) (*qemu.Parts, qemu.Monitor, error)
+	// Captured says that the captures of that machine may get their names.
+	Captured(ctx context.Context, machine string) error
 }
 
 // Uses of Outside.File.
