@@ -205,6 +205,7 @@ type heldMachine struct {
 	c      Config
 	log    *slog.Logger
 	config qemu.Config
+	group  []DeviceSpec
 	tpm    *DeviceSpec // its TPM, if it has one
 
 	mu       sync.Mutex
@@ -243,7 +244,7 @@ func holdQEMU(c Config, g groupPlan) (outsideBackend, error) {
 		if err != nil {
 			return nil, errors.Join(err, h.Close())
 		}
-		m := &heldMachine{name: group[0].Name, c: c, log: h.log, config: q, more: make(chan struct{})}
+		m := &heldMachine{name: group[0].Name, c: c, log: h.log, config: q, group: group, more: make(chan struct{})}
 		if qemu.IsTPM(group[0].Device) {
 			m.tpm = &group[0]
 			h.plan.tpmOf(&m.config, group[0])
@@ -340,6 +341,11 @@ func (m *heldMachine) start(ctx context.Context) (err error) {
 		x.Control = m.emulator.sw.Control()
 		t.TPM = &x
 	}
+	connected, err := connectFabrics(ctx, m.group, q.Devices)
+	if err != nil {
+		return err
+	}
+	defer connected()
 	p, err := qemu.Launch(ctx, q)
 	if m.emulator != nil {
 		m.emulator.sw.CloseControl()

@@ -331,7 +331,7 @@ func TestWorkerAgain(t *testing.T) {
 	irq := strings.TrimSpace(s.read("/sys/bus/pci/devices/" + card.Address + "/irq"))
 	s.write("/proc/irq/"+irq+"/smp_affinity_list", "0")
 	s.write("/sys/bus/pci/devices/"+addr+"/driver_override", "none")
-	s.write("/sys/bus/pci/drivers/e1000e/unbind", addr)
+	s.write("/sys/bus/pci/drivers/e1000/unbind", addr)
 	s.write("/sys/bus/pci/drivers_autoprobe", "0")
 	before := s.devices()
 	saved := s.saved
@@ -361,13 +361,13 @@ func TestWorkerAgain(t *testing.T) {
 		t.Errorf("the new worker would save\n%s, the old one\n%s", s.saved, saved)
 	}
 	s.write("/sys/bus/pci/devices/"+addr+"/driver_override", "")
-	s.write("/sys/bus/pci/drivers/e1000e/bind", addr)
+	s.write("/sys/bus/pci/drivers/e1000/bind", addr)
 	if err := s.control(opUnplug, plugArgs{Device: "eth7", Now: true}, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.kill()
 	s.up()
-	if now := s.devices(); len(now) != 3 || now[2].Driver != "e1000e" {
+	if now := s.devices(); len(now) != 3 || now[1].Driver != "e1000" {
 		t.Errorf("after a card was unplugged and a driver bound there are %+v", now)
 	}
 }
