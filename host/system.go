@@ -327,6 +327,9 @@ func (s *System) lookup(name string) (netdev.Device, error) {
 	return nil, fmt.Errorf("pktgen: no device is named %s: %w", name, unix.ENODEV)
 }
 
+// faultsUnmade says, after Close, whether a fault was asked for and there was none.
+func (s *System) faultsUnmade() bool { return s.unmade }
+
 // Close takes everything down in the order it came up, reversed. It is idempotent.
 func (s *System) Close() error {
 	s.closeOnce.Do(func() {

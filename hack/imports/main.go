@@ -40,7 +40,7 @@ var layers = [][]string{
 	{"pktgen", "tpmdd", "rionet", "netdev/tap"}, // rionet: with mport, fabricd and rejoin
 	{"internal/kernfs", "internal/figures", "internal/instance", "internal/userns", "internal/hwbind"},
 	{"host"},
-	{"internal/bench"},
+	{"internal/bench", "internal/campaign"},
 	{"cmd", "examples"},
 	{"hack", "integration"},
 }
