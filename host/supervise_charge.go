@@ -65,6 +65,7 @@ type charge struct {
 type deaths struct {
 	count   int           // so far
 	last    string        // cause of the last
+	gave    string        // why there is no other worker, where the group was given up
 	at      time.Time     // of the last
 	took    time.Duration // from the last until the devices were in service again; 0: they are not, yet
 	report  string        // file; "": none could be written
@@ -330,7 +331,7 @@ func (ch *charge) died(w *worker, cause error) bool {
 func (ch *charge) give(err error) {
 	err = fmt.Errorf("%s: given up: %w", ch.Name, err)
 	ch.part.Fail(err)
-	ch.set(func() { ch.state, ch.deaths.last = stateFailed, strings.TrimPrefix(err.Error(), ch.Name+": ") })
+	ch.set(func() { ch.state, ch.deaths.gave = stateFailed, strings.TrimPrefix(err.Error(), ch.Name+": ") })
 	ch.s.log.Error(err.Error())
 }
 
@@ -386,11 +387,11 @@ func (ch *charge) await(ctx context.Context) (*worker, error) {
 	defer limit.Stop()
 	for {
 		ch.mu.Lock()
-		w, state, last, changed := ch.cur, ch.state, ch.deaths.last, ch.changed
+		w, state, last, gave, changed := ch.cur, ch.state, ch.deaths.last, ch.deaths.gave, ch.changed
 		ch.mu.Unlock()
 		switch {
 		case state == stateFailed:
-			return nil, fmt.Errorf("%s: %s: %w", ch.Name, last, syscall.EIO)
+			return nil, fmt.Errorf("%s: %s: %w", ch.Name, gave, syscall.EIO)
 		case w != nil:
 			return w, nil
 		}
