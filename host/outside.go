@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/internal/link"
+	"github.com/ring3dev/ring3/vfio"
 )
 
 // Outside is what a System asks for that may open nothing by itself. All of it is what its own plan says it may have. Each backend adds
@@ -25,6 +27,10 @@ type Outside interface {
 	File(ctx context.Context, use, name string) (*os.File, error)
 	// Begin says that there is something to write to such a file: a trace is emptied, a capture gets its name. Until then what was there before stays.
 	Begin(ctx context.Context, use, name string) error
+	// VFIO lends a function of this machine that the plan names, and tells what the kernel alone knows of it.
+	VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error)
+	// Conn is the connection that a device of the plan is, made for the caller: a vfio-user server's, a fabric's.
+	Conn(ctx context.Context, name string) (*net.UnixConn, error)
 }
 
 // Uses of Outside.File.
@@ -35,7 +41,7 @@ const (
 	useNetDev  = "net/dev" // the machine's /proc/net/dev, to read again and again; no name
 )
 
-// Methods of linkOutside. Bodies are JSON. Backends have sixteen each: QEMU from 0x0310, VFIO from 0x0320, TAP from 0x0330.
+// Methods of linkOutside. Bodies are JSON. Backends have sixteen each: QEMU from 0x0310, VFIO from 0x0320, TAP from 0x0330, connections from 0x0340.
 const (
 	outsideFile  link.Method = 0x0301 // fileArgs; the file
 	outsideBegin link.Method = 0x0302 // fileArgs
@@ -120,7 +126,9 @@ type outsideBackend interface {
 }
 
 // outsideBackends make those of a group; nil: it has no such device. They open what a worker of the group asks for first, or at once.
-var outsideBackends []func(c Config, g groupPlan) (outsideBackend, error)
+var outsideBackends = []func(c Config, g groupPlan) (outsideBackend, error){
+	holdVFIO, holdConns,
+}
 
 // nearOutside gives a group's workers what its plan says; outside.
 type nearOutside struct {

@@ -11,9 +11,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/internal/node"
+	"github.com/ring3dev/ring3/netdev"
 )
 
 // savedVersion is the number of what a Saved holds. One of another number is refused.
@@ -38,7 +40,7 @@ type Saved struct {
 	// Stores are the last values that were written to plain attributes, in the order of their last writes.
 	Stores []savedStore    `json:"stores,omitempty"`
 	Pktgen json.RawMessage `json:"pktgen,omitempty"`
-	Nets   []savedNet      `json:"nets,omitempty"` // network settings
+	Nets   []savedNet      `json:"nets,omitempty"` // network settings, which may be some stores old where a driver does not answer
 	TPMs   []string        `json:"tpms,omitempty"` // whose resource manager was used: what it held is lost
 }
 
@@ -63,7 +65,7 @@ type savedStore struct {
 // savedNet is what a network device was told.
 type savedNet struct {
 	Device   string          `json:"device"`
-	Settings json.RawMessage `json:"settings"`
+	Settings netdev.Settings `json:"settings"`
 }
 
 // saver tells who wants to know what a System would have to be told again.
@@ -78,6 +80,8 @@ type saver struct {
 	ready  bool       // the start is over
 	stores []savedStore
 	lost   []string // what could not be replayed
+	nets   []savedNet
+	asking chan struct{} // closed when nets is what it is now; nil: nobody asks
 }
 
 // maxStores and maxStored bound what is remembered of plain attributes: how many, and bytes of one.
@@ -118,6 +122,54 @@ func isPlain(p string) bool {
 		ok, _ := path.Match(rest, strings.Join(parts[len(parts)-want:], "/"))
 		return ok
 	})
+}
+
+// storedIn is told of each write to a file of the tree.
+func (s *System) storedIn(f *node.File, p []byte) {
+	if top, ok := pathTo(s.Tree(), f); ok {
+		s.stored(top, p)
+	}
+	s.tell()
+}
+
+// pathTo finds the file's own place, where it may be that of a plain attribute.
+func pathTo(root *node.Dir, f *node.File) (string, bool) {
+	tops := []string{"/sys/devices", "/sys/module", "/sys/bus/pci/slots", "/sys/bus/pci_express"}
+	if f.Flavour == node.Proc {
+		tops = []string{"/proc/irq"}
+	}
+	for _, top := range tops {
+		if d, _ := root.Walk(top); d != nil {
+			if dir, ok := d.(*node.Dir); ok {
+				if p, ok := below(dir, f, 0); ok {
+					return top + p, true
+				}
+			}
+		}
+	}
+	return "", false
+}
+
+// maxDeep bounds how deep a file is looked for.
+const maxDeep = 24
+
+func below(d *node.Dir, f *node.File, deep int) (string, bool) {
+	if deep == maxDeep {
+		return "", false
+	}
+	for name, n := range d.OwnEntries() {
+		switch n := n.(type) {
+		case *node.File:
+			if n == f {
+				return "/" + name, true
+			}
+		case *node.Dir:
+			if p, ok := below(n, f, deep+1); ok {
+				return "/" + name + p, true
+			}
+		}
+	}
+	return "", false
 }
 
 // stored notes what was written to a file of the tree, at its own place and not by way of a link.
@@ -171,6 +223,7 @@ func (s *System) Save() Saved {
 			v.TPMs = append(v.TPMs, b.spec.Name)
 		}
 	}
+	v.Nets = s.settings()
 	s.saver.mu.Lock()
 	v.Stores = slices.Clone(s.saver.stores)
 	s.saver.mu.Unlock()
@@ -179,6 +232,45 @@ func (s *System) Save() Saved {
 		return err != nil
 	})
 	return v
+}
+
+// settingsTime is how long drivers may take to say how they are set.
+const settingsTime = time.Second
+
+// settings are those of the network devices. A driver that hangs is not waited for: then they are what they were.
+func (s *System) settings() []savedNet {
+	limit := time.After(settingsTime)
+	for mine := false; !mine; {
+		s.saver.mu.Lock()
+		asking := s.saver.asking
+		if asking == nil {
+			asking, mine = make(chan struct{}), true
+			s.saver.asking = asking
+			go s.askSettings(asking)
+		}
+		s.saver.mu.Unlock()
+		select {
+		case <-asking:
+		case <-limit:
+			mine = true
+		}
+	}
+	s.saver.mu.Lock()
+	defer s.saver.mu.Unlock()
+	return s.saver.nets
+}
+
+func (s *System) askSettings(done chan struct{}) {
+	var l []savedNet
+	for _, b := range s.bound() {
+		if b.net != nil && b.dev.Err() == nil {
+			l = append(l, savedNet{b.spec.Name, netdev.SaveSettings(b.net)})
+		}
+	}
+	s.saver.mu.Lock()
+	s.saver.nets, s.saver.asking = l, nil
+	s.saver.mu.Unlock()
+	close(done)
 }
 
 // tell tells who wants to know what there is to save, if it is something else than before.
@@ -370,6 +462,13 @@ func (s *System) replay(ctx context.Context, v *Saved) {
 		s.saver.mu.Lock()
 		s.saver.stores = append(s.saver.stores, o)
 		s.saver.mu.Unlock()
+	}
+	for _, n := range v.Nets {
+		if b := s.boundOf(n.Device); b == nil || b.net == nil {
+			s.lose("%s: it is no network device now: its settings are lost", n.Device)
+		} else if err := netdev.RestoreSettings(ctx, b.net, n.Settings); err != nil {
+			s.lose("%s: %s", n.Device, strings.ReplaceAll(err.Error(), "\n", "; "))
+		}
 	}
 	for _, name := range v.TPMs {
 		s.lose("%s: the resource manager's sessions and objects of programs that have it open are lost", name)

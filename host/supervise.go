@@ -205,8 +205,8 @@ func supervisable(p *Plan, passed bool) error {
 		switch {
 		case d.Backend == vfioUser:
 			return fmt.Errorf("%s is a socket of another process", d.Name)
-		case d.Backend == "uio":
-			return fmt.Errorf("%s is a device of the kernel's UIO", d.Name)
+		case unconfined(d) != nil:
+			return unconfined(d)
 		case fabricOf(d).path != "":
 			return fmt.Errorf("%s is a node of a fabric", d.Name)
 		}

@@ -100,6 +100,15 @@ func newCharge(s *supervisor, index int, g groupPlan) (_ *charge, err error) {
 		ch.book.Close()
 		return nil, err
 	}
+	if o, ok := ch.out.(*nearOutside); ok {
+		o.onOverdue(func(why error) {
+			ch.mu.Lock()
+			defer ch.mu.Unlock()
+			if ch.cur != nil {
+				ch.cur.condemn(why)
+			}
+		})
+	}
 	return ch, nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/ring3dev/ring3/bus/aerinject"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/drivers/portbus"
+	"github.com/ring3dev/ring3/internal/ledger"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/profile"
 	"github.com/ring3dev/ring3/internal/rt"
@@ -59,6 +60,10 @@ type Config struct {
 	// Changed is told what the next System in its place needs, each time that it is something else: before the answer to what changed it. nil:
 	// nobody wants to know.
 	Changed func(Saved)
+	// Ledger has counters that outlive it; nil: none do.
+	Ledger *ledger.Ledger
+	// Watched: somebody looks after this process, and replaces it. So a fault may end it, and it says when it does not get on.
+	Watched bool
 }
 
 // System is a set of devices in service, with what stands on them. Close it.

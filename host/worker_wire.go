@@ -94,6 +94,9 @@ func (w *workerPlan) plan() (Plan, error) {
 	return p, nil
 }
 
+// usagePrefix begins each line of why the devices did not come up that is the user's mistake.
+const usagePrefix = "usage: "
+
 // workerUp answers lifeConfigure.
 type workerUp struct {
 	Wire    int          `json:"wire"`

@@ -205,7 +205,9 @@ func (l *Loan) quiesce(ctx context.Context) error {
 			}
 		}
 	}
-	if err := d.resetAny(ctx); errors.Is(err, bus.ErrNotSupported) {
+	if d.Err() != nil {
+		// The kernel wants it back, and has its lock: it resets it by itself once all descriptors are closed.
+	} else if err := d.resetSoon(ctx); errors.Is(err, bus.ErrNotSupported) && !errors.Is(err, unix.EAGAIN) {
 		if !l.told {
 			d.log.Warn(d.errorf("it cannot be reset when its driver dies: %w", err).Error())
 		}
@@ -215,6 +217,16 @@ func (l *Loan) quiesce(ctx context.Context) error {
 	}
 	errs = append(errs, d.stopDMA(), d.watchAgain())
 	return errors.Join(errs...)
+}
+
+// resetSoon is resetAny, again for as long as somebody in the kernel is busy with the function. mu is held.
+func (d *Device) resetSoon(ctx context.Context) error {
+	for patience := time.Now().Add(grace); ; time.Sleep(10 * time.Millisecond) {
+		err := d.resetAny(ctx)
+		if !errors.Is(err, unix.EAGAIN) || ctx.Err() != nil || time.Now().After(patience) {
+			return err
+		}
+	}
 }
 
 // silence has the kernel signal none of the interrupts that somebody enabled. mu is held.

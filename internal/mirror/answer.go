@@ -31,7 +31,11 @@ func (e *Export) answer(ctx context.Context, m link.Method, id uint64, body []by
 		return show(ctx, f)
 	case m == methodStore && f.Store != nil && len(body) > 0:
 		n, err := f.Store(ctx, body)
-		return count(n, len(body), err)
+		reply, err := count(n, len(body), err)
+		if err == nil && e.Stored != nil {
+			e.Stored(f, body)
+		}
+		return reply, err
 	case m == methodReadAt && f.ReadAt != nil && len(body) == 12:
 		off, n := wire.Uint64(body), wire.Uint32(body[8:])
 		if n > maxIO || int64(off) < 0 {
@@ -59,6 +63,9 @@ func show(ctx context.Context, f *node.File) ([]byte, error) {
 		err = f.Show(&b)
 	default:
 		err = syscall.EIO
+	}
+	if err == nil && b.Len() > maxText {
+		err = errLong
 	}
 	if err != nil {
 		return nil, err

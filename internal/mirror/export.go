@@ -17,6 +17,9 @@ import (
 // Export is the worker's side: a tree, as its supervisor is told of it, and the calls of its files. It is a [link.Handler] for [Class].
 // It is safe for concurrent use.
 type Export struct {
+	// Stored is told of each write that a file took, before it is answered; nil: nobody wants to know. It is set before Start.
+	Stored func(f *node.File, p []byte)
+
 	top    *place
 	except []string
 
