@@ -221,6 +221,7 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 	}
 	w.since = time.Now()
 	ch.set(func() {
+		ch.gone = false
 		ch.cur, ch.state, ch.infos, ch.deaths.version = w, stateUp, bounded(up.Devices), up.Version
 		if ch.deaths.count > 0 && ch.deaths.took == 0 {
 			ch.deaths.took = time.Since(ch.deaths.at)
