@@ -24,6 +24,7 @@ import (
 	"github.com/ring3dev/ring3/internal/ledger"
 	"github.com/ring3dev/ring3/internal/link"
 	"github.com/ring3dev/ring3/internal/mirror"
+	"github.com/ring3dev/ring3/internal/sandbox"
 	"github.com/ring3dev/ring3/internal/uevent"
 )
 
@@ -43,8 +44,8 @@ func (p *Program) workerMain() {
 	}
 	// They are for who looks after it, and decides when it ends.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
-	if err := enterSandbox(); err != nil {
-		fmt.Fprintf(os.Stderr, "ring3: worker: %v: a worker is started by 'ring3 up'\n", err)
+	if err := sandbox.Enter(); err != nil {
+		fmt.Fprintf(os.Stderr, "ring3: worker: %v ('ring3 up' starts workers, and nobody else does)\n", err)
 		os.Exit(1)
 	}
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2) // as in Main
@@ -245,7 +246,9 @@ func (w *workerSide) configure(ctx context.Context, body []byte, files []*os.Fil
 		w.mu.Unlock()
 	}
 	go func() {
-		<-sys.Done()
+		if <-sys.Done(); w.ending.Load() {
+			return
+		}
 		text := "no device is left alive"
 		if err := sys.Err(); err != nil {
 			text = err.Error()
