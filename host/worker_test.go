@@ -222,6 +222,7 @@ func (s *testSupervisor) Event(m link.Method, body []byte, _ []*os.File) error {
 		var r workerRecord
 		err = json.Unmarshal(body, &r)
 		s.logs = append(s.logs, r.Text)
+	case lifeGone:
 	case lifeSuspect:
 		var v suspect
 		err = json.Unmarshal(body, &v)
