@@ -37,6 +37,9 @@ type Program struct {
 	// BenchCompare runs `ring3 bench compare`; nil: there is no such command.
 	BenchCompare func(before, after string, asJSON bool, w io.Writer) error
 
+	// Fault runs `ring3 fault`; nil: there is no such command.
+	Fault func(ctx context.Context, o FaultOptions) error
+
 	passed *passed // what root opened for this process
 }
 
@@ -50,6 +53,7 @@ func (p *Program) Main() {
 	kernfs.GuardMain()
 	kernfs.MounterMain()
 	userns.ChildMain()
+	p.workerMain()
 	left, err := takePassed()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "ring3: %v\n", err)
@@ -132,7 +136,7 @@ func singleDash(args []string) []string {
 			break
 		}
 		switch s {
-		case "-json", "-for":
+		case "-json", "-for", "-seed", "-slice", "-backend", "-scenario":
 			s = "-" + s
 		}
 		out[i] = s
@@ -171,11 +175,14 @@ would have.
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
-	root.AddCommand(a.upCmd(), a.runCmd(), a.serveCmd(), a.shellCmd(), a.tcsdCmd(), a.lsCmd(), a.getCmd(), a.setCmd(), a.dmesgCmd(), a.eventsCmd(),
+	root.AddCommand(a.upCmd(), a.runCmd(), a.serveCmd(), a.shellCmd(), a.tcsdCmd(), a.lsCmd(), a.getCmd(), a.setCmd(), a.dmesgCmd(), a.eventsCmd(), a.reloadCmd(),
 		a.plugCmd(), a.unplugCmd(), a.suspendCmd(), a.resumeCmd(),
 		a.statsCmd(), a.topCmd(), a.reportCmd(), a.ethtoolCmd(), a.pcapCmd(), a.traceCmd(), a.bindCmd(), a.unbindCmd(), a.tpmCmd(), a.fabricCmd(), a.doctorCmd(), a.versionCmd())
 	if a.Bench != nil {
 		root.AddCommand(a.benchCmd())
+	}
+	if a.Fault != nil {
+		root.AddCommand(a.faultCmd())
 	}
 	return root
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +38,8 @@ type Config struct {
 	CPUs []int
 	// RT makes the threads real-time ones; nil: they are ordinary.
 	RT *rt.Policy
+	// Open opens a capture that is to be replayed; nil: it is opened by its name.
+	Open func(path string) (*os.File, error)
 	// Ledger keeps how far runs are, and what receivers have accounted for, beyond the end of this process: see Save. nil: nothing does.
 	Ledger *ledger.Ledger
 	// Changed is called after something changed that Save tells: a device came or went, a command was taken, a run ended. No lock is held. It
@@ -52,6 +55,7 @@ type Engine struct {
 	lookup  func(string) (netdev.Device, error)
 	up      func(string) netdev.Receiver
 	log     *slog.Logger
+	opener  func(path string) (*os.File, error) // of captures
 	prof    *profile.Pktgen
 	rt      *rt.Policy
 	dir     *procfs.Dir
@@ -96,9 +100,12 @@ func New(c Config) (*Engine, error) {
 	if len(cpus) == 0 || cpus[0] < 0 {
 		return nil, fmt.Errorf("starting pktgen: CPUs %v, want at least one, none negative", cpus)
 	}
-	e := &Engine{lookup: c.Lookup, up: c.Receiver, log: c.Log, prof: &p.Pktgen, rt: c.RT, dir: &procfs.Dir{}, ports: make(map[portKey]*port), ledger: c.Ledger, changes: c.Changed}
+	e := &Engine{lookup: c.Lookup, up: c.Receiver, opener: c.Open, log: c.Log, prof: &p.Pktgen, rt: c.RT, dir: &procfs.Dir{}, ports: make(map[portKey]*port), ledger: c.Ledger, changes: c.Changed}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
+	}
+	if e.opener == nil {
+		e.opener = openCapture
 	}
 	if e.ledger != nil {
 		if e.starts, _, err = e.ledger.Area("pktgen", startWords); err != nil {

@@ -349,7 +349,7 @@ func (e *Engine) restoreDevice(t *thread, s *savedDevice, open bool) error {
 		if err != nil {
 			return err
 		}
-		if c, lost = readCapture(path, nd.MTU()); lost != nil {
+		if c, lost = readCapture(e.opener, path, nd.MTU()); lost != nil {
 			lost = fmt.Errorf("reading the capture: %w", lost)
 		}
 	}

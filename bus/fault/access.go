@@ -32,6 +32,9 @@ var (
 	writes     = []Op{Write, ConfigWrite}
 	calls      = []Op{OpenRegion, Alloc, Map, EnableIRQs, DisableIRQs, Reset}
 	interrupts = []Op{Interrupt}
+
+	readsAndWrites = []Op{Read, ConfigRead, Write, ConfigWrite}
+	accesses       = []Op{Read, ConfigRead, Write, ConfigWrite, Interrupt}
 )
 
 func (o Op) String() string {

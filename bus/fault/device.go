@@ -16,16 +16,19 @@ import (
 type Device struct {
 	in   bus.Device
 	plan Plan
+	// tearing: the plan may want to know what the device wrote.
+	tearing bool
 
-	mu     sync.Mutex // guards all below up to the blank line; nothing of in is called with it
-	places places
-	n      int // accesses so far
-	counts map[place]int
-	log    []record
-	stuck  map[place][]stuckBit
-	hits   []Outcome
-	pieces []*piece
-	err    error // the link's death
+	mu      sync.Mutex // guards all below up to the blank line; nothing of in is called with it
+	places  places
+	n       int // accesses so far
+	counts  map[place]int
+	log     []record
+	stuck   map[place][]stuckBit
+	hits    []Outcome
+	pieces  []*piece
+	err     error // the link's death
+	cfgGone bool  // config space is
 
 	byNumber map[int][]int   // faults, by the access
 	byPlace  map[where][]int // faults, by the place
@@ -82,6 +85,7 @@ func Wrap(dev bus.Device, plan Plan) *Device {
 		done: make(chan struct{}),
 	}
 	for i, f := range plan.Faults {
+		d.tearing = d.tearing || slices.Contains(tears, f.Kind)
 		d.hits = append(d.hits, Outcome{Fault: f})
 		if f.At.Place == "" {
 			d.byNumber[f.At.Nth] = append(d.byNumber[f.At.Nth], i)
@@ -141,7 +145,7 @@ func (d *Device) step(op Op, at place, width int, value uint64) ticket {
 	var hit []Outcome
 	for _, i := range t.todo {
 		f := d.plan.Faults[i]
-		o := Outcome{Fault: f, Reached: true, Access: d.access(t.n, &r), Made: d.err == nil && f.Kind.Applies(op)}
+		o := Outcome{Fault: f, Reached: true, Access: d.access(t.n, &r), Made: d.err == nil && f.Kind.Applies(op) && (d.plan.Process || !f.Kind.ToProcess())}
 		if o.Made {
 			r.faults = append(r.faults, i)
 			hit = append(hit, o)
@@ -158,11 +162,17 @@ func (d *Device) step(op Op, at place, width int, value uint64) ticket {
 	if f := d.planned(t, Gone); f != nil {
 		d.die(f.String())
 	}
+	if d.planned(t, ConfigGone) != nil {
+		d.mu.Lock()
+		d.cfgGone = true
+		d.mu.Unlock()
+	}
 	for _, o := range hit {
 		if d.plan.OnHit != nil {
 			d.plan.OnHit(o.Fault, o.Access)
 		}
 	}
+	d.strike(t)
 	return t
 }
 
@@ -179,13 +189,38 @@ func (d *Device) planned(t ticket, k Kind) *Fault {
 // after is what happens once an access was made. value is what the log shows.
 func (d *Device) after(t ticket, value uint64) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	if t.n <= len(d.log) {
 		d.log[t.n-1].value = value
 	}
-	if f := d.planned(t, Garbage); f != nil && d.err == nil {
-		d.garbage(f.arg())
+	reset := false
+	if d.err == nil {
+		for _, i := range t.todo {
+			f := &d.plan.Faults[i]
+			if !f.Kind.Applies(t.op) {
+				continue
+			}
+			switch f.Kind {
+			case Garbage:
+				d.garbage(f.arg())
+			case DMAFlip:
+				d.flipMemory(f.arg())
+			case DMATorn, DMALost, DMALength:
+				d.tear(f)
+			case SelfReset:
+				reset = true
+			}
+		}
 	}
+	d.watch()
+	d.mu.Unlock()
+	if !reset {
+		return
+	}
+	do := d.plan.Reset
+	if do == nil {
+		do = func() error { return d.in.Reset(context.Background()) }
+	}
+	_ = do() // of a device without a reset of its own nothing becomes
 }
 
 // refuse is the error of a call that does not go through: denied, or the link is dead.
@@ -225,6 +260,25 @@ func (d *Device) die(why string) {
 
 // Kill makes the link dead now: what the fault gone does at an access.
 func (d *Device) Kill() { d.die("Kill") }
+
+// Release takes the wrapper away from around the device, which stays open: vectors end, and what the driver left behind is freed once the
+// device reaches no memory any more (bus mastering off) and sends no interrupts. Whoever has the wrapper sees a dead link. It is for a device
+// whose driver died or was closed, and that gets another one; what it left is in Held, asked for before.
+func (d *Device) Release() error {
+	d.die("Release")
+	d.irqMu.Lock()
+	err := d.in.DisableIRQs()
+	d.dropVectors()
+	d.irqMu.Unlock()
+	d.mu.Lock()
+	left := d.pieces
+	d.pieces = nil
+	d.mu.Unlock()
+	for _, p := range left {
+		p.free()
+	}
+	return err
+}
 
 // finish closes Done.
 func (d *Device) finish() { d.doneFor.Do(func() { close(d.done) }) }

@@ -15,10 +15,15 @@ const ringMost = 64 << 10
 
 // piece is memory that the driver holds.
 type piece struct {
-	bytes []byte
-	dir   bus.Direction
-	n     int // the access that made it
+	bytes  []byte
+	dir    bus.Direction
+	n      int // the access that made it
+	free   func()
+	shadow []byte // what was in it when that was last looked at
 }
+
+// writable says whether the device may write it.
+func (p *piece) writable() bool { return p.dir != bus.ToDevice }
 
 // DMA gives memory that is remembered until it is freed.
 func (d *Device) DMA() bus.DMA { return memory{d} }
@@ -71,7 +76,7 @@ func (d *Device) keep(t ticket, mem *bus.Memory, err error, r bus.DMARequest) (*
 		d.after(t, uint64(max(r.Size, 0)))
 		return nil, err
 	}
-	p := &piece{bytes: mem.Bytes, dir: r.Dir, n: t.n}
+	p := &piece{bytes: mem.Bytes, dir: r.Dir, n: t.n, free: mem.Free}
 	d.mu.Lock()
 	d.pieces = append(d.pieces, p)
 	d.mu.Unlock()
@@ -101,23 +106,9 @@ func (d *Device) Held() []string {
 	return held
 }
 
-// garbage fills what looks like rings with what a broken device might write: the pieces that the
-// device may write and that are small; without any, all that it may write. Called with mu
-// held, so that nothing is freed meanwhile.
+// garbage fills what looks like rings with what a broken device might write. Called with mu held, so that nothing is freed meanwhile.
 func (d *Device) garbage(seed int) {
-	var small, all []*piece
-	for _, p := range d.pieces {
-		if p.dir == bus.ToDevice {
-			continue
-		}
-		if all = append(all, p); len(p.bytes) <= ringMost {
-			small = append(small, p)
-		}
-	}
-	if len(small) == 0 {
-		small = all
-	}
-	for i, p := range small {
+	for i, p := range d.rings() {
 		scribble(p.bytes, rand.New(rand.NewPCG(uint64(seed), uint64(i))))
 	}
 }

@@ -55,6 +55,24 @@
 //	irq-storm:N  interrupt   it is delivered N times (100), 50 us apart
 //	garbage:SEED any         after it, rings in DMA memory hold random bytes
 //	gone         any         the link is dead from here on, this access included
+//	reset        access      after it the device resets by itself, and tells nobody
+//	cfg-gone     any         config space reads as all-ones from here on and takes no writes; registers work
+//	stall:MS     read, write it takes that many milliseconds (20)
+//	irq-dead     interrupt   it is not delivered, nor is any later one of that vector
+//	dma-flip:SEED any        after it one bit of a descriptor is inverted
+//	dma-torn:SEED access     of what the device wrote into descriptors since, half arrived: the first 8 bytes of 16 for odd seeds, else the others
+//	dma-lost     access      none of it arrived
+//	dma-length:SEED access   in each of those descriptors a 16-bit field that it wrote (a length, for one) says another number
+//
+// An access is a read, a write or an interrupt: "since" is the access before an interrupt, and otherwise this one, for which posted
+// writes are waited for. A seed is 1 where none is given. What takes effect "any" time does so at calls too.
+//
+// These happen to the process that makes the access, if it allows that (Plan.Process); any driver's goroutine may be the one that is hit:
+//
+//	panic            hang             lock (with the wrapper's lock held)   spin            kill   stop   exit:STATUS
+//	leak:MB          leak-goroutines:N   leak-files:N
+//	no-files         no-memory        the kernel gives no more of them (RLIMIT_NOFILE, RLIMIT_AS): system calls fail from here on
+//	violate          the process breaks the protocol by which it is supervised
 //
 // A fault whose kind does not go with its access does nothing, which Outcomes tells. Interrupts that
 // come before a driver looks are one wake-up, which says how many they were, as without this package.

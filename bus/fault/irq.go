@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
@@ -14,6 +15,7 @@ import (
 // goroutine each carries interrupts from one to the other.
 type vectors struct {
 	in, out []*bus.IRQ
+	mute    []atomic.Bool // by vector: it delivers nothing any more
 	stop    chan struct{} // closed when nothing is to be delivered any more
 	once    sync.Once
 	carry   sync.WaitGroup
@@ -41,7 +43,7 @@ func (d *Device) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &vectors{in: in, stop: make(chan struct{})}
+	v := &vectors{in: in, mute: make([]atomic.Bool, len(in)), stop: make(chan struct{})}
 	for _, q := range in {
 		out, err := bus.NewIRQ(q.Mode(), q.Vector(), q.Unmask)
 		if err != nil {
@@ -125,7 +127,10 @@ func (d *Device) deliver(v *vectors, i int, n uint64) {
 		return
 	}
 	d.after(t, n) // garbage stands before the driver looks
-	if d.planned(t, IRQLost) != nil {
+	if d.planned(t, IRQDead) != nil {
+		v.mute[i].Store(true)
+	}
+	if d.planned(t, IRQLost) != nil || v.mute[i].Load() {
 		return
 	}
 	if f := d.planned(t, IRQLate); f != nil && !v.sleep(time.Duration(f.arg())*time.Millisecond) {

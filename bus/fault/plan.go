@@ -16,6 +16,13 @@ type Plan struct {
 	// Registers names the device's registers: a driver's table. Without it they are called by
 	// where they are: "BAR0+0x8".
 	Registers []bus.Register
+	// Reset is how the device resets by itself; nil: by Device.Reset. It must not use the wrapper.
+	Reset func() error
+	// Process allows kinds that happen to this process and not to the device: whoever wraps a device in a worker that is
+	// there to be killed sets it. Without, they do nothing, which Outcomes tells.
+	Process bool
+	// Violate is what the kind violate does; nil: nothing.
+	Violate func()
 	// OnHit, if not nil, is called each time a fault is made, by the goroutine whose access it
 	// hits, before that goes on; where the link is to die, after it did. It must not use the
 	// device.
@@ -42,18 +49,42 @@ type Kind uint8
 
 // The kinds of faults.
 const (
-	Ones      Kind = iota + 1 // this read gives all-ones
-	Zero                      // this read gives 0
-	Flip                      // this read has a bit inverted
-	Stuck                     // a bit reads from here on as the opposite of what it is now
-	LostWrite                 // this write does not arrive
-	Deny                      // this Region, Alloc, Map, EnableIRQs, DisableIRQs or Reset fails
-	IRQLost                   // this interrupt is not delivered
-	IRQLate                   // it is delivered later
-	IRQAgain                  // it is delivered once more
-	IRQStorm                  // it is delivered many times
-	Garbage                   // rings in DMA memory have random contents after this access
-	Gone                      // the link is dead from here on
+	Ones       Kind = iota + 1 // this read gives all-ones
+	Zero                       // this read gives 0
+	Flip                       // this read has a bit inverted
+	Stuck                      // a bit reads from here on as the opposite of what it is now
+	LostWrite                  // this write does not arrive
+	Deny                       // this Region, Alloc, Map, EnableIRQs, DisableIRQs or Reset fails
+	IRQLost                    // this interrupt is not delivered
+	IRQLate                    // it is delivered later
+	IRQAgain                   // it is delivered once more
+	IRQStorm                   // it is delivered many times
+	Garbage                    // rings in DMA memory have random contents after this access
+	Gone                       // the link is dead from here on
+	SelfReset                  // the device resets by itself
+	ConfigGone                 // config space reads as all-ones from here on, and takes no writes
+	Stall                      // this access takes long
+	IRQDead                    // this vector delivers nothing from here on
+	DMAFlip                    // a bit of a ring in DMA memory is inverted
+	DMATorn                    // of what the device wrote in this access half arrived, in each descriptor
+	DMALost                    // none of it arrived
+	DMALength                  // a number in it, such as a length, is another one
+
+	// What happens to the process that makes the access, if Plan.Process says so.
+
+	Panic
+	Hang        // the access never returns
+	Lock        // nor does any other of the device
+	Spin        // it uses a CPU for ever
+	LeakMemory  // in MB
+	LeakRoutine // goroutines
+	LeakFile    // descriptors
+	Kill        // SIGKILL
+	Stop        // SIGSTOP
+	Exit        // with a status
+	NoFiles     // no descriptor can be opened any more
+	NoMemory    // no memory can be had from the kernel any more
+	Violate     // the process breaks the protocol by which it is supervised
 )
 
 // kinds is what a specification may say of each.
@@ -77,18 +108,79 @@ var kinds = [...]struct {
 	IRQStorm:  {name: "irq-storm", arg: "a count", min: 1, max: 100000, def: 100, ops: interrupts},
 	Garbage:   {name: "garbage", arg: "a seed", min: 1, max: 1<<31 - 1},
 	Gone:      {name: "gone"},
+
+	SelfReset:  {name: "reset", ops: accesses},
+	ConfigGone: {name: "cfg-gone"},
+	Stall:      {name: "stall", arg: "milliseconds", min: 1, max: 60000, def: 20, ops: readsAndWrites},
+	IRQDead:    {name: "irq-dead", ops: interrupts},
+	DMAFlip:    {name: "dma-flip", arg: "a seed", min: 1, max: 1<<31 - 1, def: 1},
+	DMATorn:    {name: "dma-torn", arg: "a seed", min: 1, max: 1<<31 - 1, def: 1, ops: accesses},
+	DMALost:    {name: "dma-lost", ops: accesses},
+	DMALength:  {name: "dma-length", arg: "a seed", min: 1, max: 1<<31 - 1, def: 1, ops: accesses},
+
+	Panic:       {name: "panic"},
+	Hang:        {name: "hang"},
+	Lock:        {name: "lock"},
+	Spin:        {name: "spin"},
+	LeakMemory:  {name: "leak", arg: "megabytes", min: 1, max: 1 << 20, def: 1 << 14},
+	LeakRoutine: {name: "leak-goroutines", arg: "a count", min: 1, max: 1 << 24, def: 1 << 20},
+	LeakFile:    {name: "leak-files", arg: "a count", min: 1, max: 1 << 20, def: 1 << 16},
+	Kill:        {name: "kill"},
+	Stop:        {name: "stop"},
+	Exit:        {name: "exit", arg: "a status", min: 1, max: 125, def: 1},
+	NoFiles:     {name: "no-files"},
+	NoMemory:    {name: "no-memory"},
+	Violate:     {name: "violate"},
 }
 
-// Kinds are all of them, in order.
-func Kinds() []Kind {
+// abouts are a line for each kind, for whoever looks for one.
+var abouts = [...]string{
+	Ones: "a read gives all-ones", Zero: "a read gives 0", Flip: "a read has one bit inverted", Stuck: "a bit reads as one value from here on",
+	LostWrite: "a write does not arrive", Deny: "Region, Alloc, Map, EnableIRQs, DisableIRQs or Reset fails",
+	IRQLost: "an interrupt is not delivered", IRQLate: "an interrupt comes late", IRQAgain: "an interrupt comes twice", IRQStorm: "an interrupt comes many times",
+	Garbage: "rings in DMA memory hold random bytes", Gone: "the link is dead from here on", SelfReset: "the device resets by itself",
+	ConfigGone: "config space is gone from here on", Stall: "an access takes long", IRQDead: "a vector delivers nothing from here on",
+	DMAFlip: "a bit of a descriptor is inverted", DMATorn: "descriptors are half written, an old and a new half",
+	DMALost: "what the device wrote does not arrive", DMALength: "a length that the device wrote is another one",
+	Panic: "the driver panics", Hang: "the driver never returns", Lock: "nor does anything else that uses the device", Spin: "the driver takes a CPU and never returns",
+	LeakMemory: "memory is lost", LeakRoutine: "goroutines are lost", LeakFile: "descriptors are lost", Kill: "SIGKILL", Stop: "SIGSTOP", Exit: "the process exits",
+	NoFiles: "opening anything fails from here on", NoMemory: "the kernel gives no memory from here on", Violate: "the worker breaks its protocol",
+}
+
+// About is one line.
+func (k Kind) About() string {
+	if !k.known() {
+		return ""
+	}
+	return abouts[k]
+}
+
+// Kinds are all that happen to a device, in order.
+func Kinds() []Kind { return span(Ones, DMALength) }
+
+// ProcessKinds are those that happen to the process that drives it.
+func ProcessKinds() []Kind { return span(Panic, Violate) }
+
+func span(from, to Kind) []Kind {
 	var all []Kind
-	for k := Ones; k <= Gone; k++ {
+	for k := from; k <= to; k++ {
 		all = append(all, k)
 	}
 	return all
 }
 
-func (k Kind) known() bool { return k >= Ones && k <= Gone }
+func (k Kind) known() bool { return k >= Ones && k <= Violate }
+
+// ToProcess says whether the kind happens to the process and not to the device.
+func (k Kind) ToProcess() bool { return k >= Panic && k <= Violate }
+
+// NeedsMemory says whether the kind happens to DMA memory, and so to nothing before there is some.
+func (k Kind) NeedsMemory() bool {
+	return k == Garbage || k >= DMAFlip && k <= DMALength
+}
+
+// Seeded says whether the argument is a seed, of which each value is another fault.
+func (k Kind) Seeded() bool { return k.known() && kinds[k].arg == "a seed" }
 
 func (k Kind) String() string {
 	if !k.known() {
@@ -226,7 +318,7 @@ func validPlace(s string) bool {
 
 func parseKind(s string) (Fault, error) {
 	name, arg, given := strings.Cut(s, ":")
-	for _, k := range Kinds() {
+	for k := Ones; k.known(); k++ {
 		about := kinds[k]
 		if about.name != name {
 			continue
@@ -246,7 +338,7 @@ func parseKind(s string) (Fault, error) {
 		return Fault{Kind: k, Arg: n}, nil
 	}
 	var names []string
-	for _, k := range Kinds() {
+	for k := Ones; k.known(); k++ {
 		names = append(names, k.String())
 	}
 	return Fault{}, fmt.Errorf("%s is no kind of fault: want one of %s", shorten(name), strings.Join(names, ", "))

@@ -43,7 +43,7 @@ func TestParseErrors(t *testing.T) {
 		"STATUS#:ones":                 "a place and a number",
 		"#3:ones":                      "is no place",
 		"A B#3:ones":                   "is no place",
-		"17:one":                       `"one" is no kind of fault: want one of ones, zero, flip, stuck, lostwrite, deny, irq-lost, irq-late, irq-again, irq-storm, garbage, gone`,
+		"17:one":                       `"one" is no kind of fault: want one of ones, zero, flip, stuck, lostwrite, deny, irq-lost, irq-late, irq-again, irq-storm, garbage, gone, reset, cfg-gone, stall, irq-dead, dma-flip, dma-torn, dma-lost, dma-length, panic, `,
 		"17:flip":                      "flip wants a bit: flip:0 to flip:63",
 		"17:flip:64":                   "want a bit from 0 to 63",
 		"17:flip:07":                   "want a bit from 0 to 63",

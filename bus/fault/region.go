@@ -2,6 +2,7 @@ package fault
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 )
@@ -13,7 +14,11 @@ func (d *Device) read(op Op, at place, width int, do func() uint64) uint64 {
 	if d.dead.Load() {
 		return ones
 	}
+	d.watchRings()
 	v := do()
+	if op == ConfigRead && d.configGone() {
+		v = ones
+	}
 	if d.stuckBits() {
 		v = d.hold(at, width, v)
 	}
@@ -29,6 +34,8 @@ func (d *Device) read(op Op, at place, width int, do func() uint64) uint64 {
 		case Stuck:
 			v ^= 1 << f.Arg & ones
 			d.stick(at, stuckBit{uint(f.Arg), v>>f.Arg&1 != 0})
+		case Stall:
+			time.Sleep(time.Duration(f.arg()) * time.Millisecond)
 		}
 	}
 	if d.dead.Load() {
@@ -44,10 +51,23 @@ func (d *Device) write(op Op, at place, width int, v uint64, do func()) {
 	if d.dead.Load() {
 		return
 	}
-	if d.planned(t, LostWrite) == nil {
+	if f := d.planned(t, Stall); f != nil {
+		time.Sleep(time.Duration(f.arg()) * time.Millisecond)
+	}
+	if d.planned(t, LostWrite) == nil && (op != ConfigWrite || !d.configGone()) {
+		d.watchRings()
 		do()
+		if len(t.todo) > 0 {
+			d.flush()
+		}
 	}
 	d.after(t, v)
+}
+
+func (d *Device) configGone() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cfgGone
 }
 
 func (d *Device) stuckBits() bool {

@@ -117,7 +117,7 @@ func singles(log []fault.Access, kinds []fault.Kind, bits int) [][]fault.Fault {
 	for i, a := range log {
 		memory = memory || a.Op == fault.Alloc || a.Op == fault.Map
 		for _, k := range kinds {
-			if k == fault.Garbage && !memory {
+			if k.NeedsMemory() && !memory {
 				continue
 			}
 			for _, f := range faultsAt(a, i, k, bits) {
