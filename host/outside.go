@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/internal/link"
 	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/vfio"
@@ -28,6 +29,10 @@ type Outside interface {
 	File(ctx context.Context, use, name string) (*os.File, error)
 	// Begin says that there is something to write to such a file: a trace is emptied, a capture gets its name. Until then what was there before stays.
 	Begin(ctx context.Context, use, name string) error
+	// QEMU gives the parts of the machine whose first device is named, and who its monitor is asked by. Both are the caller's, who closes the parts.
+	QEMU(ctx context.Context, machine string) (*qemu.Parts, qemu.Monitor, error)
+	// Captured says that the captures of that machine may get their names.
+	Captured(ctx context.Context, machine string) error
 	// VFIO lends a function of this machine that the plan names, and tells what the kernel alone knows of it.
 	VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error)
 	// Conn is the connection that a device of the plan is, made for the caller: a vfio-user server's, a fabric's.
