@@ -18,6 +18,7 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/internal/link"
+	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/vfio"
 )
 
@@ -36,6 +37,8 @@ type Outside interface {
 	VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error)
 	// Conn is the connection that a device of the plan is, made for the caller: a vfio-user server's, a fabric's.
 	Conn(ctx context.Context, name string) (*net.UnixConn, error)
+	// TAP lends the kernel interface that the plan makes of a device.
+	TAP(device string) tap.Lender
 }
 
 // Uses of Outside.File.
@@ -132,7 +135,7 @@ type outsideBackend interface {
 
 // outsideBackends make those of a group; nil: it has no such device. They open what a worker of the group asks for first, or at once.
 var outsideBackends = []func(c Config, g groupPlan) (outsideBackend, error){
-	holdVFIO, holdConns,
+	holdVFIO, holdConns, holdTAPs,
 }
 
 // nearOutside gives a group's workers what its plan says; outside.
