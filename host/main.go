@@ -37,6 +37,9 @@ type Program struct {
 	// BenchCompare runs `ring3 bench compare`; nil: there is no such command.
 	BenchCompare func(before, after string, asJSON bool, w io.Writer) error
 
+	// Fault runs `ring3 fault`; nil: there is no such command.
+	Fault func(ctx context.Context, o FaultOptions) error
+
 	passed *passed // what root opened for this process
 }
 
@@ -133,7 +136,7 @@ func singleDash(args []string) []string {
 			break
 		}
 		switch s {
-		case "-json", "-for":
+		case "-json", "-for", "-seed", "-slice", "-backend", "-scenario":
 			s = "-" + s
 		}
 		out[i] = s
@@ -177,6 +180,9 @@ would have.
 		a.statsCmd(), a.topCmd(), a.reportCmd(), a.ethtoolCmd(), a.pcapCmd(), a.traceCmd(), a.bindCmd(), a.unbindCmd(), a.tpmCmd(), a.fabricCmd(), a.doctorCmd(), a.versionCmd())
 	if a.Bench != nil {
 		root.AddCommand(a.benchCmd())
+	}
+	if a.Fault != nil {
+		root.AddCommand(a.faultCmd())
 	}
 	return root
 }

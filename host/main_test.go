@@ -7,6 +7,8 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/drivers/e1000"
 	"github.com/ring3dev/ring3/drivers/edu"
+	"github.com/ring3dev/ring3/drivers/portbus"
+	"github.com/ring3dev/ring3/drivers/portbus/pciehp"
 )
 
 // TestMain lets this binary be a worker, with some drivers.
@@ -15,4 +17,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-var testProgram = &Program{Drivers: []*pci.Driver{e1000.Driver, edu.Driver}}
+var testProgram = &Program{
+	Drivers:  []*pci.Driver{e1000.Driver, edu.Driver},
+	Services: []*portbus.ServiceDriver{pciehp.Driver(pciehp.Options{})},
+}

@@ -47,7 +47,7 @@ type DeviceInfo struct {
 
 	// Supervised: its driver runs in a worker, with those of its group. What follows is of that.
 	Supervised bool    `json:"supervised,omitempty"`
-	Worker     int     `json:"worker,omitempty"` // its process; 0: none is up
+	Worker     int     `json:"worker,omitempty"`      // its process; 0: none is up
 	Restarts   int     `json:"restarts"`              // since the instance came up
 	LastCause  string  `json:"last_cause,omitempty"`  // of the last death
 	Recovery   float64 `json:"recovery_ms,omitempty"` // from that death until the device was in service again; 0: it is not, yet

@@ -224,6 +224,7 @@ func (s *System) Save() Saved {
 		}
 	}
 	v.Nets = s.settings()
+	v.Pktgen = s.pktgen.Save()
 	s.saver.mu.Lock()
 	v.Stores = slices.Clone(s.saver.stores)
 	s.saver.mu.Unlock()
@@ -469,6 +470,12 @@ func (s *System) replay(ctx context.Context, v *Saved) {
 		} else if err := netdev.RestoreSettings(ctx, b.net, n.Settings); err != nil {
 			s.lose("%s: %s", n.Device, strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
+	}
+	if len(v.Pktgen) > 0 {
+		if err := s.pktgen.Restore(v.Pktgen); err != nil {
+			s.lose("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		}
+		s.pktgen.Resume()
 	}
 	for _, name := range v.TPMs {
 		s.lose("%s: the resource manager's sessions and objects of programs that have it open are lost", name)

@@ -65,6 +65,7 @@ type charge struct {
 type deaths struct {
 	count   int           // so far
 	last    string        // cause of the last
+	gave    string        // why there is no other worker, where the group was given up
 	at      time.Time     // of the last
 	took    time.Duration // from the last until the devices were in service again; 0: they are not, yet
 	report  string        // file; "": none could be written
@@ -213,13 +214,14 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 	syncing, cancel := context.WithTimeout(ctx, syncTime)
 	defer cancel()
 	if err := ch.part.Sync(syncing); err != nil {
-		return fmt.Errorf("%s: its tree: %w (%w)", ch.Name, err, errDied)
+		return fmt.Errorf("%s: its tree: %w%w", ch.Name, err, silent{errDied})
 	}
 	for _, lost := range up.Lost {
 		ch.s.log.Warn(lost)
 	}
 	w.since = time.Now()
 	ch.set(func() {
+		ch.gone = false
 		ch.cur, ch.state, ch.infos, ch.deaths.version = w, stateUp, bounded(up.Devices), up.Version
 		if ch.deaths.count > 0 && ch.deaths.took == 0 {
 			ch.deaths.took = time.Since(ch.deaths.at)
@@ -339,7 +341,7 @@ func (ch *charge) died(w *worker, cause error) bool {
 func (ch *charge) give(err error) {
 	err = fmt.Errorf("%s: given up: %w", ch.Name, err)
 	ch.part.Fail(err)
-	ch.set(func() { ch.state, ch.deaths.last = stateFailed, strings.TrimPrefix(err.Error(), ch.Name+": ") })
+	ch.set(func() { ch.state, ch.deaths.gave = stateFailed, strings.TrimPrefix(err.Error(), ch.Name+": ") })
 	ch.s.log.Error(err.Error())
 }
 
@@ -395,11 +397,11 @@ func (ch *charge) await(ctx context.Context) (*worker, error) {
 	defer limit.Stop()
 	for {
 		ch.mu.Lock()
-		w, state, last, changed := ch.cur, ch.state, ch.deaths.last, ch.changed
+		w, state, last, gave, changed := ch.cur, ch.state, ch.deaths.last, ch.deaths.gave, ch.changed
 		ch.mu.Unlock()
 		switch {
 		case state == stateFailed:
-			return nil, fmt.Errorf("%s: %s: %w", ch.Name, last, syscall.EIO)
+			return nil, fmt.Errorf("%s: %s: %w", ch.Name, gave, syscall.EIO)
 		case w != nil:
 			return w, nil
 		}

@@ -147,7 +147,10 @@ func (ch *charge) describe(ctx context.Context) []DeviceInfo {
 		v.Supervised, v.Worker, v.Restarts, v.LastCause, v.Report = true, pid, d.count, d.last, d.report
 		v.Recovery = float64(d.took.Microseconds()) / 1000
 		if ch.state != stateUp {
-			v.State, v.Cause, v.Link = ch.state, d.last, downLink(v.Link)
+			v.State, v.Link = ch.state, downLink(v.Link)
+			if v.Cause = d.last; ch.state == stateFailed {
+				v.Cause = d.gave
+			}
 		}
 	}
 	return out

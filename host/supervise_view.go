@@ -43,7 +43,7 @@ func (s *supervisor) dress() error {
 	root := s.tree.Root()
 	if n, err := root.Walk("sys" + loopbackPath); err == nil {
 		if d, ok := n.(*node.Dir); ok {
-			s.ns.MkdirAll("sys" + path.Dir(loopbackPath)).Put(loopbackName, d)
+			s.ns.MkdirAll("sys"+path.Dir(loopbackPath)).Put(loopbackName, d)
 		}
 	}
 	for _, name := range userns.BusFiles {

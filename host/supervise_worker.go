@@ -56,7 +56,7 @@ func startWorker(ctx context.Context, s *supervisor, path string) (_ *worker, er
 	}
 	defer theirs.Close()
 	w := &worker{s: s, path: path, hi: make(chan workerHello, 1), fatal: make(chan error, 1), logs: bucket{burst: logBurst, rate: logRate}}
-	w.p, err = sandbox.Start(sandbox.Options{Path: path, Args: s.c.Args, Env: s.c.Env, Files: []*os.File{theirs}, Log: s.log,
+	w.p, err = sandbox.Start(sandbox.Options{Path: path, Args: s.c.Args, Env: s.c.Env, Files: []*os.File{theirs}, Log: slog.New(atLeast{s.log.Handler(), slog.LevelInfo}),
 		Started: func(pid int) {
 			if s.c.Started != nil {
 				s.c.Started(pid, "worker")
@@ -88,6 +88,17 @@ func (w *worker) speaks() error {
 		return nil
 	}
 	return fmt.Errorf("its program (version %s) speaks version %d of the protocol, want %d: %w", line(printable(w.hello.Version)), w.hello.Wire, wireVersion, bus.ErrNotSupported)
+}
+
+// atLeast drops messages below a level: what a system refuses is 'ring3 doctor's to say, if the sandbox holds it for usual.
+type atLeast struct {
+	slog.Handler
+	level slog.Level
+}
+
+// Enabled implements slog.Handler.
+func (h atLeast) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= h.level && h.Handler.Enabled(ctx, l)
 }
 
 // adopt makes it a group's.
@@ -180,6 +191,15 @@ func (l life) Event(m link.Method, body []byte, files []*os.File) error {
 			return err
 		}
 		w.s.events.Publish(e.Action, e.Devpath, e.Subsystem, e.Env[:min(len(e.Env), maxEnv)]...)
+	case lifeGone:
+		var why string
+		if err := told(m, body, &why); err != nil {
+			return err
+		}
+		if ch == nil {
+			return fmt.Errorf("event %#x: %w", uint16(m), bus.ErrProtocol)
+		}
+		ch.set(func() { ch.gone = true }) // why was said when it happened
 	case lifeSuspect:
 		var v suspect
 		if err := told(m, body, &v); err != nil {
@@ -290,10 +310,10 @@ func (w *worker) configure(ctx context.Context, config []byte, book *os.File) (u
 	case errors.As(err, &remote):
 		return up, err
 	case err != nil:
-		return up, fmt.Errorf("%w (%w)", w.explain(err), errDied)
+		return up, fmt.Errorf("%w%w", w.explain(err), silent{errDied})
 	}
 	if err := json.Unmarshal(reply, &up); err != nil {
-		return up, fmt.Errorf("its answer: %v: %w (%w)", err, bus.ErrProtocol, errDied)
+		return up, fmt.Errorf("its answer: %v: %w%w", err, bus.ErrProtocol, silent{errDied})
 	}
 	return up, nil
 }

@@ -190,7 +190,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt, Open: s.openReplay()}); err != nil {
+	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt, Open: s.openReplay(), Ledger: c.Ledger, Changed: s.touch}); err != nil {
 		return err
 	}
 	if s.strict = prof.Pktgen.Strict; !s.strict {

@@ -279,20 +279,22 @@ func (c *childErrors) stop(log *slog.Logger) error {
 
 // serveDevices brings the devices up: each group's in a worker of its own, or all in this process.
 func (u *up) serveDevices(ctx context.Context, c Config, f upFlags) error {
+	var why error
 	if f.supervise == "on" {
-		why := supervisable(&c.Plan, len(c.Files) > 0)
-		if why == nil {
+		if why = supervisable(&c.Plan, len(c.Files) > 0); why == nil {
 			s, err := newSupervisor(ctx, superviseConfig{Config: c, Args: []string{workerArg}, Ended: func(pid int) { _ = u.in.RemoveChild(pid) }})
 			if err == nil {
 				u.sys = s
 			}
 			return err
 		}
-		c.Log.Warn(fmt.Sprintf("the drivers run in this process, unsupervised: %v", why))
 	}
 	s, err := NewSystem(ctx, c)
 	if err == nil {
 		u.sys = s
+		if why != nil {
+			c.Log.Warn(fmt.Sprintf("the drivers run in this process, unsupervised: %v", why))
+		}
 	}
 	return err
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/ring3dev/ring3/internal/ledger"
 	"github.com/ring3dev/ring3/internal/link"
 	"github.com/ring3dev/ring3/internal/mirror"
+	"github.com/ring3dev/ring3/internal/sandbox"
 	"github.com/ring3dev/ring3/internal/uevent"
 )
 
@@ -43,8 +44,8 @@ func (p *Program) workerMain() {
 	}
 	// They are for who looks after it, and decides when it ends.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
-	if err := enterSandbox(); err != nil {
-		fmt.Fprintf(os.Stderr, "ring3: worker: %v: a worker is started by 'ring3 up'\n", err)
+	if err := sandbox.Enter(); err != nil {
+		fmt.Fprintf(os.Stderr, "ring3: worker: %v ('ring3 up' starts workers, and nobody else does)\n", err)
 		os.Exit(1)
 	}
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2) // as in Main
@@ -71,7 +72,8 @@ type workerSide struct {
 	logs pump[klog.Record]
 	evs  pump[uevent.Event]
 
-	busy atomic.Bool // it was configured
+	busy   atomic.Bool // it was configured
+	ending atomic.Bool // it ends in order
 
 	mu       sync.Mutex // guards what follows
 	sys      *System
@@ -156,7 +158,11 @@ func (w *workerSide) Call(ctx context.Context, m link.Method, body []byte, files
 	tree := w.tree
 	w.mu.Unlock()
 	if uint8(m>>8) == linkTree && tree != nil {
-		return tree.Call(ctx, m, body, files, part)
+		reply, pass, err := tree.Call(ctx, m, body, files, part)
+		if w.ending.Load() { // what that says is of a System that ends: the next worker is asked once more
+			<-ctx.Done()
+		}
+		return reply, pass, err
 	}
 	defer closeOpen(files)
 	var result any
@@ -239,6 +245,16 @@ func (w *workerSide) configure(ctx context.Context, body []byte, files []*os.Fil
 		w.watch = watch
 		w.mu.Unlock()
 	}
+	go func() {
+		if <-sys.Done(); w.ending.Load() {
+			return
+		}
+		text := "no device is left alive"
+		if err := sys.Err(); err != nil {
+			text = err.Error()
+		}
+		w.tell(lifeGone, text)
+	}()
 	return workerUp{Wire: wireVersion, Version: version(), Devices: sys.Devices(), Lost: sys.Lost()}, nil
 }
 
@@ -322,6 +338,7 @@ func (w *workerSide) stop() (any, error) {
 		return workerStopped{}, nil
 	}
 	watch.stop()
+	w.ending.Store(true)
 	r := workerStopped{Saved: sys.Save()}
 	sys.Stop()
 	if err := sys.Close(); err != nil {

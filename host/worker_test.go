@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"github.com/ring3dev/ring3/internal/link"
 	"github.com/ring3dev/ring3/internal/mirror"
 	"github.com/ring3dev/ring3/internal/node"
+	"github.com/ring3dev/ring3/internal/sandbox"
 )
 
 // testSupervisor is as much of a supervisor as a test of workers needs: a group, its tree, what it has of the world.
@@ -38,7 +38,7 @@ type testSupervisor struct {
 	reports  []workerReport
 	hello    chan workerHello
 
-	cmd  *exec.Cmd
+	p    *sandbox.Process
 	conn *link.Conn
 }
 
@@ -80,9 +80,7 @@ func (s *testSupervisor) start() {
 		s.t.Fatal(err)
 	}
 	s.hello = make(chan workerHello, 1)
-	s.cmd = exec.Command(os.Args[0], workerArg)
-	s.cmd.ExtraFiles, s.cmd.Stderr = []*os.File{theirs}, testWriter{s.t}
-	err = s.cmd.Start()
+	s.p, err = sandbox.Start(sandbox.Options{Args: []string{workerArg}, Files: []*os.File{theirs}, Stderr: testWriter{s.t}})
 	theirs.Close()
 	if err != nil {
 		s.t.Fatal(err)
@@ -144,12 +142,14 @@ func (s *testSupervisor) up() workerUp {
 
 // kill ends the worker, and stops its devices.
 func (s *testSupervisor) kill() {
-	if s.cmd == nil {
+	if s.p == nil {
 		return
 	}
-	_ = s.cmd.Process.Kill()
-	_ = s.cmd.Wait()
-	s.cmd = nil
+	s.p.Kill()
+	if err := s.p.Close(); err != nil {
+		s.t.Error(err)
+	}
+	s.p = nil
 	s.conn.Close()
 	s.part.Detach(errors.New("killed"))
 	if err := s.out.Quiesce(context.Background()); err != nil {
@@ -222,6 +222,7 @@ func (s *testSupervisor) Event(m link.Method, body []byte, _ []*os.File) error {
 		var r workerRecord
 		err = json.Unmarshal(body, &r)
 		s.logs = append(s.logs, r.Text)
+	case lifeGone:
 	case lifeSuspect:
 		var v suspect
 		err = json.Unmarshal(body, &v)
@@ -331,7 +332,7 @@ func TestWorkerAgain(t *testing.T) {
 	irq := strings.TrimSpace(s.read("/sys/bus/pci/devices/" + card.Address + "/irq"))
 	s.write("/proc/irq/"+irq+"/smp_affinity_list", "0")
 	s.write("/sys/bus/pci/devices/"+addr+"/driver_override", "none")
-	s.write("/sys/bus/pci/drivers/e1000e/unbind", addr)
+	s.write("/sys/bus/pci/drivers/e1000/unbind", addr)
 	s.write("/sys/bus/pci/drivers_autoprobe", "0")
 	before := s.devices()
 	saved := s.saved
@@ -361,13 +362,13 @@ func TestWorkerAgain(t *testing.T) {
 		t.Errorf("the new worker would save\n%s, the old one\n%s", s.saved, saved)
 	}
 	s.write("/sys/bus/pci/devices/"+addr+"/driver_override", "")
-	s.write("/sys/bus/pci/drivers/e1000e/bind", addr)
+	s.write("/sys/bus/pci/drivers/e1000/bind", addr)
 	if err := s.control(opUnplug, plugArgs{Device: "eth7", Now: true}, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.kill()
 	s.up()
-	if now := s.devices(); len(now) != 3 || now[2].Driver != "e1000e" {
+	if now := s.devices(); len(now) != 3 || now[1].Driver != "e1000" {
 		t.Errorf("after a card was unplugged and a driver bound there are %+v", now)
 	}
 }

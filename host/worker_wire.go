@@ -30,6 +30,7 @@ const (
 	lifeStop      link.Method = 0x0405 // call to the worker: an orderly end; workerStopped. The worker's process ends after it
 	lifeUevent    link.Method = 0x0406 // event to the supervisor: uevent.Event, whose number and time are the supervisor's to give
 	lifeSuspect   link.Method = 0x0407 // event to the supervisor: suspect
+	lifeGone      link.Method = 0x0409 // event to the supervisor: no device of the group is left alive; a text says why
 	lifeAsk       link.Method = 0x0408 // call to the worker, nothing: workerReport of how it is; for reports of what was not a panic
 )
 

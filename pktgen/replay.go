@@ -65,7 +65,7 @@ type loaded struct {
 func (d *device) load(s scanner) loaded {
 	l := loaded{path: s.line(maxPath)}
 	if l.path != "" {
-		l.c, l.err = readCapture(d.thr.eng.open, l.path, d.nd.MTU())
+		l.c, l.err = readCapture(d.thr.eng.opener, l.path, d.nd.MTU())
 	}
 	return l
 }

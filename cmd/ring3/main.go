@@ -15,6 +15,7 @@ import (
 	"github.com/ring3dev/ring3/drivers/portbus/vc"
 	"github.com/ring3dev/ring3/host"
 	"github.com/ring3dev/ring3/internal/bench"
+	"github.com/ring3dev/ring3/internal/campaign"
 	"github.com/ring3dev/ring3/rionet/mport"
 	"github.com/ring3dev/ring3/tpmdd/crb"
 	"github.com/ring3dev/ring3/tpmdd/tis"
@@ -26,6 +27,7 @@ func main() {
 		Services:     []*portbus.ServiceDriver{&pme.Driver, &aer.Driver, pciehp.Driver(pciehp.Options{}), &dpc.Driver, &bwctrl.Driver, &vc.Driver},
 		Bench:        bench.Command,
 		BenchCompare: bench.CompareCommand,
+		Fault:        campaign.Command,
 	}
 	p.Main()
 }

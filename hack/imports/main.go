@@ -40,7 +40,7 @@ var layers = [][]string{
 	{"pktgen", "tpmdd", "rionet", "netdev/tap"}, // rionet: with mport, fabricd and rejoin
 	{"internal/kernfs", "internal/figures", "internal/instance", "internal/userns", "internal/hwbind"},
 	{"host"},
-	{"internal/bench"},
+	{"internal/bench", "internal/campaign"},
 	{"cmd", "examples"},
 	{"hack", "integration"},
 }
@@ -71,6 +71,8 @@ var foreign = []struct {
 	{"github.com/expr-lang/expr", []string{"bus/trace/tracefile"}, false},
 	{"github.com/spf13/cobra", []string{"host", "cmd"}, false},
 	{"github.com/vishvananda", []string{"netdev/tap", "internal/bench"}, true},
+	{"github.com/elastic/go-seccomp-bpf", []string{"internal/sandbox"}, false},
+	{"golang.org/x/net", []string{"internal/sandbox"}, false},
 	{"golang.org/x/perf", []string{"internal/bench"}, false},
 	{"github.com/prometheus", []string{"internal/figures"}, true},
 	{"github.com/gdamore/tcell", []string{"internal/figures"}, false},

@@ -43,7 +43,13 @@ type Journal struct {
 	a    *Area
 	n    int // words
 	most int // changes
-	k    int // of them, those written
+	set  []change
+}
+
+// change is what a word becomes.
+type change struct {
+	i int
+	v uint64
 }
 
 // JournalWords is how many words an area of n and a journal of so many changes takes.
@@ -52,41 +58,50 @@ func JournalWords(n, changes int) int { return n + 1 + 2*changes }
 // NewJournal takes over an area, and ends what a writer before had begun. It trusts nothing in it: indices outside are left out.
 func NewJournal(a *Area, n, changes int) *Journal {
 	j := &Journal{a: a, n: n, most: changes}
-	j.apply(int(min(a.Load(n), uint64(changes))))
+	k := int(min(a.Load(n), uint64(changes)))
+	for c := range k {
+		if i := a.Load(j.at(c)); i < uint64(n) {
+			a.Store(int(i), a.Load(j.at(c)+1))
+		}
+	}
+	if k > 0 {
+		a.Store(n, 0)
+	}
 	return j
 }
+
+func (j *Journal) at(c int) int { return j.n + 1 + 2*c }
 
 // Load is word i as it was committed.
 func (j *Journal) Load(i int) uint64 { return j.a.Load(i) }
 
-// Room is how many changes there is room for until Commit.
-func (j *Journal) Room() int { return j.most - j.k }
+// Update makes word i v, at Commit, if it is not that already. It panics where there are too many changes.
+func (j *Journal) Update(i int, v uint64) {
+	if j.a.Load(i) != v {
+		j.Set(i, v)
+	}
+}
 
-// Set will set word i. There must be room.
+// Set makes word i v, at Commit.
 func (j *Journal) Set(i int, v uint64) {
-	at := j.n + 1 + 2*j.k
+	if len(j.set) == j.most {
+		panic("ledger: more changes than the journal has room for")
+	}
+	at := j.at(len(j.set))
 	j.a.Store(at, uint64(i))
 	j.a.Store(at+1, v)
-	j.k++
+	j.set = append(j.set, change{i, v})
 }
 
 // Commit does all that was Set.
 func (j *Journal) Commit() {
-	if j.k > 0 {
-		j.a.Store(j.n, uint64(j.k))
-		j.apply(j.k)
-		j.k = 0
+	if len(j.set) == 0 {
+		return
 	}
-}
-
-func (j *Journal) apply(k int) {
-	for c := range k {
-		at := j.n + 1 + 2*c
-		if i := j.a.Load(at); i < uint64(j.n) {
-			j.a.Store(int(i), j.a.Load(at+1))
-		}
+	j.a.Store(j.n, uint64(len(j.set)))
+	for _, c := range j.set {
+		j.a.Store(c.i, c.v)
 	}
-	if k > 0 {
-		j.a.Store(j.n, 0)
-	}
+	j.a.Store(j.n, 0)
+	j.set = j.set[:0]
 }

@@ -16,7 +16,7 @@ import (
 
 // Limits.
 const (
-	Size     = 32 << 20 // bytes
+	Size     = 64 << 20 // bytes
 	MaxNames = 2048
 	MaxName  = 8 * (slotWords - slotName) // bytes
 )

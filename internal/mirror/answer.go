@@ -64,6 +64,9 @@ func show(ctx context.Context, f *node.File) ([]byte, error) {
 	default:
 		err = syscall.EIO
 	}
+	if err == nil && b.Len() > maxText {
+		err = errLong
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,7 @@
 //
 // # What a worker's death means to a program
 //
-// A read of a text or of a binary file that was on its way is made again, of the next worker. A write that was on its way gives EIO, since it may have been done
+// A read of a text or of a binary file that was on its way is made again, of the next worker (if it kills three, it gives EIO). A write that was on its way gives EIO, since it may have been done
 // (unless its [Rule] says Again); one that was not sent yet is sent to the next worker. A stream (a device's file) gives EIO once, then it is opened again,
 // with the flags of its open, at its next use. Calls wait for the next worker, at most Patience, then give EIO; after Fail they do so at once.
 // What can be interrupted ends with its ctx at any time; what cannot (ReadAt, WriteAt, Open, Close, Poll), and each Show, ends after Patience.
@@ -25,8 +25,8 @@
 //
 // # Joined files
 //
-// The first part that has a path says what is there: a part that has something of another kind is hidden. A file that several have is shown and
-// written by its [Rule]. Binary files and streams are the first part's.
+// Directories are joined. A file that several have is shown and written by its [Rule]; without one, and of links, whoever had it first has it, and the others' are not
+// shown: no worker reaches another's files. Binary files and streams are the first part's.
 //
 // # Order
 //

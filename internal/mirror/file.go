@@ -40,14 +40,18 @@ func (e *entry) file(info kindInfo) *node.File {
 
 // How a call is made, and what becomes of it when its worker dies.
 const (
-	retry   = 1 << iota // harmless: the next worker is asked
+	retry   = 1 << iota // harmless: the next worker is asked, maxRetries times
+	always              // the next worker is asked, as long as there is one
 	bounded             // it ends after Patience
 	finish              // what has begun is waited for, though ctx ended
 )
 
+// maxRetries bounds how many workers a call that only asks may cost, if it is what kills them.
+const maxRetries = 2
+
 // call asks one part's worker. body gets the worker's number of the node put before it.
 func (e *entry) call(ctx context.Context, p *Part, m link.Method, body []byte, how int) ([]byte, error) {
-	for {
+	for deaths := 0; ; {
 		s, c, err := e.await(ctx, p)
 		if err != nil {
 			return nil, err
@@ -56,8 +60,13 @@ func (e *entry) call(ctx context.Context, p *Part, m link.Method, body []byte, h
 		if err == nil {
 			return reply, nil
 		}
-		if how&retry == 0 && !errors.Is(err, link.ErrUnsent) || !died(err) || ctx.Err() != nil {
+		if !died(err) || ctx.Err() != nil {
 			return nil, outcome(err)
+		}
+		if !errors.Is(err, link.ErrUnsent) {
+			if deaths++; how&always == 0 && (how&retry == 0 || deaths > maxRetries) {
+				return nil, outcome(err)
+			}
 		}
 		<-c.Done() // await finds it dead then
 	}
@@ -117,11 +126,12 @@ func (e *entry) await(ctx context.Context, p *Part) (*seen, *link.Conn, error) {
 		if s == nil {
 			return nil, nil, fmt.Errorf("%s: gone: %w", p.name, syscall.ENODEV)
 		}
-		c, changed, err := p.ready(s.of, e.gone.Load())
+		gone := e.gone.Load()
+		c, changed, err := p.ready(s.of, gone)
 		if err != nil || c != nil {
 			return s, c, err
 		}
-		if s != e.of(p) { // shown while we looked
+		if s != e.of(p) || gone != e.gone.Load() { // the next one's tree was shown while we looked
 			continue
 		}
 		if late == nil {
@@ -150,6 +160,9 @@ func (e *entry) each(ctx context.Context, parts []*seen, m link.Method, body []b
 	return replies, errs
 }
 
+// errLong is the answer of a text that nobody reads to its end.
+var errLong = fmt.Errorf("its driver shows more than %d bytes: %w", maxText, syscall.EFBIG)
+
 func names(parts []*seen) []string {
 	all := make([]string, len(parts))
 	for i, s := range parts {
@@ -163,8 +176,14 @@ func (e *entry) show(ctx context.Context, w *bytes.Buffer) error {
 	parts := *e.users.Load()
 	if len(parts) == 1 {
 		text, err := e.call(ctx, parts[0].of.part, methodShow, nil, retry|bounded)
+		if err == nil && len(text) > maxText {
+			err = errLong
+		}
+		if err != nil {
+			return err
+		}
 		w.Write(text)
-		return err
+		return nil
 	}
 	replies, errs := e.each(ctx, parts, methodShow, nil, retry|bounded)
 	var from []string
@@ -172,16 +191,18 @@ func (e *entry) show(ctx context.Context, w *bytes.Buffer) error {
 	var first error
 	for i, err := range errs {
 		switch {
-		case err == nil:
+		case err == nil && len(replies[i]) <= maxText:
 			from, texts = append(from, parts[i].of.part.name), append(texts, replies[i])
 		case first == nil:
 			first = err
 		}
 	}
 	switch {
+	case len(texts) == 0 && first == nil:
+		return errLong
 	case len(texts) == 0:
 		return first
-	case e.rule.Show != nil && len(parts) > 1:
+	case e.rule != nil && e.rule.Show != nil:
 		w.Write(e.rule.Show(from, texts))
 	default:
 		w.Write(bytes.Join(texts, nil))
@@ -195,8 +216,8 @@ func (e *entry) store(ctx context.Context, p []byte) (int, error) {
 		p = p[:maxIO]
 	}
 	how := 0
-	if e.rule.Again {
-		how = retry
+	if e.rule != nil && e.rule.Again {
+		how = always
 	}
 	parts := e.choose(p)
 	if len(parts) == 0 {
@@ -234,7 +255,7 @@ func (e *entry) store(ctx context.Context, p []byte) (int, error) {
 // choose is whom a write goes to.
 func (e *entry) choose(p []byte) []*seen {
 	parts := *e.users.Load()
-	if len(parts) < 2 || e.rule.Store == nil {
+	if len(parts) < 2 || e.rule == nil || e.rule.Store == nil {
 		return parts
 	}
 	chosen := e.rule.Store(names(parts), p)

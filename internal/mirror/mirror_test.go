@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,18 +24,34 @@ type worker struct {
 	w    *link.Conn // the worker's
 }
 
-// start makes a worker of part, whose tree is root. It is not attached.
-func start(t testing.TB, p *Part, root *node.Dir) *worker {
+// linked is a link between part and a worker without anything.
+func linked(t testing.TB, p *Part) (ours, theirs *link.Conn) {
 	t.Helper()
-	ours, f, err := link.Pair()
+	a, b := sockets(t)
+	ours = link.New(a, link.Mux{Class: p}, link.Options{Name: "worker"})
+	theirs = link.New(b, link.Mux{}, link.Options{Name: "supervisor"})
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	return ours, theirs
+}
+
+func sockets(t testing.TB) (a, b *net.UnixConn) {
+	t.Helper()
+	a, f, err := link.Pair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	theirs, err := link.Open(f)
+	b, err = link.Open(f)
 	f.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return a, b
+}
+
+// start makes a worker of part, whose tree is root. It is not attached.
+func start(t testing.TB, p *Part, root *node.Dir) *worker {
+	t.Helper()
+	ours, theirs := sockets(t)
 	w := &worker{root: root, e: NewExport(root, "ns")}
 	w.c = link.New(ours, link.Mux{Class: p}, link.Options{Name: "worker"})
 	w.w = link.New(theirs, link.Mux{Class: w.e}, link.Options{Name: "supervisor"})

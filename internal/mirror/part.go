@@ -19,6 +19,7 @@ type Part struct {
 	name  string
 	order int
 	calls chan struct{} // one for each call that is open
+	hides bool          // it was logged that something is not shown; guarded by Tree.mu
 
 	sessions map[*link.Conn]*session // of links that have not ended; guarded by Tree.mu
 

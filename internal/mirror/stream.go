@@ -221,8 +221,11 @@ func (x polled) Poll() (events uint32, changed <-chan struct{}) {
 	case s != nil && s.dead(): // which a Read or Write tells
 		return unix.POLLERR | unix.POLLIN | unix.POLLOUT, changed
 	case s == nil: // which one has told
-		c, again, _ := x.part.ready(x.e.session(x.part), x.e.gone.Load())
-		if c == nil {
+		c, again, err := x.part.ready(x.e.session(x.part), x.e.gone.Load())
+		switch {
+		case err != nil:
+			return unix.POLLERR | unix.POLLIN | unix.POLLOUT, changed
+		case c == nil:
 			return 0, again
 		}
 	}

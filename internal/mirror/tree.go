@@ -12,8 +12,8 @@ import (
 	"github.com/ring3dev/ring3/internal/node"
 )
 
-// Rule says what is done with a file that several parts have, or one that a worker may die under. Of others the texts are concatenated, and writes
-// go to all.
+// Rule says what is done with a file that several parts have, or one that a worker may die under. Of a file without a Rule there is one: whoever had it first
+// has it, and no other worker can put its own in the place, or beside.
 type Rule struct {
 	// Pattern is a path from the top, as path.Match has it: "/proc/net/pktgen/kpktgend_*". The first Rule that matches counts.
 	Pattern string
@@ -25,9 +25,14 @@ type Rule struct {
 	Again bool
 }
 
+// First is a Rule's Show that shows the first part's text.
+func First(_ []string, texts [][]byte) []byte { return texts[0] }
+
 // TreeOptions say how a Tree behaves. The zero value is good for a test.
 type TreeOptions struct {
 	Rules []Rule
+	// Except are names at the top that no worker may have.
+	Except []string
 	// Patience is how long a call waits for the next worker, and how long one that cannot be interrupted waits for its answer; 0: 10 s.
 	Patience time.Duration
 	Log      *slog.Logger // nil discards
@@ -72,14 +77,14 @@ func (t *Tree) Part(name string) *Part {
 	return p
 }
 
-// rule is what is done with the file at a path.
-func (t *Tree) rule(at string) Rule {
-	for _, r := range t.o.Rules {
-		if ok, _ := path.Match(r.Pattern, at); ok {
-			return r
+// rule is what is done with the file at a path; nil if no Rule says.
+func (t *Tree) rule(at string) *Rule {
+	for i := range t.o.Rules {
+		if ok, _ := path.Match(t.o.Rules[i].Pattern, at); ok {
+			return &t.o.Rules[i]
 		}
 	}
-	return Rule{}
+	return nil
 }
 
 // entry is a place in the joined tree. What is not said to be otherwise is guarded by Tree.mu.
@@ -87,7 +92,7 @@ type entry struct {
 	up   *entry
 	name string
 	path string
-	rule Rule // of a file
+	rule *Rule // of a file; nil: none
 
 	kids map[string]*entry // of a directory
 	own  []*seen           // whose it is, in the order of their parts; all of one kind
@@ -103,8 +108,11 @@ type entry struct {
 // What follows is called with Tree.mu held.
 
 // join gives an entry the node of a worker: a new entry, or one that other parts have, or the same part's last worker had. It returns nil where
-// another part has something of another kind.
+// it may not be shown.
 func (t *Tree) join(up *entry, s *seen) *entry {
+	if up == t.top && slices.Contains(t.o.Except, s.name) {
+		return nil
+	}
 	e := up.kids[s.name]
 	if e == nil {
 		e = &entry{up: up, name: s.name, path: up.path + "/" + s.name}
@@ -125,8 +133,11 @@ func (t *Tree) join(up *entry, s *seen) *entry {
 			return nil
 		}
 		up.kids[s.name] = e
-	} else if e.own[0].kind != s.kind {
-		t.o.Log.Warn("two workers have different things of one name; the first one's is shown", "path", e.path, "hidden", s.of.part.name)
+	} else if mine := len(e.own) == 1 && e.own[0].of.part == s.of.part; e.own[0].kind != s.kind || !mine && s.kind != kindDir && e.rule == nil {
+		if p := s.of.part; !p.hides {
+			p.hides = true
+			t.o.Log.Warn("a worker has what another one had first; it is not shown, nor what else there may be of this kind", "worker", p.name, "path", e.path)
+		}
 		return nil
 	}
 	part := func(x *seen) int { return x.of.part.order }

@@ -72,6 +72,7 @@ const (
 	maxTarget = 4095
 	maxSize   = 1 << 30 // of a file
 	maxIO     = 1 << 20 // that one call moves
+	maxText   = 1 << 20 // of a file
 )
 
 // kindInfo is what a node is, and what its looks depend on. Nodes with the same kindInfo may stand for each other.

@@ -69,7 +69,7 @@ func asked() map[string][]way {
 		"kill":       {{is(0, self)}},
 		"prlimit64":  {{is(0, 0)}}, // its own, which it can only lower
 		"setsockopt": {{is(1, unix.SOL_SOCKET)}},
-		"prctl":      {{is(0, unix.PR_SET_NAME)}, {is(0, unix.PR_GET_NAME)}, {is(0, prSetVMA)}},
+		"prctl":      {{is(0, unix.PR_SET_NAME)}, {is(0, unix.PR_GET_NAME)}, {is(0, unix.PR_SET_TIMERSLACK)}, {is(0, prSetVMA)}},
 	}
 	// No locks, leases, seals, sizes of pipes, nor signals to others.
 	for _, cmd := range []uint64{unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_SETFL, unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_GET_SEALS} {

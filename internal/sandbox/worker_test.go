@@ -87,6 +87,8 @@ func attempt(name string, pipe *os.File) {
 	fmt.Fprintf(pipe, "%s = %v", name, err)
 }
 
+var hogged [][]byte // so that the collector keeps it
+
 // worker is the program in the sandbox.
 func worker(args []string) {
 	if err := Enter(); err != nil {
@@ -121,13 +123,12 @@ func worker(args []string) {
 		_, _ = os.Stderr.WriteString("the end\n")
 		os.Exit(7)
 	case "hog":
-		var all [][]byte
 		for {
 			b := make([]byte, 1<<20)
 			for i := 0; i < len(b); i += 4096 {
 				b[i] = 1
 			}
-			all = append(all, b)
+			hogged = append(hogged, b)
 		}
 	case "threads":
 		for range 1000 {

@@ -1,0 +1,58 @@
+package campaign
+
+import (
+	"bytes"
+	"context"
+	"errors"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/drivers/edu"
+)
+
+func eduScenario() *Scenario {
+	return &Scenario{
+		Name: "edu", About: "QEMU's educational device: a factorial, a copy there and back", Driver: "edu",
+		Registers: edu.Driver.Registers(pci.FunctionID{}), Short: true, Weight: 1, backends: bothBackends,
+		open: func(ctx context.Context, b Backend) (*rig, error) {
+			m, err := start(ctx, b, nil, part{name: "edu0", model: "edu"})
+			if err != nil {
+				return nil, err
+			}
+			dev, err := m.Device("edu0")
+			if err != nil {
+				return nil, errors.Join(err, m.Close())
+			}
+			return &rig{dev: dev, live: liveEdu, reset: resetIn(m, "edu0", dev), selfReset: selfResetIn(m, "edu0"), close: m.Close}, nil
+		},
+	}
+}
+
+// liveEdu is an edu's life.
+func liveEdu(ctx context.Context, dev bus.Device) error {
+	inst, err := edu.Driver.Probe(ctx, dev, pci.Env{Name: "edu0"})
+	if err != nil {
+		return err
+	}
+	d := inst.(*edu.Device)
+	return errors.Join(func() error {
+		got, err := d.Factorial(ctx, 5)
+		if err != nil {
+			return err
+		}
+		if got != 120 {
+			return silent("wrong data: 5! = %d, want 120", got)
+		}
+		out, in := []byte("sixteen bytes and a few more"), make([]byte, 28)
+		if err := d.Copy(ctx, out, 100, bus.ToDevice); err != nil {
+			return err
+		}
+		if err := d.Copy(ctx, in, 100, bus.FromDevice); err != nil {
+			return err
+		}
+		if !bytes.Equal(in, out) {
+			return silent("wrong data: a copy there and back is %q, want %q", in, out)
+		}
+		return nil
+	}(), inst.Close())
+}

@@ -1,0 +1,193 @@
+package campaign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ring3dev/ring3/bus/fault"
+)
+
+// Verdict is what came of a run.
+type Verdict string
+
+// The verdicts.
+const (
+	NotMade   Verdict = "not made"  // the access never came
+	Harmless  Verdict = "harmless"  // nobody noticed, and nothing was wrong
+	Recovered Verdict = "recovered" // noticed; the driver went on by itself, or was closed, and one anew works in full
+	Silent    Verdict = "silent"    // only the user noticed; a driver anew works in full
+	Failed    Verdict = "failed"    // anything else
+)
+
+// Verdicts are all, in order.
+var Verdicts = []Verdict{NotMade, Harmless, Recovered, Silent, Failed}
+
+// Outcome is one run.
+type Outcome struct {
+	Scenario string  `json:"scenario"`
+	Faults   string  `json:"faults"`
+	Kind     string  `json:"kind"` // of the one fault, or "several"
+	Verdict  Verdict `json:"verdict"`
+	Class    string  `json:"class,omitempty"` // a few words: why silent or failed, how recovered
+	Why      string  `json:"why,omitempty"`
+	Number   int     `json:"number"` // in the campaign
+
+	log      []fault.Access
+	outcomes []fault.Outcome
+}
+
+// Times. None decides the verdict of a driver that is well.
+const (
+	afterFault = 50 * time.Millisecond // how long a driver that waits for a device that lies may go on
+	wholeLife  = 60 * time.Second
+	hangTime   = 60 * time.Second // how long a run may go on once its context ended
+)
+
+// label marks the goroutines of a run.
+const label = "ring3fault"
+
+// once makes one run: a life with faults, and one without after it. It returns even if the run does not.
+func once(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fault, keepLog bool) Outcome {
+	spec := fault.Plan{Faults: faults}.String()
+	out := make(chan Outcome, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	expire := time.AfterFunc(wholeLife, cancel)
+	defer expire.Stop()
+	go pprof.Do(ctx, pprof.Labels(label, s.Name+" "+spec), func(ctx context.Context) {
+		o := Outcome{Scenario: s.Name, Faults: spec, Kind: "several"}
+		if len(faults) == 1 {
+			o.Kind = faults[0].Kind.String()
+		}
+		defer func() {
+			if v := recover(); v != nil {
+				o.fail("panic", "panic: %v\n%s", v, debug.Stack())
+			}
+			out <- o
+		}()
+		o.live(ctx, s, b, r, faults, expire, keepLog)
+	})
+	select {
+	case o := <-out:
+		return o
+	case <-ctx.Done():
+	}
+	select {
+	case o := <-out:
+		return o
+	case <-time.After(hangTime):
+	}
+	o := Outcome{Scenario: s.Name, Faults: spec}
+	o.fail("hang", "hangs %s after its time was over; goroutines:\n%s", hangTime, labelled())
+	return o
+}
+
+func (o *Outcome) fail(class, format string, args ...any) {
+	o.Verdict, o.Class, o.Why = Failed, class, fmt.Sprintf(format, args...)
+}
+
+// live is both lives. A nil rig is one of its own.
+func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fault, expire *time.Timer, keepLog bool) {
+	if r == nil {
+		var err error
+		if r, err = s.open(ctx, b); err != nil {
+			o.fail("set-up", "opening the device: %v", err)
+			return
+		}
+		defer func() {
+			if err := r.close(); err != nil && o.Verdict != Failed {
+				o.fail("leak", "closing the machine: %v", err)
+			}
+		}()
+	}
+	plan := fault.Plan{Faults: faults, Registers: s.Registers, Reset: r.selfReset}
+	plan.OnHit = func(fault.Fault, fault.Access) { expire.Reset(afterFault) }
+	dev := fault.Wrap(r.dev, plan)
+	err, died := guard(func() error { return r.live(ctx, dev) })
+	held := dev.Held()
+	o.outcomes = dev.Outcomes()
+	if keepLog {
+		o.log = dev.Log()
+	}
+	if e := dev.Release(); e != nil && r.dev.Err() == nil {
+		o.fail("leak", "taking interrupts away: %v", e)
+		return
+	}
+	if o.judge(err, died, held); o.Verdict == Failed {
+		return
+	}
+	// The fault is over: the device is reset, and the next driver must find nothing amiss.
+	ctx, cancel := awhile(ctx, wholeLife)
+	defer cancel()
+	expire.Stop()
+	if err := r.reset(ctx); err != nil {
+		o.fail("reset", "resetting the device after %s: %v", o.Verdict, err)
+		return
+	}
+	next := fault.Wrap(r.dev, fault.Plan{})
+	err, died = guard(func() error { return r.live(ctx, next) })
+	held = next.Held()
+	e := next.Release()
+	switch {
+	case died != "":
+		o.fail("panic anew", "the driver anew: %s", died)
+	case err != nil || e != nil:
+		o.fail("not recovered", "%s (%s), and the driver anew: %v", o.Verdict, o.Why, errors.Join(err, e))
+	case len(held) > 0:
+		o.fail("leak", "the driver anew left %s", strings.Join(held, ", "))
+	}
+}
+
+// guard calls f, and tells of its panic.
+func guard(f func() error) (err error, died string) {
+	defer func() {
+		if v := recover(); v != nil {
+			died = fmt.Sprintf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	return f(), ""
+}
+
+// judge says what the first life was.
+func (o *Outcome) judge(err error, died string, held []string) {
+	made := func(k fault.Kind) bool {
+		return slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool { return x.Made && x.Fault.Kind == k })
+	}
+	any := slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool { return x.Made })
+	denied := slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool {
+		return x.Made && x.Fault.Kind == fault.Deny && x.Access.Op == fault.DisableIRQs
+	})
+	held = slices.DeleteFunc(held, func(s string) bool { return denied && strings.HasSuffix(s, "interrupt vectors") })
+	var away lostError
+	var bad silentError
+	var other foreignError
+	switch {
+	case died != "":
+		o.fail("panic", "%s", died)
+	case len(held) > 0:
+		o.fail("leak", "left behind: %s (%v)", strings.Join(held, ", "), err)
+	case errors.As(err, &other):
+		o.fail("beside", "%v", err)
+	case !any && err != nil:
+		o.fail("no fault", "no fault was made, but: %v", err)
+	case !any:
+		o.Verdict = NotMade
+	case err == nil:
+		o.Verdict = Harmless
+	case errors.As(err, &bad) && made(fault.Gone):
+		o.fail("unnoticed", "a dead link was not noticed: %v", err)
+	case errors.As(err, &bad):
+		class, _, _ := strings.Cut(bad.Error(), ":")
+		o.Verdict, o.Class, o.Why = Silent, class, err.Error()
+	case errors.As(err, &away):
+		o.Verdict, o.Class, o.Why = Recovered, "went on", err.Error()
+	default:
+		o.Verdict, o.Class, o.Why = Recovered, "restarted", err.Error()
+	}
+}

@@ -1,0 +1,196 @@
+package campaign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/fault"
+	"github.com/ring3dev/ring3/bus/qemu"
+	"github.com/ring3dev/ring3/bus/sim"
+)
+
+// Scenario is a driver's life that is lived again and again: brought up, used, closed.
+type Scenario struct {
+	Name  string // "e1000e"
+	About string // one line
+	// Driver is what its errors say after the device's address.
+	Driver    string
+	Registers []bus.Register
+	// Short: every access is tried with every kind, before faults are chosen at random.
+	Short bool
+	// Weight is its share of a campaign, in parts of the sum of all.
+	Weight int
+
+	backends []string // that it can run on
+	open     func(ctx context.Context, b Backend) (*rig, error)
+	accesses []place // of a run without fault: universe.txt
+}
+
+// On says whether the scenario runs on a backend.
+func (s *Scenario) On(b Backend) bool {
+	for _, have := range s.backends {
+		if have == b.Name {
+			return true
+		}
+	}
+	return false
+}
+
+// Backend is where devices come from.
+type Backend struct {
+	Name   string // "sim", "qemu", "vfio"
+	Device string // of vfio: an address
+	Log    *slog.Logger
+}
+
+// ParseBackend reads sim, qemu or vfio:ADDRESS.
+func ParseBackend(s string) (Backend, error) {
+	name, device, _ := strings.Cut(s, ":")
+	switch {
+	case (name == "sim" || name == "qemu") && device == "", name == "vfio" && device != "":
+		return Backend{Name: name, Device: device}, nil
+	}
+	return Backend{}, fmt.Errorf("backend %q: want sim, qemu or vfio:ADDRESS", s)
+}
+
+// fresh says whether each run has a device of its own: where one costs nothing.
+func (b Backend) fresh() bool { return b.Name == "sim" }
+
+// rig is a device that is to fail, and what is around it, which is well.
+type rig struct {
+	dev bus.Device // that is to be wrapped
+	// live is one life of a driver on dev, or on a wrapper around it. It returns nil, what the driver returned first, or one of
+	// lost, silent and foreign. It closes the driver, whatever comes.
+	live func(ctx context.Context, dev bus.Device) error
+	// reset brings the device to where a new driver can begin.
+	reset func(ctx context.Context) error
+	// selfReset is what the fault "reset" does; nil: Device.Reset.
+	selfReset func() error
+	close     func() error
+}
+
+// lostError: what was sent did not all come, and what was sent after that did.
+type lostError struct{ error }
+
+// silentError: the driver gave as good what is not, or does nothing and says nothing.
+type silentError struct{ error }
+
+// foreignError: something that is not the driver's went wrong.
+type foreignError struct{ error }
+
+func (e lostError) Unwrap() error    { return e.error }
+func (e silentError) Unwrap() error  { return e.error }
+func (e foreignError) Unwrap() error { return e.error }
+
+func lost(format string, args ...any) error    { return lostError{fmt.Errorf(format, args...)} }
+func silent(format string, args ...any) error  { return silentError{fmt.Errorf(format, args...)} }
+func foreign(format string, args ...any) error { return foreignError{fmt.Errorf(format, args...)} }
+
+// Scenarios are all that there are, in order.
+func Scenarios() []*Scenario {
+	all := append(e1000Scenarios(), eduScenario())
+	all = append(all, tpmScenarios()...)
+	for _, s := range all {
+		s.accesses = universe(s.Name)
+	}
+	return all
+}
+
+// Select is those whose name matches; nil matches all.
+func Select(all []*Scenario, re *regexp.Regexp, b Backend) ([]*Scenario, error) {
+	var out []*Scenario
+	for _, s := range all {
+		if (re == nil || re.MatchString(s.Name)) && s.On(b) {
+			out = append(out, s)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("no scenario matches %v on %s", re, b.Name)
+	}
+	return out, nil
+}
+
+// Find is the scenario of a name.
+func Find(name string) (*Scenario, error) {
+	var names []string
+	for _, s := range Scenarios() {
+		if s.Name == name {
+			return s, nil
+		}
+		names = append(names, s.Name)
+	}
+	return nil, fmt.Errorf("no scenario is named %q: there are %s", name, strings.Join(names, ", "))
+}
+
+// bothBackends are what most can run on.
+var bothBackends = []string{"sim", "qemu"}
+
+// machine is what a rig stands on.
+type machine interface {
+	Device(name string) (bus.Device, error)
+	Close() error
+}
+
+// part is one device of a machine.
+type part struct{ name, model, under string }
+
+// start makes a machine of either kind.
+func start(ctx context.Context, b Backend, wires [][2]string, parts ...part) (machine, error) {
+	if b.Name == "sim" {
+		c := sim.Config{Clock: sim.Eager, Wires: wires, Log: b.Log}
+		for _, p := range parts {
+			c.Devices = append(c.Devices, sim.DeviceSpec{Name: p.name, Model: p.model, Bus: p.under})
+		}
+		return sim.Start(ctx, c)
+	}
+	c := qemu.Config{Wires: wires, Log: b.Log}
+	for _, p := range parts {
+		// A port above each device can reset it, whatever the model can.
+		if p.under == "" && !strings.Contains(p.model, "port") {
+			port := "rp-" + p.name
+			c.Devices = append(c.Devices, qemu.DeviceSpec{Name: port, Model: "pcie-root-port"})
+			p.under = port
+		}
+		c.Devices = append(c.Devices, qemu.DeviceSpec{Name: p.name, Model: p.model, Bus: p.under})
+	}
+	return qemu.Start(ctx, c)
+}
+
+// resetIn is a rig's reset on a machine.
+func resetIn(m machine, name string, dev bus.Device) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		if s, ok := m.(*sim.Machine); ok {
+			return s.Reset(ctx, name)
+		}
+		err := dev.Reset(ctx)
+		if errors.Is(err, bus.ErrNotSupported) {
+			return nil // a driver resets it in other ways
+		}
+		return err
+	}
+}
+
+// selfResetIn is a rig's selfReset.
+func selfResetIn(m machine, name string) func() error {
+	if s, ok := m.(*sim.Machine); ok {
+		return func() error { return s.Reset(context.Background(), name) }
+	}
+	return nil
+}
+
+// as finds a device of type T inside wrappers.
+func wrapped(dev bus.Device) *fault.Device {
+	d, _ := dev.(*fault.Device)
+	return d
+}
+
+// awhile is a context for what comes after a fault: it outlives the one that the fault ended.
+func awhile(ctx context.Context, t time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), t)
+}
