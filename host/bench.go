@@ -100,7 +100,8 @@ func (a *app) firstFrame(ctx context.Context) (ready, frame time.Duration, err e
 	}
 	defer func() { err = errors.Join(err, u.close()) }()
 	ready = time.Since(start)
-	from, to := u.sys.bound()[0], u.sys.bound()[1]
+	bound := u.sys.(*System).bound()
+	from, to := bound[0], bound[1]
 	pool, err := from.net.Tx(0).NewPool(1)
 	if err != nil {
 		return 0, 0, err

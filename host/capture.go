@@ -1,10 +1,14 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+
+	"github.com/ring3dev/ring3/internal/frame"
 )
 
 // capture is a file that QEMU writes frames to. It has another name until everything is up,
@@ -13,11 +17,14 @@ type capture struct {
 	file *os.File
 	path string
 	tmp  string // "" where it is, or has become, path
+
+	outside Outside // that opened it for us; nil: we did
+	device  string
 }
 
 // openCapture opens the file for a device's capture.
 func openCapture(device, path string) (*capture, error) {
-	c := &capture{path: path}
+	c := &capture{path: path, device: device}
 	fail := func(err error) (*capture, error) {
 		var pe *fs.PathError
 		if errors.As(err, &pe) {
@@ -43,8 +50,34 @@ func openCapture(device, path string) (*capture, error) {
 	return c, nil
 }
 
+// openCapture opens the file for a device's capture, or has it opened.
+func (s *System) openCapture(device, path string) (*capture, error) {
+	if s.outside == nil {
+		return openCapture(device, path)
+	}
+	f, err := s.outside.File(s.ctx, useCapture, device)
+	if err != nil {
+		return nil, fmt.Errorf("%s: opening the capture: %w", device, err)
+	}
+	return &capture{file: f, path: path, outside: s.outside, device: device}, nil
+}
+
+// writer is what writes frames to it. One that has frames already, of a process in whose place this one is, gets more.
+func (c *capture) writer() (*frame.PcapWriter, error) {
+	if fi, err := c.file.Stat(); err == nil && fi.Mode().IsRegular() && fi.Size() > 0 && c.outside != nil {
+		if _, err := c.file.Seek(0, io.SeekEnd); err != nil {
+			return nil, err
+		}
+		return frame.AppendPcap(c.file), nil
+	}
+	return frame.NewPcapWriter(c.file)
+}
+
 // keep gives the file its name.
-func (c *capture) keep() error {
+func (c *capture) keep(ctx context.Context) error {
+	if c.outside != nil {
+		return c.outside.Begin(ctx, useCapture, c.device)
+	}
 	if c.tmp == "" {
 		return nil
 	}
@@ -57,6 +90,9 @@ func (c *capture) keep() error {
 
 // close closes the file, and removes one that was not kept.
 func (c *capture) close() error {
+	if c.file == nil { // it is somebody else's
+		return nil
+	}
 	err := c.file.Close()
 	if c.tmp != "" {
 		err = errors.Join(err, os.Remove(c.tmp))

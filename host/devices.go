@@ -91,6 +91,7 @@ func (s *System) change(f func([]*boundDevice) []*boundDevice) {
 	defer s.figuring.Unlock()
 	l := f(slices.Clone(s.bound()))
 	s.list.Store(&l)
+	s.touch()
 }
 
 // boundOf is the device of that name; nil if there is none.
@@ -232,6 +233,9 @@ func (s *System) unbind(b *boundDevice) (*boundDevice, error) {
 		}
 	}
 	err := b.stop()
+	if b.tap != nil {
+		err = errors.Join(err, b.tap.Release())
+	}
 	if b.net != nil {
 		s.netGone(b.spec.Name)
 	}

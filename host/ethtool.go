@@ -121,12 +121,12 @@ func (a *app) ethtool(ctx context.Context, q ethtoolArgs, op ethtoolOp) error {
 }
 
 // ethtoolHandler answers opEthtool.
-func (u *up) ethtoolHandler(ctx context.Context, args json.RawMessage, _ func(any) error) (any, error) {
+func (s *System) ethtoolHandler(ctx context.Context, args json.RawMessage, _ func(any) error) (any, error) {
 	var q ethtoolArgs
 	if err := json.Unmarshal(args, &q); err != nil {
 		return nil, fmt.Errorf("arguments: %v: %w", err, syscall.EINVAL)
 	}
-	return u.sys.ethtool(ctx, q)
+	return s.ethtool(ctx, q)
 }
 
 func (s *System) ethtool(ctx context.Context, q ethtoolArgs) (any, error) {

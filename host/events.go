@@ -28,13 +28,21 @@ type batch[T any] struct {
 	Lost  uint64 `json:"lost,omitempty"` // before these, since the client was too slow
 }
 
-// eventHandlers are the operations above.
-func (u *up) eventHandlers(h instance.Handlers) {
+// eventHandlers are the operations on events.
+func (s *System) eventHandlers(h instance.Handlers) {
 	h[opEvents] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
-		events, _ := u.sys.events.Read(0)
+		events, _ := s.events.Read(0)
 		return append([]uevent.Event{}, events...), nil // a list where there is none, too
 	}
-	h[opEventsFollow] = follower(u.sys.events.Follow)
+	h[opEventsFollow] = follower(s.events.Follow)
+}
+
+// logHandlers are those on messages.
+func (u *up) logHandlers(h instance.Handlers) {
+	h[opDmesg] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
+		records, _ := u.log.Read(0)
+		return records, nil
+	}
 	h[opDmesgFollow] = follower(u.log.Follow)
 }
 

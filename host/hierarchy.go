@@ -157,7 +157,7 @@ func (s *System) rescan(ctx context.Context, m hotMachine, port *pci.Function) e
 			continue
 		}
 		s.complain(f.Err)
-		b := &boundDevice{spec: *spec, machine: m, dev: dev, fn: f, use: new(sync.Mutex), ifindex: s.nextIfIndex()}
+		b := &boundDevice{spec: *spec, machine: m, dev: dev, fn: f, use: new(sync.Mutex), ifindex: s.ifindexOf(spec.Name)}
 		if err := s.prepare(b); err != nil {
 			s.complain(err)
 		}
@@ -276,12 +276,3 @@ func (s *System) specOf(name string) *DeviceSpec {
 
 // errNotLooked is why a device has no driver where none is looked for.
 var errNotLooked = errors.New("drivers_autoprobe is 0, so no driver was looked for")
-
-// nextIfIndex is the interface index of one more network device. scan is held.
-func (s *System) nextIfIndex() int {
-	next := firstIfIndex
-	for _, b := range s.bound() {
-		next = max(next, b.ifindex+1)
-	}
-	return next
-}

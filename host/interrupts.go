@@ -55,15 +55,21 @@ type irqRow struct {
 // irqRoom rounds up where our numbers start, so that the kernel may still get a few.
 const irqRoom = 100
 
-// newIRQTable numbers handlers as the profile's kernel would.
-func newIRQTable(prof *profile.Profile) (*irqTable, error) {
+// newIRQTable numbers handlers as the profile's kernel would, from first on; 0: where the kernel's end.
+func newIRQTable(prof *profile.Profile, facts Facts, first int) (*irqTable, error) {
 	online, err := cpuset.Online()
 	if err != nil {
 		return nil, fmt.Errorf("numbering interrupts: %w", err)
 	}
-	return &irqTable{prof: prof, cpus: cpuset.Max(online) + 1, digits: kernelDigits(), first: (kernelIRQs()/irqRoom + 1) * irqRoom,
+	if first == 0 {
+		first = firstIRQ()
+	}
+	return &irqTable{prof: prof, cpus: cpuset.Max(online) + 1, digits: facts.IRQDigits, first: first,
 		procfs: &procfs.Dir{}, numbers: map[irqKey]int{}}, nil
 }
+
+// firstIRQ is the first number that leaves the kernel room.
+func firstIRQ() int { return (kernelIRQs()/irqRoom + 1) * irqRoom }
 
 // number is the number of a device's vector: the one that it has, or the lowest that is free.
 func (t *irqTable) number(device string, vector int) int {

@@ -1,6 +1,9 @@
 package host
 
 import (
+	"context"
+	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -16,20 +19,52 @@ const loopbackName = "lo"
 
 // loopback is lo: for pktgen a device that receives what it sends. Among the machine's files it stands for the
 // machine's own, so it counts that one's traffic too: nobody who looks at lo in the shell misses anything.
-type loopback struct{ *netdev.Loopback }
-
-// newLoopback makes it, unless the user has given that name to a device of his.
-func newLoopback(p *Plan) *loopback {
-	if p.find(loopbackName) != nil {
-		return nil
-	}
-	return &loopback{netdev.NewLoopback(loopbackName)}
+type loopback struct {
+	*netdev.Loopback
+	machine *os.File // the machine's /proc/net/dev; nil: it is opened each time
 }
 
+// newLoopback makes it, unless the user has given that name to a device of his.
+func newLoopback(ctx context.Context, p *Plan, outside Outside) (*loopback, error) {
+	if p.find(loopbackName) != nil {
+		return nil, nil
+	}
+	l := &loopback{Loopback: netdev.NewLoopback(loopbackName)}
+	if outside != nil {
+		var err error
+		if l.machine, err = outside.File(ctx, useNetDev, ""); err != nil {
+			return nil, fmt.Errorf("lo: %w", err)
+		}
+	}
+	return l, nil
+}
+
+// close ends what it reads from.
+func (l *loopback) close() error {
+	if l == nil || l.machine == nil {
+		return nil
+	}
+	return l.machine.Close()
+}
+
+// machineNetDev is the machine's /proc/net/dev as it is now.
+func (l *loopback) machineNetDev() []byte {
+	if l.machine == nil {
+		b, _ := os.ReadFile("/proc/self/net/dev")
+		return b
+	}
+	// Reading at 0 makes it anew.
+	b, _ := io.ReadAll(io.NewSectionReader(l.machine, 0, maxNetDev))
+	return b
+}
+
+// maxNetDev is as much as is read of it: thousands of interfaces.
+const maxNetDev = 1 << 20
+
 // Stats are ours and the machine's together.
-func (l loopback) Stats() netdev.Stats {
+func (l *loopback) Stats() netdev.Stats {
 	s := l.Loopback.Stats()
-	b, _ := os.ReadFile("/proc/self/net/dev")
+	b := l.machineNetDev()
 	for line := range strings.Lines(string(b)) {
 		if name, rest, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && name == loopbackName {
 			addMachine(&s, strings.Fields(rest))

@@ -1,8 +1,6 @@
 package host
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -11,9 +9,8 @@ import (
 )
 
 func TestNodes(t *testing.T) {
-	machine := t.TempDir()
 	sys := &node.Dir{}
-	if err := exportNodes(sys, machine); err != nil {
+	if err := exportNodes(sys, Facts{}); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]string{"online": "0\n", "possible": "0\n", "node0/cpulist": "", "node0/cpumap": ""}
@@ -28,11 +25,8 @@ func TestNodes(t *testing.T) {
 			t.Errorf("%s = %q, %v, want %q", name, got, err, w)
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(machine, nodePath), 0o755); err != nil {
-		t.Fatal(err)
-	}
 	sys = &node.Dir{}
-	if err := exportNodes(sys, machine); err != nil || len(sys.Names()) != 0 {
+	if err := exportNodes(sys, Facts{Nodes: "0-1"}); err != nil || len(sys.Names()) != 0 {
 		t.Errorf("beside the machine's own nodes there is %v, %v, want nothing", sys.Names(), err)
 	}
 }
@@ -60,8 +54,8 @@ func TestNamedLo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if lo := newLoopback(&p); (lo != nil) != c.there {
-			t.Errorf("with %s there is our lo: %v, want %v", c.device, lo != nil, c.there)
+		if lo, err := newLoopback(t.Context(), &p, nil); err != nil || (lo != nil) != c.there {
+			t.Errorf("with %s there is our lo: %v, %v, want %v", c.device, lo != nil, err, c.there)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,7 +15,6 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/bus/sim"
-	"github.com/ring3dev/ring3/internal/frame"
 )
 
 // machine is what carries a group of devices: one QEMU, or one set of models in this process.
@@ -65,11 +63,15 @@ func isNetwork(d DeviceSpec) bool {
 	return false
 }
 
-// startMachines starts one machine for each group of devices, all at once.
-func (s *System) startMachines(ctx context.Context, c Config) error {
+// startMachines starts one machine for each group of devices, all at once. again: they had come into service before, and what stands in a slot may
+// have lost it.
+func (s *System) startMachines(ctx context.Context, c Config, again bool) error {
 	groups := s.plan.groups()
 	starters := make([]starter, len(groups))
-	domain := freeDomain()
+	domain := s.numbers.base.Domain
+	if domain == 0 {
+		domain = freeDomain()
+	}
 	for i, g := range groups {
 		var err error
 		if starters[i], err = backends[g[0].Backend](s, c, g, domain+uint32(i)); err != nil {
@@ -89,10 +91,13 @@ func (s *System) startMachines(ctx context.Context, c Config) error {
 		}
 		s.machines = append(s.machines, m)
 		for _, d := range groups[i] {
-			b := &boundDevice{spec: d, machine: m, use: new(sync.Mutex), ifindex: firstIfIndex + len(s.bound())}
+			b := &boundDevice{spec: d, machine: m, use: new(sync.Mutex), ifindex: s.ifindexOf(d.Name)}
 			var err error
 			if b.dev, err = m.Device(d.Name); err == nil {
 				b.fn, err = m.Function(d.Name)
+			}
+			if errors.Is(err, bus.ErrGone) && again && d.under() != "" {
+				continue // it is in its slot, which is off: the port's services will look after it
 			}
 			b.emulator, _ = m.(*tpmMachine)
 			errs[i] = errors.Join(errs[i], err)
@@ -107,11 +112,8 @@ func (s *System) startMachines(ctx context.Context, c Config) error {
 func (s *System) props(d DeviceSpec) []string {
 	p := slices.Clone(d.Props)
 	if isNetwork(d) {
-		s.specs.Lock()
-		defer s.specs.Unlock()
-		n := 0x3456 + s.nics
+		n := 0x3456 + s.numberOf(d.Name, aNIC)
 		p = slices.Insert(p, 0, fmt.Sprintf("mac=52:54:00:12:%02x:%02x", n>>8&0xff, n&0xff))
-		s.nics++
 	}
 	return p
 }
@@ -163,7 +165,7 @@ func (s *System) capture(d DeviceSpec) (*capture, error) {
 	if file == "" {
 		return nil, nil
 	}
-	c, err := openCapture(d.Name, file)
+	c, err := s.openCapture(d.Name, file)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +177,7 @@ func (s *System) capture(d DeviceSpec) (*capture, error) {
 func (s *System) qemuSpec(d DeviceSpec) qemu.DeviceSpec {
 	q := qemu.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d), IOMMU: d.IOMMU}
 	if qemu.HasSlot(d.Device) {
-		q.Props = slices.Insert(q.Props, 0, s.nextSlot())
+		q.Props = slices.Insert(q.Props, 0, s.nextSlot(d.Name))
 	}
 	return q
 }
@@ -183,24 +185,22 @@ func (s *System) qemuSpec(d DeviceSpec) qemu.DeviceSpec {
 func (s *System) simSpec(d DeviceSpec) sim.DeviceSpec {
 	q := sim.DeviceSpec{Name: d.Name, Model: d.Device, Bus: d.under(), Props: s.props(d)}
 	if sim.HasSlot(d.Device) && !slices.ContainsFunc(q.Props, func(p string) bool { return strings.HasPrefix(p, "slot=") }) {
-		q.Props = append(q.Props, s.nextSlot())
+		q.Props = append(q.Props, s.nextSlot(d.Name))
 	}
 	return q
 }
 
 // nextSlot numbers the slots of ports through, since a machine numbers only its own.
-func (s *System) nextSlot() string {
-	s.specs.Lock()
-	defer s.specs.Unlock()
-	s.slots++
-	return fmt.Sprintf("slot=%d", s.slots)
+func (s *System) nextSlot(name string) string {
+	return fmt.Sprintf("slot=%d", s.numberOf(name, aSlot)+1)
 }
 
-func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter, error) {
+// qemuConfig is the QEMU of a group as it is started.
+func (s *System) qemuConfig(c Config, group []DeviceSpec, domain uint32) (qemu.Config, error) {
 	q := qemu.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group), Ejected: s.ejected}
 	var err error
 	if q.Reserve, err = reserve(group); err != nil {
-		return nil, err
+		return q, err
 	}
 	if c.Started != nil {
 		q.Started = func(pid int) { c.Started(pid, "qemu") }
@@ -212,14 +212,30 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 			spec.Bus = d.Name + "-port"
 			q.Devices = append(q.Devices, qemu.DeviceSpec{Name: spec.Bus, Model: "pcie-root-port"})
 		}
-		cap, err := s.capture(d)
-		if err != nil {
-			return nil, err
-		}
-		if cap != nil {
-			spec.Capture = cap.file
+		if s.outside == nil {
+			cap, err := s.capture(d)
+			if err != nil {
+				return q, err
+			}
+			if cap != nil {
+				spec.Capture = cap.file
+			}
 		}
 		q.Devices = append(q.Devices, spec)
+	}
+	return q, nil
+}
+
+func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter, error) {
+	q, err := s.qemuConfig(c, group, domain)
+	if err != nil {
+		return nil, err
+	}
+	if s.outside != nil {
+		if qemu.IsTPM(group[0].Device) {
+			s.tpmOf(&q, group[0])
+		}
+		return s.attachQEMU(group, q), nil
 	}
 	if qemu.IsTPM(group[0].Device) { // alone, since it has no wire
 		return s.planTPM(c, group[0], q), nil
@@ -231,11 +247,8 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 		}
 		defer done()
 		m, err := qemu.Start(ctx, q)
-		if errors.Is(err, exec.ErrNotFound) {
-			err = fmt.Errorf("%w; models of the backend sim, such as sim:e1000e, need nothing", err)
-		}
 		if err != nil {
-			return nil, err
+			return nil, qemuMissing(err)
 		}
 		return m, nil
 	}, nil
@@ -250,7 +263,7 @@ func (s *System) planSim(_ Config, group []DeviceSpec, domain uint32) (starter, 
 	for _, d := range group {
 		spec := s.simSpec(d)
 		if isTPM(d) {
-			spec.Number = s.nextTPM()
+			spec.Number = s.numberOf(d.Name, aTPM)
 		}
 		cap, err := s.capture(d)
 		if err == nil && cap != nil {
@@ -266,7 +279,7 @@ func (s *System) planSim(_ Config, group []DeviceSpec, domain uint32) (starter, 
 
 // recordTo is what writes a model's frames to its capture file.
 func (s *System) recordTo(d DeviceSpec, c *capture) (func(frame []byte), error) {
-	w, err := frame.NewPcapWriter(c.file)
+	w, err := c.writer()
 	if err != nil {
 		return nil, fmt.Errorf("%s: writing the capture %s: %w", d.Name, c.path, err)
 	}

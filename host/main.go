@@ -53,6 +53,7 @@ func (p *Program) Main() {
 	kernfs.GuardMain()
 	kernfs.MounterMain()
 	userns.ChildMain()
+	p.workerMain()
 	left, err := takePassed()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "ring3: %v\n", err)
@@ -174,7 +175,7 @@ would have.
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
-	root.AddCommand(a.upCmd(), a.runCmd(), a.serveCmd(), a.shellCmd(), a.tcsdCmd(), a.lsCmd(), a.getCmd(), a.setCmd(), a.dmesgCmd(), a.eventsCmd(),
+	root.AddCommand(a.upCmd(), a.runCmd(), a.serveCmd(), a.shellCmd(), a.tcsdCmd(), a.lsCmd(), a.getCmd(), a.setCmd(), a.dmesgCmd(), a.eventsCmd(), a.reloadCmd(),
 		a.plugCmd(), a.unplugCmd(), a.suspendCmd(), a.resumeCmd(),
 		a.statsCmd(), a.topCmd(), a.reportCmd(), a.ethtoolCmd(), a.pcapCmd(), a.traceCmd(), a.bindCmd(), a.unbindCmd(), a.tpmCmd(), a.fabricCmd(), a.doctorCmd(), a.versionCmd())
 	if a.Bench != nil {

@@ -1,9 +1,6 @@
 package host
 
 import (
-	"os"
-	"path/filepath"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/internal/cpuset"
@@ -15,9 +12,9 @@ import (
 const nodePath = "/devices/system/node"
 
 // exportNodes gives a machine whose kernel has no NUMA nodes the one that it would have, with all CPUs: scripts ask for
-// the CPUs of a device's node. machine is where the machine's /sys is.
-func exportNodes(sys *node.Dir, machine string) error {
-	if _, err := os.Stat(filepath.Join(machine, nodePath)); err == nil {
+// the CPUs of a device's node.
+func exportNodes(sys *node.Dir, facts Facts) error {
+	if facts.Nodes != "" {
 		return nil
 	}
 	all, err := cpuset.Online()

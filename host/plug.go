@@ -169,6 +169,7 @@ func (s *System) addSpec(d DeviceSpec) bool {
 		return false
 	}
 	s.plan.Devices = append(slices.Clone(s.plan.Devices), d)
+	s.touch()
 	return true
 }
 
@@ -183,6 +184,10 @@ func (s *System) dropSpec(name string) {
 		}
 		return gone[d.Name]
 	})
+	for name := range gone {
+		s.numbers.forget(name)
+	}
+	s.touch()
 }
 
 // ejected is called by a machine when a device left its slot. Whoever made it leave may hold locks, so what takes one is left to another
@@ -281,7 +286,7 @@ func (s *System) carries(m hotMachine, name string) bool {
 }
 
 // plugHandlers are the operations above.
-func (u *up) plugHandlers(h instance.Handlers) {
+func (s *System) plugHandlers(h instance.Handlers) {
 	with := func(f func(context.Context, plugArgs) (any, error)) instance.Handler {
 		return func(ctx context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
 			var a plugArgs
@@ -291,10 +296,10 @@ func (u *up) plugHandlers(h instance.Handlers) {
 			return f(ctx, a)
 		}
 	}
-	h[opPlug] = with(func(ctx context.Context, a plugArgs) (any, error) { return u.sys.plug(ctx, a) })
-	h[opUnplug] = with(func(ctx context.Context, a plugArgs) (any, error) { return nil, u.sys.unplug(ctx, a) })
-	h[opSuspend] = with(func(ctx context.Context, a plugArgs) (any, error) { return nil, u.sys.suspend(ctx, a.Device) })
-	h[opResume] = with(func(ctx context.Context, a plugArgs) (any, error) { return nil, u.sys.resume(ctx, a.Device) })
+	h[opPlug] = with(func(ctx context.Context, a plugArgs) (any, error) { return s.plug(ctx, a) })
+	h[opUnplug] = with(func(ctx context.Context, a plugArgs) (any, error) { return nil, s.unplug(ctx, a) })
+	h[opSuspend] = with(func(ctx context.Context, a plugArgs) (any, error) { return nil, s.suspend(ctx, a.Device) })
+	h[opResume] = with(func(ctx context.Context, a plugArgs) (any, error) { return nil, s.resume(ctx, a.Device) })
 }
 
 func (a *app) plugCmd() *cobra.Command {

@@ -237,7 +237,9 @@ func (o sysfsOps) NewID(ctx context.Context, driver string, id pci.ID) error {
 		return fmt.Errorf("the driver %s serves that already: %w", driver, unix.EEXIST)
 	}
 	d.IDs = append(slices.Clone(d.IDs), id)
+	s.specs.Lock()
 	s.added = append(s.added, addedID{driver, id})
+	s.specs.Unlock()
 	for _, b := range s.bound() {
 		if b.driver == nil && b.fn != nil {
 			s.probe(ctx, b)
@@ -267,7 +269,9 @@ func (o sysfsOps) RemoveID(driver string, id pci.ID) error {
 		return unix.ENODEV
 	}
 	id = s.added[i].id
+	s.specs.Lock()
 	s.added = slices.Delete(s.added, i, i+1)
+	s.specs.Unlock()
 	d.IDs = slices.DeleteFunc(slices.Clone(d.IDs), func(o pci.ID) bool { return o == id })
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -41,8 +42,16 @@ type DeviceInfo struct {
 	Tap      string `json:"tap,omitempty"`     // the kernel interface that it is
 	Forward  string `json:"forward,omitempty"` // the device that sends what it receives
 	IRQ      string `json:"irq,omitempty"`     // "MSI-X 3"
-	State    string `json:"state"`             // up, suspended, gone, joining
+	State    string `json:"state"`             // up, suspended, gone, joining, recovering, failed
 	Cause    string `json:"cause,omitempty"`
+
+	// Supervised: its driver runs in a worker, with those of its group. What follows is of that.
+	Supervised bool    `json:"supervised,omitempty"`
+	Worker     int     `json:"worker,omitempty"`      // its process; 0: none is up
+	Restarts   int     `json:"restarts"`              // since the instance came up
+	LastCause  string  `json:"last_cause,omitempty"`  // of the last death
+	Recovery   float64 `json:"recovery_ms,omitempty"` // from that death until the device was in service again; 0: it is not, yet
+	Report     string  `json:"report,omitempty"`      // file with what was known of it
 }
 
 // line is what up prints of a device.
@@ -135,22 +144,29 @@ const (
 
 // handlers are what a running instance answers.
 func (u *up) handlers() instance.Handlers {
-	h := instance.TreeHandlers(u.sys.Tree())
+	h := u.sys.handlers()
+	h[opStats] = u.statsHandler
+	u.logHandlers(h)
+	return h
+}
+
+// handlers are what a System answers, which is all but what is the instance's: its messages and its name.
+func (s *System) handlers() instance.Handlers {
+	h := instance.TreeHandlers(s.Tree())
 	h[opDevices] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
-		return u.sys.Devices(), nil
+		return s.Devices(), nil
 	}
 	h[opCollisions] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
-		return u.sys.collisions(), nil
+		return s.collisions(), nil
 	}
-	h[opEthtool] = u.ethtoolHandler
-	h[opStats] = u.statsHandler
-	h[opTrace], h[opTraceLast], h[opTraceSet] = u.traceHandler, u.traceLastHandler, u.traceSetHandler
-	h[opDmesg] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
-		records, _ := u.log.Read(0)
-		return records, nil
+	h[opEthtool] = s.ethtoolHandler
+	h[opStats] = func(ctx context.Context, raw json.RawMessage, send func(any) error) (any, error) {
+		return nil, sendFigures(ctx, raw, send, s.Figures)
 	}
-	u.eventHandlers(h)
-	u.plugHandlers(h)
+	h[opTrace], h[opTraceLast], h[opTraceSet] = s.traceHandler, s.traceLastHandler, s.traceSetHandler
+	h[opInject] = s.injectHandler
+	s.eventHandlers(h)
+	s.plugHandlers(h)
 	return h
 }
 
@@ -200,14 +216,28 @@ func (a *app) ls(ctx context.Context) error {
 		return a.printJSON(devices)
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "INSTANCE\tNAME\tDRIVER\tMODEL\tADDRESS\tBACKEND\tMAC\tLINK\tWIRE\tTAP\tFORWARD\tIRQ\tSTATE")
+	// What only a driver that died has is shown only where one did.
+	died := slices.ContainsFunc(devices, func(d DeviceInfo) bool { return d.Restarts > 0 })
+	head := "INSTANCE\tNAME\tDRIVER\tMODEL\tADDRESS\tBACKEND\tMAC\tLINK\tWIRE\tTAP\tFORWARD\tIRQ\t"
+	if died {
+		head += "RESTARTS\tRECOVERY\tLAST CAUSE\t"
+	}
+	fmt.Fprintln(w, head+"STATE")
 	for _, d := range devices {
 		state := d.State
 		if d.Cause != "" {
 			state += ": " + d.Cause
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Instance, d.Name, dash(d.Driver), dash(d.Model), d.Address, d.Backend,
-			dash(d.MAC), dash(d.Link), dash(d.Wire), dash(d.Tap), dash(d.Forward), dash(d.IRQ), state)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t", d.Instance, d.Name, dash(d.Driver), dash(d.Model), d.Address, d.Backend,
+			dash(d.MAC), dash(d.Link), dash(d.Wire), dash(d.Tap), dash(d.Forward), dash(d.IRQ))
+		if died {
+			took := "-"
+			if d.Recovery > 0 {
+				took = fmt.Sprintf("%.1f ms", d.Recovery)
+			}
+			fmt.Fprintf(w, "%d\t%s\t%s\t", d.Restarts, took, dash(d.LastCause))
+		}
+		fmt.Fprintln(w, state)
 	}
 	if err := w.Flush(); err != nil || a.name != "" {
 		return err

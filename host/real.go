@@ -61,8 +61,9 @@ func (p *Plan) hardwareOf(names ...string) string {
 
 // real is one device of this machine, as a machine of its own.
 type real struct {
-	dev bus.Device
-	fn  *pci.Function
+	dev   bus.Device
+	fn    *pci.Function
+	facts *FunctionFacts // nil: this process may look
 }
 
 func (r *real) Device(string) (bus.Device, error)      { return r.dev, nil }
@@ -71,17 +72,22 @@ func (r *real) Done() <-chan struct{}                  { return r.dev.Done() }
 func (r *real) Err() error                             { return r.dev.Err() }
 func (r *real) Close() error                           { return r.dev.Close() }
 
-// newReal takes a device that was opened.
-func newReal(dev bus.Device, fn *pci.Function) (machine, error) {
+// newReal takes a device that was opened. facts are what is known of its function; nil: it looks.
+func newReal(dev bus.Device, fn *pci.Function, facts *FunctionFacts) (machine, error) {
 	if fn == nil && len(bus.HardwareIDs(dev)) == 0 {
 		err := fmt.Errorf("%s (%s): it is no PCI function, by which drivers are found: say tpm=2.0 or tpm=1.2 if it is a TPM; package uio serves all others", dev.Address(), dev.Backend())
 		return nil, errors.Join(err, dev.Close())
 	}
-	fn.Parent = parentOf(syspci.Sys, fn.Addr)
+	var err error
+	if facts == nil {
+		fn.Parent = parentOf(syspci.Sys, fn.Addr)
+	} else if fn.Parent, err = facts.parent(); err != nil {
+		return nil, errors.Join(err, dev.Close())
+	}
 	if _, ok := pci.FindExtCap(dev.Config(), pci.ExtCapAER); ok && fn.AER == nil {
 		fn.AER = &pci.AERStats{}
 	}
-	return &real{dev: dev, fn: fn}, nil
+	return &real{dev: dev, fn: fn, facts: facts}, nil
 }
 
 // parentOf is the chain of bridges before a function, of which only the addresses are known,
@@ -103,11 +109,20 @@ func parentOf(root syspci.Root, a pci.Addr) *pci.Function {
 	return parent
 }
 
+// kernelsAttrs are the files of a function that show what the kernel alone knows.
+var kernelsAttrs = []string{"numa_node", "local_cpus", "local_cpulist", "msi_bus", "broken_parity_status", "ari_enabled", "driver_override"}
+
 // asTheKernel shows what the kernel alone knows of a function of this machine as it does: where it
 // stands among the CPUs, above all.
-func asTheKernel(dir *sysfs.Dir, a pci.Addr) {
-	for _, name := range []string{"numa_node", "local_cpus", "local_cpulist", "msi_bus", "broken_parity_status", "ari_enabled", "driver_override"} {
-		path := syspci.Sys.Path(a, name)
+func (r *real) asTheKernel(dir *sysfs.Dir) {
+	for _, name := range kernelsAttrs {
+		if r.facts != nil {
+			if v, ok := r.facts.Attrs[name]; ok {
+				dir.Put(name, sysfs.Show(func() string { return v }))
+			}
+			continue
+		}
+		path := syspci.Sys.Path(r.fn.Addr, name)
 		if _, err := os.Stat(path); err != nil {
 			continue
 		}
@@ -139,7 +154,7 @@ func (s *System) planUIO(c Config, group []DeviceSpec, _ uint32) (starter, error
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.Name, err)
 		}
-		return newReal(dev, dev.Function())
+		return newReal(dev, dev.Function(), nil)
 	}, nil
 }
 
@@ -150,6 +165,9 @@ func vfioOptions(d DeviceSpec) vfio.Options {
 
 func (s *System) planVFIO(c Config, group []DeviceSpec, _ uint32) (starter, error) {
 	d := group[0]
+	if c.Outside != nil {
+		return func(ctx context.Context) (machine, error) { return s.borrowVFIO(ctx, c.Outside, d) }, nil
+	}
 	o := vfioOptions(d)
 	o.Log, o.Files, o.Space = s.log, c.Files[d.Name], s.spaceOf(d.Device)
 	return func(ctx context.Context) (machine, error) {
@@ -157,8 +175,21 @@ func (s *System) planVFIO(c Config, group []DeviceSpec, _ uint32) (starter, erro
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.Name, err)
 		}
-		return newReal(dev, dev.Function())
+		return newReal(dev, dev.Function(), nil)
 	}, nil
+}
+
+// borrowVFIO takes a function that the supervisor holds.
+func (s *System) borrowVFIO(ctx context.Context, out Outside, d DeviceSpec) (machine, error) {
+	l, facts, err := out.VFIO(ctx, d.Device)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.Name, err)
+	}
+	dev, err := vfio.Borrow(ctx, l, vfio.Options{Log: s.log})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.Name, err)
+	}
+	return newReal(dev, dev.Function(), &facts)
 }
 
 // spaceOf is the address space for a function, which those of one IOMMU group share; nil where

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/internal/klog"
 	"github.com/ring3dev/ring3/vfio/vfiouser"
@@ -30,11 +31,21 @@ func (p *Plan) servedOf(names ...string) string {
 }
 
 // planVFIOUser connects to a socket, which is what such a device is named by.
-func (s *System) planVFIOUser(_ Config, group []DeviceSpec, domain uint32) (starter, error) {
+func (s *System) planVFIOUser(c Config, group []DeviceSpec, domain uint32) (starter, error) {
 	d := group[0]
 	return func(ctx context.Context) (machine, error) {
 		at := pci.Addr{Domain: domain, Dev: 1}
-		dev, err := vfiouser.Dial(ctx, d.Device, vfiouser.Options{Address: at.String(), Name: d.Name, Log: s.log})
+		open := func() (*vfiouser.Device, error) {
+			conn, err := s.connOf(ctx, d)
+			if err != nil {
+				return nil, err
+			}
+			return vfiouser.Open(ctx, conn, vfiouser.Options{Address: at.String(), Name: d.Name, Log: s.log})
+		}
+		dev, err := open()
+		if len(c.Saved) > 0 && errors.Is(err, bus.ErrBusy) {
+			dev, err = again(ctx, open) // the server has not let go yet of the worker before
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.Name, err)
 		}
@@ -189,9 +200,9 @@ func (a *app) serve(ctx context.Context, f *serveFlags, args []string) (err erro
 func newServed(ctx context.Context, c Config) (*System, error) {
 	s := newSystem(c)
 	s.serving = true
-	err := s.tracing.open(s.plan.Trace, s.log, c.Stderr)
+	err := s.tracing.open(ctx, s.plan.Trace, s.log, c.Stderr, nil)
 	if err == nil {
-		err = s.startMachines(ctx, c)
+		err = s.startMachines(ctx, c, false)
 	}
 	for _, b := range s.bound() {
 		if err != nil {
@@ -209,7 +220,7 @@ func newServed(ctx context.Context, c Config) (*System, error) {
 	}
 	for _, c := range s.captures {
 		if err == nil {
-			err = c.keep()
+			err = c.keep(ctx)
 		}
 	}
 	if err != nil {

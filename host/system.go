@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"github.com/ring3dev/ring3/bus/aerinject"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/drivers/portbus"
+	"github.com/ring3dev/ring3/internal/ledger"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/profile"
 	"github.com/ring3dev/ring3/internal/rt"
@@ -44,6 +46,24 @@ type Config struct {
 	// Files are files of devices that were opened by who may: by the device's name in Plan, then
 	// as its backend names them.
 	Files map[string]map[string]*os.File
+
+	// What follows is for a System that is one of several, each in a process of its own.
+
+	// Outside opens what this process may not; nil: it opens by itself.
+	Outside Outside
+	// Numbers are where it begins to count.
+	Numbers Numbers
+	// Facts are what is known of the machine; the zero value: it looks.
+	Facts Facts
+	// Saved is what a System in its place told Changed last, as JSON; empty: it is the first.
+	Saved json.RawMessage
+	// Changed is told what the next System in its place needs, each time that it is something else: before the answer to what changed it. nil:
+	// nobody wants to know.
+	Changed func(Saved)
+	// Ledger has counters that outlive it; nil: none do.
+	Ledger *ledger.Ledger
+	// Watched: somebody looks after this process, and replaces it. So a fault may end it, and it says when it does not get on.
+	Watched bool
 }
 
 // System is a set of devices in service, with what stands on them. Close it.
@@ -53,9 +73,10 @@ type System struct {
 	plan      Plan
 	machines  []machine
 	spaces    map[int]*vfio.Space // by IOMMU group
-	nics      int                 // network devices so far
-	tpms      int                 // TPMs so far
-	slots     int                 // slots of ports so far; guarded by specs
+	outside   Outside             // nil: it opens by itself
+	facts     Facts
+	numbers   numbering // of devices; guarded by specs
+	saver     saver
 	captures  []*capture
 	tracing   tracing
 	list      atomic.Pointer[[]*boundDevice] // see bound
@@ -63,11 +84,11 @@ type System struct {
 	ports     *portbus.Bus
 	injector  *aerinject.Injector
 	scan      scanLock   // held while devices come and go
-	specs     sync.Mutex // guards plan.Devices, which grows as devices are plugged in, and overrides
+	specs     sync.Mutex // guards plan.Devices, which grows as devices are plugged in, overrides and numbers
 	ctx       context.Context
 	cancel    context.CancelFunc  // ends what the System does by itself
 	overrides map[pci.Addr]string // driver_override; guarded by specs
-	added     []addedID           // new_id; guarded by scan
+	added     []addedID           // new_id; changed with scan and specs held
 	noprobe   atomic.Bool         // drivers_autoprobe is 0
 	rio       rioBus
 	lo        *loopback // nil where a device has that name
@@ -106,7 +127,12 @@ func NewSystem(ctx context.Context, c Config) (*System, error) {
 
 // newSystem is a System without devices.
 func newSystem(c Config) *System {
-	s := &System{log: c.Log, plan: c.Plan, done: make(chan struct{}), events: uevent.New(0), overrides: map[pci.Addr]string{}, scan: make(scanLock, 1)}
+	s := &System{log: c.Log, plan: c.Plan, done: make(chan struct{}), events: uevent.New(0), overrides: map[pci.Addr]string{}, scan: make(scanLock, 1),
+		outside: c.Outside, facts: c.Facts, numbers: newNumbering(c.Numbers)}
+	if s.facts == (Facts{}) {
+		s.facts = thisMachine()
+	}
+	s.saver.changed, s.saver.wake = c.Changed, make(chan struct{}, 1)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -120,6 +146,7 @@ func newSystem(c Config) *System {
 }
 
 func (s *System) start(ctx context.Context, c Config) error {
+	saved := s.inherit(c.Saved)
 	prof, err := profile.Find(s.plan.Profile)
 	if err != nil {
 		return usagef("%v", err)
@@ -127,29 +154,43 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if err := s.realTime(); err != nil {
 		return err
 	}
-	if err := s.tracing.open(s.plan.Trace, s.log, c.Stderr); err != nil {
+	if err := s.tracing.open(ctx, s.plan.Trace, s.log, c.Stderr, s.outside); err != nil {
 		return err
 	}
-	if s.irqs, err = newIRQTable(prof); err != nil {
+	if s.irqs, err = newIRQTable(prof, s.facts, c.Numbers.FirstIRQ); err != nil {
 		return err
 	}
+	s.irqs.inherit(saved)
 	if s.ports, err = portbus.New(c.Services...); err != nil {
 		return err
 	}
 	s.drivers = append(s.drivers, s.ports.PortDriver())
+	s.inheritIDs(saved)
 	// Nothing comes or goes until everything is up.
 	if err := s.scan.lock(ctx); err != nil {
 		return err
 	}
-	defer s.scan.unlock()
-	if err := s.startMachines(ctx, c); err != nil {
+	locked := true
+	defer func() {
+		if locked {
+			s.scan.unlock()
+		}
+	}()
+	if err := s.startMachines(ctx, c, saved != nil); err != nil {
 		return err
 	}
-	if err := s.startDevices(ctx); err != nil {
+	if err := s.startDevices(ctx, saved); err != nil {
 		return err
 	}
-	s.lo = newLoopback(&s.plan)
-	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt}); err != nil {
+	s.specs.Lock()
+	s.numbers.begun(&c.Plan)
+	s.specs.Unlock()
+	if !c.Numbers.NoLo {
+		if s.lo, err = newLoopback(ctx, &s.plan, s.outside); err != nil {
+			return err
+		}
+	}
+	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt, Open: s.openReplay(), Ledger: c.Ledger, Changed: s.touch}); err != nil {
 		return err
 	}
 	if s.strict = prof.Pktgen.Strict; !s.strict {
@@ -161,13 +202,17 @@ func (s *System) start(ctx context.Context, c Config) error {
 		return err
 	}
 	for _, c := range s.captures {
-		if err := c.keep(); err != nil {
+		if err := c.keep(ctx); err != nil {
 			return err
 		}
 	}
 	if err := s.startPorts(ctx); err != nil {
 		return err
 	}
+	locked = false
+	s.scan.unlock()
+	s.replay(ctx, saved)
+	s.beginSaving()
 	go func() {
 		for _, m := range s.machines {
 			<-m.Done()
@@ -178,7 +223,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 }
 
 // startDevices gives the devices that the plan has their drivers, and what stands on them.
-func (s *System) startDevices(ctx context.Context) error {
+func (s *System) startDevices(ctx context.Context, saved *Saved) error {
 	for _, b := range s.bindOrder() {
 		if err := s.measureDevice(ctx, b); err != nil {
 			return fmt.Errorf("%s: %w", b.spec.Name, err)
@@ -188,7 +233,12 @@ func (s *System) startDevices(ctx context.Context) error {
 		}
 		s.uevent("add", b)
 		n := *b
-		err := s.bind(ctx, &n, s.drivers)
+		drivers, none := s.heirs(saved, b)
+		if none {
+			s.watch(b)
+			continue
+		}
+		err := s.bind(ctx, &n, drivers)
 		switch {
 		case errors.Is(err, errNoDriver) && b.fn != nil && (b.fn.Header == pci.HeaderBridge || b.fn.Parent != nil):
 			s.log.Warn(err.Error()) // what is behind a bridge works without; and what is below a port may come at any time
@@ -203,11 +253,17 @@ func (s *System) startDevices(ctx context.Context) error {
 		s.uevent("bind", &n)
 	}
 	for _, w := range s.plan.Wires {
+		if saved != nil && !(s.served(w.A) && s.served(w.B)) {
+			continue // as it was; who gets a driver later is wired then
+		}
 		if err := s.wire(w); err != nil {
 			return err
 		}
 	}
 	for _, b := range s.bound() {
+		if far := s.boundOf(s.plan.forwardOf(b.spec.Name)); saved != nil && (b.driver == nil || far != nil && far.driver == nil) {
+			continue
+		}
 		n := *b
 		if err := s.receive(&n); err != nil {
 			return err
@@ -215,6 +271,12 @@ func (s *System) startDevices(ctx context.Context) error {
 		s.put(&n)
 	}
 	return nil
+}
+
+// served says whether a device has a driver.
+func (s *System) served(name string) bool {
+	b := s.boundOf(name)
+	return b != nil && b.driver != nil
 }
 
 // Done is closed when no device is left alive; Err then says why.
@@ -264,6 +326,9 @@ func (s *System) lookup(name string) (netdev.Device, error) {
 	}
 	return nil, fmt.Errorf("pktgen: no device is named %s: %w", name, unix.ENODEV)
 }
+
+// faultsUnmade says, after Close, whether a fault was asked for and there was none.
+func (s *System) faultsUnmade() bool { return s.unmade }
 
 // Close takes everything down in the order it came up, reversed. It is idempotent.
 func (s *System) Close() error {
@@ -324,7 +389,7 @@ func (s *System) Close() error {
 		for _, c := range s.captures {
 			errs = append(errs, c.close())
 		}
-		errs = append(errs, s.rt.Close())
+		errs = append(errs, s.rt.Close(), s.lo.close())
 		for _, err := range errs {
 			// That a device died was said when it did; what follows from that is no news.
 			if err != nil && !dead && !errors.Is(err, bus.ErrGone) {

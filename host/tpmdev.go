@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -73,15 +74,31 @@ type tpmMachine struct {
 	dir string // to be removed; "": the state is kept
 }
 
-// nextTPM is a number for a TPM's address. A backend counts in each machine, and each TPM is in a machine of its own.
-func (s *System) nextTPM() int {
-	s.tpms++
-	return s.tpms - 1
+// tpmOf says what a QEMU's TPM is called. Its address is numbered here: a backend counts in each machine, and each TPM is in a machine of its own.
+func (s *System) tpmOf(q *qemu.Config, d DeviceSpec) {
+	q.Devices[len(q.Devices)-1].TPM = &qemu.TPM{HardwareID: tpmIDs[d.Bus["tpm"]], Number: s.numberOf(d.Name, aTPM)}
+}
+
+// startEmulator starts swtpm.
+func (m *tpmMachine) startEmulator(c Config, d DeviceSpec) (err error) {
+	state := d.Bus["state"]
+	if state == "" {
+		if m.dir, err = os.MkdirTemp(c.Dir, d.Name+"-state-"); err != nil {
+			return fmt.Errorf("%s: making a folder for its state: %w", d.Name, err)
+		}
+		state = m.dir
+	}
+	sc := swtpm.Config{Name: d.Name, Dir: state, V12: d.Bus["tpm"] == "1.2"}
+	if c.Started != nil {
+		sc.Started = func(pid int) { c.Started(pid, "swtpm") }
+	}
+	m.sw, err = swtpm.Start(sc)
+	return err
 }
 
 // planTPM starts swtpm, then QEMU.
 func (s *System) planTPM(c Config, d DeviceSpec, q qemu.Config) starter {
-	number := s.nextTPM()
+	s.tpmOf(&q, d)
 	return func(ctx context.Context) (_ machine, err error) {
 		m := &tpmMachine{}
 		defer func() {
@@ -89,23 +106,10 @@ func (s *System) planTPM(c Config, d DeviceSpec, q qemu.Config) starter {
 				err = errors.Join(err, m.Close())
 			}
 		}()
-		state := d.Bus["state"]
-		if state == "" {
-			if m.dir, err = os.MkdirTemp(c.Dir, d.Name+"-state-"); err != nil {
-				return nil, fmt.Errorf("%s: making a folder for its state: %w", d.Name, err)
-			}
-			state = m.dir
-		}
-		v12 := d.Bus["tpm"] == "1.2"
-		sc := swtpm.Config{Name: d.Name, Dir: state, V12: v12}
-		if c.Started != nil {
-			sc.Started = func(pid int) { c.Started(pid, "swtpm") }
-		}
-		if m.sw, err = swtpm.Start(sc); err != nil {
+		if err := m.startEmulator(c, d); err != nil {
 			return nil, err
 		}
-		spec := &q.Devices[len(q.Devices)-1]
-		spec.TPM = &qemu.TPM{Control: m.sw.Control(), HardwareID: tpmIDs[d.Bus["tpm"]], Number: number}
+		q.Devices[len(q.Devices)-1].TPM.Control = m.sw.Control()
 		started, err := qemu.Start(ctx, q)
 		m.sw.CloseControl()
 		if err != nil {
@@ -145,6 +149,7 @@ func (m *tpmMachine) Close() error {
 type tpmNode struct {
 	chip    *tpmdd.Chip
 	files   *chardev.Device
+	managed atomic.Bool // its resource manager was used
 	sockets []*net.UnixListener
 	served  sync.WaitGroup
 }
@@ -199,7 +204,7 @@ func rmName(name string) string { return "tpmrm" + strings.TrimPrefix(name, "tpm
 // exportTPMs fills dev/ and sys/ with what stands on TPMs, and serves their sockets in dir.
 func (s *System) exportTPMs(root *node.Dir, dir string) error {
 	dev, sys := root.MkdirAll("dev"), root.MkdirAll("sys")
-	first := true
+	first := s.numbers.base.TPMs == 0
 	for _, b := range s.bound() {
 		if b.tpm == nil {
 			continue
@@ -207,7 +212,11 @@ func (s *System) exportTPMs(root *node.Dir, dir string) error {
 		class.Add(sys, b.tpm.chip, s.placeOf(b))
 		opens := map[string]func(flags int) (*chardev.File, error){b.spec.Name: b.tpm.files.OpenTPM}
 		if b.tpm.chip.Family() == tpmdd.TPM20 {
-			opens[rmName(b.spec.Name)] = b.tpm.files.OpenRM
+			opens[rmName(b.spec.Name)] = func(flags int) (*chardev.File, error) {
+				b.tpm.managed.Store(true)
+				s.touch()
+				return b.tpm.files.OpenRM(flags)
+			}
 		}
 		for name, f := range opens {
 			open := streams(f)
@@ -306,17 +315,14 @@ func (s *System) placeOf(b *boundDevice) class.Place {
 // own TPM then stays whole beside it, nor a TPM before it.
 func (s *System) freeInstance(b *boundDevice, id string) string {
 	taken := map[string]bool{}
-	for _, pattern := range []string{"/sys/bus/acpi/devices/", "/sys/bus/platform/devices/"} {
-		found, _ := filepath.Glob(pattern + id + ":*")
-		for _, f := range found {
-			taken[filepath.Base(f)] = true
-		}
+	for name := range strings.SplitSeq(s.facts.Firmware, " ") {
+		taken[name] = true
 	}
 	for _, other := range s.bound() {
 		if other.tpm == nil || other.tpm.chip.Family() == tpmdd.TPM12 {
 			continue
 		}
-		n := 0
+		n := s.numbers.base.TPMs
 		for taken[fmt.Sprintf("%s:%02x", id, n)] {
 			n++
 		}

@@ -70,8 +70,8 @@ func parseTraceArgs(s *System, raw json.RawMessage) (a traceArgs, ds []*trace.De
 }
 
 // traceHandler streams what is recorded from now on.
-func (u *up) traceHandler(ctx context.Context, raw json.RawMessage, send func(any) error) (any, error) {
-	a, ds, err := parseTraceArgs(u.sys, raw)
+func (s *System) traceHandler(ctx context.Context, raw json.RawMessage, send func(any) error) (any, error) {
+	a, ds, err := parseTraceArgs(s, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -98,8 +98,8 @@ func (s sender) Write(b []byte) (int, error) {
 }
 
 // traceLastHandler gives the last records.
-func (u *up) traceLastHandler(_ context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
-	a, ds, err := parseTraceArgs(u.sys, raw)
+func (s *System) traceLastHandler(_ context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
+	a, ds, err := parseTraceArgs(s, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -121,8 +121,8 @@ func (u *up) traceLastHandler(_ context.Context, raw json.RawMessage, _ func(any
 }
 
 // traceSetHandler turns recording on and off.
-func (u *up) traceSetHandler(_ context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
-	a, ds, err := parseTraceArgs(u.sys, raw)
+func (s *System) traceSetHandler(_ context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
+	a, ds, err := parseTraceArgs(s, raw)
 	for _, d := range ds {
 		d.SetEnabled(a.On)
 	}

@@ -81,10 +81,12 @@ type traceFile struct {
 	file *os.File // nil: standard error
 	made bool     // there was no such file before
 	used bool
+
+	outside Outside // that opened it for us; nil: we did
 }
 
 // open opens the files, before anything costs time. stderr is where "-" goes.
-func (t *tracing) open(plan TracePlan, log *slog.Logger, stderr io.Writer) error {
+func (t *tracing) open(ctx context.Context, plan TracePlan, log *slog.Logger, stderr io.Writer, outside Outside) error {
 	t.plan, t.log, t.files = plan, log, map[string]*traceFile{}
 	if stderr == nil {
 		stderr = io.Discard
@@ -92,22 +94,35 @@ func (t *tracing) open(plan TracePlan, log *slog.Logger, stderr io.Writer) error
 	t.calm = crash.Notify(func() { t.crashed(stderr) })
 	for name, path := range plan.Files {
 		f := &traceFile{name: name, path: path, w: stderr}
-		if path != "-" {
-			_, err := os.Stat(path)
-			f.made = errors.Is(err, fs.ErrNotExist)
-			// A pipe that nobody reads is an error, not something to wait for. What is in
-			// a file stays until there is something to write.
-			if f.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK, 0o644); err != nil {
-				var pe *fs.PathError
-				if errors.As(err, &pe) {
-					err = pe.Err
-				}
-				return fmt.Errorf("%s: opening the trace: open %s: %w", name, path, err)
+		if path != "-" && outside != nil {
+			var err error
+			if f.file, err = outside.File(ctx, useTrace, name); err != nil {
+				return fmt.Errorf("%s: opening the trace: %w", name, err)
 			}
-			f.w = f.file
+			f.w, f.outside = f.file, outside
+		} else if path != "-" {
+			if err := f.open(); err != nil {
+				return err
+			}
 		}
 		t.files[name] = f
 	}
+	return nil
+}
+
+// open opens it. What is in it stays until there is something to write.
+func (f *traceFile) open() error {
+	_, err := os.Stat(f.path)
+	f.made = errors.Is(err, fs.ErrNotExist)
+	// A pipe that nobody reads is an error, not something to wait for.
+	if f.file, err = os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK, 0o644); err != nil {
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err
+		}
+		return fmt.Errorf("%s: opening the trace: open %s: %w", f.name, f.path, err)
+	}
+	f.w = f.file
 	return nil
 }
 
@@ -159,6 +174,9 @@ func (f *traceFile) begin() error {
 	f.used = true
 	if f.file == nil {
 		return nil
+	}
+	if f.outside != nil {
+		return f.outside.Begin(context.Background(), useTrace, f.name)
 	}
 	if fi, err := f.file.Stat(); err != nil || !fi.Mode().IsRegular() {
 		return err

@@ -51,7 +51,7 @@ func (s *System) newTree(keep, dir string) error {
 		t.addNet(b)
 	}
 	s.exportModules()
-	if err := exportNodes(t.sys, "/sys"); err != nil {
+	if err := exportNodes(t.sys, s.facts); err != nil {
 		return err
 	}
 	if err := s.exportTPMs(t.root, dir); err != nil {
@@ -86,8 +86,8 @@ func (t *tree) addFunction(s *System, b *boundDevice) {
 		info.Dirs = u.Dirs()
 	}
 	dir := t.functions.Add(b.fn, b.dev.Config(), info)
-	if isHardware(b.spec.Backend) {
-		asTheKernel(dir, b.fn.Addr)
+	if r, ok := b.machine.(*real); ok && isHardware(b.spec.Backend) {
+		r.asTheKernel(dir)
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,6 +38,7 @@ type upFlags struct {
 	mount           string
 	noMount         bool
 	as              string
+	supervise       string // "on", "off"; "": off
 }
 
 func (f *upFlags) add(c *cobra.Command) {
@@ -81,6 +84,9 @@ func (f *upFlags) plan(devices []string) (Plan, error) {
 	}
 	if err == nil {
 		err = f.checkMetrics()
+	}
+	if err == nil && f.supervise != "" && f.supervise != "on" && f.supervise != "off" {
+		err = usagef("--supervise %s: want on or off", f.supervise)
 	}
 	return p, err
 }
@@ -151,16 +157,18 @@ func (a *app) upCmd() *cobra.Command {
 		},
 	}
 	f.add(c)
+	c.Flags().StringVar(&f.supervise, "supervise", "on", "run the drivers in workers, which are replaced when they die: `on`, or off to debug them in this process")
+	c.Flags().Lookup("supervise").NoOptDefVal = "on"
 	c.Flags().BoolVar(&f.noMount, "no-mount", false, "serve 'ring3 get' and 'ring3 set' only")
 	c.Flags().StringVar(&f.as, "as", "", "as root: open what only root may, then become `USER` for good")
 	a.instanceFlag(c, "the instance's `NAME` (default: r0, r1, ...)")
 	return c
 }
 
-// up is a running instance: a System, its tree mounted, its control socket open.
+// up is a running instance: a System, or a supervisor of Systems in workers, its tree mounted, its control socket open.
 type up struct {
 	in     *instance.Instance
-	sys    *System
+	sys    service
 	fuse   *kernfs.Server // nil without a mount
 	mount  string
 	server *instance.Server
@@ -222,12 +230,13 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	// The watcher takes some milliseconds to start; QEMU takes more.
 	watching := make(chan error, 1)
 	go func() { watching <- u.in.StartWatcher() }()
-	var childErr error
+	var children childErrors
 	files := a.passed.files()
-	u.sys, err = NewSystem(ctx, Config{Plan: plan, Drivers: a.Drivers, Services: a.Services, Log: u.log.Logger(), Keep: u.in.Info().Old(), Dir: u.in.Dir(), Stderr: a.stderr, Files: files,
-		Started: func(pid int, what string) { childErr = errors.Join(childErr, u.in.AddChild(pid, what)) }})
+	config := Config{Plan: plan, Drivers: a.Drivers, Services: a.Services, Log: u.log.Logger(), Keep: u.in.Info().Old(), Dir: u.in.Dir(), Stderr: a.stderr, Files: files,
+		Started: func(pid int, what string) { children.add(u.in.AddChild(pid, what)) }}
+	err = u.serveDevices(ctx, config, f)
 	closePassed(files) // a device has its own, and ends with them
-	err = errors.Join(err, childErr, <-watching)
+	err = errors.Join(err, children.stop(u.log.Logger()), <-watching)
 	if ctx.Err() != nil {
 		err = exitError(interrupted)
 	}
@@ -242,6 +251,52 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	}
 	u.server, err = u.in.Serve(u.handlers())
 	return u, err
+}
+
+// childErrors gathers what went wrong when children were recorded, until all is up; later it is logged.
+type childErrors struct {
+	mu  sync.Mutex
+	err error
+	log *slog.Logger
+}
+
+func (c *childErrors) add(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.log == nil {
+		c.err = errors.Join(c.err, err)
+	} else if err != nil {
+		c.log.Warn(err.Error())
+	}
+}
+
+func (c *childErrors) stop(log *slog.Logger) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.log = log
+	return c.err
+}
+
+// serveDevices brings the devices up: each group's in a worker of its own, or all in this process.
+func (u *up) serveDevices(ctx context.Context, c Config, f upFlags) error {
+	var why error
+	if f.supervise == "on" {
+		if why = supervisable(&c.Plan, len(c.Files) > 0); why == nil {
+			s, err := newSupervisor(ctx, superviseConfig{Config: c, Args: []string{workerArg}, Ended: func(pid int) { _ = u.in.RemoveChild(pid) }})
+			if err == nil {
+				u.sys = s
+			}
+			return err
+		}
+	}
+	s, err := NewSystem(ctx, c)
+	if err == nil {
+		u.sys = s
+		if why != nil {
+			c.Log.Warn(fmt.Sprintf("the drivers run in this process, unsupervised: %v", why))
+		}
+	}
+	return err
 }
 
 // mountTree mounts the exported tree at the default place or at --mount.
@@ -324,7 +379,7 @@ func (u *up) close() error {
 	}
 	if u.sys != nil {
 		errs = append(errs, u.sys.Close())
-		if u.sys.unmade {
+		if u.sys.faultsUnmade() {
 			errs = append(errs, exitError(1)) // which one was said; a test that it was for has tested nothing
 		}
 	}

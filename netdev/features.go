@@ -84,7 +84,11 @@ type RxModer interface {
 }
 
 // Pause is IEEE 802.3x flow control: whether pause frames are obeyed (Rx) and sent (Tx).
-type Pause struct{ Autoneg, Rx, Tx bool }
+type Pause struct {
+	Autoneg bool `json:"autonegotiate"`
+	Rx      bool `json:"rx"`
+	Tx      bool `json:"tx"`
+}
 
 // Pauser is a Device with flow control.
 type Pauser interface {
@@ -95,8 +99,8 @@ type Pauser interface {
 // Coalesce is interrupt moderation: at most one interrupt in RxUsecs microseconds (0: no limit),
 // or, Adaptive, as traffic asks.
 type Coalesce struct {
-	Adaptive bool
-	RxUsecs  int
+	Adaptive bool `json:"adaptive_rx"`
+	RxUsecs  int  `json:"rx_usecs"`
 }
 
 // Coalescer is a Device with interrupt moderation.

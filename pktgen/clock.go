@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/cpuset"
 )
 
 // clockBase ties the runtime's clock, which costs no system call, to CLOCK_MONOTONIC.
@@ -104,11 +106,11 @@ func allowedCPUs() []int {
 
 // nodePossible tells whether a NUMA node of that number can exist.
 func nodePossible(n uint64) bool {
-	b, err := os.ReadFile("/sys/devices/system/node/possible")
-	if err != nil {
+	nodes := cpuset.Nodes()
+	if nodes == "" {
 		return n == 0
 	}
-	for _, r := range strings.Split(strings.TrimSpace(string(b)), ",") {
+	for _, r := range strings.Split(nodes, ",") {
 		lo, hi, isRange := strings.Cut(r, "-")
 		if !isRange {
 			hi = lo

@@ -155,6 +155,7 @@ func (d *device) store(_ context.Context, p []byte) (int, error) {
 		return 0, err
 	}
 	d.dirty = true
+	d.keepAll()
 	return len(p), nil
 }
 

@@ -129,9 +129,14 @@ type device struct {
 	mu sync.Mutex
 	params
 	state
-	result string
-	dirty  bool // the template is not that of the configuration
-	dead   bool // it was removed: who has its file open gets EIO, as in the kernel
+	epoch     uint64 // the start that the run, which runs or was the last, began with
+	resume    bool   // it ran when another process had it, and goes on
+	restarts  uint64 // how often that was so in this run
+	uncertain uint64 // packets that count as sent, and may not have been, because of that
+	keep      *kept  // nil: nothing outlives this process
+	result    string
+	dirty     bool // the template is not that of the configuration
+	dead      bool // it was removed: who has its file open gets EIO, as in the kernel
 
 	// The rest belongs to a run.
 	rng     *rand.PCG
@@ -153,6 +158,7 @@ type device struct {
 	nextTx   int64  // when the next burst is due; the thread's own
 	wall     int64  // the time of day less CLOCK_MONOTONIC,
 	wallAt   int64  // as it was then
+	linkBy   int64  // until when a link that is down is waited for
 	failure  string // why the run cannot go on
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ring3dev/ring3/internal/crash"
+	"github.com/ring3dev/ring3/internal/ledger"
 	"github.com/ring3dev/ring3/internal/osthread"
 	"github.com/ring3dev/ring3/internal/profile"
 	"github.com/ring3dev/ring3/internal/rt"
@@ -36,6 +38,13 @@ type Config struct {
 	CPUs []int
 	// RT makes the threads real-time ones; nil: they are ordinary.
 	RT *rt.Policy
+	// Open opens a capture that is to be replayed; nil: it is opened by its name.
+	Open func(path string) (*os.File, error)
+	// Ledger keeps how far runs are, and what receivers have accounted for, beyond the end of this process: see Save. nil: nothing does.
+	Ledger *ledger.Ledger
+	// Changed is called after something changed that Save tells: a device came or went, a command was taken, a run ended. No lock is held. It
+	// must not call back but for Save. nil: nobody is told.
+	Changed func()
 	// Log is told what the kernel would log; nil discards.
 	Log *slog.Logger
 }
@@ -46,6 +55,7 @@ type Engine struct {
 	lookup  func(string) (netdev.Device, error)
 	up      func(string) netdev.Receiver
 	log     *slog.Logger
+	opener  func(path string) (*os.File, error) // of captures
 	prof    *profile.Pktgen
 	rt      *rt.Policy
 	dir     *procfs.Dir
@@ -55,6 +65,14 @@ type Engine struct {
 	debug   atomic.Bool
 	tmplID  atomic.Uint32
 	rx      receivers
+	ledger  *ledger.Ledger
+	changes func()
+
+	epoch    atomic.Uint64 // of starts
+	starts   *ledger.Area  // epoch, and that of a start under way; nil: not kept
+	open     atomic.Uint64 // of a start under way; 0: there is none
+	restored atomic.Int64  // when Restore was called
+	joining  atomic.Bool   // a start was under way in another process, and whoever writes it again waits for its end
 
 	mu     sync.Mutex // held while a device is added
 	closed bool
@@ -82,16 +100,25 @@ func New(c Config) (*Engine, error) {
 	if len(cpus) == 0 || cpus[0] < 0 {
 		return nil, fmt.Errorf("starting pktgen: CPUs %v, want at least one, none negative", cpus)
 	}
-	e := &Engine{lookup: c.Lookup, up: c.Receiver, log: c.Log, prof: &p.Pktgen, rt: c.RT, dir: &procfs.Dir{}, ports: make(map[portKey]*port)}
+	e := &Engine{lookup: c.Lookup, up: c.Receiver, opener: c.Open, log: c.Log, prof: &p.Pktgen, rt: c.RT, dir: &procfs.Dir{}, ports: make(map[portKey]*port), ledger: c.Ledger, changes: c.Changed}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
+	if e.opener == nil {
+		e.opener = openCapture
+	}
+	if e.ledger != nil {
+		if e.starts, _, err = e.ledger.Area("pktgen", startWords); err != nil {
+			return nil, fmt.Errorf("starting pktgen: %w", err)
+		}
+		e.epoch.Store(e.starts.Load(startEpoch))
+	}
 	e.log.Info("pktgen: " + strings.TrimSpace(version))
-	e.dir.Put("pgctrl", procfs.New(0o600, showVersion, e.store))
+	e.dir.Put("pgctrl", procfs.New(0o600, showVersion, e.noted(e.store)))
 	for _, cpu := range cpus {
 		t := &thread{eng: e, cpu: cpu, name: fmt.Sprintf("kpktgend_%d", cpu), wake: make(chan struct{}, 1)}
 		e.threads = append(e.threads, t)
-		e.dir.Put(t.name, procfs.New(0o600, t.show, t.store))
+		e.dir.Put(t.name, procfs.New(0o600, t.show, e.noted(t.store)))
 		e.wg.Add(1)
 		osthread.Go(func() {
 			defer crash.Report()
@@ -119,6 +146,7 @@ func (e *Engine) Close() {
 	}
 	e.wg.Wait()
 	e.closePorts("")
+	e.rxClose()
 }
 
 // goneTime bounds the wait of RemoveDevice, as the kernel bounds its own.
@@ -187,8 +215,8 @@ func (e *Engine) wait(ctx context.Context, cond func() bool) bool {
 	}
 }
 
-// add makes a device on a thread. Its error is an errno.
-func (e *Engine) add(t *thread, name string) error {
+// add makes a device on a thread. Its error is an errno. before is called with the device, while nobody else has it; nil: the device is new.
+func (e *Engine) add(t *thread, name string, before func(d *device)) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -220,8 +248,15 @@ func (e *Engine) add(t *thread, name string) error {
 	if e.up != nil {
 		d.up = e.up(base)
 	}
+	if d.keep, err = e.keeper(name); err != nil {
+		e.log.Warn("pktgen: how far runs are is not kept", "device", name, "error", err)
+	}
+	if before != nil {
+		before(d)
+	}
+	d.keepAll()
 	// First its files: the thread may remove it as soon as it has it.
-	e.dir.Put(name, procfs.New(0o600, d.show, d.store))
+	e.dir.Put(name, procfs.New(0o600, d.show, e.noted(d.store)))
 	e.rxAdded(name, base)
 	t.mu.Lock()
 	t.devs = append([]*device{d}, t.devs...)
@@ -261,8 +296,10 @@ func (e *Engine) store(ctx context.Context, p []byte) (int, error) {
 	case "start":
 		e.start(ctx)
 	case "stop":
+		e.forgetStart()
 		e.served(ctlStop)
 	case "reset":
+		e.forgetStart()
 		served := e.served(ctlRemAll)
 		e.wait(ctx, func() bool { return served() && !e.busy() })
 	default:
@@ -279,15 +316,27 @@ func (e *Engine) ctrlText(p []byte) []byte {
 	return bytes.TrimSuffix(p[:min(len(p), 127)], []byte("\n"))
 }
 
-// start runs every device and waits until none runs. When ctx ends, it stops them all.
+// start runs every device and waits until none runs. When ctx ends, it stops them all. The first one in a process that took over from
+// another, where a start was under way, is that start.
 func (e *Engine) start(ctx context.Context) {
-	started := e.served(ctlRun)
-	if e.wait(ctx, func() bool { return started() && !e.busy() }) {
-		return
+	c := ctlRun
+	if e.join() {
+		c = ctlResume
+	} else {
+		epoch := e.epoch.Add(1)
+		e.keepStart(startEpoch, epoch)
+		e.keepStart(startOpen, epoch)
 	}
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
-	defer cancel()
-	e.wait(bounded, e.served(ctlStop))
+	epoch := e.epoch.Load()
+	started := e.served(c)
+	if !e.wait(ctx, func() bool { return started() && !e.busy() }) {
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+		defer cancel()
+		e.wait(bounded, e.served(ctlStop))
+	}
+	if e.epoch.Load() == epoch {
+		e.keepStart(startOpen, 0)
+	}
 }
 
 // event wakes everybody who waits for the next change.

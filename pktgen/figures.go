@@ -105,6 +105,9 @@ type RxFigures struct {
 	Runs         uint64  `json:"runs"`
 	Flows        int     `json:"flows"`
 	Latency      Latency `json:"latency"`
+
+	Restarts       uint64 `json:"restarts,omitempty"`         // processes that went on with this account
+	LostInRestarts uint64 `json:"lost_in_restarts,omitempty"` // of Lost, the numbers that were missing after one
 }
 
 // Corrupted is the sum of what arrived otherwise than it was sent.
@@ -148,6 +151,7 @@ func (r *Rx) Figures() RxFigures {
 	func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
+		r.keepAll() // what was seen stays
 		f.Received, f.Other = r.seen[rxGood], r.seen[rxOther]
 		f.BadChecksum, f.BadHeader, f.BadLength, f.BadPayload = r.seen[rxSum], r.seen[rxHeader], r.seen[rxLength], r.seen[rxPayload]
 		s := r.state
@@ -162,6 +166,7 @@ func (r *Rx) Figures() RxFigures {
 		}
 		f.Lost, f.Duplicated, f.Reordered, f.Clones = sum.lost, sum.doubled, sum.reordered, sum.clones
 		f.Bytes, f.Started, f.Stopped, f.Runs, f.Flows = s.bytes, s.started, s.ended, s.begun, s.table.n
+		f.Restarts, f.LostInRestarts = s.restarts, s.gap
 		f.NoTimestamp, f.BadTimestamp = s.noStamp, s.badStamp
 		h, l = s.histogram, s.latency
 	}()

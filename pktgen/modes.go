@@ -25,6 +25,7 @@ func (d *device) handUp(p *port) progress {
 			return full // other devices on this queue have every buffer in flight
 		}
 		taken := 0
+		d.intend(n)
 		if d.up != nil {
 			taken = d.up.Receive(d.pending)
 		} else {
@@ -33,6 +34,7 @@ func (d *device) handUp(p *port) progress {
 		d.pending = d.pending[:0]
 		d.errors += uint64(n - taken)
 		d.done(n)
+		d.settle(n, n)
 		if left -= n; d.enough() {
 			return finished
 		}
@@ -48,9 +50,11 @@ func (d *device) enqueue(p *port) progress {
 	for left := turn; ; {
 		d.refill()
 		want := len(d.pending)
+		d.intend(want)
 		n := p.qdisc.put(d.pending)
 		d.pending = d.pending[n:]
 		d.done(n)
+		d.settle(n, want)
 		if flight, looked := p.run(); looked {
 			d.thr.reaped(flight)
 		}

@@ -65,7 +65,7 @@ type loaded struct {
 func (d *device) load(s scanner) loaded {
 	l := loaded{path: s.line(maxPath)}
 	if l.path != "" {
-		l.c, l.err = readCapture(l.path, d.nd.MTU())
+		l.c, l.err = readCapture(d.thr.eng.opener, l.path, d.nd.MTU())
 	}
 	return l
 }
@@ -124,13 +124,17 @@ func (s *scanner) line(limit int) string {
 	return strings.TrimRight(string(b), " \t\r")
 }
 
+// openCapture opens a file by its name. A FIFO without a writer would hold up whoever opens it, and with it this device.
+func openCapture(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+}
+
 // readCapture reads a file, all of whose frames must fit a device with that MTU.
-func readCapture(path string, mtu int) (*capture, error) {
+func readCapture(open func(string) (*os.File, error), path string, mtu int) (*capture, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("%q: want an absolute path", path)
 	}
-	// A FIFO without a writer would hold up whoever opens it, and with it this device.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := open(path)
 	if err != nil {
 		return nil, err
 	}

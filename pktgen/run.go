@@ -10,12 +10,7 @@ import (
 func (d *device) begin() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.dropPackets()
-	info := d.nd.Info()
-	d.ntx = min(max(info.TxQueues, 1), math.MaxUint16)
-	d.queueMin = min(d.queueMin, uint16(d.ntx-1))
-	d.queueMax = min(d.queueMax, uint16(d.ntx-1))
-	d.mac6 = d.mac()
+	d.setUp()
 	copy(d.hh[0:6], d.dstMAC[:])
 	if d.srcMAC == [6]byte{} {
 		copy(d.hh[6:12], d.mac6[:])
@@ -40,18 +35,31 @@ func (d *device) begin() {
 	d.udpDst, d.udpSrc = d.udpDstMin, d.udpSrcMin
 	d.nflows = 0
 	d.replay = replay{}
+	d.clearCounters()
+	d.started = d.nextTx
+	d.restarts, d.uncertain, d.linkBy = 0, 0, 0
+	d.epoch = d.thr.eng.epoch.Load()
+	d.running.Store(true)
+	d.keepAll()
+}
+
+// setUp is what a run begins with that nobody sees.
+func (d *device) setUp() {
+	d.dropPackets()
+	info := d.nd.Info()
+	d.ntx = min(max(info.TxQueues, 1), math.MaxUint16)
+	d.queueMin = min(d.queueMin, uint16(d.ntx-1))
+	d.queueMax = min(d.queueMax, uint16(d.ntx-1))
+	d.mac6 = d.mac()
 	d.pace = nil
 	if !d.prof().Strict {
 		d.pace = new(pace)
 	}
-	d.clearCounters()
-	d.started = mono()
-	d.wall, d.wallAt = wallOffset(), d.started
-	d.nextTx = d.started
+	d.nextTx = mono()
+	d.wall, d.wallAt = wallOffset(), d.nextTx
 	d.result = "Starting"
 	d.failure = ""
-	d.built, d.dirty, d.paced = false, true, false
-	d.running.Store(true)
+	d.built, d.dirty, d.paced, d.resume = false, true, false, false
 }
 
 // loopbackAddr is 127.0.0.1, the address of lo.
@@ -98,7 +106,9 @@ func (d *device) end() {
 		d.result = "ERROR: " + d.failure
 	}
 	d.running.Store(false)
+	d.keepAll()
 	d.mu.Unlock()
+	d.thr.eng.note()
 }
 
 // gone tells whether the network device went away.
@@ -141,6 +151,9 @@ func (d *device) turn() (_ progress, due int64) {
 	if l := d.nd.Link(); l.Stopped {
 		return waiting, mono() + stoppedTime
 	} else if !l.Up {
+		if mono() < d.linkBy {
+			return waiting, mono() + stoppedTime
+		}
 		return finished, 0
 	}
 	d.mu.Lock()
@@ -193,6 +206,7 @@ func (d *device) turn() (_ progress, due int64) {
 
 // transmit is a turn with all locks held.
 func (d *device) transmit(p *port) progress {
+	defer d.keepTurn()
 	switch d.mode {
 	case netifReceive:
 		return d.handUp(p)
@@ -245,12 +259,14 @@ func (d *device) send(p *port) progress {
 		}
 		n := 0
 		if want > 0 {
+			d.intend(want)
 			n = min(max(p.q.Burst(d.pending), 0), want)
 		}
 		p.flight += n
 		d.pending = d.pending[n:]
 		d.sentOnce = d.sentOnce || n > 0
 		d.done(n)
+		d.settle(n, want)
 		left -= n
 		switch {
 		case d.enough():

@@ -79,6 +79,7 @@ type Rx struct {
 	result string // of the last command
 	seen   [verdicts]uint64
 	state  *rxState // nil: no frame of pktgen's yet
+	keep   *rxKept  // nil: what is received is not kept
 }
 
 // defaultVerify is how long a frame is whose payload may be looked at for nothing: two cache lines.
@@ -102,6 +103,8 @@ type rxState struct {
 	latency        span
 
 	wall, wallAt int64 // as in device
+
+	restarts, gap uint64 // processes that went on with this, and numbers that did not come because of that
 
 	histogram histogram
 	runs      [maxRuns]run
@@ -151,6 +154,13 @@ func prefetch(frames []*dma.Buf) {
 	}
 }
 
+// # Restarts
+//
+// With Config.Ledger the account goes on in the next process: it is kept a millisecond after a frame came at the latest, and whenever it is
+// read. What came after that and before the process was killed was received by nobody: it counts as lost, so that what was received
+// and what was lost are what was sent. The file says how often that was, and how many numbers were missing then. What was on its way before and comes late,
+// after the restart, counts as a duplicate.
+
 // Take accounts for the frames of one receive burst. It neither keeps nor changes them.
 func (r *Rx) Take(frames []*dma.Buf) {
 	if !r.active.Load() || len(frames) == 0 {
@@ -161,6 +171,7 @@ func (r *Rx) Take(frames []*dma.Buf) {
 	var p parsed
 	var wall int64 // now, by the time of day
 	var now int64
+	defer r.keepSoon()
 	prefetch(frames[:min(ahead, len(frames))])
 	for i, b := range frames {
 		if i+ahead < len(frames) {
@@ -313,6 +324,7 @@ func (r *Rx) clear() {
 		old.runs[i].clear()
 	}
 	old.bytes, old.started, old.ended, old.begun = 0, 0, 0, 0
+	old.restarts, old.gap = 0, 0
 	old.past, old.noStamp, old.badStamp, old.latency = totals{}, 0, 0, span{}
 	old.histogram = histogram{}
 }

@@ -3,6 +3,8 @@ package pktgen
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -16,6 +18,8 @@ const rxSuffix = ".rx"
 type receivers struct {
 	mu     sync.Mutex // after Engine.mu, before thread.mu
 	byName map[string]*procfs.File
+	rx     map[string]*Rx
+	saved  map[string]savedRx // settings of receivers that are not there yet
 }
 
 // AddRx makes the receiver of a network device, with its file NAME.rx. Devices that are added on it
@@ -25,7 +29,10 @@ func (e *Engine) AddRx(name string) (*Rx, error) {
 		return nil, fmt.Errorf("pktgen: receiver of %q: no name for a file", name)
 	}
 	r := newRx(e, name)
-	f := procfs.New(0o600, r.show, r.store)
+	f := procfs.New(0o600, r.show, e.noted(r.store))
+	if err := r.keepIn(e.ledger); err != nil {
+		e.log.Warn("pktgen: what is received is not kept", "device", name, "error", err)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -37,9 +44,13 @@ func (e *Engine) AddRx(name string) (*Rx, error) {
 		return nil, fmt.Errorf("pktgen: receiver of %s: there is one", name)
 	}
 	if e.rx.byName == nil {
-		e.rx.byName = make(map[string]*procfs.File)
+		e.rx.byName, e.rx.rx = make(map[string]*procfs.File), make(map[string]*Rx)
 	}
-	e.rx.byName[name] = f
+	if s, ok := e.rx.saved[name]; ok {
+		delete(e.rx.saved, name)
+		r.set(s)
+	}
+	e.rx.byName[name], e.rx.rx[name] = f, r
 	e.dir.Put(name+rxSuffix, f)
 	for _, t := range e.threads {
 		t.mu.Lock()
@@ -78,7 +89,41 @@ func (e *Engine) rxGone(base string) {
 	e.rx.mu.Lock()
 	defer e.rx.mu.Unlock()
 	if e.rx.byName[base] != nil {
+		e.rx.rx[base].close()
 		delete(e.rx.byName, base)
+		delete(e.rx.rx, base)
 		e.dir.Remove(base + rxSuffix)
+	}
+}
+
+// rxClose ends what receivers do by themselves.
+func (e *Engine) rxClose() {
+	for _, r := range e.rx.all() {
+		r.close()
+	}
+}
+
+// all are the receivers, by name.
+func (x *receivers) all() []*Rx {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.SortedFunc(maps.Values(x.rx), func(a, b *Rx) int { return strings.Compare(a.name, b.name) })
+}
+
+// setSaved gives receivers their settings, now or when they are made.
+func (x *receivers) setSaved(saved []savedRx) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, s := range saved {
+		if r := x.rx[s.Name]; r != nil {
+			r.set(s)
+			continue
+		}
+		if x.saved == nil {
+			x.saved = make(map[string]savedRx)
+		}
+		if len(x.saved) < maxSavedDevices {
+			x.saved[s.Name] = s
+		}
 	}
 }

@@ -34,6 +34,8 @@ type rxView struct {
 	bad     uint64
 	latency span
 	hist    histogram
+
+	restarts, gap uint64
 }
 
 // view copies what is shown.
@@ -48,6 +50,7 @@ func (r *Rx) view() *rxView {
 	v.flows = make([]rxFlow, n+n/8+16) // with some room, and not while frames wait
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.keepAll() // what was seen stays
 	v.active, v.verify, v.result, v.seen = r.active.Load(), r.verify, r.result, r.seen
 	s := r.state
 	if s == nil {
@@ -55,6 +58,7 @@ func (r *Rx) view() *rxView {
 		return v
 	}
 	v.sum, v.begun = s.past, s.begun
+	v.restarts, v.gap = s.restarts, s.gap
 	v.bytes, v.from, v.to = s.bytes, s.started, s.ended
 	v.noStamp, v.bad, v.latency, v.hist = s.noStamp, s.badStamp, s.latency, s.histogram
 	flows := v.flows[:0]
@@ -112,6 +116,9 @@ func (v *rxView) showCurrent(w *bytes.Buffer) {
 	}
 	fmt.Fprintf(w, "     started: %dus  stopped: %dus  pps: %d\n", v.from/1000, v.to/1000, pps)
 	fmt.Fprintf(w, "     runs: %d  flows: %d\n", v.begun, max(len(v.flows)-1, 0))
+	if v.restarts > 0 {
+		fmt.Fprintf(w, "     restarts: %d  lost_in_restarts: %d\n", v.restarts, v.gap)
+	}
 }
 
 // us is a time of so many ns as it is shown.
@@ -219,6 +226,7 @@ func (r *Rx) store(_ context.Context, p []byte) (int, error) {
 	switch name {
 	case "clear_counters":
 		r.clear()
+		r.keepAll()
 		r.result, _ = ok("Clearing counters.")
 	case "active":
 		on := s.num(digits) != 0

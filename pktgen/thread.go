@@ -25,6 +25,7 @@ const (
 	ctlRem                        // remove the devices that are marked
 	ctlExit
 	ctlStopRun // ctlStop that came after a ctlRun which is not served yet
+	ctlResume  // go on with the devices that ran in another process, and begin with those that it had not begun with
 )
 
 // thread serves the devices of one CPU.
@@ -52,9 +53,9 @@ type thread struct {
 func (t *thread) post(c control) uint64 {
 	t.mu.Lock()
 	switch {
-	case c == ctlStop && t.control&ctlRun != 0:
+	case c == ctlStop && t.control&(ctlRun|ctlResume) != 0:
 		c = ctlStopRun
-	case c == ctlRun:
+	case c == ctlRun, c == ctlResume:
 		t.control &^= ctlStopRun
 	}
 	t.control |= c
@@ -125,6 +126,13 @@ func (t *thread) serve() (exit bool) {
 			d.begin()
 		}
 		t.run = slices.Clone(devs)
+	}
+	if c&ctlResume != 0 && c&ctlExit == 0 {
+		for _, d := range devs {
+			if d.goOn() {
+				t.run = append(t.run, d)
+			}
+		}
 	}
 	if c&ctlStopRun != 0 {
 		for _, d := range slices.Clone(t.run) {
@@ -305,7 +313,7 @@ func (t *thread) store(ctx context.Context, p []byte) (int, error) {
 	switch name {
 	case "add_device":
 		dev := s.word(maxNameLen)
-		if err := t.eng.add(t, dev); err != nil {
+		if err := t.eng.add(t, dev, nil); err != nil {
 			t.setResult("ERROR: can not add device " + dev)
 			return 0, err
 		}

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -35,6 +38,8 @@ type Device struct {
 	vectors  [3]atomic.Int32  // by bus.IRQMode
 	line     int              // the kernel's number of the interrupt line; 0 if it has none
 	watches  []*watch
+	loan     atomic.Pointer[Loan] // nil: it is not lent
+	lent     *lent                // nil: it is not borrowed
 
 	// mu is held while fd is used for anything but registers.
 	mu   sync.Mutex
@@ -119,6 +124,17 @@ func open(ctx context.Context, fn *syspci.Function, o Options) (*Device, error) 
 
 // setUp asks what the device has, and watches over it.
 func (d *Device) setUp(fn *syspci.Function, o Options) error {
+	if err := d.describeAll(fn.BARs); err != nil {
+		return err
+	}
+	if b, err := os.ReadFile(o.Root.Path(d.fn.Addr, "irq")); err == nil {
+		d.line, _ = strconv.Atoi(strings.TrimSpace(string(b)))
+	}
+	return d.watchEnd()
+}
+
+// describeAll asks the kernel what the device has, and leaves it as a driver wants it. known are its BARs as sysfs has them.
+func (d *Device) describeAll(known []bus.RegionInfo) error {
 	flags, _, _, err := d.k.deviceInfo(d.fd)
 	switch {
 	case err != nil:
@@ -135,7 +151,7 @@ func (d *Device) setUp(fn *syspci.Function, o Options) error {
 			return err
 		}
 	}
-	d.fn.BARs = d.describe(fn.BARs)
+	d.fn.BARs = d.describe(known)
 	d.fn.Config, d.fn.Header = d.cfg, d.cfg.Read8(pci.CfgHeader)&^(1<<7)
 	// A driver finds its registers decoded, and no DMA under way.
 	var decode pci.Command
@@ -147,10 +163,7 @@ func (d *Device) setUp(fn *syspci.Function, o Options) error {
 		}
 	}
 	pci.SetCommand(d.cfg, decode, pci.CmdMaster)
-	if err := d.countVectors(o); err != nil {
-		return err
-	}
-	return d.watchEnd()
+	return d.countVectors()
 }
 
 // regionInfo asks for a region; size 0 where there is none.
@@ -213,7 +226,7 @@ func (d *Device) Function() *pci.Function {
 // files.
 func (d *Device) Access() Access { return *d.access }
 
-// Space is what the device's addresses belong to.
+// Space is what the device's addresses belong to; nil where it is borrowed.
 func (d *Device) Space() *Space { return d.space }
 
 // Config is the config space as vfio-pci shows it: BARs, interrupt line, MSI and MSI-X are the
@@ -227,6 +240,9 @@ func (d *Device) Regions() []bus.RegionInfo { return slices.Clone(d.fn.BARs) }
 func (d *Device) DMA() bus.DMA {
 	if d.phys != nil {
 		return physical{d}
+	}
+	if d.lent != nil {
+		return d.lent
 	}
 	return dmaOf{space: d.space, owner: d, pages: d.pages}
 }

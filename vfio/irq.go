@@ -3,10 +3,7 @@ package vfio
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +24,7 @@ func index(m bus.IRQMode) uint32 {
 }
 
 // countVectors asks how many vectors there are in each mode.
-func (d *Device) countVectors(o Options) error {
+func (d *Device) countVectors() error {
 	for _, m := range []bus.IRQMode{bus.INTx, bus.MSI, bus.MSIX} {
 		flags, n, err := d.k.irqInfo(d.fd, index(m))
 		if errors.Is(err, unix.EINVAL) {
@@ -43,10 +40,6 @@ func (d *Device) countVectors(o Options) error {
 		if flags&irqEventfd != 0 {
 			d.vectors[m].Store(int32(n))
 		}
-	}
-	// For messages only.
-	if b, err := os.ReadFile(o.Root.Path(d.fn.Addr, "irq")); err == nil {
-		d.line, _ = strconv.Atoi(strings.TrimSpace(string(b)))
 	}
 	return nil
 }

@@ -72,6 +72,10 @@ func (d *Device) die(why error) {
 func (d *Device) finish(why error) error {
 	d.endOnce.Do(func() {
 		d.end.Store(&why)
+		if l := d.loan.Load(); l != nil {
+			l.end(why)
+			_ = l.Recall(context.Background()) // of one that did not let go
+		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		var errs []error
@@ -91,6 +95,11 @@ func (d *Device) finish(why error) error {
 		d.fd = -1
 		if d.phys != nil {
 			d.phys.Close()
+		}
+		if d.lent != nil {
+			d.lent.leave() // who lent it resets it, and takes the memory away from it
+			d.endErr = errors.Join(errs...)
+			return
 		}
 		d.endErr = errors.Join(append(errs, d.space.leave(d))...)
 	})
@@ -113,6 +122,9 @@ func (d *Device) Close() error {
 		for _, w := range d.watches {
 			err = errors.Join(err, w.irq.Close())
 			w.done.Wait()
+		}
+		if d.lent != nil {
+			err = errors.Join(err, d.lent.close())
 		}
 		d.closeErr = err
 	})

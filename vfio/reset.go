@@ -25,22 +25,31 @@ func (d *Device) Reset(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return d.errorf("resetting: %w", err)
 	}
+	if err := d.resetAny(ctx); err != nil {
+		return d.errorf("resetting: %w", err)
+	}
+	return nil
+}
+
+// resetAny is Reset with mu held. ctx is for whom the device was borrowed from.
+func (d *Device) resetAny(ctx context.Context) error {
 	var first error
 	if d.canReset {
-		first = d.k.reset(d.fd)
-		if first == nil {
+		if first = d.k.reset(d.fd); first == nil {
 			return nil
 		}
 		first = fmt.Errorf("by the function's own: %w", first)
 	}
-	err := d.hotReset()
-	switch {
-	case err == nil:
-		return nil
-	case first != nil:
-		return d.errorf("resetting: %w; %w", first, err)
+	var err error
+	if d.lent != nil {
+		_, _, err = d.lent.call(ctx, lendRequest{Op: lendReset})
+	} else {
+		err = d.hotReset()
 	}
-	return d.errorf("resetting: %w", err)
+	if err != nil && first != nil {
+		return fmt.Errorf("%w; %w", first, err)
+	}
+	return err
 }
 
 // notOwned is what iommufd calls a device that is another's.

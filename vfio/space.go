@@ -127,6 +127,14 @@ func (s *Space) start(t translator) error {
 	return nil
 }
 
+// ioas is the translation that iommufd makes, where it does.
+func (s *Space) ioas() (ioas, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, ok := s.t.(ioas)
+	return t, ok
+}
+
 // update asks which addresses there are: a device that joins may take some away.
 func (s *Space) update() error {
 	if s.t == nil {

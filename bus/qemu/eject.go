@@ -1,12 +1,8 @@
 package qemu
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/ring3dev/ring3/bus"
 )
@@ -33,95 +29,44 @@ func (m *Machine) Eject(name string) error {
 	if err != nil {
 		return err
 	}
-	_, err = m.Execute("device_del", map[string]any{"id": u.id()})
-	var said *qmpError
-	switch {
-	case err == nil:
-		m.mu.Lock()
-		u.leaving = true
-		m.mu.Unlock()
-		select {
-		case m.pressed <- struct{}{}:
-		default:
-		}
-		return nil
-	case !errors.As(err, &said):
-	case strings.Contains(said.desc, "process of unplug") || strings.Contains(said.desc, "busy"):
-		err = fmt.Errorf("%s: %w", said.desc, bus.ErrBusy)
-	case strings.Contains(said.desc, "not found"):
-		err = fmt.Errorf("%s: %w", said.desc, bus.ErrGone)
-	default:
-		err = fmt.Errorf("%s: %w", said.desc, bus.ErrNotSupported)
+	if m.own != nil {
+		err = m.own.eject(name)
+	} else {
+		_, err = m.ask("eject", ejectArgs{Name: name})
 	}
-	return fmt.Errorf("qemu: ejecting %s: %w", name, err)
+	return err
 }
 
-// event is told what QEMU tells by itself, by the QMP client's reader. There are never more devices on their way out than
-// fit.
-func (m *Machine) event(e qmpEvent) {
-	if e.Event == "DEVICE_DELETED" && strings.HasPrefix(e.Data.Device, "dev") {
-		select {
-		case m.deleted <- e.Data.Device:
-			return
-		default:
-		}
+// event is told what QEMU tells by itself. There are never more devices on their way out than fit.
+func (m *Machine) event(e Event) {
+	select {
+	case m.deleted <- e:
+	default:
+		m.log.Debug("qemu: news of the end of " + e.Removed + " is lost")
 	}
-	m.log.Debug("qemu: event " + e.Event + " " + e.Data.Device)
 }
 
 // watchEjects cleans up after devices that QEMU has removed.
 func (m *Machine) watchEjects(ejected func(name string)) {
-	var look <-chan time.Time
+	if ejected != nil {
+		for _, name := range m.missing {
+			ejected(name)
+		}
+	}
 	for {
 		select {
-		case id := <-m.deleted:
-			m.removed(id, ejected)
-		case <-m.pressed:
-			look = time.After(ejectLook)
-		case <-look:
-			if look = nil; m.lookForEjected(ejected) {
-				look = time.After(ejectLook)
-			}
+		case e := <-m.deleted:
+			m.removed(e, ejected)
 		case <-m.done:
 			return
 		}
 	}
 }
 
-// ejectLook is how often QEMU is asked for what is being ejected: of some models (qemu-xhci, bochs-display) it keeps something back, and
-// never says that they are gone.
-const ejectLook = 250 * time.Millisecond
-
-// lookForEjected finds units that are gone without a word. It says whether any is still on its way.
-func (m *Machine) lookForEjected(ejected func(name string)) (more bool) {
-	m.mu.Lock()
-	var ids []string
-	for _, u := range m.units {
-		if u.ready && u.leaving {
-			ids = append(ids, u.id())
-		}
-	}
-	m.mu.Unlock()
-	if len(ids) == 0 {
-		return false
-	}
-	r, err := m.Execute("qom-list", map[string]any{"path": "/machine/peripheral"})
-	var there []struct{ Name string }
-	if err != nil || json.Unmarshal(r, &there) != nil {
-		return m.Err() == nil
-	}
-	for _, id := range ids {
-		if !slices.ContainsFunc(there, func(x struct{ Name string }) bool { return x.Name == id }) {
-			m.removed(id, ejected)
-		}
-	}
-	return true
-}
-
 // removed cleans up after one that QEMU has removed.
-func (m *Machine) removed(id string, ejected func(name string)) {
+func (m *Machine) removed(e Event, ejected func(name string)) {
 	m.mu.Lock()
-	i := slices.IndexFunc(m.units, func(u *unit) bool { return u.ready && u.id() == id })
+	i := slices.IndexFunc(m.units, func(u *unit) bool { return u.ready && u.spec.Name == e.Removed && u.key == e.Key })
 	if i < 0 {
 		m.mu.Unlock()
 		return
@@ -133,7 +78,6 @@ func (m *Machine) removed(id string, ejected func(name string)) {
 	if d != nil {
 		d.leave("it was removed")
 	}
-	m.dropNetdev(u)
 	m.mu.Lock()
 	m.units = slices.DeleteFunc(m.units, func(o *unit) bool { return o == u })
 	if u.fn != nil {

@@ -17,8 +17,8 @@ var hotPlugModels = []string{"pcie-root-port", "ioh3420", "xio3130-downstream"}
 // HasSlot says whether a model is a port with a slot, whose number is its property slot.
 func HasSlot(model string) bool { return slices.Contains(hotPlugModels, model) }
 
-// takesPlug says why nothing can be plugged in below a unit.
-func (u *unit) takesPlug() error {
+// takesPlug says why nothing can be plugged in below a device.
+func (u *seat) takesPlug() error {
 	if !slices.Contains(hotPlugModels, u.spec.Model) {
 		return fmt.Errorf("%s (%s) is no port with hot-plug; those are %s: %w", u.spec.Name, u.spec.Model, strings.Join(hotPlugModels, ", "), bus.ErrNotSupported)
 	}
@@ -30,16 +30,23 @@ func (u *unit) takesPlug() error {
 	return nil
 }
 
-// checkPlug checks what can be told without asking QEMU. Called with mu held.
-func (m *Machine) checkPlug(d *DeviceSpec) (port *unit, err error) {
+// checkPlug checks what can be told without asking QEMU, of a device and those that there are.
+func checkPlug(d *DeviceSpec, all []*seat, iommu bool) error {
 	if err := d.check(); err != nil {
-		return nil, err
+		return err
 	}
-	fail := func(format string, args ...any) (*unit, error) {
-		return nil, fmt.Errorf("qemu: plugging %s (%s): %w", d.Name, d.Model, fmt.Errorf(format, args...))
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("qemu: plugging %s (%s): %w", d.Name, d.Model, fmt.Errorf(format, args...))
 	}
+	called := func(name string) *seat {
+		if i := slices.IndexFunc(all, func(s *seat) bool { return s.spec.Name == name }); i >= 0 {
+			return all[i]
+		}
+		return nil
+	}
+	port := called(d.Bus)
 	switch {
-	case m.unit(d.Name) != nil:
+	case called(d.Name) != nil:
 		return fail("the name is taken: %w", bus.ErrBusy)
 	case IsTPM(d.Model):
 		return fail("it is no PCI device, and cannot be plugged in later: %w", bus.ErrNotSupported)
@@ -49,25 +56,24 @@ func (m *Machine) checkPlug(d *DeviceSpec) (port *unit, err error) {
 		return fail("root ports stand on the root bus, where nothing can be plugged in later: start with them: %w", bus.ErrNotSupported)
 	case d.Capture != nil:
 		return fail("captures begin with the machine: %w", bus.ErrNotSupported)
-	case d.IOMMU && m.iommu == nil:
+	case d.IOMMU && !iommu:
 		return fail("the machine has no IOMMU, since no device asked for one when it started: %w", bus.ErrNotSupported)
 	case d.Bus == "":
 		return fail("nothing can be plugged in on the root bus: name a port for it to stand under: %w", bus.ErrNotSupported)
-	case len(m.units) >= maxDevices:
-		return fail("the machine has %d devices, which is the most: %w", len(m.units), bus.ErrBusy)
-	}
-	if port = m.unit(d.Bus); port == nil {
+	case len(all) >= maxDevices:
+		return fail("the machine has %d devices, which is the most: %w", len(all), bus.ErrBusy)
+	case port == nil:
 		return fail("there is no port named %s: %w", d.Bus, bus.ErrNotSupported)
 	}
 	if err := port.takesPlug(); err != nil {
 		return fail("%w", err)
 	}
-	for _, u := range m.units {
-		if u.under == port {
-			return fail("%s stands under %s: %w", u.spec.Name, d.Bus, bus.ErrBusy)
+	for _, s := range all {
+		if s.spec.Bus == d.Bus {
+			return fail("%s stands under %s: %w", s.spec.Name, d.Bus, bus.ErrBusy)
 		}
 	}
-	return port, nil
+	return nil
 }
 
 // Plug puts a device into the slot of a port that is empty, which spec.Bus names. It returns when QEMU has the device: the
@@ -84,73 +90,35 @@ func (m *Machine) Plug(ctx context.Context, spec DeviceSpec) error {
 		m.mu.Unlock()
 		return fmt.Errorf("qemu: plugging %s: %w", spec.Name, bus.ErrClosed)
 	}
-	port, err := m.checkPlug(&spec)
-	if err != nil {
+	var all []*seat
+	for _, u := range m.units {
+		all = append(all, &u.seat)
+	}
+	if err := checkPlug(&spec, all, m.iommu != nil); err != nil {
 		m.mu.Unlock()
 		return err
 	}
-	m.plugs++
-	u := &unit{spec: spec, serial: m.freeSerial(), key: fmt.Sprintf("p%d", m.plugs), under: port}
+	// It may be found before QEMU's owner has answered.
+	u := &unit{seat: seat{spec: spec}, under: m.unit(spec.Bus)}
 	m.units = append(m.units, u)
 	m.mu.Unlock()
 
-	if err := m.add(u); err != nil {
-		m.mu.Lock()
-		m.units = slices.DeleteFunc(m.units, func(o *unit) bool { return o == u })
-		m.mu.Unlock()
-		return fmt.Errorf("qemu: plugging %s (%s) under %s: %w", spec.Name, spec.Model, spec.Bus, err)
-	}
-	return nil
-}
-
-// freeSerial is the lowest that no unit has. Called with mu held.
-func (m *Machine) freeSerial() int {
-	for n := 0; ; n++ {
-		if !slices.ContainsFunc(m.units, func(u *unit) bool { return u.serial == n }) {
-			return n
-		}
-	}
-}
-
-// add gives QEMU a device. The human monitor takes the same words as the command line, whatever the type of a property.
-func (m *Machine) add(u *unit) error {
-	if IsNetwork(u.spec.Model) {
-		if _, err := m.Execute("netdev_add", map[string]any{"type": "hubport", "id": u.netdev(), "hubid": m.wires + u.serial}); err != nil {
-			return err
-		}
-	}
-	option := u.spec.option(u.key, u.serial, fmt.Sprintf(",bus=%s,addr=0", u.under.id()))
-	said, err := m.qmp.monitor(`device_add "` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(option) + `"`)
-	// It warns of a netdev without peer only, and else says nothing.
-	if _, why, bad := strings.Cut(said, "Error: "); err == nil && bad {
-		err = plugError(u.spec.Model, strings.TrimSpace(why))
+	a := plugArgs{Name: spec.Name, Model: spec.Model, Bus: spec.Bus, Props: spec.Props, IOMMU: spec.IOMMU}
+	var key string
+	var err error
+	if m.own != nil {
+		key, err = m.own.plug(a.spec())
+	} else {
+		key, err = m.askPlug(a)
 	}
 	m.mu.Lock()
-	u.ready = err == nil
-	m.mu.Unlock()
+	defer m.mu.Unlock()
 	if err != nil {
-		m.dropNetdev(u)
+		m.units = slices.DeleteFunc(m.units, func(o *unit) bool { return o == u })
+		return err
 	}
-	return err
-}
-
-// plugError is what QEMU said, with the sentinel for it.
-func plugError(model, why string) error {
-	is := bus.ErrNotSupported
-	if strings.Contains(why, "already occupied") || strings.Contains(why, "uplicate ID") || strings.Contains(why, "in use") || strings.Contains(why, "guest is busy") {
-		is = bus.ErrBusy
-	}
-	return fmt.Errorf("%s%s: %w", why, remedy(model, why), is)
-}
-
-// dropNetdev takes the network side of a unit away that is gone.
-func (m *Machine) dropNetdev(u *unit) {
-	if !IsNetwork(u.spec.Model) {
-		return
-	}
-	if _, err := m.Execute("netdev_del", map[string]any{"id": u.netdev()}); err != nil && m.Err() == nil {
-		m.log.Warn(fmt.Sprintf("qemu: %s: taking its network side away: %v", u.spec.Name, err))
-	}
+	u.key, u.ready = key, true
+	return nil
 }
 
 // Rescan looks for functions that are not known yet behind a port and all that is known behind that, or everywhere for nil.

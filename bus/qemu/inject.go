@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 )
@@ -28,9 +30,8 @@ func (m *Machine) InjectError(name string, e pci.AERError) error {
 	m.mu.Lock()
 	u, err := m.known(name, true)
 	var fn *pci.Function
-	var id string
 	if err == nil {
-		fn, id = u.fn, u.id()
+		fn = u.fn
 	}
 	m.mu.Unlock()
 	switch {
@@ -49,19 +50,37 @@ func (m *Machine) InjectError(name string, e pci.AERError) error {
 	case !slices.Contains(portModels, u.spec.Model) && !strings.HasPrefix(u.spec.Model, "virtio-"):
 		return fail("QEMU does not route errors of model %s: %w", u.spec.Model, bus.ErrNotSupported)
 	}
-	line := fmt.Sprintf("pcie_aer_inject_error %s %#x", id, e.Uncorrectable)
-	if e.Header != [4]uint32{} {
-		for _, w := range e.Header {
+	a := injectArgs{Name: name, Error: e.Uncorrectable, Header: e.Header}
+	if m.own != nil {
+		err = m.own.inject(a)
+	} else {
+		_, err = m.ask("inject", a)
+	}
+	if err != nil {
+		return fail("%w", err)
+	}
+	return nil
+}
+
+// inject has QEMU's monitor do it.
+func (p *Process) inject(a injectArgs) error {
+	s := p.named(a.Name)
+	if s == nil {
+		return fmt.Errorf("no device is named %s: %w", a.Name, unix.ENODEV)
+	}
+	line := fmt.Sprintf("pcie_aer_inject_error %s %#x", s.id(), a.Error)
+	if a.Header != [4]uint32{} {
+		for _, w := range a.Header {
 			// QEMU keeps the header as it is on the wire, the first byte first.
 			line += fmt.Sprintf(" %#x", bits.ReverseBytes32(w))
 		}
 	}
-	said, err := m.qmp.monitor(line)
+	said, err := p.qmp.monitor(line)
 	if err != nil {
-		return fail("%w", err)
+		return err
 	}
 	if !strings.HasPrefix(said, "OK ") {
-		return fail("QEMU says %q, want OK: %w", said, bus.ErrNotSupported)
+		return fmt.Errorf("QEMU says %q, want OK: %w", said, bus.ErrNotSupported)
 	}
 	return nil
 }

@@ -180,8 +180,10 @@ func (d *device) enableINTx() error {
 		if err := d.m.qt.command("irq_intercept_in ioapic"); err != nil {
 			return err
 		}
+		if err := d.m.qt.startWatch(); err != nil {
+			return err
+		}
 		d.m.intxOn = true
-		d.m.qt.watching.Go(d.m.qt.watch)
 	}
 	w := &intx{line: d.line}
 	if !d.platform() {

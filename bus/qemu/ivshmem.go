@@ -9,6 +9,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/internal/ioctl"
 )
 
 // The ivshmem server's protocol (QEMU docs/specs/ivshmem-spec, "Client-Server
@@ -111,7 +112,7 @@ func (d *doorbell) ready(q *qtest) error {
 		if _, ok := q.ask(cmdRead[4], d.addr-uint64(regDoorbell)); !ok {
 			return fmt.Errorf("qemu: waiting for interrupts to work: %w", bus.ErrGone)
 		}
-		if _, err := unix.Read(d.fds[last], b[:]); err == nil {
+		if _, err := ioctl.ReadNow(d.fds[last], b[:]); err == nil {
 			return nil
 		}
 		if time.Now().After(deadline) {

@@ -5,12 +5,11 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/internal/child"
 )
 
@@ -27,17 +26,6 @@ func firmware() []byte {
 	return b
 }
 
-// process is a running QEMU and our ends of what it inherited.
-type process struct {
-	child   *child.Process
-	ram     *os.File
-	qtest   int // descriptor, blocking
-	qmp     *os.File
-	ivshmem int // descriptor
-
-	up atomic.Bool // it came up: from now on what it says is for the log
-}
-
 // socketpair returns our end and the file for QEMU's.
 func socketpair(name string) (int, *os.File, error) {
 	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -47,8 +35,21 @@ func socketpair(name string) (int, *os.File, error) {
 	return p[0], os.NewFile(uintptr(p[1]), name), nil
 }
 
+// sealedMemfd is memory whose size nobody changes any more: a file that shrinks kills who has it mapped.
+func sealedMemfd(name string, size int64) (*os.File, error) {
+	f, err := memfd(name, size)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("qemu: sealing the memory for %s: %w", name, err)
+	}
+	return f, nil
+}
+
 func memfd(name string, size int64) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("qemu: making memory for %s: %w", name, err)
 	}
@@ -60,10 +61,8 @@ func memfd(name string, size int64) (*os.File, error) {
 	return f, nil
 }
 
-// launch starts QEMU. args are those of the devices; inherit the files they name, which
-// stay the caller's.
-func launch(c *Config, path string, args []string, inherit files, vectors int) (p *process, err error) {
-	p = &process{qtest: -1, ivshmem: -1}
+// start starts QEMU. args are those of the devices; inherit the files they name, which stay the caller's.
+func (p *Process) start(path string, args []string, inherit files, sandbox bool) (err error) {
 	var theirs []*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -78,23 +77,23 @@ func launch(c *Config, path string, args []string, inherit files, vectors int) (
 		return inherit.add(f)
 	}
 
-	if p.ram, err = memfd("ring3-ram", ramSize); err != nil {
-		return nil, err
+	if p.ram, err = sealedMemfd("ring3-ram", ramSize); err != nil {
+		return err
 	}
 	bios, err := memfd("ring3-firmware", 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	biosFD := give(bios)
 	if _, err := bios.Write(firmware()); err != nil {
-		return nil, fmt.Errorf("qemu: writing the firmware: %w", err)
+		return fmt.Errorf("qemu: writing the firmware: %w", err)
 	}
 	var fd [3]int
 	var ours [3]int
 	for i, name := range []string{"qtest", "qmp", "ivshmem"} {
 		var f *os.File
 		if ours[i], f, err = socketpair(name); err != nil {
-			return nil, err
+			return err
 		}
 		fd[i] = give(f)
 		switch i {
@@ -102,9 +101,9 @@ func launch(c *Config, path string, args []string, inherit files, vectors int) (
 			p.qtest = ours[i]
 		case 1:
 			if err = unix.SetNonblock(ours[i], true); err != nil {
-				return nil, fmt.Errorf("qemu: preparing the qmp socket: %w", err)
+				return fmt.Errorf("qemu: preparing the qmp socket: %w", err)
 			}
-			p.qmp = os.NewFile(uintptr(ours[i]), name)
+			p.qmpFile = os.NewFile(uintptr(ours[i]), name)
 		case 2:
 			p.ivshmem = ours[i]
 		}
@@ -114,24 +113,27 @@ func launch(c *Config, path string, args []string, inherit files, vectors int) (
 		"-M", "q35,memory-backend=ram,sata=off,smbus=off,pit=off,hpet=off,vmport=off,usb=off,graphics=off",
 		// Native hot-plug, by the ports' own registers, in place of ACPI's.
 		"-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
-		"-accel", "tcg,tb-size=1", "-m", c.memory(),
+		"-accel", "tcg,tb-size=1", "-m", p.c.memory(),
 		"-bios", fmt.Sprintf("/dev/fd/%d", biosFD),
 		"-object", fmt.Sprintf("memory-backend-file,id=ram,mem-path=/dev/fd/%d,size=%d,share=on", inherit.add(p.ram), ramSize),
 		"-display", "none", "-nodefaults", "-no-user-config",
 		"-chardev", fmt.Sprintf("socket,id=qtest,fd=%d", fd[0]), "-qtest", "chardev:qtest", "-qtest-log", "none",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fd[1]), "-mon", "chardev=qmp,mode=control",
 		"-chardev", fmt.Sprintf("socket,id=ivshmem,fd=%d", fd[2]),
-		"-device", fmt.Sprintf("ivshmem-doorbell,chardev=ivshmem,vectors=%d,addr=%#x", vectors, ivshmemSlot),
+		"-device", fmt.Sprintf("ivshmem-doorbell,chardev=ivshmem,vectors=%d,addr=%#x", len(p.bell.fds), ivshmemSlot),
+	}
+	if sandbox {
+		argv = append(argv, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	}
 	cmd := exec.Command(path, append(argv, args...)...)
 	cmd.ExtraFiles = inherit
-	if p.child, err = child.Start(cmd, func(line string) bool { return p.said(c, line) }); err != nil {
-		return nil, fmt.Errorf("qemu: starting %s: %w", path, err)
+	if p.child, err = child.Start(cmd, func(line string) bool { return p.said(line) }); err != nil {
+		return fmt.Errorf("qemu: starting %s: %w", path, err)
 	}
-	if c.Started != nil {
-		c.Started(p.child.PID())
+	if p.c.Started != nil {
+		p.c.Started(p.child.PID())
 	}
-	return p, nil
+	return nil
 }
 
 // memory is the option for RAM. Behind the IOMMU devices may reach other processes' as well.
@@ -144,7 +146,8 @@ func (c *Config) memory() string {
 }
 
 // said sorts what QEMU says.
-func (p *process) said(c *Config, line string) (keep bool) {
+func (p *Process) said(line string) (keep bool) {
+	c := &p.c
 	switch {
 	case strings.Contains(line, "is not connected to host network"):
 		return false
@@ -158,24 +161,19 @@ func (p *process) said(c *Config, line string) (keep bool) {
 	return true
 }
 
-// ended describes the end of a process that exited.
-func (p *process) ended() error {
-	return fmt.Errorf("qemu: QEMU (pid %d) ended: %s: %w", p.child.PID(), p.child.End(), bus.ErrGone)
-}
-
 // kill ends QEMU and waits until it has.
-func (p *process) kill() {
+func (p *Process) kill() {
 	p.child.Kill()
 	<-p.child.Done()
 }
 
-// closeFiles closes our ends, except the qtest socket once a client has it.
-func (p *process) closeFiles() {
+// closeFiles closes our ends.
+func (p *Process) closeFiles() {
 	if p.ram != nil {
 		p.ram.Close()
 	}
-	if p.qmp != nil {
-		p.qmp.Close()
+	if p.qmpFile != nil {
+		p.qmpFile.Close()
 	}
 	for _, fd := range []*int{&p.qtest, &p.ivshmem} {
 		if *fd >= 0 {
@@ -183,6 +181,14 @@ func (p *process) closeFiles() {
 			*fd = -1
 		}
 	}
+}
+
+// noSandbox has the programs that were built without seccomp.
+var noSandbox sync.Map
+
+func unsandboxed(path string) bool {
+	_, ok := noSandbox.Load(path)
+	return ok
 }
 
 // startTimeout is how long QEMU may take from its start to its first answer; it takes

@@ -29,31 +29,34 @@ var windows = pci.Windows{
 	Mem64: pci.Range{Base: 1 << 36, Size: 1 << 36},
 }
 
-// Machine is one running QEMU with its devices. Safe for concurrent use.
+// Machine is the devices of one running QEMU. Safe for concurrent use.
 type Machine struct {
-	log    *slog.Logger
-	proc   *process
-	qt     *qtest
-	qmp    *qmp
-	ram    *ram
-	bell   *doorbell
-	iommu  *iommu // nil: no device asked for it
-	dimms  dimms
-	domain uint32
-	wires  int // how many: below it the numbers of hubs are theirs
+	log     *slog.Logger
+	own     *Process // nil: somebody else's
+	mon     Monitor
+	unwatch func()
+	about   meta
+	qt      *qtest
+	ram     *ram
+	bell    *doorbell
+	iommu   *iommu // nil: no device asked for it
+	dimms   dimms
+	domain  uint32
 
-	deleted chan string   // QEMU's names of devices that it has removed
-	pressed chan struct{} // the button of some device was pressed
+	deleted chan Event // devices that QEMU has removed
+	up      atomic.Bool
 	ejects  sync.WaitGroup
+	gone    chan struct{} // closed by Close
 
 	// Lock order: mu, then irqMu, then the IOMMU's, then the qtest client's, then lineMu. Nobody waits for QMP with one of
 	// them.
 	mu    sync.Mutex // guards what follows, to shut
 	topo  *pci.Topology
-	plugs int     // how many devices were ever plugged in
 	units []*unit // those of Config.Devices, in their order, then those plugged in
 	late  []*unit // that QEMU has removed, and nobody has forgotten yet
 	shut  bool    // closed: nothing is plugged in any more
+
+	missing []string // devices that had left when the machine was made
 
 	irqMu  sync.Mutex // guards bell.used, intxOn and the devices' irqState
 	intxOn bool       // interrupt messages were asked for
@@ -70,75 +73,85 @@ type Machine struct {
 }
 
 // Start starts QEMU, waits until it answers, and enumerates its bus. It takes about
-// 0.1 s. Errors name what was being done; one that the user can mend says how.
+// 0.1 s. Errors name what was being done; one that the user can mend says how. It is Launch and Attach in one process.
 func Start(ctx context.Context, c Config) (*Machine, error) {
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if c.Domain == 0 {
-		c.Domain = DefaultDomain
-	}
-	if err := c.check(); err != nil {
-		return nil, err
-	}
-	path, err := c.find()
+	p, err := Launch(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{log: c.Log, domain: c.Domain, lines: map[int]*line{}, done: make(chan struct{}), deleted: make(chan string, maxDevices), pressed: make(chan struct{}, 1), wires: len(c.Wires)}
-	if m.bell, err = newDoorbell(c.vectors()); err != nil {
+	c.fill()
+	parts, err := p.parts(true)
+	if err != nil {
+		p.Close()
 		return nil, err
 	}
-	var inherit files
-	placed := c.deviceArgs(&inherit)
-	if m.proc, err = launch(&c, path, placed.args, inherit, len(m.bell.fds)); err != nil {
-		m.bell.close()
+	defer parts.Close()
+	var have meta
+	if err := json.Unmarshal(parts.Meta, &have); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("qemu: starting: %w", err)
+	}
+	m := newMachine(&c, p, have)
+	m.own = p
+	if err := m.take(parts); err != nil {
+		m.unwatch()
+		p.Close()
 		return nil, err
 	}
-	m.qt = newQtest(m.proc.qtest, m.lineChanged, m.fail)
-	m.proc.qtest = -1
-	go func() {
-		<-m.proc.child.Done()
-		m.record(m.proc.ended())
-		m.qt.dead.Store(true)
-	}()
-	if err := m.bringUp(ctx, &c, placed); err != nil {
-		err = m.explain(&c, err)
+	if err = m.place(&c, have); err == nil {
+		m.follow()
+		err = m.bringUp(ctx, &c)
+	}
+	if err != nil {
+		err = p.explain(err)
 		m.Close()
 		if ctx.Err() != nil {
 			err = fmt.Errorf("qemu: starting: %w", context.Cause(ctx))
 		}
 		return nil, err
 	}
-	m.proc.up.Store(true)
-	m.ejects.Go(func() { m.watchEjects(c.Ejected) })
 	return m, nil
 }
 
-// bringUp takes the machine from a started process to enumerated devices.
-func (m *Machine) bringUp(ctx context.Context, c *Config, placed placing) (err error) {
-	stop := context.AfterFunc(ctx, func() { m.proc.child.Kill() })
+// newMachine is one that has nothing yet.
+func newMachine(c *Config, mon Monitor, have meta) *Machine {
+	m := &Machine{log: c.Log, mon: mon, about: have, domain: c.Domain, lines: map[int]*line{}, done: make(chan struct{}), deleted: make(chan Event, maxDevices), gone: make(chan struct{})}
+	m.unwatch = mon.Watch(m.event)
+	return m
+}
+
+// follow ends the machine with its QEMU.
+func (m *Machine) follow() {
+	go func() {
+		select {
+		case <-m.mon.Done():
+			m.record(m.mon.Err())
+			m.qt.dead.Store(true)
+		case <-m.gone:
+		}
+	}()
+}
+
+// bringUp takes the machine to enumerated devices.
+func (m *Machine) bringUp(ctx context.Context, c *Config) (err error) {
+	stop := context.AfterFunc(ctx, func() {
+		m.record(fmt.Errorf("qemu: starting: %w (%w)", context.Cause(ctx), bus.ErrGone))
+		m.qt.dead.Store(true)
+	})
 	defer stop()
-	if m.ram, err = newRAM(int(m.proc.ram.Fd()), ramSize); err != nil {
-		return err
-	}
-	if err := m.bell.serve(m.proc.ivshmem); err != nil {
-		return err
-	}
-	if m.qmp, err = newQMP(m.proc.qmp, startTimeout, m.event); err != nil {
-		return err
-	}
-	if err := m.enumerate(c, placed); err != nil {
+	if err := m.enumerate(c); err != nil {
 		return err
 	}
 	if !stop() {
 		return fmt.Errorf("qemu: starting: %w", context.Cause(ctx))
 	}
+	m.up.Store(true)
+	m.ejects.Go(func() { m.watchEjects(c.Ejected) })
 	return nil
 }
 
 // enumerate sets up configuration space and finds the devices.
-func (m *Machine) enumerate(c *Config, placed placing) error {
+func (m *Machine) enumerate(c *Config) error {
 	// The host bridge's own registers are reached through ports, until ECAM is on.
 	for i, v := range []uint64{ecamBase | 1, 0} {
 		m.qt.post(cmdOut[4], 0xcf8, 1<<31|uint64(regXBAR)+uint64(4*i))
@@ -151,7 +164,6 @@ func (m *Machine) enumerate(c *Config, placed placing) error {
 	if err := m.Err(); err != nil {
 		return fmt.Errorf("qemu: enumerating the bus: %w", err)
 	}
-	m.newUnits(c, placed)
 	for _, f := range m.topo.Functions {
 		m.adopt(f)
 	}
@@ -170,7 +182,7 @@ func (m *Machine) enumerate(c *Config, placed placing) error {
 	if m.bell.addr, err = findDoorbell(m.topo); err != nil {
 		return err
 	}
-	if c.iommu() {
+	if m.about.IOMMU {
 		if err := m.startIOMMU(); err != nil {
 			return fmt.Errorf("qemu: starting the IOMMU: %w", err)
 		}
@@ -186,17 +198,29 @@ func (m *Machine) config(a pci.Addr) *config {
 }
 
 // PID is QEMU's process id.
-func (m *Machine) PID() int { return m.proc.child.PID() }
+func (m *Machine) PID() int { return m.about.PID }
 
 // Version is QEMU's version, "7.2.22".
 func (m *Machine) Version() string {
-	v := m.qmp.version
-	return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
+	v := m.about.Version
+	return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2])
 }
 
-// Execute runs a QMP command.
+// Execute runs a QMP command. Of a machine that was attached it is one of those of [Process.Execute].
 func (m *Machine) Execute(cmd string, args any) (json.RawMessage, error) {
-	return m.qmp.execute(cmd, args)
+	if m.own != nil {
+		return m.own.qmp.execute(cmd, args)
+	}
+	return m.ask(cmd, args)
+}
+
+// ask has the owner of QEMU do something.
+func (m *Machine) ask(cmd string, args any) (json.RawMessage, error) {
+	b, err := json.Marshal(args)
+	if err != nil {
+		return nil, fmt.Errorf("qemu: %s: %w", cmd, err)
+	}
+	return m.mon.Execute(cmd, b)
 }
 
 // Done is closed when QEMU ended, stopped answering, or was closed.
@@ -219,12 +243,19 @@ func (m *Machine) Err() error {
 // in the background. The only lock taken is errMu, which is a leaf.
 func (m *Machine) fail(err error) {
 	if errors.Is(err, bus.ErrTimeout) {
-		err = fmt.Errorf("qemu: QEMU (pid %d) does not answer, and is ended: %w", m.PID(), err)
+		what := ""
+		if m.own != nil {
+			what = ", and is ended"
+		}
+		err = fmt.Errorf("qemu: QEMU (pid %d) does not answer%s: %w", m.PID(), what, err)
 	}
 	if errors.Is(err, bus.ErrGone) && !m.broken.Swap(true) {
 		go func() {
 			select {
-			case <-m.proc.child.Done():
+			case <-m.mon.Done():
+				m.record(m.mon.Err())
+			case <-m.gone:
+				m.record(err)
 			case <-time.After(exitTime):
 				m.record(err)
 			}
@@ -246,29 +277,15 @@ func (m *Machine) record(err error) {
 	m.err = err
 	close(m.done)
 	// Before it is up, whoever starts it gets the error.
-	if m.proc.up.Load() && !errors.Is(err, bus.ErrClosed) {
+	if m.up.Load() && !errors.Is(err, bus.ErrClosed) {
 		m.log.Error(err.Error())
 	}
-	m.proc.child.Kill()
-}
-
-// explain prefers QEMU's own words over the broken pipe that its end looks like.
-func (m *Machine) explain(c *Config, err error) error {
-	if !errors.Is(err, bus.ErrGone) && !errors.Is(err, bus.ErrTimeout) {
-		return err
-	}
-	select {
-	case <-m.proc.child.Done():
-		if said := c.inUsersWords(m.proc.child.LastWords()); said != "" {
-			return fmt.Errorf("qemu: %s", said)
-		}
-		return m.proc.ended()
-	case <-time.After(200 * time.Millisecond):
-		return err
+	if m.own != nil {
+		m.own.child.Kill()
 	}
 }
 
-// Close stops all devices, then QEMU, and releases everything. It is idempotent. Memory
+// Close stops all devices, then QEMU if Start made it, and releases everything. It is idempotent. Memory
 // that a driver did not free stays mapped and is reported. It waits for Config.Ejected to return, so that must not call it.
 func (m *Machine) Close() error {
 	m.closeOnce.Do(func() {
@@ -280,13 +297,16 @@ func (m *Machine) Close() error {
 			m.closeErr = errors.Join(m.closeErr, d.Close())
 		}
 		m.record(fmt.Errorf("qemu: %w", bus.ErrClosed))
-		m.proc.kill()
-		m.qt.close()
-		m.proc.closeFiles()
-		if m.qmp != nil {
-			<-m.qmp.ended
+		close(m.gone)
+		if m.own != nil {
+			m.own.kill()
 		}
+		m.qt.close()
+		m.unwatch()
 		m.ejects.Wait()
+		if m.own != nil {
+			m.own.Close()
+		}
 		m.bell.close()
 		m.iommu.close()
 		if m.ram != nil {

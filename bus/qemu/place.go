@@ -85,7 +85,7 @@ func (m *Machine) addDIMM(f *os.File, size uint64) (*dimm, error) {
 	n := m.dimms.serial
 	d := &dimm{id: fmt.Sprintf("dimm%d", n), size: size}
 	memory := fmt.Sprintf("mem%d", n)
-	r, err := m.qmp.executeWith("add-fd", map[string]any{"fdset-id": n}, f)
+	r, err := m.own.qmp.executeWith("add-fd", map[string]any{"fdset-id": n}, f)
 	if err != nil {
 		return nil, err
 	}
@@ -160,6 +160,8 @@ func (a dmaOf) Place(w bus.Window) (release func(), err error) {
 	}
 	base, end := uint64(w.IOVA), uint64(w.IOVA)+w.Size
 	switch {
+	case m.own == nil:
+		return fail("a QEMU of another process's takes no memory of this one's: %w", bus.ErrNotSupported)
 	case d.domain == nil:
 		return fail("a QEMU device reaches such memory with iommu=on only: %w", bus.ErrNotSupported)
 	case w.File == nil || w.Bytes == nil:

@@ -44,6 +44,8 @@ type qtest struct {
 	once  sync.Once
 	dead  atomic.Bool
 
+	keep     bool // the socket is others' too: it is not shut down
+	quit     int  // eventfd that ends watch, where keep is set; -1: there is none
 	watching sync.WaitGroup
 
 	mu      sync.Mutex
@@ -61,7 +63,7 @@ func newQtest(fd int, onIRQ func(int, bool), fail func(error)) *qtest {
 		// It cannot fail on a socket.
 		_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, opt, &tv)
 	}
-	return &qtest{fd: fd, onIRQ: onIRQ, fail: fail}
+	return &qtest{fd: fd, quit: -1, onIRQ: onIRQ, fail: fail}
 }
 
 // kill marks the link dead. Reads give all-ones from here on, and whoever sees one can
@@ -74,10 +76,18 @@ func (q *qtest) kill(err error) {
 // close ends and waits for what is under way, then closes the socket. It is idempotent.
 func (q *qtest) close() {
 	q.dead.Store(true)
-	_ = unix.Shutdown(q.fd, unix.SHUT_RDWR) // ends a blocked receive, and watch
+	if !q.keep {
+		_ = unix.Shutdown(q.fd, unix.SHUT_RDWR) // ends a blocked receive, and watch
+	} else if q.quit >= 0 {
+		_, _ = unix.Write(q.quit, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
 	q.watching.Wait()
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.quit >= 0 {
+		_ = unix.Close(q.quit)
+		q.quit = -1
+	}
 	if q.fd >= 0 {
 		_ = unix.Close(q.fd)
 		q.fd = -1
@@ -395,6 +405,18 @@ func parseHex(b []byte) (uint64, bool) {
 	return v, true
 }
 
+// startWatch begins to look for interrupt messages.
+func (q *qtest) startWatch() (err error) {
+	if q.keep {
+		if q.quit, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+			q.quit = -1
+			return fmt.Errorf("making an eventfd: %w", err)
+		}
+	}
+	q.watching.Go(q.watch)
+	return nil
+}
+
 // watch looks for interrupt messages until the link dies; INTx needs it. Each time it
 // finds only replies to posted writes it pauses longer (up to 100 us), so a stream of
 // doorbells is not slowed down by somebody reading along.
@@ -402,7 +424,7 @@ func (q *qtest) watch() {
 	const pauseMax = 100 * time.Microsecond
 	pause := time.Duration(0)
 	for !q.dead.Load() {
-		p := []unix.PollFd{{Fd: int32(q.fd), Events: unix.POLLIN}}
+		p := []unix.PollFd{{Fd: int32(q.fd), Events: unix.POLLIN}, {Fd: int32(q.quit), Events: unix.POLLIN}}
 		if _, err := unix.Poll(p, 1000); err != nil && err != unix.EINTR {
 			return
 		}

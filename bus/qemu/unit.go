@@ -3,7 +3,6 @@ package qemu
 import (
 	"fmt"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -11,22 +10,14 @@ import (
 	"github.com/ring3dev/ring3/bus/pci"
 )
 
-// unit is a device that QEMU has, whether or not enumeration found it. Its fields after slot are guarded by Machine.mu.
+// unit is a device that QEMU has, whether or not enumeration found it. Its fields are guarded by Machine.mu.
 type unit struct {
-	spec   DeviceSpec
-	serial int    // the lowest that was free: its hub
-	key    string // of it QEMU's identifiers are made: dev3, net3; never used twice, since news of its end may be late
-	under  *unit  // the port or bridge it stands under; nil: the root bus
-	slot   int    // its device number there
+	seat
+	under *unit // the port or bridge it stands under; nil: the root bus
 
-	ready   bool          // QEMU has it
-	leaving bool          // its button was pressed
-	fn      *pci.Function // nil: not found yet, or forgotten; or no PCI function
-	dev     *device       // as fn
+	fn  *pci.Function // nil: not found yet, or forgotten; or no PCI function
+	dev *device       // as fn
 }
-
-func (u *unit) id() string     { return "dev" + u.key }
-func (u *unit) netdev() string { return "net" + u.key }
 
 // stands says whether a function is this unit's.
 func (u *unit) stands(f *pci.Function) bool {
@@ -37,17 +28,6 @@ func (u *unit) stands(f *pci.Function) bool {
 		return f.Parent == nil
 	}
 	return f.Parent != nil && u.under.fn == f.Parent
-}
-
-// newUnits makes those of the configuration.
-func (m *Machine) newUnits(c *Config, placed placing) {
-	for i, spec := range c.Devices {
-		u := &unit{spec: spec, serial: i, key: strconv.Itoa(i), slot: placed.where[i].slot, ready: true}
-		if up := placed.where[i].parent; up >= 0 && !IsTPM(spec.Model) {
-			u.under = m.units[up]
-		}
-		m.units = append(m.units, u)
-	}
 }
 
 // adopt gives a function that was found to the unit that it is of, if any. Called with mu held, or before anybody else
@@ -75,6 +55,8 @@ func (m *Machine) unit(name string) *unit {
 func (m *Machine) known(name string, found bool) (*unit, error) {
 	u := m.unit(name)
 	switch {
+	case u == nil && slices.Contains(m.missing, name):
+		return nil, fmt.Errorf("qemu: %s has left its slot: %w", name, bus.ErrGone)
 	case u == nil:
 		return nil, fmt.Errorf("qemu: no device is named %s: %w", name, unix.ENODEV)
 	case found && u.dev == nil:

@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"internal/ioctl", "internal/node", "internal/cpuset", "internal/osthread", "internal/crash", "internal/mounts", "internal/netspace", "internal/frame", "internal/journal", "internal/klog", "internal/uevent", "internal/profile", "internal/rt", "internal/child", "internal/sockpath", "internal/unixconn"},
 	{"procfs", "sysfs", "devfs"},
 	{"bus"}, // the contract itself
-	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest", "internal/iova", "internal/physmem", "internal/fdio", "internal/syspci", "internal/swtpm", "internal/link", "internal/mirror", "internal/sandbox", "internal/ledger"},
+	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest", "internal/iova", "internal/physmem", "internal/fdio", "internal/syspci", "internal/dmafault", "internal/swtpm", "internal/link", "internal/mirror", "internal/sandbox", "internal/ledger"},
 	{"bus/qemu", "bus/sim", "bus/ivshmem", "bus/trace", "bus/trace/tracefile", "bus/fault", "bus/aerinject", "vfio", "uio"},
 	{"netdev"},
 	{"drivers/portbus"},
@@ -71,6 +71,8 @@ var foreign = []struct {
 	{"github.com/expr-lang/expr", []string{"bus/trace/tracefile"}, false},
 	{"github.com/spf13/cobra", []string{"host", "cmd"}, false},
 	{"github.com/vishvananda", []string{"netdev/tap", "internal/bench"}, true},
+	{"github.com/elastic/go-seccomp-bpf", []string{"internal/sandbox"}, false},
+	{"golang.org/x/net", []string{"internal/sandbox"}, false},
 	{"golang.org/x/perf", []string{"internal/bench"}, false},
 	{"github.com/prometheus", []string{"internal/figures"}, true},
 	{"github.com/gdamore/tcell", []string{"internal/figures"}, false},

@@ -6,8 +6,10 @@
 package crash
 
 import (
+	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -40,9 +42,23 @@ func Report() {
 	if v == nil {
 		return
 	}
-	once.Do(tell)
+	once.Do(func() {
+		cause.Store(&Cause{v, debug.Stack()})
+		tell()
+	})
 	panic(v)
 }
+
+// Cause is why the program is about to die.
+type Cause struct {
+	Value any    // of the panic
+	Stack []byte // of its goroutine
+}
+
+var cause atomic.Pointer[Cause]
+
+// Why is the cause, for who is called for a last word; nil before that.
+func Why() *Cause { return cause.Load() }
 
 func tell() {
 	done := make(chan struct{})

@@ -258,6 +258,12 @@ func NewPcapWriter(w io.Writer) (*PcapWriter, error) {
 	return p, b.Flush()
 }
 
+// AppendPcap writes more frames to a capture that has a header.
+func AppendPcap(w io.Writer) *PcapWriter {
+	b := bufio.NewWriter(w)
+	return &PcapWriter{buf: b, w: pcapgo.NewWriter(b)}
+}
+
 // Write writes one frame, whole: a reader of the file sees it from then on. Only the call that
 // meets an error returns it; those after it do nothing.
 func (p *PcapWriter) Write(frame []byte, at time.Time) error {

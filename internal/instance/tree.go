@@ -42,12 +42,12 @@ type DirEntry struct {
 // dev. They show and store what its mount would, without one; files whose opens have state they refuse.
 func TreeHandlers(root *node.Dir) Handlers {
 	return Handlers{
-		opGet: func(_ context.Context, args json.RawMessage, _ func(any) error) (any, error) {
+		opGet: func(ctx context.Context, args json.RawMessage, _ func(any) error) (any, error) {
 			f, _, err := openFile(opGet, root, args)
 			if err != nil {
 				return nil, err
 			}
-			b, err := f.ReadAll()
+			b, err := f.Content(ctx)
 			if err != nil {
 				return nil, fmt.Errorf("%w", node.Errno(err))
 			}

@@ -81,7 +81,7 @@ func (t *tree) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.R
 	if h.file.ReadAt != nil {
 		return t.readBinary(cancel, h, int64(in.Offset), len(buf))
 	}
-	r, st := call(t, cancel, h.name+": show", func(context.Context) ([]byte, error) { return h.content(in.Offset) })
+	r, st := call(t, cancel, h.name+": show", func(ctx context.Context) ([]byte, error) { return h.content(ctx, in.Offset) })
 	if st != fuse.OK {
 		return nil, st
 	}
@@ -94,11 +94,11 @@ func (t *tree) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.R
 
 // content is the file's text, made now if it was not yet or if reading starts over. The
 // result is not changed later.
-func (h *handle) content(off uint64) ([]byte, error) {
+func (h *handle) content(ctx context.Context, off uint64) ([]byte, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.shown || off == 0 {
-		text, err := h.file.ReadAll()
+		text, err := h.file.Content(ctx)
 		if err != nil {
 			return nil, err
 		}

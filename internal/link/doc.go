@@ -13,9 +13,11 @@
 //
 // # What is trusted
 //
-// Nothing. A frame's size, the number of its descriptors, its kind, the calls that are open, what waits to be sent: each has a bound ([Options]).
-// Whoever breaks one ends the connection with bus.ErrProtocol; an answer that nobody waits for any more is dropped. A peer that takes
-// nothing holds nobody up for longer than Options.SendWait.
+// Nothing. A frame's size, the number of its descriptors, its kind, the calls that are open, with their bytes and descriptors, what waits to be sent: each has a bound
+// ([Options]). Whoever breaks one ends the connection with bus.ErrProtocol; an answer that nobody waits for any more is dropped. A peer that takes
+// nothing holds nobody up for longer than Options.SendWait. One that floods is read slower (Options.Rate): the socket fills, and it waits itself.
+//
+// Bodies may be keys: what passed is zeroed in the buffers here. A body that was handed out is its owner's to clear.
 //
 // # Frames
 //

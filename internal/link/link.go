@@ -31,6 +31,12 @@ type Handler interface {
 	Event(m Method, body []byte, files []*os.File) error
 }
 
+// EventHandler is a Handler that wants to know whose event it is. Its EventFrom is called in place of Event.
+type EventHandler interface {
+	Handler
+	EventFrom(c *Conn, m Method, body []byte, files []*os.File) error
+}
+
 // Mux gives each call to the handler of its method's high byte. One that is nobody's is answered with ENOSYS; such an event ends the connection.
 type Mux map[uint8]Handler
 
@@ -46,10 +52,18 @@ func (x Mux) Call(ctx context.Context, m Method, body []byte, files []*os.File, 
 
 // Event implements [Handler].
 func (x Mux) Event(m Method, body []byte, files []*os.File) error {
+	return x.EventFrom(nil, m, body, files)
+}
+
+// EventFrom implements [EventHandler].
+func (x Mux) EventFrom(c *Conn, m Method, body []byte, files []*os.File) error {
 	h := x[uint8(m>>8)]
 	if h == nil {
 		closeAll(files)
 		return fmt.Errorf("event %#x is nobody's: %w", uint16(m), bus.ErrProtocol)
+	}
+	if h, ok := h.(EventHandler); ok {
+		return h.EventFrom(c, m, body, files)
 	}
 	return h.Event(m, body, files)
 }
@@ -59,6 +73,9 @@ type Options struct {
 	Name     string        // of the other side, for messages
 	MaxBody  int           // of a frame, in bytes; 4 MiB
 	MaxCalls int           // that the other side may have open at a time; 1024
+	MaxHeld  int           // bytes of the bodies of those calls together; 64 MiB
+	MaxFiles int           // descriptors that came with those calls; 1024
+	Rate     int           // calls, cancellations and events that the other side may send in a second, a body's 4 KiB counting as another; 50,000. More wait: see the package comment
 	SendWait time.Duration // how long the other side may take nothing; 10 s
 	Log      *slog.Logger  // nil discards
 }
@@ -123,6 +140,8 @@ type Conn struct {
 	next  uint64
 	calls map[uint64]*pending           // ours
 	open  map[uint64]context.CancelFunc // theirs
+	held  int                           // bytes of bodies of theirs
+	files int                           // descriptors that came with theirs
 	err   error                         // valid after done
 }
 
@@ -164,6 +183,15 @@ func New(c *net.UnixConn, h Handler, o Options) *Conn {
 	if o.MaxCalls == 0 {
 		o.MaxCalls = 1024
 	}
+	if o.MaxHeld == 0 {
+		o.MaxHeld = 64 << 20
+	}
+	if o.MaxFiles == 0 {
+		o.MaxFiles = 1024
+	}
+	if o.Rate == 0 {
+		o.Rate = 50_000
+	}
 	if o.SendWait == 0 {
 		o.SendWait = 10 * time.Second
 	}
@@ -194,6 +222,11 @@ func (l *Conn) Close() error {
 	return nil
 }
 
+// End is Close for who must not wait, with the reason: calls that are open fail with it.
+func (l *Conn) End(cause error) {
+	l.fail(fmt.Errorf("%s: %w (%w)", l.o.Name, cause, bus.ErrClosed))
+}
+
 // fail ends the connection, once.
 func (l *Conn) fail(err error) {
 	l.mu.Lock()
@@ -212,11 +245,30 @@ func (l *Conn) Call(ctx context.Context, m Method, body []byte, files ...*os.Fil
 
 // CallParts is Call with what takes the parts of the reply that come before its end, in order, on the goroutine that reads: it must not block.
 func (l *Conn) CallParts(ctx context.Context, m Method, body []byte, part func([]byte), files ...*os.File) ([]byte, []*os.File, error) {
+	return l.call(ctx, m, body, part, cancelWait, files)
+}
+
+// Finish is Call for what must not be left half done: when ctx ends the other side is told, as by Call, but its answer is waited for as long as
+// the connection lasts.
+func (l *Conn) Finish(ctx context.Context, m Method, body []byte) ([]byte, error) {
+	reply, files, err := l.call(ctx, m, body, nil, 0, nil)
+	closeAll(files)
+	return reply, err
+}
+
+// What is in the error of a call besides the reason.
+var (
+	ErrEnded  = errors.New("the link ended")   // before there was an answer
+	ErrUnsent = errors.New("nothing was sent") // the other side has not seen the call, and will not; ErrEnded is there too
+)
+
+// call makes a call. wait is how long it may take after its ctx ended, 0 as long as it likes.
+func (l *Conn) call(ctx context.Context, m Method, body []byte, part func([]byte), wait time.Duration, files []*os.File) ([]byte, []*os.File, error) {
 	p := &pending{part: part, done: make(chan struct{})}
 	l.mu.Lock()
-	if l.err != nil {
+	if err := l.err; err != nil {
 		l.mu.Unlock()
-		return nil, nil, l.Err()
+		return nil, nil, fmt.Errorf("%w: %w: %w", ErrUnsent, ErrEnded, err)
 	}
 	l.next++
 	id := l.next
@@ -224,24 +276,30 @@ func (l *Conn) CallParts(ctx context.Context, m Method, body []byte, part func([
 	l.mu.Unlock()
 	if err := l.send(header{kind: kindCall, method: m, id: id}, body, files); err != nil {
 		l.forget(id)
-		return nil, nil, err
+		if errors.Is(err, syscall.EMSGSIZE) {
+			return nil, nil, err
+		}
+		return nil, nil, fmt.Errorf("%w: %w: %w", ErrUnsent, ErrEnded, err)
 	}
 	select {
 	case <-p.done:
+		return p.body, p.pass, p.err
 	case <-ctx.Done():
-		// The other side may have begun; its answer to the cancellation is the answer.
-		if l.send(header{kind: kindCancel, id: id}, nil, nil) == nil {
-			select {
-			case <-p.done:
-			case <-time.After(cancelWait):
-				if l.forget(id) {
-					return nil, nil, context.Cause(ctx)
-				}
-				<-p.done
-			}
-		} else {
-			<-p.done
+	}
+	// The other side may have begun; its answer to the cancellation is the answer.
+	var late <-chan time.Time
+	if l.send(header{kind: kindCancel, id: id}, nil, nil) == nil && wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case <-p.done:
+	case <-late:
+		if l.forget(id) {
+			return nil, nil, context.Cause(ctx)
 		}
+		<-p.done
 	}
 	return p.body, p.pass, p.err
 }
@@ -263,15 +321,28 @@ func (l *Conn) Send(m Method, body []byte, files ...*os.File) error {
 	return l.send(header{kind: kindEvent, method: m}, body, files)
 }
 
+// readSize is how much is read at a time.
+const readSize = 64 << 10
+
+// buffers are for frames on their way out; zeroed.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
 // send writes one frame.
 func (l *Conn) send(h header, body []byte, files []*os.File) error {
 	if len(body) > l.o.MaxBody || len(files) > maxFiles {
 		return fmt.Errorf("%s: a message of %d bytes and %d descriptors, want at most %d and %d: %w", l.o.Name, len(body), len(files), l.o.MaxBody, maxFiles, syscall.EMSGSIZE)
 	}
 	h.size, h.files = uint32(len(body)), uint8(len(files))
-	b := make([]byte, headerSize+len(body))
+	pooled := buffers.Get().(*[]byte)
+	b := append((*pooled)[:0], make([]byte, headerSize)...)
 	h.put(b)
-	copy(b[headerSize:], body)
+	b = append(b, body...)
+	defer func() {
+		clear(b) // it may have been a key
+		if *pooled = b; cap(b) <= readSize {
+			buffers.Put(pooled)
+		}
+	}()
 	var oob []byte
 	if len(files) > 0 {
 		fds := make([]int, len(files))
@@ -314,7 +385,7 @@ func (l *Conn) read() {
 	l.fail(err)
 	l.mu.Lock()
 	for id, p := range l.calls {
-		p.err = l.err
+		p.err = fmt.Errorf("%w: %w", ErrEnded, l.err)
 		close(p.done)
 		delete(l.calls, id)
 	}
@@ -330,19 +401,20 @@ func closeAll(files []*os.File) {
 
 // frames reads and handles them.
 func (l *Conn) frames() error {
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, readSize)
+	lo, hi := 0, 0 // of what was read and not handled yet
 	oob := make([]byte, unix.CmsgSpace(4*253))
-	var have []byte // what was read and not handled yet; a part of buf, or of a larger one
+	pace := pace{rate: l.o.Rate, left: l.o.Rate, since: time.Now()}
 	var queue []*os.File
 	defer func() { closeAll(queue) }()
 	for {
-		for len(have) >= headerSize {
-			h := parse(have)
-			if int(h.size) > l.o.MaxBody || h.files > maxFiles {
+		for hi-lo >= headerSize {
+			h := parse(buf[lo:])
+			if int64(h.size) > int64(l.o.MaxBody) || h.files > maxFiles {
 				return fmt.Errorf("a frame of %d bytes and %d descriptors: %w", h.size, h.files, bus.ErrProtocol)
 			}
 			n := headerSize + int(h.size)
-			if len(have) < n {
+			if hi-lo < n {
 				break
 			}
 			if int(h.files) > len(queue) {
@@ -350,8 +422,15 @@ func (l *Conn) frames() error {
 			}
 			files := queue[:h.files:h.files]
 			queue = queue[h.files:]
-			body := append([]byte(nil), have[headerSize:n]...)
-			have = have[n:]
+			body := append([]byte(nil), buf[lo+headerSize:lo+n]...)
+			clear(buf[lo : lo+n])
+			lo += n
+			if h.kind == kindCall || h.kind == kindEvent || h.kind == kindCancel {
+				if wait := pace.take(1 + len(body)>>12); wait > 0 && !l.rest(wait, &pace) {
+					closeAll(files)
+					return net.ErrClosed
+				}
+			}
 			if err := l.handle(h, body, files); err != nil {
 				return err
 			}
@@ -359,13 +438,20 @@ func (l *Conn) frames() error {
 		if len(queue) > 2*maxFiles {
 			return fmt.Errorf("%d descriptors that belong to no frame: %w", len(queue), bus.ErrProtocol)
 		}
-		if len(have) >= headerSize {
-			if n := headerSize + int(parse(have).size); n > len(buf) {
-				buf = make([]byte, n)
-			}
+		old := buf
+		switch n := headerSize; {
+		case hi-lo >= n && n+int(parse(buf[lo:]).size) > len(buf):
+			buf = make([]byte, n+int(parse(buf[lo:]).size))
+		case hi == lo && len(buf) > readSize: // one long frame has passed
+			buf = make([]byte, readSize)
 		}
-		n := copy(buf, have)
-		k, oobn, flags, _, err := l.c.ReadMsgUnix(buf[n:], oob)
+		n := copy(buf, old[lo:hi])
+		if &buf[0] == &old[0] {
+			lo = max(lo, n)
+		}
+		clear(old[lo:hi]) // of what was moved: see send
+		lo, hi = 0, n
+		k, oobn, flags, _, err := l.c.ReadMsgUnix(buf[hi:], oob)
 		if oobn > 0 {
 			files, err := received(oob[:oobn])
 			queue = append(queue, files...)
@@ -382,7 +468,44 @@ func (l *Conn) frames() error {
 		if k == 0 {
 			return io.EOF
 		}
-		have = buf[:n+k]
+		hi += k
+	}
+}
+
+// pace is what the other side may still begin.
+type pace struct {
+	rate, left int // in a second, and of it
+	since      time.Time
+	told       bool
+}
+
+// take counts n, and says how long to wait.
+func (p *pace) take(n int) time.Duration {
+	if p.left -= n; p.left >= 0 {
+		return 0
+	}
+	now := time.Now()
+	more := min(now.Sub(p.since).Seconds(), 2) * float64(p.rate)
+	p.left, p.since = min(p.left+int(more), p.rate), now
+	if p.left >= 0 {
+		return 0
+	}
+	return time.Duration(float64(-p.left) / float64(p.rate) * float64(time.Second))
+}
+
+// rest waits, and says whether the connection is there afterwards.
+func (l *Conn) rest(wait time.Duration, p *pace) bool {
+	if !p.told {
+		p.told = true
+		l.o.Log.Warn(fmt.Sprintf("%s: it floods: more than %d calls and events in a second; they are slowed down", l.o.Name, p.rate))
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-l.ctx.Done():
+		return false
 	}
 }
 
@@ -411,6 +534,9 @@ func (l *Conn) handle(h header, body []byte, files []*os.File) error {
 	case kindCall:
 		return l.called(h, body, files)
 	case kindEvent:
+		if e, ok := l.h.(EventHandler); ok {
+			return e.EventFrom(l, h.method, body, files)
+		}
 		return l.h.Event(h.method, body, files)
 	case kindCancel:
 		closeAll(files)
@@ -457,22 +583,30 @@ func (l *Conn) called(h header, body []byte, files []*os.File) error {
 	ctx, cancel := context.WithCancel(l.ctx)
 	l.mu.Lock()
 	_, twice := l.open[h.id]
-	many := len(l.open) >= l.o.MaxCalls
+	many := len(l.open) >= l.o.MaxCalls || l.held+len(body) > l.o.MaxHeld || l.files+len(files) > l.o.MaxFiles
 	if !twice && !many {
 		l.open[h.id] = cancel
+		l.held += len(body)
+		l.files += len(files)
 		l.wg.Add(1)
 	}
 	l.mu.Unlock()
 	if twice || many {
 		cancel()
 		closeAll(files)
-		return fmt.Errorf("call %d: it is open already, or %d others are: %w", h.id, l.o.MaxCalls, bus.ErrProtocol)
+		if twice {
+			return fmt.Errorf("call %d is open already: %w", h.id, bus.ErrProtocol)
+		}
+		return fmt.Errorf("more than %d calls, %d bytes or %d descriptors in them at a time: %w", l.o.MaxCalls, l.o.MaxHeld, l.o.MaxFiles, bus.ErrProtocol)
 	}
+	size, passed := len(body), len(files)
 	go func() {
 		defer l.wg.Done()
 		reply, pass, err := l.answer(ctx, h, body, files)
 		l.mu.Lock()
 		delete(l.open, h.id)
+		l.held -= size
+		l.files -= passed
 		l.mu.Unlock()
 		cancel()
 		r := header{kind: kindReply, method: h.method, id: h.id}

@@ -41,6 +41,9 @@ type File struct {
 	// Show writes the content. It is called once per open, at the first read, and again
 	// for a read at offset 0. nil: reading gives EIO.
 	Show func(w *bytes.Buffer) error
+	// ShowContext is called in place of Show, of a file that may wait, as one whose text comes from another process does. ctx ends
+	// when the reader was interrupted. nil: Show is called.
+	ShowContext func(ctx context.Context, w *bytes.Buffer) error
 	// Store takes one write(2), never empty. It returns how many bytes it took and a
 	// syscall.Errno (wrapped or not) for what went wrong. ctx ends when the writer was
 	// interrupted; a Store that does not block may ignore it. nil: writing gives EIO.
@@ -81,9 +84,10 @@ type Dir struct {
 	Kernel string // third layer: absolute path of a real directory, "" for none
 	Keep   string // where links to entries of Kernel lead
 
-	mu   sync.RWMutex
-	ent  map[string]Node
-	dirs int // how many of ent are directories
+	mu       sync.RWMutex
+	ent      map[string]Node
+	dirs     int        // how many of ent are directories
+	watchers []*watcher // never changed in place
 }
 
 func (*Dir) isNode() {}
@@ -94,7 +98,6 @@ func (d *Dir) Put(name string, n Node) {
 		panic(fmt.Sprintf("node: impossible name %q", name))
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	if d.ent == nil {
 		d.ent = make(map[string]Node)
 	}
@@ -103,6 +106,9 @@ func (d *Dir) Put(name string, n Node) {
 	if _, ok := n.(*Dir); ok {
 		d.dirs++
 	}
+	told := d.watchers
+	d.mu.Unlock()
+	tell(told, d, name)
 }
 
 // drop removes an entry. mu is held.
@@ -116,8 +122,10 @@ func (d *Dir) drop(name string) {
 // Remove takes an entry away. Files that are open stay readable.
 func (d *Dir) Remove(name string) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.drop(name)
+	told := d.watchers
+	d.mu.Unlock()
+	tell(told, d, name)
 }
 
 // Lookup finds an entry; nil if there is none.
@@ -220,8 +228,11 @@ func (d *Dir) Walk(path string) (Node, error) {
 // pageSize is the most that a sysfs file takes in one write, and shows.
 const pageSize = 4096
 
-// ReadAll is one open and read to the end, of a file of either kind.
-func (f *File) ReadAll() ([]byte, error) {
+// ReadAll is [File.Content] for who cannot be interrupted.
+func (f *File) ReadAll() ([]byte, error) { return f.Content(context.Background()) }
+
+// Content is one open and read to the end, of a file of either kind.
+func (f *File) Content(ctx context.Context) ([]byte, error) {
 	if f.Open != nil {
 		return nil, ErrStream
 	}
@@ -230,11 +241,15 @@ func (f *File) ReadAll() ([]byte, error) {
 		n, err := f.ReadAt(p, 0)
 		return p[:min(max(n, 0), len(p))], err
 	}
-	if f.Show == nil {
-		return nil, syscall.EIO
-	}
 	var b bytes.Buffer
-	if err := f.Show(&b); err != nil {
+	err := error(syscall.EIO)
+	switch {
+	case f.ShowContext != nil:
+		err = f.ShowContext(ctx, &b)
+	case f.Show != nil:
+		err = f.Show(&b)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if f.Flavour == Sys && b.Len() > pageSize {

@@ -65,11 +65,20 @@ var _ bus.Device = (*Device)(nil)
 
 // Dial connects to a server's socket and asks it for its device.
 func Dial(ctx context.Context, path string, o Options) (*Device, error) {
+	c, err := Connect(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return Open(ctx, c, o)
+}
+
+// Connect connects to a server's socket, for Open, which may be another process's.
+func Connect(ctx context.Context, path string) (*net.UnixConn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("vfio-user:%s: %w", path, dialError(err))
 	}
-	return Open(ctx, c.(*net.UnixConn), o)
+	return c.(*net.UnixConn), nil
 }
 
 // dialError says what to do about a socket that nobody serves.

@@ -1,0 +1,510 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ring3dev/ring3/bus/aerinject"
+	"github.com/ring3dev/ring3/bus/trace"
+	"github.com/ring3dev/ring3/bus/trace/tracefile"
+	"github.com/ring3dev/ring3/internal/figures"
+	"github.com/ring3dev/ring3/internal/instance"
+	"github.com/ring3dev/ring3/internal/uevent"
+	"github.com/ring3dev/ring3/pktgen"
+)
+
+// opInject gives a worker a record that was written to /dev/aer_inject: it is for the supervisor only.
+const opInject = "inject"
+
+// askWorker bounds a question that a worker answers at once, so that one that hangs delays nobody for long.
+const askWorker = 2 * time.Second
+
+// maxQueue bounds what a worker streams and nobody has taken yet, in bytes.
+const maxQueue = 64 << 20
+
+// control has the group's worker do an operation of the control socket. send takes what it streams, and may block. again: where the worker dies
+// meanwhile, the next one is asked.
+func (ch *charge) control(ctx context.Context, op string, args json.RawMessage, send func(json.RawMessage) error, again bool) (json.RawMessage, error) {
+	for {
+		w, err := ch.await(ctx)
+		if err != nil {
+			return nil, err
+		}
+		reply, err := w.stream(ctx, op, args, send)
+		switch {
+		case err == nil || !w.over():
+			return reply, err
+		case !again:
+			return nil, fmt.Errorf("%s: its driver died meanwhile: %w", ch.Name, syscall.EIO)
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		}
+		select { // until run has seen it, too
+		case <-ctx.Done():
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// stream is worker.control for a send that may block.
+func (w *worker) stream(ctx context.Context, op string, args json.RawMessage, send func(json.RawMessage) error) (json.RawMessage, error) {
+	if send == nil {
+		return w.control(ctx, op, args, nil)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var mu sync.Mutex
+	var queue [][]byte
+	waiting := 0
+	wake := make(chan struct{}, 1)
+	var reply json.RawMessage
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		reply, err = w.control(ctx, op, args, func(b []byte) {
+			mu.Lock()
+			defer mu.Unlock()
+			if waiting += len(b); waiting > maxQueue {
+				cancel(fmt.Errorf("%s: what it streams comes faster than it is taken: %w", op, syscall.ENOBUFS))
+				return
+			}
+			queue = append(queue, b)
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	flush := func() error {
+		mu.Lock()
+		parts := queue
+		queue, waiting = nil, 0
+		mu.Unlock()
+		for _, p := range parts {
+			if !json.Valid(p) {
+				return fmt.Errorf("%s: a part is no JSON: %w", op, syscall.EPROTO)
+			}
+			if err := send(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for {
+		select {
+		case <-wake:
+			if e := flush(); e != nil {
+				cancel(e)
+				<-done
+				return nil, e
+			}
+		case <-done:
+			return reply, errors.Join(flush(), err)
+		}
+	}
+}
+
+// quiet has what generates traffic end, as `stop` of pgctrl does.
+func (ch *charge) quiet(ctx context.Context) {
+	if w := ch.worker(); w != nil {
+		args, _ := json.Marshal(map[string]any{"path": "/proc/net/pktgen/pgctrl", "data": []byte("stop\n")})
+		_, _ = w.control(ctx, "set", args, nil)
+	}
+}
+
+// describe is the group's devices as they are now, or were last.
+func (ch *charge) describe(ctx context.Context) []DeviceInfo {
+	ctx, cancel := context.WithTimeout(ctx, askWorker)
+	defer cancel()
+	if w := ch.worker(); w != nil {
+		var infos []DeviceInfo
+		reply, err := w.control(ctx, opDevices, nil, nil)
+		if err == nil && json.Unmarshal(reply, &infos) == nil {
+			ch.mu.Lock()
+			ch.infos = bounded(infos)
+			ch.mu.Unlock()
+		}
+	}
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	out := slices.Clone(ch.infos)
+	d := &ch.deaths
+	pid := 0
+	if ch.cur != nil {
+		pid = ch.cur.p.PID()
+	}
+	for i := range out {
+		v := &out[i]
+		v.Supervised, v.Worker, v.Restarts, v.LastCause, v.Report = true, pid, d.count, d.last, d.report
+		v.Recovery = float64(d.took.Microseconds()) / 1000
+		if ch.state != stateUp {
+			v.State, v.Link = ch.state, downLink(v.Link)
+			if v.Cause = d.last; ch.state == stateFailed {
+				v.Cause = d.gave
+			}
+		}
+	}
+	return out
+}
+
+// downLink is the link of a device that nobody drives.
+func downLink(l string) string {
+	if l != "" {
+		l = "down"
+	}
+	return l
+}
+
+// known is what is known of all devices, without asking anybody.
+func (s *supervisor) known() (all []DeviceInfo) {
+	for _, ch := range s.charges {
+		ch.mu.Lock()
+		all = append(all, ch.infos...)
+		ch.mu.Unlock()
+	}
+	return all
+}
+
+// Devices describes the devices as they are now.
+func (s *supervisor) Devices() []DeviceInfo {
+	infos := make([][]DeviceInfo, len(s.charges))
+	s.each(func(ch *charge) { infos[ch.index] = ch.describe(s.ctx) })
+	return inPlanOrder(s, slices.Concat(infos...), func(d DeviceInfo) string { return d.Name })
+}
+
+// inPlanOrder puts what is of devices into the order that one System would have: machine by machine, and what came later at the end.
+func inPlanOrder[T any](s *supervisor, all []T, name func(T) string) []T {
+	place := map[string]int{}
+	for _, m := range s.c.Plan.groups() {
+		for _, d := range m {
+			place[d.Name] = len(place) + 1
+		}
+	}
+	slices.SortStableFunc(all, func(a, b T) int {
+		x, y := place[name(a)], place[name(b)]
+		if x == 0 {
+			x = len(place) + 1
+		}
+		if y == 0 {
+			y = len(place) + 1
+		}
+		return x - y
+	})
+	return all
+}
+
+// Figures are what there is to count, now. A group that does not answer is left out.
+func (s *supervisor) Figures() *figures.Snapshot {
+	f := &figures.Snapshot{Time: time.Now(), Mono: pktgen.Now(), Devices: []figures.Device{}, Pktgen: []figures.Generator{}, Receivers: []figures.Receiver{}}
+	ctx, cancel := context.WithTimeout(s.ctx, askWorker)
+	defer cancel()
+	args, _ := json.Marshal(statsArgs{Interval: time.Second, Count: 1})
+	all := make([]*figures.Snapshot, len(s.charges))
+	s.each(func(ch *charge) {
+		w := ch.worker()
+		if w == nil {
+			return
+		}
+		_, _ = w.stream(ctx, opStats, args, func(raw json.RawMessage) error {
+			one := &figures.Snapshot{}
+			if err := json.Unmarshal(raw, one); err != nil {
+				return err
+			}
+			all[ch.index] = one
+			return nil
+		})
+	})
+	for _, one := range all {
+		if one != nil {
+			f.Devices, f.Pktgen, f.Receivers = append(f.Devices, one.Devices...), append(f.Pktgen, one.Pktgen...), append(f.Receivers, one.Receivers...)
+		}
+	}
+	f.Devices = inPlanOrder(s, f.Devices, func(d figures.Device) string { return d.Name })
+	return f
+}
+
+// handlers are what the instance answers, but for what is its own: its messages and its name.
+func (s *supervisor) handlers() instance.Handlers {
+	h := instance.TreeHandlers(s.Tree())
+	h[opDevices] = func(context.Context, json.RawMessage, func(any) error) (any, error) { return s.Devices(), nil }
+	h[opCollisions] = func(context.Context, json.RawMessage, func(any) error) (any, error) { return s.collisions(), nil }
+	h[opStats] = func(ctx context.Context, raw json.RawMessage, send func(any) error) (any, error) {
+		return nil, sendFigures(ctx, raw, send, s.Figures)
+	}
+	h[opEthtool] = s.route(opEthtool, true, func(raw json.RawMessage) (string, error) {
+		var a ethtoolArgs
+		err := json.Unmarshal(raw, &a)
+		return a.Device, err
+	})
+	h[opTrace], h[opTraceLast], h[opTraceSet] = s.traceHandler, s.traceLastHandler, s.traceSetHandler
+	h[opEvents] = func(context.Context, json.RawMessage, func(any) error) (any, error) {
+		events, _ := s.events.Read(0)
+		return append([]uevent.Event{}, events...), nil
+	}
+	h[opEventsFollow] = follower(s.events.Follow)
+	h[opPlug] = s.changing(s.route(opPlug, false, func(raw json.RawMessage) (string, error) {
+		var a plugArgs
+		if err := json.Unmarshal(raw, &a); err != nil {
+			return "", err
+		}
+		// What is wrong with it any worker says, and where its port is only that port's.
+		d, err := ParseDevice(a.Device)
+		if err != nil || s.chargeOf(d.under()) == nil {
+			return s.charges[0].devices[0], nil
+		}
+		if other := s.chargeOf(d.Name); other != nil && other != s.chargeOf(d.under()) {
+			return "", errNamed(d)
+		}
+		return d.under(), nil
+	}))
+	for _, op := range []string{opUnplug, opSuspend, opResume} {
+		h[op] = s.changing(s.route(op, false, func(raw json.RawMessage) (string, error) {
+			var a plugArgs
+			err := json.Unmarshal(raw, &a)
+			return a.Device, err
+		}))
+	}
+	h[opReload] = s.reloadHandler
+	return h
+}
+
+// route sends an operation to the group of the device that its arguments name. A device that no group has is any group's to refuse.
+func (s *supervisor) route(op string, again bool, device func(raw json.RawMessage) (string, error)) instance.Handler {
+	return func(ctx context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
+		name, err := device(raw)
+		if err != nil {
+			return nil, fmt.Errorf("arguments: %w: %w", err, syscall.EINVAL)
+		}
+		ch := s.chargeOf(name)
+		if ch == nil {
+			ch = s.charges[0]
+		}
+		return ch.control(ctx, op, raw, nil, again)
+	}
+}
+
+// changing is for operations after which there are other devices.
+func (s *supervisor) changing(h instance.Handler) instance.Handler {
+	return func(ctx context.Context, raw json.RawMessage, send func(any) error) (any, error) {
+		v, err := h(ctx, raw, send)
+		s.Devices()
+		return v, err
+	}
+}
+
+// traced is the devices that arguments of a trace name, by group.
+func (s *supervisor) traced(raw json.RawMessage) (a traceArgs, by map[*charge][]string, infos []DeviceInfo, err error) {
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, &a); err != nil {
+			return a, nil, nil, fmt.Errorf("trace: arguments: %v: %w", err, syscall.EINVAL)
+		}
+	}
+	if _, err := tracefile.ParseFilter(a.Filter); err != nil {
+		return a, nil, nil, err
+	}
+	by = map[*charge][]string{}
+	for _, d := range s.Devices() {
+		if ch := s.chargeOf(d.Name); ch != nil && (len(a.Devices) == 0 || slices.Contains(a.Devices, d.Name)) {
+			by[ch] = append(by[ch], d.Name)
+			infos = append(infos, d)
+		}
+	}
+	for _, n := range a.Devices {
+		if !slices.ContainsFunc(infos, func(d DeviceInfo) bool { return d.Name == n }) {
+			return a, nil, nil, fmt.Errorf("no device is named %s: %w", n, syscall.ENODEV)
+		}
+	}
+	return a, by, infos, nil
+}
+
+// ask has each of some groups do an operation of traces for its own devices.
+func ask(by map[*charge][]string, a traceArgs, f func(ch *charge, args json.RawMessage) error) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	for ch, names := range by {
+		own := a
+		own.Devices = names
+		args, err := json.Marshal(own)
+		if err != nil {
+			return err
+		}
+		wg.Go(func() {
+			if err := f(ch, args); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// traceHandler streams what is recorded from now on. Of several groups it makes one file, and goes on with the next worker of one that dies.
+func (s *supervisor) traceHandler(ctx context.Context, raw json.RawMessage, send func(any) error) (any, error) {
+	a, by, infos, err := s.traced(raw)
+	if err != nil {
+		return nil, err
+	}
+	if a.Duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, a.Duration)
+		defer cancel()
+		a.Duration = 0
+	}
+	out, err := newTraceJoin(sender(send), infos)
+	if err == nil {
+		err = ask(by, a, func(ch *charge, args json.RawMessage) error {
+			for {
+				err := out.take(func(send func(json.RawMessage) error) error {
+					_, err := ch.control(ctx, opTrace, args, send, false)
+					return err
+				})
+				if ctx.Err() != nil || err == nil || !errors.Is(err, syscall.EIO) {
+					return err
+				}
+			}
+		})
+	}
+	if ctx.Err() != nil {
+		err = nil // the end that was asked for
+	}
+	return nil, err
+}
+
+// traceJoin makes one trace of several.
+type traceJoin struct {
+	mu sync.Mutex
+	w  tracefile.Writer
+}
+
+func newTraceJoin(w io.Writer, infos []DeviceInfo) (*traceJoin, error) {
+	var sources []tracefile.Source
+	for _, d := range infos {
+		sources = append(sources, tracefile.Source{Name: d.Name, Address: d.Address, Backend: d.Backend, Driver: d.Driver})
+	}
+	out, err := tracefile.NewPcapng(w, sources)
+	if err != nil {
+		return nil, err
+	}
+	return &traceJoin{w: out}, out.Flush()
+}
+
+// take adds one trace, whose pieces f sends.
+func (j *traceJoin) take(f func(send func(json.RawMessage) error) error) error {
+	r, w := io.Pipe()
+	read := make(chan error, 1)
+	go func() {
+		err := j.entries(r, nil)
+		r.CloseWithError(err)
+		read <- err
+	}()
+	err := f(func(raw json.RawMessage) error {
+		var p tracePiece
+		if err := json.Unmarshal(raw, &p); err != nil {
+			return err
+		}
+		_, err := w.Write(p.Pcapng)
+		return err
+	})
+	w.Close()
+	if e := <-read; err == nil {
+		err = e
+	}
+	return err
+}
+
+// entries writes what is in a trace; each, where given, gets it instead.
+func (j *traceJoin) entries(r io.Reader, each func(trace.Entry)) error {
+	in := tracefile.NewReader(r)
+	for {
+		e, err := in.Next()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return err
+		}
+		if each != nil {
+			each(e)
+			continue
+		}
+		j.mu.Lock()
+		err = j.w.Write(&e)
+		if err == nil && !in.Buffered() {
+			err = j.w.Flush()
+		}
+		j.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// traceLastHandler gives the last records.
+func (s *supervisor) traceLastHandler(ctx context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
+	a, by, infos, err := s.traced(raw)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	out, err := newTraceJoin(&b, infos)
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	var all []trace.Entry
+	err = ask(by, a, func(ch *charge, args json.RawMessage) error {
+		reply, err := ch.control(ctx, opTraceLast, args, nil, true)
+		var p tracePiece
+		if err == nil {
+			err = json.Unmarshal(reply, &p)
+		}
+		if err != nil {
+			return err
+		}
+		return out.entries(bytes.NewReader(p.Pcapng), func(e trace.Entry) {
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, e)
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(all, func(a, b trace.Entry) int { return int(a.Time - b.Time) })
+	all = all[max(0, len(all)-max(a.Last, 0)):]
+	err = writeEntries(out.w, all)
+	return tracePiece{b.Bytes()}, err
+}
+
+// traceSetHandler turns recording on and off.
+func (s *supervisor) traceSetHandler(ctx context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
+	a, by, _, err := s.traced(raw)
+	if err != nil {
+		return nil, err
+	}
+	return nil, ask(by, a, func(ch *charge, args json.RawMessage) error {
+		_, err := ch.control(ctx, opTraceSet, args, nil, true)
+		return err
+	})
+}
+
+// injectHandler answers opInject.
+func (s *System) injectHandler(ctx context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
+	var r aerinject.Record
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return nil, fmt.Errorf("arguments: %v: %w", err, syscall.EINVAL)
+	}
+	return nil, s.injectError(ctx, r)
+}

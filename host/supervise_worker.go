@@ -1,0 +1,578 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/link"
+	"github.com/ring3dev/ring3/internal/sandbox"
+	"github.com/ring3dev/ring3/internal/uevent"
+)
+
+// worker is a process that runs drivers, or waits for some.
+type worker struct {
+	s      *supervisor
+	p      *sandbox.Process
+	conn   *link.Conn
+	path   string // of its binary; "": this program
+	hello  workerHello
+	since  time.Time // when its devices came into service; of run
+	waited uint64    // ns that its threads waited for a CPU; of watch
+
+	hi    chan workerHello // its first word
+	fatal chan error       // why it is to be ended, by what it said
+	logs  bucket
+
+	mu     sync.Mutex
+	ch     *charge       // nil while it waits
+	report *workerReport // its last words
+	seen   []suspect     // what its watchdog saw last
+
+	killed sync.Once
+	unkill error
+}
+
+// Bounds of what a worker says.
+const (
+	maxSuspects = 32
+	logBurst    = 2000 // messages at once
+	logRate     = 200  // a second, after those
+)
+
+// startWorker starts one, of a binary ("" for this program), and waits until it has given up its rights.
+func startWorker(ctx context.Context, s *supervisor, path string) (_ *worker, err error) {
+	ours, theirs, err := link.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	w := &worker{s: s, path: path, hi: make(chan workerHello, 1), fatal: make(chan error, 1), logs: bucket{burst: logBurst, rate: logRate}}
+	w.p, err = sandbox.Start(sandbox.Options{Path: path, Args: s.c.Args, Env: s.c.Env, Files: []*os.File{theirs}, Log: slog.New(atLeast{s.log.Handler(), slog.LevelInfo}),
+		Started: func(pid int) {
+			if s.c.Started != nil {
+				s.c.Started(pid, "worker")
+			}
+		}})
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	w.conn = link.New(ours, w, link.Options{Name: fmt.Sprintf("worker %d", w.p.PID()), Log: s.log})
+	limit := time.NewTimer(helloTime)
+	defer limit.Stop()
+	select {
+	case w.hello = <-w.hi:
+		return w, nil
+	case <-w.conn.Done():
+		err = w.explain(w.conn.Err())
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-limit.C:
+		err = fmt.Errorf("it said nothing for %v: %w", helloTime, bus.ErrTimeout)
+	}
+	return nil, errors.Join(err, w.kill())
+}
+
+// speaks says why it cannot be talked to; nil: it can.
+func (w *worker) speaks() error {
+	if w.hello.Wire == wireVersion {
+		return nil
+	}
+	return fmt.Errorf("its program (version %s) speaks version %d of the protocol, want %d: %w", line(printable(w.hello.Version)), w.hello.Wire, wireVersion, bus.ErrNotSupported)
+}
+
+// atLeast drops messages below a level: what a system refuses is 'ring3 doctor's to say, if the sandbox holds it for usual.
+type atLeast struct {
+	slog.Handler
+	level slog.Level
+}
+
+// Enabled implements slog.Handler.
+func (h atLeast) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= h.level && h.Handler.Enabled(ctx, l)
+}
+
+// adopt makes it a group's.
+func (w *worker) adopt(ch *charge) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ch = ch
+}
+
+func (w *worker) charge() *charge {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ch
+}
+
+// Call implements [link.Handler]: what it asks the supervisor for.
+func (w *worker) Call(ctx context.Context, m link.Method, body []byte, files []*os.File, part func([]byte) error) ([]byte, []*os.File, error) {
+	var x link.Mux
+	if ch := w.charge(); ch != nil {
+		x = link.Mux{linkTree: ch.part, linkOutside: ch.out}
+	}
+	return x.Call(ctx, m, body, files, part)
+}
+
+// Event implements [link.Handler].
+func (w *worker) Event(m link.Method, body []byte, files []*os.File) error {
+	return w.EventFrom(nil, m, body, files)
+}
+
+// EventFrom implements [link.EventHandler].
+func (w *worker) EventFrom(c *link.Conn, m link.Method, body []byte, files []*os.File) error {
+	ch := w.charge()
+	x := link.Mux{linkLife: life{w}}
+	if ch != nil {
+		x[linkTree], x[linkOutside] = ch.part, ch.out
+	}
+	return x.EventFrom(c, m, body, files)
+}
+
+// life takes what a worker tells of itself.
+type life struct{ w *worker }
+
+// Call implements [link.Handler]: there is nothing to ask.
+func (life) Call(_ context.Context, m link.Method, _ []byte, files []*os.File, _ func([]byte) error) ([]byte, []*os.File, error) {
+	closeFiles(files)
+	return nil, nil, fmt.Errorf("method %#x: %w", uint16(m), bus.ErrProtocol)
+}
+
+// Event implements [link.Handler].
+func (l life) Event(m link.Method, body []byte, files []*os.File) error {
+	closeFiles(files)
+	w := l.w
+	ch := w.charge()
+	switch m {
+	case lifeHello:
+		var h workerHello
+		if err := told(m, body, &h); err != nil {
+			return err
+		}
+		select {
+		case w.hi <- h:
+			return nil
+		default:
+			return fmt.Errorf("a second hello: %w", bus.ErrProtocol)
+		}
+	case lifeLog:
+		var r workerRecord
+		if err := told(m, body, &r); err != nil {
+			return err
+		}
+		w.log(r)
+	case lifeReport:
+		var r workerReport
+		if err := told(m, body, &r); err != nil {
+			return err
+		}
+		w.mu.Lock()
+		w.report = &r
+		w.mu.Unlock()
+	case lifeState:
+		if ch == nil || !json.Valid(body) {
+			return fmt.Errorf("event %#x: %w", uint16(m), bus.ErrProtocol)
+		}
+		ch.mu.Lock()
+		ch.saved = body
+		ch.mu.Unlock()
+	case lifeUevent:
+		var e uevent.Event
+		if err := told(m, body, &e); err != nil {
+			return err
+		}
+		w.s.events.Publish(e.Action, e.Devpath, e.Subsystem, e.Env[:min(len(e.Env), maxEnv)]...)
+	case lifeGone:
+		var why string
+		if err := told(m, body, &why); err != nil {
+			return err
+		}
+		if ch == nil {
+			return fmt.Errorf("event %#x: %w", uint16(m), bus.ErrProtocol)
+		}
+		ch.set(func() { ch.gone = true }) // why was said when it happened
+	case lifeSuspect:
+		var v suspect
+		if err := told(m, body, &v); err != nil {
+			return err
+		}
+		w.suspects(v)
+	default:
+		return fmt.Errorf("event %#x is nobody's: %w", uint16(m), bus.ErrProtocol)
+	}
+	return nil
+}
+
+// maxEnv is how many variables an event may have.
+const maxEnv = 64
+
+// told reads what a worker says.
+func told(m link.Method, body []byte, v any) error {
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("event %#x: %v: %w", uint16(m), err, bus.ErrProtocol)
+	}
+	return nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// log takes a message over. One that says too much is cut short.
+func (w *worker) log(r workerRecord) {
+	ok, missed := w.logs.take(time.Now())
+	if missed > 0 {
+		w.s.log.Warn(fmt.Sprintf("%s: %d messages of its worker's are left out: they came faster than %d a second", w.name(), missed, logRate))
+	}
+	if ok {
+		w.s.log.Log(context.Background(), slog.Level(r.Level), r.Text)
+	}
+}
+
+// name is what messages call it.
+func (w *worker) name() string {
+	if ch := w.charge(); ch != nil {
+		return ch.Name
+	}
+	return "worker"
+}
+
+// suspects takes what its watchdog saw.
+func (w *worker) suspects(v suspect) {
+	w.mu.Lock()
+	w.seen = append(w.seen, v)
+	w.seen = w.seen[max(0, len(w.seen)-maxSuspects):]
+	w.mu.Unlock()
+	switch {
+	case v.Fatal:
+		w.condemn(errors.New(v.Text))
+	case v.Over:
+		w.s.log.Info(v.Text)
+	default:
+		w.s.log.Warn(v.Text)
+	}
+}
+
+// condemn has it ended.
+func (w *worker) condemn(why error) {
+	select {
+	case w.fatal <- why:
+	default: // it is
+	}
+}
+
+// bucket bounds a rate.
+type bucket struct {
+	burst, rate float64
+
+	mu     sync.Mutex
+	used   float64
+	at     time.Time
+	missed int
+}
+
+// take says whether there is room for one more, and how many were refused since it said so last.
+func (b *bucket) take(now time.Time) (ok bool, missed int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used = max(0, b.used-now.Sub(b.at).Seconds()*b.rate)
+	b.at = now
+	if b.used+1 > b.burst {
+		b.missed++
+		return false, 0
+	}
+	b.used++
+	missed, b.missed = b.missed, 0
+	return true, missed
+}
+
+// configure tells it what it has to do, and waits until it is done.
+func (w *worker) configure(ctx context.Context, config []byte, book *os.File) (up workerUp, err error) {
+	ctx, cancel := context.WithTimeout(ctx, configureTime)
+	defer cancel()
+	stop := context.AfterFunc(w.context(), cancel) // also where it is to be ended
+	defer stop()
+	reply, files, err := w.conn.Call(ctx, lifeConfigure, config, book)
+	closeFiles(files)
+	var remote *link.RemoteError
+	switch {
+	case errors.As(err, &remote):
+		return up, err
+	case err != nil:
+		return up, fmt.Errorf("%w%w", w.explain(err), silent{errDied})
+	}
+	if err := json.Unmarshal(reply, &up); err != nil {
+		return up, fmt.Errorf("its answer: %v: %w%w", err, bus.ErrProtocol, silent{errDied})
+	}
+	return up, nil
+}
+
+// stop ends it in order.
+func (w *worker) stop(ctx context.Context) (done workerStopped, err error) {
+	reply, files, err := w.conn.Call(ctx, lifeStop, nil)
+	closeFiles(files)
+	if err == nil {
+		err = json.Unmarshal(reply, &done)
+	}
+	return done, err
+}
+
+// control has it do an operation of the control socket. part takes what the operation streams.
+func (w *worker) control(ctx context.Context, op string, args json.RawMessage, part func([]byte)) (json.RawMessage, error) {
+	body, err := json.Marshal(controlRequest{Op: op, Args: args})
+	if err != nil {
+		return nil, err
+	}
+	reply, files, err := w.conn.CallParts(ctx, controlCall, body, part)
+	closeFiles(files)
+	return reply, err
+}
+
+// How a worker is watched.
+const (
+	beatTick   = 50 * time.Millisecond
+	beatSilent = 20 // ticks without a beat: it hangs. A tick that came late is one tick: then this process did not run either
+	beatLoaded = 10 // times as many where its threads wait for a CPU: the machine is loaded
+	usageTicks = 10
+	// maxMemory is what a worker may have resident beyond DMA memory, which is shared.
+	maxMemory = 4 << 30
+)
+
+// watch waits until something is to be done about the worker: cause says why it has to be replaced; o is somebody's order. Neither: ctx ended.
+func (w *worker) watch(ctx context.Context, orders <-chan *order) (cause error, o *order) {
+	tick := time.NewTicker(beatTick)
+	defer tick.Stop()
+	ch := w.charge()
+	beat, err := ch.ledger.Counter("beat")
+	if err != nil {
+		return err, nil
+	}
+	last, silent, n := beat.Load(), 0, 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case o := <-orders:
+			return nil, o
+		case err := <-w.fatal:
+			return err, nil
+		case <-w.conn.Done():
+			return w.conn.Err(), nil
+		case <-w.p.Done():
+			return fmt.Errorf("it ended: %w", bus.ErrGone), nil
+		case <-tick.C:
+		}
+		now := beat.Load()
+		if now != last {
+			last, silent = now, 0
+		} else {
+			silent++
+		}
+		if silent >= beatSilent && !w.p.Traced() && (silent >= beatSilent*beatLoaded || !w.starved()) {
+			return fmt.Errorf("it hangs: no sign of life for %v: %w", beatTick*time.Duration(silent), bus.ErrTimeout), nil
+		}
+		if n++; n%usageTicks == 0 {
+			if rss, _, err := w.p.Usage(); err == nil && rss > maxMemory {
+				return fmt.Errorf("its memory grew to %d MiB, want at most %d", rss>>20, maxMemory>>20), nil
+			}
+		}
+	}
+}
+
+// context ends when the worker is to be ended.
+func (w *worker) context() context.Context { return doneContext{w.conn.Done()} }
+
+// doneContext is a channel as a context.
+type doneContext struct{ done <-chan struct{} }
+
+func (doneContext) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (doneContext) Value(any) any               { return nil }
+func (c doneContext) Done() <-chan struct{}     { return c.done }
+func (c doneContext) Err() error {
+	select {
+	case <-c.done:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+// kill ends it, and waits until it is no more and nobody answers it any more. It is idempotent.
+func (w *worker) kill() error {
+	w.killed.Do(func() {
+		w.p.Kill()
+		limit := time.After(killTime)
+		select {
+		case <-w.p.Done():
+		case <-limit:
+			w.unkill = fmt.Errorf("worker %d: it is still there %v after SIGKILL: %w", w.p.PID(), killTime, bus.ErrTimeout)
+			return
+		}
+		closed := make(chan struct{})
+		go func() { w.conn.Close(); close(closed) }()
+		select {
+		case <-closed:
+		case <-limit:
+			w.unkill = fmt.Errorf("worker %d: what it asked for does not end: %w", w.p.PID(), bus.ErrTimeout)
+		}
+		_ = w.p.Close()
+		if w.s.c.Ended != nil {
+			w.s.c.Ended(w.p.PID())
+		}
+	})
+	return w.unkill
+}
+
+// ended says how its process ended, or that it did not.
+func (w *worker) ended() string { return w.p.State().String() }
+
+// exitTime is how long a worker whose link ended may take to end: what it died of is in its exit status.
+const exitTime = 2 * time.Second
+
+// explain says more of why it died, by its exit status and last words, if err is that its link ended.
+func (w *worker) explain(err error) error {
+	if errors.Is(err, bus.ErrProtocol) || !errors.Is(err, bus.ErrGone) {
+		return err
+	}
+	select {
+	case <-w.p.Done():
+	case <-time.After(exitTime):
+		return err
+	}
+	w.mu.Lock()
+	report := w.report
+	w.mu.Unlock()
+	if report != nil && report.Cause != "" {
+		return errors.New(line(report.Cause))
+	}
+	if why := panicOf(w.p.Stderr()); why != "" {
+		return errors.New(line(why))
+	}
+	return errors.New(w.p.State().String())
+}
+
+// line is the first line of a text, of a bearable length.
+func line(s string) string {
+	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	return s[:min(len(s), 200)]
+}
+
+// panicOf finds in what a Go program wrote last why it ended.
+func panicOf(stderr []byte) string {
+	for l := range strings.Lines(string(stderr)) {
+		for _, mark := range []string{"panic: ", "fatal error: ", "SIGSEGV: ", "runtime: out of memory"} {
+			if strings.HasPrefix(l, mark) {
+				return l
+			}
+		}
+	}
+	return ""
+}
+
+// starved says whether its threads waited for a CPU, mostly, since it was asked last: then it is the machine that is slow.
+func (w *worker) starved() bool {
+	var ran, waited uint64
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", w.p.PID()))
+	for _, t := range tasks {
+		var r, q uint64
+		b, _ := os.ReadFile(t)
+		_, _ = fmt.Sscan(string(b), &r, &q)
+		ran, waited = ran+r, waited+q
+	}
+	more := waited - min(waited, w.waited)
+	w.waited = waited
+	return more > uint64(beatTick.Nanoseconds()/2)
+}
+
+// spares keeps one worker that waits, since to start one takes longer than all else of a recovery.
+type spares struct {
+	s *supervisor
+
+	mu    sync.Mutex
+	next  *spareWorker // nil: none is there or on its way
+	ended bool
+}
+
+// spareWorker is one that waits, once ready is closed.
+type spareWorker struct {
+	ready chan struct{}
+	w     *worker // nil: it could not be started
+}
+
+// refill starts one, unless there is one.
+func (p *spares) refill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended || p.next != nil {
+		return
+	}
+	n := &spareWorker{ready: make(chan struct{})}
+	p.next = n
+	go func() {
+		defer close(n.ready)
+		w, err := startWorker(p.s.ctx, p.s, "")
+		if err != nil {
+			if p.s.ctx.Err() == nil {
+				p.s.log.Warn(fmt.Sprintf("starting a worker in advance: %v", err))
+			}
+			return
+		}
+		n.w = w
+	}()
+}
+
+// take gives a worker of a binary; "" for this program, of which there may be one that waits.
+func (p *spares) take(ctx context.Context, path string) (*worker, error) {
+	if path == "" {
+		p.mu.Lock()
+		n := p.next
+		p.next = nil
+		p.mu.Unlock()
+		if n != nil {
+			<-n.ready // bounded by helloTime
+			if n.w != nil && !n.w.over() {
+				return n.w, nil
+			}
+			if n.w != nil {
+				_ = n.w.kill()
+			}
+		}
+	}
+	return startWorker(ctx, p.s, path)
+}
+
+// close ends the one that waits.
+func (p *spares) close() {
+	p.mu.Lock()
+	n := p.next
+	p.next, p.ended = nil, true
+	p.mu.Unlock()
+	if n != nil {
+		if <-n.ready; n.w != nil {
+			_ = n.w.kill()
+		}
+	}
+}
+
+// over says whether it ended.
+func (w *worker) over() bool {
+	select {
+	case <-w.conn.Done():
+		return true
+	case <-w.p.Done():
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,203 @@
+package mirror
+
+import (
+	"io/fs"
+	"log/slog"
+	"path"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ring3dev/ring3/internal/node"
+)
+
+// Rule says what is done with a file that several parts have, or one that a worker may die under. Of a file without a Rule there is one: whoever had it first
+// has it, and no other worker can put its own in the place, or beside.
+type Rule struct {
+	// Pattern is a path from the top, as path.Match has it: "/proc/net/pktgen/kpktgend_*". The first Rule that matches counts.
+	Pattern string
+	// Show makes the text of the texts of several parts, in the order in which Part made them; a part that has failed is left out. nil: one after the other.
+	Show func(parts []string, texts [][]byte) []byte
+	// Store names those of parts that get a write; none means the first, whose answer is the writer's. nil: all.
+	Store func(parts []string, p []byte) []string
+	// Again says that a write that was on its way when its worker died is harmless to repeat: it goes to the next worker.
+	Again bool
+}
+
+// First is a Rule's Show that shows the first part's text.
+func First(_ []string, texts [][]byte) []byte { return texts[0] }
+
+// TreeOptions say how a Tree behaves. The zero value is good for a test.
+type TreeOptions struct {
+	Rules []Rule
+	// Except are names at the top that no worker may have.
+	Except []string
+	// Patience is how long a call waits for the next worker, and how long one that cannot be interrupted waits for its answer; 0: 10 s.
+	Patience time.Duration
+	Log      *slog.Logger // nil discards
+}
+
+// Tree is the supervisor's side: the trees of all workers, joined. It is safe for concurrent use.
+type Tree struct {
+	o   TreeOptions
+	top *entry
+
+	mu    sync.Mutex // guards all entries, sessions and parts' lists; never held during a call to a worker
+	parts map[string]*Part
+	order int // of the next part
+}
+
+// NewTree makes an empty Tree.
+func NewTree(o TreeOptions) *Tree {
+	if o.Patience <= 0 {
+		o.Patience = 10 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	dir := &node.Dir{}
+	return &Tree{o: o, top: &entry{n: dir, dir: dir, kids: map[string]*entry{}}, parts: map[string]*Part{}}
+}
+
+// Root is the joined tree. Its owner may put entries of its own; those stay, and hide what a worker has at the same place. A directory of the owner's that
+// a worker has as well gets the worker's entries too; so a directory that the owner builds upon is made before a worker is attached.
+func (t *Tree) Root() *node.Dir { return t.top.dir }
+
+// Part is the part of that name, made when it is not there.
+func (t *Tree) Part(name string) *Part {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.parts[name]
+	if p == nil {
+		t.order++
+		p = newPart(t, name, t.order)
+		t.parts[name] = p
+	}
+	return p
+}
+
+// rule is what is done with the file at a path; nil if no Rule says.
+func (t *Tree) rule(at string) *Rule {
+	for i := range t.o.Rules {
+		if ok, _ := path.Match(t.o.Rules[i].Pattern, at); ok {
+			return &t.o.Rules[i]
+		}
+	}
+	return nil
+}
+
+// entry is a place in the joined tree. What is not said to be otherwise is guarded by Tree.mu.
+type entry struct {
+	up   *entry
+	name string
+	path string
+	rule *Rule // of a file; nil: none
+
+	kids map[string]*entry // of a directory
+	own  []*seen           // whose it is, in the order of their parts; all of one kind
+	info kindInfo          // what n was made of
+	n    node.Node         // what stands in the tree; nil: something of the owner's
+	dir  *node.Dir         // n, or a directory of the owner's, where the entry is one
+	used bool              // dir is the owner's
+
+	users atomic.Pointer[[]*seen] // own, for calls; what it was when the entry went
+	gone  atomic.Bool             // not in the tree any more; programs may have it open
+}
+
+// What follows is called with Tree.mu held.
+
+// join gives an entry the node of a worker: a new entry, or one that other parts have, or the same part's last worker had. It returns nil where
+// it may not be shown.
+func (t *Tree) join(up *entry, s *seen) *entry {
+	if up == t.top && slices.Contains(t.o.Except, s.name) {
+		return nil
+	}
+	e := up.kids[s.name]
+	if e == nil {
+		e = &entry{up: up, name: s.name, path: up.path + "/" + s.name}
+		switch s.kind {
+		case kindDir:
+			e.kids = map[string]*entry{}
+		case kindFile:
+			e.rule = t.rule(e.path)
+		}
+		switch there := up.dir.Own(s.name).(type) {
+		case nil:
+		case *node.Dir:
+			if s.kind != kindDir {
+				return nil
+			}
+			e.dir, e.used = there, true
+		default:
+			return nil
+		}
+		up.kids[s.name] = e
+	} else if mine := len(e.own) == 1 && e.own[0].of.part == s.of.part; e.own[0].kind != s.kind || !mine && s.kind != kindDir && e.rule == nil {
+		if p := s.of.part; !p.hides {
+			p.hides = true
+			t.o.Log.Warn("a worker has what another one had first; it is not shown, nor what else there may be of this kind", "worker", p.name, "path", e.path)
+		}
+		return nil
+	}
+	part := func(x *seen) int { return x.of.part.order }
+	i, found := slices.BinarySearchFunc(e.own, part(s), func(x *seen, order int) int { return part(x) - order })
+	e.own = slices.Clone(e.own) // calls read the old one
+	if found {
+		e.own[i] = s
+	} else {
+		e.own = slices.Insert(e.own, i, s)
+	}
+	s.at = e
+	e.refresh()
+	return e
+}
+
+// leave takes a node of a worker away, after what is below it.
+func (t *Tree) leave(s *seen) {
+	e := s.at
+	if e == nil {
+		return
+	}
+	s.at = nil
+	i := slices.Index(e.own, s)
+	if i < 0 {
+		return // the next worker's took its place
+	}
+	e.own = slices.Delete(slices.Clone(e.own), i, i+1)
+	if len(e.own) > 0 {
+		e.refresh()
+		return
+	}
+	e.gone.Store(true)
+	delete(e.up.kids, e.name)
+	if e.n != nil && e.up.dir.Own(e.name) == e.n {
+		e.up.dir.Remove(e.name)
+	}
+}
+
+// refresh has the tree show what the first part has. What looks the same stays the same node, so that its inode does.
+func (e *entry) refresh() {
+	own := e.own
+	e.users.Store(&own)
+	info := own[0].kindInfo
+	if e.used || e.n != nil && e.info == info {
+		return
+	}
+	e.info = info
+	switch info.kind {
+	case kindDir:
+		d := &node.Dir{Mode: fs.FileMode(info.mode)}
+		if e.dir != nil {
+			for name, n := range e.dir.OwnEntries() {
+				d.Put(name, n)
+			}
+		}
+		e.n, e.dir = d, d
+	case kindLink:
+		e.n = &node.Link{Target: info.target}
+	case kindFile:
+		e.n = e.file(info)
+	}
+	e.up.dir.Put(e.name, e.n)
+}
