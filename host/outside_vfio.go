@@ -14,6 +14,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/internal/dmafault"
 	"github.com/ring3dev/ring3/internal/link"
 	"github.com/ring3dev/ring3/internal/syspci"
 	"github.com/ring3dev/ring3/vfio"
@@ -84,15 +85,18 @@ func (l *farLender) Call(ctx context.Context, request []byte) ([]byte, []*os.Fil
 // heldVFIO is what a supervisor holds of a group's functions: containers, device files, DMA memory. They are opened when a worker first asks, and
 // stay open until Close; outsideBackend. Safe for concurrent use.
 type heldVFIO struct {
-	plan    Plan
-	files   map[string]map[string]*os.File
-	log     *slog.Logger
-	overdue atomic.Pointer[func(error)]
+	plan  Plan
+	files map[string]map[string]*os.File
+	log   *slog.Logger
+	fatal atomic.Pointer[func(error)]
 
 	mu     sync.Mutex
-	space  map[int]*vfio.Space // by IOMMU group
-	open   map[string]*heldFunction
+	space  map[int]*vfio.Space      // by IOMMU group
+	open   map[string]*heldFunction // by its address
+	kernel *dmafault.File           // its log; nil: it may not be read
 	closed bool
+
+	wg sync.WaitGroup // who reads that
 }
 
 type heldFunction struct {
@@ -113,8 +117,48 @@ func holdVFIO(c Config, g groupPlan) (outsideBackend, error) {
 	return h, nil
 }
 
-// onOverdue has f told where the kernel wants a function back and the worker does not let go of it: the worker is to be killed. f must not block.
-func (h *heldVFIO) onOverdue(f func(why error)) { h.overdue.Store(&f) }
+// condemnBy has f told why the worker is to be killed: the kernel wants a function back and it does not let go of it, or a function did DMA outside of what
+// is mapped for it. f must not block.
+func (h *heldVFIO) condemnBy(f func(why error)) { h.fatal.Store(&f) }
+
+func (h *heldVFIO) condemn(why error) {
+	if f := h.fatal.Load(); f != nil {
+		(*f)(why)
+	}
+}
+
+// watchDMA reads in the kernel's log what the IOMMU stopped, where this process may read that. mu is held.
+func (h *heldVFIO) watchDMA() {
+	if h.kernel != nil {
+		return
+	}
+	f, err := dmafault.Open("")
+	if err != nil {
+		h.log.Debug(fmt.Sprintf("DMA outside of what is mapped is stopped, but not noticed: %v", err))
+		return
+	}
+	h.kernel = f
+	h.wg.Go(func() {
+		if err := f.Follow(h.strayed); err != nil {
+			h.log.Warn(fmt.Sprintf("DMA outside of what is mapped is not noticed any more: %v", err))
+		}
+	})
+}
+
+// strayed is told of DMA that was stopped.
+func (h *heldVFIO) strayed(x dmafault.Fault) {
+	h.mu.Lock()
+	f := h.open[x.Addr.String()]
+	h.mu.Unlock()
+	if f == nil {
+		return
+	}
+	what := "read"
+	if x.Write {
+		what = "write"
+	}
+	h.condemn(fmt.Errorf("%s: a %s at %#x, where nothing is mapped for it (the kernel's log: %s): %w", x.Addr, what, x.IOVA, x.Text, bus.ErrDMAFault))
+}
 
 func (h *heldVFIO) calls() map[link.Method]outsideCall {
 	return map[link.Method]outsideCall{outsideVFIO: h.answer}
@@ -132,20 +176,40 @@ func (h *heldVFIO) answer(ctx context.Context, body []byte, _ []*os.File) (any, 
 	if err := asked(body, &q); err != nil {
 		return nil, nil, fmt.Errorf("vfio: %w", err)
 	}
-	l, facts, err := h.VFIO(ctx, q.Device)
-	if err != nil || len(q.Request) == 0 {
+	if len(q.Request) == 0 {
+		_, facts, err := h.VFIO(ctx, q.Device)
 		return facts, nil, err
+	}
+	l := h.lender(q.Device)
+	if l == nil {
+		return nil, nil, fmt.Errorf("vfio: %.32q was not asked for: %w", q.Device, os.ErrPermission)
 	}
 	reply, files, err := l.Call(ctx, q.Request)
 	return json.RawMessage(reply), files, err
+}
+
+// lender is what lends a function that is open; nil if none is.
+func (h *heldVFIO) lender(device string) vfio.Lender {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f := h.open[device]; f != nil {
+		return f.loan
+	}
+	return nil
 }
 
 // VFIO opens a function that the plan names, or has it open.
 func (h *heldVFIO) VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if f := h.open[device]; f != nil {
+	if f := h.open[device]; f != nil && f.dev.Err() == nil {
 		return f.loan, f.facts, nil
+	} else if f != nil {
+		// The kernel took it back. It may be there again, or another one in its place.
+		if err := f.dev.Close(); err != nil {
+			h.log.Warn(err.Error())
+		}
+		delete(h.open, device)
 	}
 	if h.closed {
 		return nil, FunctionFacts{}, fmt.Errorf("vfio: %w", bus.ErrClosed)
@@ -181,14 +245,11 @@ func (h *heldVFIO) take(ctx context.Context, d DeviceSpec) (*heldFunction, error
 	if err != nil {
 		return nil, err
 	}
-	loan, err := dev.Lend(vfio.LoanOptions{Overdue: func(why error) {
-		if f := h.overdue.Load(); f != nil {
-			(*f)(why)
-		}
-	}})
+	loan, err := dev.Lend(vfio.LoanOptions{Overdue: h.condemn})
 	if err != nil {
 		return nil, errors.Join(err, dev.Close())
 	}
+	h.watchDMA()
 	return &heldFunction{dev: dev, loan: loan, facts: factsOf(syspci.Sys, dev.Function().Addr)}, nil
 }
 
@@ -206,10 +267,15 @@ func (h *heldVFIO) Quiesce(ctx context.Context) error {
 
 // Close gives the functions back to the kernel. It is idempotent.
 func (h *heldVFIO) Close() error {
+	defer h.wg.Wait()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
 	var errs []error
+	if h.kernel != nil {
+		errs = append(errs, h.kernel.Close())
+		h.kernel = nil
+	}
 	for name, f := range h.open {
 		errs = append(errs, f.loan.Recall(context.Background()), f.dev.Close())
 		delete(h.open, name)
@@ -232,11 +298,11 @@ func unconfined(d DeviceSpec) error {
 	return nil
 }
 
-// onOverdue has f told where somebody outside wants something back that a group's worker does not let go of: the worker is to be killed. f must not block.
-func (o *nearOutside) onOverdue(f func(why error)) {
+// condemnBy has f told why a group's worker is to be killed. f must not block.
+func (o *nearOutside) condemnBy(f func(why error)) {
 	for _, b := range o.backends {
 		if h, ok := b.(*heldVFIO); ok {
-			h.onOverdue(f)
+			h.condemnBy(f)
 		}
 	}
 }

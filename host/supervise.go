@@ -203,11 +203,9 @@ func (s *supervisor) chargeOf(device string) *charge {
 func supervisable(p *Plan, passed bool) error {
 	for _, d := range p.Devices {
 		switch {
-		case d.Backend == vfioUser:
-			return fmt.Errorf("%s is a socket of another process", d.Name)
 		case unconfined(d) != nil:
 			return unconfined(d)
-		case fabricOf(d).path != "":
+		case fabricOf(d).path != "" && d.Backend != onFabric:
 			return fmt.Errorf("%s is a node of a fabric", d.Name)
 		}
 	}

@@ -101,7 +101,7 @@ func newCharge(s *supervisor, index int, g groupPlan) (_ *charge, err error) {
 		return nil, err
 	}
 	if o, ok := ch.out.(*nearOutside); ok {
-		o.onOverdue(func(why error) {
+		o.condemnBy(func(why error) {
 			ch.mu.Lock()
 			defer ch.mu.Unlock()
 			if ch.cur != nil {

@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"internal/ioctl", "internal/node", "internal/cpuset", "internal/osthread", "internal/crash", "internal/mounts", "internal/netspace", "internal/frame", "internal/journal", "internal/klog", "internal/uevent", "internal/profile", "internal/rt", "internal/child", "internal/sockpath", "internal/unixconn"},
 	{"procfs", "sysfs", "devfs"},
 	{"bus"}, // the contract itself
-	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest", "internal/iova", "internal/physmem", "internal/fdio", "internal/syspci", "internal/swtpm", "internal/link", "internal/mirror", "internal/sandbox", "internal/ledger"},
+	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest", "internal/iova", "internal/physmem", "internal/fdio", "internal/syspci", "internal/dmafault", "internal/swtpm", "internal/link", "internal/mirror", "internal/sandbox", "internal/ledger"},
 	{"bus/qemu", "bus/sim", "bus/ivshmem", "bus/trace", "bus/trace/tracefile", "bus/fault", "bus/aerinject", "vfio", "uio"},
 	{"netdev"},
 	{"drivers/portbus"},
