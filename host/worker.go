@@ -89,6 +89,9 @@ func newWorkerSide(p *Program) *workerSide {
 	return w
 }
 
+// violation is an event that nobody takes.
+const violation link.Method = 0xff00
+
 // start begins the conversation.
 func (w *workerSide) start(c *link.Conn) {
 	w.conn = c
@@ -231,7 +234,8 @@ func (w *workerSide) configure(ctx context.Context, body []byte, files []*os.Fil
 	beat(book)
 	sys, err := NewSystem(ctx, Config{Plan: plan, Drivers: w.p.Drivers, Services: w.p.Services, Log: w.log.Logger(), Stderr: os.Stderr,
 		Outside: &farOutside{w.conn}, Numbers: c.Numbers, Facts: c.Facts, Saved: c.Saved, Ledger: book, Watched: true,
-		Changed: func(v Saved) { w.tell(lifeState, v) }})
+		Changed: func(v Saved) { w.tell(lifeState, v) },
+		Violate: func() { _ = w.conn.Send(violation, nil) }})
 	if err != nil {
 		return nil, startText(err)
 	}
@@ -250,7 +254,7 @@ func (w *workerSide) configure(ctx context.Context, body []byte, files []*os.Fil
 		return nil, err
 	}
 	if !c.Debug {
-		watch := newWatchdog(sys, func(v suspect) { w.tell(lifeSuspect, v) })
+		watch := newWatchdog(sys, watchTick, func(v suspect) { w.tell(lifeSuspect, v) })
 		w.mu.Lock()
 		w.watch = watch
 		w.mu.Unlock()
