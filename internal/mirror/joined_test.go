@@ -208,8 +208,7 @@ func TestPoison(t *testing.T) {
 	tr := NewTree(TreeOptions{})
 	p := tr.Part("a")
 	deaths := make(chan struct{}, 10)
-	var spawn func()
-	spawn = func() {
+	spawn := func() {
 		var w atomic.Pointer[worker] // the race detector does not see that a socket orders this
 		root := &node.Dir{}
 		root.Put("poison", &node.File{Mode: 0o444, Show: func(*bytes.Buffer) error {
