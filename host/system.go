@@ -159,6 +159,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if err := s.realTime(); err != nil {
 		return err
 	}
+	s.tracing.ledger = c.Ledger
 	if err := s.tracing.open(ctx, s.plan.Trace, s.log, c.Stderr, s.outside); err != nil {
 		return err
 	}
