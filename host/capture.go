@@ -24,7 +24,7 @@ type capture struct {
 
 // openCapture opens the file for a device's capture.
 func openCapture(device, path string) (*capture, error) {
-	c := &capture{path: path}
+	c := &capture{path: path, device: device}
 	fail := func(err error) (*capture, error) {
 		var pe *fs.PathError
 		if errors.As(err, &pe) {
@@ -90,6 +90,9 @@ func (c *capture) keep(ctx context.Context) error {
 
 // close closes the file, and removes one that was not kept.
 func (c *capture) close() error {
+	if c.file == nil { // it is somebody else's
+		return nil
+	}
 	err := c.file.Close()
 	if c.tmp != "" {
 		err = errors.Join(err, os.Remove(c.tmp))

@@ -233,6 +233,9 @@ func (s *System) unbind(b *boundDevice) (*boundDevice, error) {
 		}
 	}
 	err := b.stop()
+	if b.tap != nil {
+		err = errors.Join(err, b.tap.Release())
+	}
 	if b.net != nil {
 		s.netGone(b.spec.Name)
 	}

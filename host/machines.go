@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -196,11 +195,12 @@ func (s *System) nextSlot(name string) string {
 	return fmt.Sprintf("slot=%d", s.numberOf(name, aSlot)+1)
 }
 
-func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter, error) {
+// qemuConfig is the QEMU of a group as it is started.
+func (s *System) qemuConfig(c Config, group []DeviceSpec, domain uint32) (qemu.Config, error) {
 	q := qemu.Config{Domain: domain, Log: s.log, Wires: s.wiresOf(group), Ejected: s.ejected}
 	var err error
 	if q.Reserve, err = reserve(group); err != nil {
-		return nil, err
+		return q, err
 	}
 	if c.Started != nil {
 		q.Started = func(pid int) { c.Started(pid, "qemu") }
@@ -212,14 +212,30 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 			spec.Bus = d.Name + "-port"
 			q.Devices = append(q.Devices, qemu.DeviceSpec{Name: spec.Bus, Model: "pcie-root-port"})
 		}
-		cap, err := s.capture(d)
-		if err != nil {
-			return nil, err
-		}
-		if cap != nil {
-			spec.Capture = cap.file
+		if s.outside == nil {
+			cap, err := s.capture(d)
+			if err != nil {
+				return q, err
+			}
+			if cap != nil {
+				spec.Capture = cap.file
+			}
 		}
 		q.Devices = append(q.Devices, spec)
+	}
+	return q, nil
+}
+
+func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter, error) {
+	q, err := s.qemuConfig(c, group, domain)
+	if err != nil {
+		return nil, err
+	}
+	if s.outside != nil {
+		if qemu.IsTPM(group[0].Device) {
+			s.tpmOf(&q, group[0])
+		}
+		return s.attachQEMU(group, q), nil
 	}
 	if qemu.IsTPM(group[0].Device) { // alone, since it has no wire
 		return s.planTPM(c, group[0], q), nil
@@ -231,11 +247,8 @@ func (s *System) planQEMU(c Config, group []DeviceSpec, domain uint32) (starter,
 		}
 		defer done()
 		m, err := qemu.Start(ctx, q)
-		if errors.Is(err, exec.ErrNotFound) {
-			err = fmt.Errorf("%w; models of the backend sim, such as sim:e1000e, need nothing", err)
-		}
 		if err != nil {
-			return nil, err
+			return nil, qemuMissing(err)
 		}
 		return m, nil
 	}, nil

@@ -9,6 +9,8 @@ import (
 	"github.com/ring3dev/ring3/drivers/edu"
 	"github.com/ring3dev/ring3/drivers/portbus"
 	"github.com/ring3dev/ring3/drivers/portbus/pciehp"
+	"github.com/ring3dev/ring3/tpmdd/crb"
+	"github.com/ring3dev/ring3/tpmdd/tis"
 )
 
 // TestMain lets this binary be a worker, with some drivers.
@@ -18,6 +20,6 @@ func TestMain(m *testing.M) {
 }
 
 var testProgram = &Program{
-	Drivers:  []*pci.Driver{e1000.Driver, edu.Driver},
+	Drivers:  []*pci.Driver{e1000.Driver, edu.Driver, tis.Driver, crb.Driver},
 	Services: []*portbus.ServiceDriver{pciehp.Driver(pciehp.Options{})},
 }

@@ -16,7 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/internal/link"
+	"github.com/ring3dev/ring3/netdev/tap"
 	"github.com/ring3dev/ring3/vfio"
 )
 
@@ -27,10 +29,16 @@ type Outside interface {
 	File(ctx context.Context, use, name string) (*os.File, error)
 	// Begin says that there is something to write to such a file: a trace is emptied, a capture gets its name. Until then what was there before stays.
 	Begin(ctx context.Context, use, name string) error
+	// QEMU gives the parts of the machine whose first device is named, and who its monitor is asked by. Both are the caller's, who closes the parts.
+	QEMU(ctx context.Context, machine string) (*qemu.Parts, qemu.Monitor, error)
+	// Captured says that the captures of that machine may get their names.
+	Captured(ctx context.Context, machine string) error
 	// VFIO lends a function of this machine that the plan names, and tells what the kernel alone knows of it.
 	VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error)
 	// Conn is the connection that a device of the plan is, made for the caller: a vfio-user server's, a fabric's.
 	Conn(ctx context.Context, name string) (*net.UnixConn, error)
+	// TAP lends the kernel interface that the plan makes of a device.
+	TAP(device string) tap.Lender
 }
 
 // Uses of Outside.File.
@@ -127,7 +135,7 @@ type outsideBackend interface {
 
 // outsideBackends make those of a group; nil: it has no such device. They open what a worker of the group asks for first, or at once.
 var outsideBackends = []func(c Config, g groupPlan) (outsideBackend, error){
-	holdVFIO, holdConns,
+	holdVFIO, holdConns, holdTAPs,
 }
 
 // nearOutside gives a group's workers what its plan says; outside.

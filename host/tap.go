@@ -113,6 +113,9 @@ func (s *System) attach(b *boundDevice, t TapSpec) (err error) {
 		return usagef("--tap %s: %s is no network device", t, b.spec.Name)
 	}
 	c := tap.Config{Name: t.Interface, NoOffload: t.NoOffload, NoGRO: t.NoGRO, Up: t.Up, Log: s.log, RT: s.rt}
+	if s.outside != nil {
+		c.Lender = s.outside.TAP(b.spec.Name)
+	}
 	if t.DropGen {
 		c.Drop = pktgen.Generated
 	}

@@ -74,9 +74,31 @@ type tpmMachine struct {
 	dir string // to be removed; "": the state is kept
 }
 
+// tpmOf says what a QEMU's TPM is called. Its address is numbered here: a backend counts in each machine, and each TPM is in a machine of its own.
+func (s *System) tpmOf(q *qemu.Config, d DeviceSpec) {
+	q.Devices[len(q.Devices)-1].TPM = &qemu.TPM{HardwareID: tpmIDs[d.Bus["tpm"]], Number: s.numberOf(d.Name, aTPM)}
+}
+
+// startEmulator starts swtpm.
+func (m *tpmMachine) startEmulator(c Config, d DeviceSpec) (err error) {
+	state := d.Bus["state"]
+	if state == "" {
+		if m.dir, err = os.MkdirTemp(c.Dir, d.Name+"-state-"); err != nil {
+			return fmt.Errorf("%s: making a folder for its state: %w", d.Name, err)
+		}
+		state = m.dir
+	}
+	sc := swtpm.Config{Name: d.Name, Dir: state, V12: d.Bus["tpm"] == "1.2"}
+	if c.Started != nil {
+		sc.Started = func(pid int) { c.Started(pid, "swtpm") }
+	}
+	m.sw, err = swtpm.Start(sc)
+	return err
+}
+
 // planTPM starts swtpm, then QEMU.
 func (s *System) planTPM(c Config, d DeviceSpec, q qemu.Config) starter {
-	number := s.numberOf(d.Name, aTPM) // of its address: a backend counts in each machine, and each TPM is in a machine of its own
+	s.tpmOf(&q, d)
 	return func(ctx context.Context) (_ machine, err error) {
 		m := &tpmMachine{}
 		defer func() {
@@ -84,23 +106,10 @@ func (s *System) planTPM(c Config, d DeviceSpec, q qemu.Config) starter {
 				err = errors.Join(err, m.Close())
 			}
 		}()
-		state := d.Bus["state"]
-		if state == "" {
-			if m.dir, err = os.MkdirTemp(c.Dir, d.Name+"-state-"); err != nil {
-				return nil, fmt.Errorf("%s: making a folder for its state: %w", d.Name, err)
-			}
-			state = m.dir
-		}
-		v12 := d.Bus["tpm"] == "1.2"
-		sc := swtpm.Config{Name: d.Name, Dir: state, V12: v12}
-		if c.Started != nil {
-			sc.Started = func(pid int) { c.Started(pid, "swtpm") }
-		}
-		if m.sw, err = swtpm.Start(sc); err != nil {
+		if err := m.startEmulator(c, d); err != nil {
 			return nil, err
 		}
-		spec := &q.Devices[len(q.Devices)-1]
-		spec.TPM = &qemu.TPM{Control: m.sw.Control(), HardwareID: tpmIDs[d.Bus["tpm"]], Number: number}
+		q.Devices[len(q.Devices)-1].TPM.Control = m.sw.Control()
 		started, err := qemu.Start(ctx, q)
 		m.sw.CloseControl()
 		if err != nil {

@@ -47,6 +47,16 @@ type savedDevice struct {
 	Params savedParams `json:"params"`
 	State  []uint64    `json:"state"` // see stateWords
 	RNG    []byte      `json:"rng,omitempty"`
+	Late   *savedLate  `json:"late,omitempty"`
+}
+
+// savedLate is a pace.
+type savedLate struct {
+	N         uint64      `json:"n"`
+	Sum       uint64      `json:"sum_ns"`
+	Min       uint64      `json:"min_ns"`
+	Max       uint64      `json:"max_ns"`
+	Histogram [][2]uint64 `json:"histogram"` // buckets that are not 0, by number
 }
 
 type savedRx struct {
@@ -164,8 +174,8 @@ func swap[T any](save exchanger, own, saved *T) {
 	}
 }
 
-// Save is the state of all threads, devices and receivers, as JSON: every parameter, where each device stands, and whether it runs. The table of flows and
-// the histogram of late bursts are not in it. Restore reads it.
+// Save is the state of all threads, devices and receivers, as JSON: every parameter, where each device stands, and whether it runs. Which destination
+// each of its flows has is not in it: flows begin anew. Restore reads it.
 func (e *Engine) Save() json.RawMessage {
 	s := savedEngine{Version: savedVersion, Epoch: e.epoch.Load(), Open: e.openStart(), Debug: e.debug.Load(), Threads: []savedThread{}}
 	for _, t := range e.threads {
@@ -204,6 +214,14 @@ func (d *device) save() savedDevice {
 	d.stateWords(&w)
 	s.State = w[:]
 	s.RNG, _ = d.rng.MarshalBinary() // it never fails
+	if p := d.pace; p != nil && p.late.n > 0 {
+		s.Late = &savedLate{N: p.late.n, Sum: p.late.sum, Min: p.late.min, Max: p.late.max}
+		for i, n := range p.hist {
+			if n != 0 {
+				s.Late.Histogram = append(s.Late.Histogram, [2]uint64{uint64(i), n})
+			}
+		}
+	}
 	return s
 }
 
@@ -356,6 +374,12 @@ func (d *device) restore(s *savedDevice, c *capture, lost error, open bool) {
 		s.RNG = nil // it stays random
 	}
 	ran := d.setState((*[stateLen]uint64)(s.State))
+	if l := s.Late; l != nil {
+		d.pace = &pace{late: span{l.N, l.Sum, l.Min, l.Max}}
+		for _, b := range l.Histogram {
+			d.pace.hist[b[0]%buckets] = b[1]
+		}
+	}
 	saved, wasRunning := d.epoch, ran
 	if found, r := d.takeOver(); found {
 		ran = r
@@ -384,9 +408,11 @@ func (d *device) goOn() bool {
 	d.mu.Lock()
 	resume, begun := d.resume, d.epoch == d.thr.eng.epoch.Load()
 	if resume {
-		built := d.built
+		built, late := d.built, d.pace
 		d.setUp()
-		d.built = built
+		if d.built = built; late != nil {
+			d.pace = late
+		}
 		if d.srcMAC == [6]byte{} {
 			copy(d.hh[6:12], d.mac6[:])
 		}

@@ -24,7 +24,8 @@ type Monitor interface {
 }
 
 // Attach makes a machine of a QEMU that runs already, and enumerates its bus. It takes the files of parts over, whether or not it succeeds; mon stays
-// the caller's. All devices of c must be in the machine; those that it has besides are known too. Of c, Binary, Wires, Started, and of a device what is
+// the caller's. Devices of c must be in the machine, but for those that stood in a slot: they may have
+// left it meanwhile, which Config.Ejected is told. Others that it has are known too. Of c, Binary, Wires, Started, and of a device what is
 // for its start, say nothing here. Closing the machine lets QEMU run: whoever started it quiesces it.
 func Attach(ctx context.Context, c Config, parts *Parts, mon Monitor) (*Machine, error) {
 	defer parts.Close()
@@ -119,6 +120,8 @@ func (m *Machine) place(c *Config, have meta) error {
 	}
 	for _, d := range c.Devices {
 		switch u := m.unit(d.Name); {
+		case u == nil && d.Bus != "":
+			m.missing = append(m.missing, d.Name) // it was let go when nobody listened
 		case u == nil:
 			return fmt.Errorf("qemu: attaching: the machine has no device %s: %w", d.Name, unix.ENODEV)
 		case u.spec.Model != d.Model || u.spec.Bus != d.Bus || u.spec.IOMMU != d.IOMMU:

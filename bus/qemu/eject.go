@@ -48,6 +48,11 @@ func (m *Machine) event(e Event) {
 
 // watchEjects cleans up after devices that QEMU has removed.
 func (m *Machine) watchEjects(ejected func(name string)) {
+	if ejected != nil {
+		for _, name := range m.missing {
+			ejected(name)
+		}
+	}
 	for {
 		select {
 		case e := <-m.deleted:

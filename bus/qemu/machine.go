@@ -56,6 +56,8 @@ type Machine struct {
 	late  []*unit // that QEMU has removed, and nobody has forgotten yet
 	shut  bool    // closed: nothing is plugged in any more
 
+	missing []string // devices that had left when the machine was made
+
 	irqMu  sync.Mutex // guards bell.used, intxOn and the devices' irqState
 	intxOn bool       // interrupt messages were asked for
 	lineMu sync.Mutex // guards lines and what hangs on them

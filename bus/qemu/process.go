@@ -160,6 +160,19 @@ func (p *Process) explain(err error) error {
 	}
 }
 
+// Devices are those that QEMU has now: the ones of Config, and those plugged in since.
+func (p *Process) Devices() []DeviceSpec {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []DeviceSpec
+	for _, s := range p.seats {
+		if s.ready {
+			out = append(out, s.spec)
+		}
+	}
+	return out
+}
+
 // PID is QEMU's process id.
 func (p *Process) PID() int { return p.child.PID() }
 

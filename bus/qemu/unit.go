@@ -55,6 +55,8 @@ func (m *Machine) unit(name string) *unit {
 func (m *Machine) known(name string, found bool) (*unit, error) {
 	u := m.unit(name)
 	switch {
+	case u == nil && slices.Contains(m.missing, name):
+		return nil, fmt.Errorf("qemu: %s has left its slot: %w", name, bus.ErrGone)
 	case u == nil:
 		return nil, fmt.Errorf("qemu: no device is named %s: %w", name, unix.ENODEV)
 	case found && u.dev == nil:

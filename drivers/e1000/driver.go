@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
@@ -93,6 +94,7 @@ type nic struct {
 	deafUntil atomic.Int64 // chip.quirk: when the receiver listens, Unix nanoseconds
 
 	irq      causes
+	ivar     uint32 // of MSI-X: which vector a cause fires, guarded by confMu
 	mod      moderation
 	napi     atomic.Pointer[netdev.NAPI]
 	handlers []*bus.Handler
@@ -254,17 +256,25 @@ func (n *nic) alive(step string) error {
 	return nil
 }
 
-// watch turns the bus's end into the device's.
+// watch turns the bus's end into the device's, and looks at it now and then.
 func (n *nic) watch() {
 	defer close(n.watched)
-	select {
-	case <-n.dev.Done():
-		err := n.dev.Err()
-		if err == nil {
-			err = bus.ErrGone
+	look := time.NewTicker(verifyEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-n.dev.Done():
+			err := n.dev.Err()
+			if err == nil {
+				err = bus.ErrGone
+			}
+			n.fail(n.errorf("the bus ended: %w", err))
+			return
+		case <-n.done:
+			return
+		case <-look.C:
+			n.check()
 		}
-		n.fail(n.errorf("the bus ended: %w", err))
-	case <-n.done:
 	}
 }
 

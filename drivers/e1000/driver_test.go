@@ -112,7 +112,7 @@ func TestBringUp(t *testing.T) {
 func TestEEPROM(t *testing.T) {
 	for name, id := range chips {
 		m := newModel(id)
-		m.stuck[regRAH(0)] = 0
+		m.blank = true
 		n := probeModel(t, m, nil)
 		if got := n.MAC().String(); got != "52:54:00:12:56:78" {
 			t.Errorf("%s: MAC = %s, want the EEPROM's 52:54:00:12:56:78", name, got)

@@ -64,7 +64,15 @@ func (n *nic) bringUp(ctx context.Context) error {
 	}
 	n.readLink()
 	n.arm(n.irq.other)
-	return n.Err()
+	if err := n.Err(); err != nil {
+		return err
+	}
+	n.confMu.Lock()
+	defer n.confMu.Unlock()
+	if err := n.verify(); err != nil {
+		return n.errorf("bring-up: %w", err)
+	}
+	return nil
 }
 
 // reset masks interrupts, stops what a predecessor left running, and resets the controller, 14.3.

@@ -30,7 +30,8 @@ type model struct {
 	eeprom [eepromWords]uint16
 	phy    [32]uint16
 
-	accesses int // counted down where positive; at 0 the link dies
+	blank    bool // reset loads no address
+	accesses int  // counted down where positive; at 0 the link dies
 	stuck    map[bus.Off]uint32
 	onStatus func(word uint64) uint64 // what is written into a receive descriptor
 
@@ -56,7 +57,9 @@ func (m *model) reset() {
 	if m.pcie {
 		m.reg[regEECD/4] = uint32(eecdAutoRD)
 	}
-	m.reg[regRAL(0)/4], m.reg[regRAH(0)/4] = 0x12005452, rahAV|0x5634
+	if !m.blank {
+		m.reg[regRAL(0)/4], m.reg[regRAH(0)/4] = 0x12005452, rahAV|0x5634
+	}
 }
 
 // die makes the link dead. Called with mu held.

@@ -141,6 +141,7 @@ func (n *nic) read64(low, high bus.Off) uint64 {
 
 // Stats reads the counters; netdev.Device. It takes about twenty register reads.
 func (n *nic) Stats() netdev.Stats {
+	n.check()
 	n.statsMu.Lock()
 	defer n.statsMu.Unlock()
 	n.readStats()

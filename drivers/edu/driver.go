@@ -141,6 +141,9 @@ func (d *Device) run(ctx context.Context, reg bus.Off, busy uint32, start func()
 			return context.Cause(ctx)
 		}
 	}
+	if v := d.regs.Read32(regLive); v != ^uint32(0x12345678) && d.dev.Err() == nil {
+		return fmt.Errorf("liveness: %#08x: the device was reset meanwhile: %w", v, bus.ErrProtocol)
+	}
 	return d.dev.Err() // a transfer that was stopped on its way looks done
 }
 

@@ -108,8 +108,12 @@ func nicLife(ctx context.Context, dev bus.Device, options map[string]string, pee
 	if peer != nil {
 		err = bothWays(ctx, n, peer)
 	}
-	n.Stats()
+	n.Stats() // the driver looks whether the device is as it was set up, as it does every other second
 	n.Link()
+	var bad silentError
+	if n.Err() != nil && errors.As(err, &bad) {
+		err = n.Err()
+	}
 	return errors.Join(err, closeNIC(inst))
 }
 

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
-	"github.com/ring3dev/ring3/bus/fault"
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/bus/sim"
 )
@@ -164,15 +163,19 @@ func start(ctx context.Context, b Backend, wires [][2]string, parts ...part) (ma
 
 // resetIn is a rig's reset on a machine.
 func resetIn(m machine, name string, dev bus.Device) func(ctx context.Context) error {
+	// A host brings config space back too: the driver that died may have left it in any state.
+	restore := bus.SaveState(dev)
 	return func(ctx context.Context) error {
 		if s, ok := m.(*sim.Machine); ok {
-			return s.Reset(ctx, name)
+			if err := s.Reset(ctx, name); err != nil {
+				return err
+			}
+			return restore()
 		}
-		err := dev.Reset(ctx)
-		if errors.Is(err, bus.ErrNotSupported) {
-			return nil // a driver resets it in other ways
+		if err := dev.Reset(ctx); err != nil && !errors.Is(err, bus.ErrNotSupported) {
+			return err
 		}
-		return err
+		return restore()
 	}
 }
 
@@ -182,12 +185,6 @@ func selfResetIn(m machine, name string) func() error {
 		return func() error { return s.Reset(context.Background(), name) }
 	}
 	return nil
-}
-
-// as finds a device of type T inside wrappers.
-func wrapped(dev bus.Device) *fault.Device {
-	d, _ := dev.(*fault.Device)
-	return d
 }
 
 // awhile is a context for what comes after a fault: it outlives the one that the fault ended.

@@ -41,16 +41,31 @@ func (e *Export) answer(ctx context.Context, m link.Method, id uint64, body []by
 		if n > maxIO || int64(off) < 0 {
 			return nil, fmt.Errorf("tree: reading %d bytes at %d: %w", n, off, syscall.EINVAL)
 		}
-		p := make([]byte, n)
+		p := make([]byte, within(f, int64(off), int(n)))
+		if len(p) == 0 {
+			return nil, nil
+		}
 		got, err := f.ReadAt(p, int64(off))
 		return moved(p, got, err)
 	case m == methodWriteAt && f.WriteAt != nil && len(body) >= 8 && int64(wire.Uint64(body)) >= 0:
-		n, err := f.WriteAt(body[8:], int64(wire.Uint64(body)))
-		return count(n, len(body)-8, err)
+		off, p := int64(wire.Uint64(body)), body[8:]
+		if p = p[:within(f, off, len(p))]; len(p) == 0 {
+			return nil, syscall.EFBIG
+		}
+		n, err := f.WriteAt(p, off)
+		return count(n, len(p), err)
 	case m == methodOpen && f.Open != nil && len(body) == 4:
 		return e.streams.begin(f, int(wire.Uint32(body)))
 	}
 	return nil, fmt.Errorf("tree: method %#x with %d bytes: %w", uint16(m), len(body), syscall.EIO)
+}
+
+// within is how many of n bytes at off are inside the file.
+func within(f *node.File, off int64, n int) int {
+	if size := int64(f.Size); size > 0 {
+		return int(max(0, min(int64(n), size-off)))
+	}
+	return n
 }
 
 func show(ctx context.Context, f *node.File) ([]byte, error) {

@@ -152,7 +152,7 @@ func spawnWorker(p *Part, generation string) (*child, error) {
 		return nil, err
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), roleEnv+"=work "+generation)
+	cmd.Env = append(os.Environ(), roleEnv+"=work "+generation, "GORACE=atexit_sleep_ms=10")
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
@@ -188,7 +188,7 @@ func mount(t testing.TB) *mounted {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), roleEnv+"=serve "+m.dir)
+	cmd.Env = append(os.Environ(), roleEnv+"=serve "+m.dir, "GORACE=atexit_sleep_ms=10")
 	cmd.Stderr = os.Stderr
 	m.in, _ = cmd.StdinPipe()
 	out, _ := cmd.StdoutPipe()

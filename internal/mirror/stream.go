@@ -206,32 +206,41 @@ func (x *stream) end(s *session, id uint64) error {
 	return err
 }
 
-// Poll implements [node.Poller].
+// failing is what poll says of a stream whose next call gives an error.
+const failing = unix.POLLERR | unix.POLLIN | unix.POLLOUT
+
+// Poll implements [node.Poller]. That the worker died is said, but it is a Read or a Write that tells it, and goes on.
 func (x polled) Poll() (events uint32, changed <-chan struct{}) {
 	x.mu.Lock()
 	if x.changed == nil {
 		x.changed = make(chan struct{})
 	}
 	changed = x.changed // before the question: what changes after the answer closes it
-	s := x.s
+	s, id := x.s, x.id
 	x.mu.Unlock()
-	ctx, cancel := x.part.t.patience(context.Background())
-	defer cancel()
-	switch {
-	case s != nil && s.dead(): // which a Read or Write tells
-		return unix.POLLERR | unix.POLLIN | unix.POLLOUT, changed
-	case s == nil: // which one has told
+	if s == nil { // its worker died, which was told
 		c, again, err := x.part.ready(x.e.session(x.part), x.e.gone.Load())
 		switch {
 		case err != nil:
-			return unix.POLLERR | unix.POLLIN | unix.POLLOUT, changed
+			return failing, changed
 		case c == nil:
 			return 0, again
 		}
+		ctx, cancel := x.part.t.patience(context.Background())
+		defer cancel()
+		if x.again(ctx) != nil {
+			return failing, changed
+		}
+		x.mu.Lock()
+		s, id = x.s, x.id
+		x.mu.Unlock()
 	}
-	reply, err := x.call(ctx, methodPoll, nil, bounded)
+	if s == nil || s.dead() {
+		return failing, changed
+	}
+	reply, err := x.part.ask(context.Background(), s.c, methodPoll, id, nil, bounded)
 	if err != nil || len(reply) != 5 {
-		return unix.POLLERR | unix.POLLIN | unix.POLLOUT, changed
+		return failing, changed
 	}
 	return wire.Uint32(reply), changed
 }

@@ -31,13 +31,17 @@ type Config struct {
 	Log  *slog.Logger
 	// RT puts what carries frames on real-time threads, one for each queue and direction; nil: goroutines.
 	RT *rt.Policy
+	// Lender holds the interface, which outlives the bridge; nil: the bridge does by itself, and Name, Queues and Up are for Hold.
+	Lender Lender
 }
 
 // Bridge carries frames between a device and its interface. Its methods are safe for
 // concurrent use.
 type Bridge struct {
 	dev    netdev.Device
-	tap    *Tap
+	tap    *Tap // its queues are the bridge's own, the rest is asked of lender
+	lender Lender
+	holder *Holder // that is it; nil: somebody else's
 	cfg    Config
 	log    *slog.Logger
 	tx     []*sender
@@ -86,19 +90,33 @@ func Attach(dev netdev.Device, c Config) (_ *Bridge, err error) {
 		b.log = slog.New(slog.DiscardHandler)
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
-	if b.tap, err = Open(c); err != nil {
+	if b.lender = c.Lender; b.lender == nil {
+		b.holder = Hold(c)
+		b.lender = b.holder
+	}
+	if m, ok := b.dev.(netdev.RxModer); ok {
+		b.mode = m.RxMode()
+	}
+	f := newFollower(b)
+	if b.tap, err = f.open(c.Queues); err != nil {
 		b.cancel()
+		if b.holder != nil {
+			err = errors.Join(err, b.holder.Close())
+		}
 		return nil, err
 	}
+	b.follow = f
 	if err = b.prepare(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
+	seen := f.seq // before others change it
 	for i, s := range b.tx {
 		b.carry(fmt.Sprintf("tap/%s-%d", b.Name(), i), s.run)
 	}
 	for i, r := range b.rx {
 		b.carry(fmt.Sprintf("napi/%s-%d", info.Name, i), r.run)
 	}
+	b.wg.Go(func() { b.follow.wait(seen) })
 	b.wg.Go(b.follow.run)
 	return b, nil
 }
@@ -129,17 +147,7 @@ func (b *Bridge) prepare() (err error) {
 	for i := range b.dev.Info().RxQueues {
 		b.rx = append(b.rx, newReceiver(b, i))
 	}
-	if err := b.tune(); err != nil {
-		return err
-	}
-	if err := b.tap.SetMAC(b.dev.MAC()); err != nil {
-		return err
-	}
-	if m, ok := b.dev.(netdev.RxModer); ok {
-		b.mode = m.RxMode()
-	}
-	b.follow = newFollower(b)
-	return b.follow.start()
+	return b.tune()
 }
 
 // tune tells the kernel what the device does to frames now, if that changed.
@@ -150,7 +158,7 @@ func (b *Bridge) tune() error {
 	b.tuneMu.Lock()
 	defer b.tuneMu.Unlock()
 	want := b.features()
-	if err := b.tap.SetOffload(want); err != nil {
+	if _, err := b.ask(Request{Op: opOffload, Offload: uint32(want)}); err != nil {
 		return err
 	}
 	b.tuned.Store(uint32(want))
@@ -175,7 +183,12 @@ func (b *Bridge) features() netdev.Feature {
 }
 
 // Name is the interface's name when it was opened.
-func (b *Bridge) Name() string { return b.tap.Name() }
+func (b *Bridge) Name() string {
+	if b.tap == nil { // not yet
+		return b.cfg.Name
+	}
+	return b.tap.Name()
+}
 
 // Device is the device.
 func (b *Bridge) Device() netdev.Device { return b.dev }
@@ -266,14 +279,15 @@ func (b *Bridge) Close() error {
 		b.end(fmt.Errorf("tap %s: %w", b.tap.Name(), bus.ErrClosed))
 		b.wg.Wait()
 		var errs []error
-		if b.follow != nil {
-			b.follow.close()
-			errs = append(errs, b.restoreMode())
-		}
+		errs = append(errs, b.restoreMode())
 		for _, s := range b.tx {
 			s.close()
 		}
-		b.closeErr = errors.Join(append(errs, b.tap.Close(), b.stop.close())...)
+		errs = append(errs, b.tap.Close(), b.stop.close())
+		if b.holder != nil {
+			errs = append(errs, b.holder.Close())
+		}
+		b.closeErr = errors.Join(errs...)
 	})
 	for _, s := range b.tx {
 		s.release()

@@ -37,6 +37,13 @@
 // To look into that namespace takes CAP_SYS_ADMIN over it and here; without, frames go on,
 // and the device stops following.
 //
+// # Who holds the interface
+//
+// What takes rights is a [Holder]'s: making the interface, netlink, its settings. A bridge makes its own, or is given one that outlives it ([Config.Lender]), also in
+// another process ([Request] and [Reply] can be sent). It gets duplicates of the queues' descriptors, so frames go between the bridge and the kernel as before. When a bridge
+// dies, the interface keeps its address, routes, name and link, and the next bridge's device follows what it finds: MTU, promiscuous mode, station address. What the kernel sends
+// meanwhile waits in the queues; after 5 s without a bridge the link goes down.
+//
 // # Kernel to device
 //
 // A frame is read, behind a virtio network header, straight into the DMA buffer that it is sent

@@ -2,12 +2,11 @@ package tap
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
@@ -21,57 +20,94 @@ const lookEvery = 200 * time.Millisecond
 
 // follower keeps the interface and the device alike. It belongs to one goroutine.
 type follower struct {
-	b       *Bridge
-	h       *netlink.Handle // in the interface's namespace; nil where that cannot be looked into
-	updates chan netlink.LinkUpdate
-	stop    chan struct{} // ends the subscription
-	index   int           // of the interface, 0 while it is not known where it is
-	mute    map[string]bool
+	b      *Bridge
+	wishes chan Wish
+	mute   map[string]bool
 
-	ifMTU, devMTU int // as last seen
+	seq           uint64 // of the last wish
+	ifMTU, devMTU int    // as last seen
 	carrier       bool
 	mode          netdev.RxMode
 	modeSet       bool
 }
 
 func newFollower(b *Bridge) *follower {
-	return &follower{b: b, mute: map[string]bool{}}
+	return &follower{b: b, wishes: make(chan Wish), mute: map[string]bool{}}
 }
 
-// start gives the interface what the device has.
-func (f *follower) start() error {
-	b := f.b
-	f.carrier = b.dev.Link().Up
-	if err := b.tap.SetCarrier(f.carrier); err != nil && !errors.Is(err, unix.EINVAL) {
-		return err
+// ask asks who holds the interface.
+func (b *Bridge) ask(q Request) (Reply, error) {
+	r, files, err := b.lender.Call(b.ctx, q)
+	for _, f := range files {
+		f.Close()
 	}
-	f.devMTU = b.dev.MTU()
-	if err := f.join(); err != nil {
-		if b.cfg.Up {
-			return fmt.Errorf("tap %s: bringing the interface up: %w", b.tap.name, err)
+	return r, err
+}
+
+// open gets the interface.
+func (f *follower) open(queues int) (*Tap, error) {
+	dev := f.b.dev
+	f.carrier, f.devMTU = dev.Link().Up, dev.MTU()
+	r, files, err := f.b.lender.Call(f.b.ctx, Request{Op: opOpen, Queues: queues, MAC: dev.MAC(), MTU: f.devMTU, Carrier: f.carrier})
+	if err != nil {
+		return nil, err
+	}
+	t := &Tap{name: r.Name}
+	for _, file := range files {
+		q, e := readable(file)
+		file.Close()
+		if e != nil {
+			err = e
+			continue
 		}
-		f.warn("cannot follow the interface", err)
-		f.setMode(netdev.RxMode{AllMulti: true})
-		return nil
+		t.queues = append(t.queues, q)
 	}
-	if f.ifMTU != f.devMTU {
-		if err := f.setIfMTU(f.devMTU); err != nil {
-			return err
-		}
+	if err != nil {
+		err = fmt.Errorf("tap %s: %w", r.Name, err)
+	} else if len(files) != queues {
+		err = fmt.Errorf("tap %s: %d queues came, want %d: %w", r.Name, len(files), queues, bus.ErrProtocol)
 	}
-	if b.cfg.Up {
-		if err := f.h.LinkSetUp(f.link()); err != nil {
-			return fmt.Errorf("tap %s: bringing the interface up: %w", b.tap.name, err)
-		}
+	if err != nil {
+		return nil, errors.Join(err, t.Close())
 	}
-	return nil
+	f.ifMTU = r.Wish.MTU
+	if r.Again && f.ifMTU != 0 {
+		f.ifMTU = f.devMTU // as if somebody had just changed it
+	}
+	f.seen(r.Wish)
+	return t, nil
 }
 
 // warn logs what goes wrong, once for each reason.
 func (f *follower) warn(what string, err error) {
 	if s := what + ": " + err.Error(); !f.mute[s] {
 		f.mute[s] = true
-		f.b.log.Warn(fmt.Sprintf("tap %s: %s", f.b.tap.name, s), "device", f.b.dev.Info().Name)
+		f.b.log.Warn(fmt.Sprintf("tap %s: %s", f.b.Name(), s), "device", f.b.dev.Info().Name)
+	}
+}
+
+// wait hands on what the interface wishes, until the bridge ends.
+func (f *follower) wait(seen uint64) {
+	defer crash.Report()
+	b := f.b
+	for {
+		r, err := b.ask(Request{Op: opWait, Seen: seen})
+		switch {
+		case b.ctx.Err() != nil:
+			return
+		case errors.Is(err, bus.ErrGone):
+			b.fail(b.tap.errGone())
+			return
+		case err != nil:
+			b.fail(fmt.Errorf("tap %s: following the interface: %w", b.tap.name, err))
+			return
+		}
+		seen = r.Wish.Seq
+		select {
+		case f.wishes <- r.Wish:
+		case <-b.ctx.Done():
+			return
+		}
 	}
 }
 
@@ -83,53 +119,24 @@ func (f *follower) run() {
 	for {
 		select {
 		case <-f.b.ctx.Done():
-			if f.b.dev.Err() != nil {
-				_ = f.b.tap.SetCarrier(false) // nobody carries frames any more
+			if f.b.dev.Err() != nil { // nobody carries frames any more
+				_, _ = f.b.askLast(Request{Op: opCarrier})
 			}
 			return
-		case u, ok := <-f.updates:
-			switch {
-			case !ok: // too many at once, for instance
-				f.leave()
-			case int(u.Index) != f.index || u.IfInfomsg.Family != unix.AF_UNSPEC:
-			case u.Header.Type == unix.RTM_DELLINK:
-				f.leave()
-				if err := f.join(); err != nil {
-					f.lost(err)
-				}
-			default:
-				f.seen(u.Attrs())
-			}
+		case w := <-f.wishes:
+			f.seen(w)
 		case <-tick.C:
 			f.look()
 		}
 	}
 }
 
-// lost is what an interface that is not where it was means: deleted, or moved to where it
-// cannot be followed, or not arrived there yet.
-func (f *follower) lost(err error) {
-	if _, e := f.b.tap.now(); e != nil {
-		f.b.fail(f.b.tap.errGone())
-		return
-	}
-	var missing netlink.LinkNotFoundError
-	if !errors.As(err, &missing) {
-		f.warn("cannot follow the interface", err)
-	}
-}
-
 // look looks at the device.
 func (f *follower) look() {
 	b := f.b
-	if f.h == nil {
-		if err := f.join(); err != nil {
-			f.lost(err)
-		}
-	}
 	if up := b.dev.Link().Up; up != f.carrier {
 		f.carrier = up
-		if err := b.tap.SetCarrier(up); err != nil {
+		if _, err := b.ask(Request{Op: opCarrier, Carrier: up}); err != nil {
 			f.warn("cannot show the link", err)
 		}
 	}
@@ -138,7 +145,7 @@ func (f *follower) look() {
 	}
 	if mtu := b.dev.MTU(); mtu != f.devMTU {
 		f.devMTU = mtu
-		if f.h != nil && mtu != f.ifMTU {
+		if f.ifMTU != 0 && mtu != f.ifMTU {
 			if err := f.setIfMTU(mtu); err != nil {
 				f.warn("cannot follow the device", err)
 			}
@@ -146,99 +153,34 @@ func (f *follower) look() {
 	}
 }
 
-// join finds the interface in its namespace and subscribes to its changes.
-func (f *follower) join() (err error) {
-	f.leave()
-	name, err := f.b.tap.now()
-	if err != nil {
-		return err
-	}
-	ns := netns.None()
-	if fd, err := f.b.tap.netns(); err == nil {
-		ns = netns.NsHandle(fd)
-		defer ns.Close()
-		if here, err := netns.Get(); err == nil {
-			if ns.Equal(here) {
-				_ = unix.Close(int(ns)) // nothing to enter, which takes rights
-				ns = netns.None()
-			}
-			here.Close()
-		}
-	}
-	defer func() {
-		if err != nil {
-			f.leave()
-		}
-	}()
-	if f.h, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE); err != nil {
-		return fmt.Errorf("entering its network namespace: %w", err)
-	}
-	f.updates, f.stop = make(chan netlink.LinkUpdate), make(chan struct{})
-	o := netlink.LinkSubscribeOptions{Namespace: &ns}
-	if err = netlink.LinkSubscribeWithOptions(f.updates, f.stop, o); err != nil {
-		f.updates = nil
-		return fmt.Errorf("subscribing to its changes: %w", err)
-	}
-	link, err := f.h.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	if _, ok := link.(*netlink.Tuntap); !ok {
-		return netlink.LinkNotFoundError{} // another of that name; ours is under way
-	}
-	f.index = link.Attrs().Index
-	f.seen(link.Attrs())
-	return nil
-}
-
-// leave ends the subscription, and waits for its end.
-func (f *follower) leave() {
-	f.index = 0
-	if f.stop != nil {
-		close(f.stop)
-		f.stop = nil
-	}
-	if f.updates != nil {
-		for range f.updates {
-		}
-		f.updates = nil
-	}
-	if f.h != nil {
-		f.h.Close()
-		f.h = nil
-	}
-}
-
-func (f *follower) close() { f.leave() }
-
-// link names the interface to netlink.
-func (f *follower) link() netlink.Link {
-	return &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Index: f.index}}
-}
-
 func (f *follower) setIfMTU(mtu int) error {
-	if err := f.h.LinkSetMTU(f.link(), mtu); err != nil {
-		return fmt.Errorf("tap %s: setting the interface's MTU to the device's (sudo ip link set %s mtu %d): %w", f.b.tap.name, f.b.tap.name, mtu, err)
+	r, err := f.b.ask(Request{Op: opMTU, MTU: mtu})
+	if err == nil {
+		f.ifMTU = mtu
+		f.seen(r.Wish)
 	}
-	f.ifMTU = mtu
-	return nil
+	return err
 }
 
-// seen makes the device follow the interface.
-func (f *follower) seen(a *netlink.LinkAttrs) {
+// seen makes the device follow the interface. Wishes may come late, and then not at all.
+func (f *follower) seen(w Wish) {
 	b := f.b
-	first := f.ifMTU == 0
-	if a.MTU != 0 && a.MTU != f.ifMTU {
-		f.ifMTU = a.MTU
+	if w.Seq <= f.seq {
+		return
+	}
+	f.seq = w.Seq
+	if w.MTU != 0 && w.MTU != f.ifMTU {
+		first := f.ifMTU == 0
+		f.ifMTU = w.MTU
 		if !first {
-			f.mtuChanged(a.MTU)
+			f.mtuChanged(w.MTU)
 		}
 	}
-	m := netdev.RxMode{AllMulti: true, Promisc: a.Promisc > 0 || a.RawFlags&unix.IFF_PROMISC != 0}
-	if !bytes.Equal(a.HardwareAddr, b.dev.MAC()) {
+	m := netdev.RxMode{AllMulti: true, Promisc: w.Promisc}
+	if w.MAC != nil && !bytes.Equal(w.MAC, b.dev.MAC()) {
 		if _, ok := b.dev.(netdev.RxModer); ok {
 			m.Promisc = true
-		} else if err := b.tap.SetMAC(b.dev.MAC()); err != nil {
+		} else if _, err := b.ask(Request{Op: opMAC, MAC: b.dev.MAC()}); err != nil {
 			f.warn("cannot set the address back", err)
 		} else {
 			f.warn("the address was set back", fmt.Errorf("%s has no filters: %w", b.dev.Info().Name, bus.ErrNotSupported))
@@ -289,4 +231,33 @@ func (f *follower) setMode(m netdev.RxMode) {
 		return
 	}
 	f.mode, f.modeSet = m, true
+}
+
+// gone tells whether the interface was deleted.
+func (b *Bridge) gone() bool {
+	_, err := b.ask(Request{Op: opAlive})
+	return errors.Is(err, bus.ErrGone)
+}
+
+// askWait bounds how long a bridge that has ended waits for an answer.
+const askWait = 5 * time.Second
+
+// askLast is ask of a bridge that has ended.
+func (b *Bridge) askLast(q Request) (Reply, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), askWait)
+	defer cancel()
+	r, files, err := b.lender.Call(ctx, q)
+	for _, f := range files {
+		f.Close()
+	}
+	return r, err
+}
+
+// Release says, after Close, that an interface that is lent is not wanted any more. Without it, it waits for the next bridge.
+func (b *Bridge) Release() error {
+	if b.cfg.Lender == nil {
+		return nil
+	}
+	_, err := b.askLast(Request{Op: opRelease})
+	return err
 }

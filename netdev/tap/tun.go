@@ -23,8 +23,8 @@ const tunPath = "/dev/net/tun"
 // maxQueues is how many queues a TAP has at most (the kernel's MAX_TAP_QUEUES).
 const maxQueues = 256
 
-// Tap is a TAP interface: the program's end of it. Its methods are safe for concurrent
-// use.
+// Tap is a TAP interface: the program's end of it. Nothing is read from or written to the files of one that Open made, but to duplicates: what
+// arrives there wakes nobody here. Its methods are safe for concurrent use.
 type Tap struct {
 	name   string
 	queues []*file
@@ -82,7 +82,6 @@ func (t *Tap) openQueue(many bool) (*file, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tap %s: %w", t.name, explain(t.name, many, err))
 	}
-	// Only now: the runtime's poller would not hear of a file without an interface.
 	f := os.NewFile(uintptr(fd), tunPath)
 	raw, err := f.SyscallConn()
 	if err == nil {
@@ -94,9 +93,9 @@ func (t *Tap) openQueue(many bool) (*file, error) {
 	return nil, errors.Join(fmt.Errorf("tap %s: setting the interface up: %w", t.name, err), f.Close())
 }
 
-// attach opens a queue of the interface, non-blocking.
+// attach opens a queue of the interface.
 func attach(name string, flags uint16) (fd int, err error) {
-	fd, err = unix.Open(tunPath, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err = unix.Open(tunPath, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, &fs.PathError{Op: "open", Path: tunPath, Err: err}
 	}
@@ -140,6 +139,43 @@ func (q *file) do(f func(fd int) error) error {
 		return e
 	}
 	return err
+}
+
+// duplicate is another descriptor of the queue.
+func (q *file) duplicate() (f *os.File, err error) {
+	err = q.do(func(fd int) error {
+		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err == nil {
+			f = os.NewFile(uintptr(fd), tunPath)
+		}
+		return err
+	})
+	return f, err
+}
+
+// readable makes a queue of f, which stays the caller's, that the runtime's poller waits for. Passing a descriptor on may have made it one that blocks.
+func readable(f *os.File) (*file, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	if e := raw.Control(func(u uintptr) {
+		if fd, err = unix.FcntlInt(u, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			err = unix.SetNonblock(fd, true)
+		}
+	}); e != nil {
+		return nil, e
+	}
+	if err != nil {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return nil, err
+	}
+	q := &file{f: os.NewFile(uintptr(fd), tunPath)}
+	q.raw, err = q.f.SyscallConn()
+	return q, err
 }
 
 // explain says why an interface cannot be had, and what to do about it.

@@ -2,7 +2,6 @@ package tap
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -79,8 +78,8 @@ func (s *sender) run() {
 		if err := s.q.raw.Read(s.some); err != nil {
 			s.err = err
 			// While the interface is being deleted the poller may be told only that something is wrong.
-			if _, gone := s.b.tap.now(); errors.Is(gone, unix.EBADFD) {
-				s.err = gone
+			if s.b.gone() {
+				s.err = unix.EBADFD
 			}
 		}
 		if err := s.b.tune(); err != nil {

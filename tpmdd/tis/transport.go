@@ -219,14 +219,19 @@ func (t *transport) read(p []byte) {
 // Wait waits for the answer.
 func (t *transport) Wait(d time.Duration) error {
 	var s sts
-	canceled := false
+	canceled, forgot := false, false
 	done := t.waitAnswer(d, func() bool {
 		s = t.status()
+		// Registers of a locality that is not active read as nothing: a TPM that was reset meanwhile has forgotten the command too, and it
+		// would be waited for in vain, for minutes.
+		forgot = s == 0 && t.access()&(accValid|accActive) == accValid
 		// What was aborted is ready for the next command.
 		canceled = t.canceled.Load() && s.has(stsReady)
-		return s.has(stsDataAvail|stsValid) || canceled
+		return s.has(stsDataAvail|stsValid) || canceled || forgot
 	})
 	switch {
+	case forgot:
+		return fmt.Errorf("waiting for the answer: the TPM works for nobody (ACCESS=%s): it was reset: %w (%w)", t.access(), unix.EIO, bus.ErrProtocol)
 	case canceled:
 		return fmt.Errorf("cancelled: %w", unix.ECANCELED)
 	case done:
