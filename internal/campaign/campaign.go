@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 	"sync"
@@ -82,6 +83,8 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		result: newResult(o), begin: time.Now(), rigs: map[string][]*rig{},
 	}
 	labelTracebacks()
+	// Machines come and go by the thousand: collecting less often is twice as fast, for some 100 MB.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	err = c.all(ctx)
 	c.closeRigs()
 	rounds, e := beside.close()

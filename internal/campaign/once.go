@@ -167,8 +167,8 @@ func guard(f func() error) (err error, died string) {
 
 // judge says what the first life was.
 func (o *Outcome) judge(err error, died string, held []string) {
-	made := func(k fault.Kind) bool {
-		return slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool { return x.Made && x.Fault.Kind == k })
+	only := func(k fault.Kind) bool {
+		return !slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool { return x.Made && x.Fault.Kind != k })
 	}
 	any := slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool { return x.Made })
 	denied := slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool {
@@ -192,7 +192,7 @@ func (o *Outcome) judge(err error, died string, held []string) {
 		o.Verdict = NotMade
 	case err == nil:
 		o.Verdict = Harmless
-	case errors.As(err, &bad) && made(fault.Gone):
+	case errors.As(err, &bad) && only(fault.Gone):
 		o.fail("unnoticed", "a dead link was not noticed: %v", err)
 	case errors.As(err, &bad):
 		class, _, _ := strings.Cut(bad.Error(), ":")
