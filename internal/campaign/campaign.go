@@ -174,7 +174,7 @@ func (c *campaign) one(ctx context.Context, i int) Outcome {
 		}
 		// Devices have limits in real time; a machine with too much to do breaks them by itself.
 		if o = c.make(ctx, s, faults); o.Verdict != Failed {
-			o.again = true
+			o.repeated = true
 		}
 	}
 	o.Number = i

@@ -61,6 +61,14 @@ func ParseBackend(s string) (Backend, error) {
 // fresh says whether each run has a device of its own: where one costs nothing.
 func (b Backend) fresh() bool { return b.Name == "sim" }
 
+// afterFault is how long a driver that waits for a device that lies may go on: more where what it waits for takes time.
+func (b Backend) afterFault() time.Duration {
+	if b.fresh() {
+		return 50 * time.Millisecond
+	}
+	return time.Second
+}
+
 // rig is a device that is to fail, and what is around it, which is well.
 type rig struct {
 	dev bus.Device // that is to be wrapped
