@@ -65,6 +65,14 @@ func (b Backend) fresh() bool { return b.Name == "sim" }
 // single says that there is one device, whose runs come one after the other, each with it opened anew.
 func (b Backend) single() bool { return b.Name == "vfio" }
 
+// afterFault is how long a driver that waits for a device that lies may go on: more where what it waits for takes time.
+func (b Backend) afterFault() time.Duration {
+	if b.fresh() {
+		return 50 * time.Millisecond
+	}
+	return time.Second
+}
+
 // rig is a device that is to fail, and what is around it, which is well.
 type rig struct {
 	dev bus.Device // that is to be wrapped
