@@ -329,7 +329,7 @@ func (s *System) lookup(name string) (netdev.Device, error) {
 		if err := b.busy(); err != nil {
 			return nil, fmt.Errorf("pktgen: %w", err)
 		}
-		return b.net, nil
+		return b.sender(), nil
 	}
 	if s.lo != nil && name == loopbackName {
 		return s.lo, nil
