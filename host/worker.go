@@ -190,6 +190,16 @@ func (w *workerSide) Call(ctx context.Context, m link.Method, body []byte, files
 	return reply, nil, err
 }
 
+// Sent implements [link.SentHandler].
+func (w *workerSide) Sent(m link.Method, reply []byte) {
+	w.mu.Lock()
+	tree := w.tree
+	w.mu.Unlock()
+	if uint8(m>>8) == linkTree && tree != nil {
+		tree.Sent(m, reply)
+	}
+}
+
 // Event implements [link.Handler]: a supervisor tells nothing without being asked.
 func (w *workerSide) Event(m link.Method, _ []byte, files []*os.File) error {
 	closeOpen(files)
