@@ -50,8 +50,13 @@ type Loan struct {
 
 var _ Lender = (*Loan)(nil)
 
-// grace is how long a borrower may take to let go of a device that the kernel wants back.
-const grace = time.Second
+// How long a borrower may take to let go of a device that the kernel wants back, milliseconds as a rule; then how long it may take to be ended; and how long
+// the kernel may be busy with a function that is to be reset.
+const (
+	grace     = 5 * time.Second
+	endTime   = 5 * time.Second
+	resetTime = time.Second
+)
 
 // Lend prepares to lend the device. From then on it is not to be used in any other way, but for Close.
 func (d *Device) Lend(o LoanOptions) (*Loan, error) {
@@ -221,7 +226,7 @@ func (l *Loan) quiesce(ctx context.Context) error {
 
 // resetSoon is resetAny, again for as long as somebody in the kernel is busy with the function. mu is held.
 func (d *Device) resetSoon(ctx context.Context) error {
-	for patience := time.Now().Add(grace); ; time.Sleep(10 * time.Millisecond) {
+	for patience := time.Now().Add(resetTime); ; time.Sleep(10 * time.Millisecond) {
 		err := d.resetAny(ctx)
 		if !errors.Is(err, unix.EAGAIN) || ctx.Err() != nil || time.Now().After(patience) {
 			return err
@@ -281,7 +286,7 @@ func (l *Loan) end(why error) {
 		l.o.Overdue(why)
 		select {
 		case <-back:
-		case <-time.After(grace):
+		case <-time.After(endTime):
 		}
 	}
 }

@@ -29,13 +29,23 @@ type Buf struct {
 }
 
 // Retain adds n further owners.
-func (b *Buf) Retain(n int) { b.refs += int32(n) }
+func (b *Buf) Retain(n int) {
+	if p := b.pool; p.shared {
+		p.retain(b, n)
+		return
+	}
+	b.refs += int32(n)
+}
 
 // Free gives up one ownership; the last gives the buffer back to its pool. Freeing a
 // buffer that is in its pool already does nothing (with -tags dmadebug it panics).
 func (b *Buf) Free() {
-	b.refs--
 	p := b.pool
+	if p.shared {
+		p.freeShared(b)
+		return
+	}
+	b.refs--
 	if b.refs != 0 || p.closed {
 		b.notLast()
 		return
@@ -63,6 +73,9 @@ func freeRun(bufs []*Buf) int {
 		return 1
 	}
 	p := first.pool
+	if p.shared {
+		return p.freeRunShared(bufs)
+	}
 	if p.closed || first.refs < 1 {
 		first.Free()
 		return 1
@@ -108,7 +121,7 @@ func (b *Buf) notLast() {
 // finishes in order then walks through memory in one direction, which caches foresee, and
 // where the number of buffers divides that of a ring's descriptors, a descriptor names the
 // same buffer each time round. A pool no larger than what is in flight keeps the working
-// set small. It belongs to one goroutine.
+// set small. It belongs to one goroutine, but for what Share says.
 type Pool struct {
 	mem  *bus.Memory
 	bufs []Buf
@@ -118,6 +131,8 @@ type Pool struct {
 	size int
 
 	closed bool
+	shared bool // see Share
+	back   returned
 }
 
 // NewPool takes n buffers of size bytes (a power of two) from d. Each is aligned to its
@@ -166,7 +181,7 @@ func newPool(d bus.DMA, n, size, stride int, align uint64, dir bus.Direction) (*
 // Get takes a buffer, with one owner and empty Data, or nil if there is none. Its
 // content is whatever its last owner left.
 func (p *Pool) Get() *Buf {
-	if p.n == 0 {
+	if p.n == 0 && !p.takeBack() {
 		return nil
 	}
 	b := p.free[p.head]
@@ -183,6 +198,9 @@ func (p *Pool) Get() *Buf {
 // GetAll takes up to len(bufs) buffers, as Get does, but for their Data, which the caller sets. It
 // returns how many there were.
 func (p *Pool) GetAll(bufs []*Buf) int {
+	if p.n < len(bufs) {
+		p.takeBack()
+	}
 	n := min(len(bufs), p.n)
 	head, free := p.head, p.free
 	for i := range bufs[:n] {
@@ -200,7 +218,10 @@ func (p *Pool) GetAll(bufs []*Buf) int {
 }
 
 // Free is how many buffers can be taken now.
-func (p *Pool) Free() int { return p.n }
+func (p *Pool) Free() int {
+	p.takeBack()
+	return p.n
+}
 
 // Len is how many buffers there are.
 func (p *Pool) Len() int { return len(p.bufs) }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/fault"
 )
 
@@ -38,6 +39,8 @@ type Outcome struct {
 	Why      string  `json:"why,omitempty"`
 	Number   int     `json:"number"` // in the campaign
 
+	late     bool // failed by a time limit, as on a machine that has too much to do
+	again    bool // made once more for that reason, and well then
 	log      []fault.Access
 	outcomes []fault.Outcome
 }
@@ -138,10 +141,18 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 	case died != "":
 		o.fail("panic anew", "the driver anew: %s", died)
 	case err != nil || e != nil:
+		o.late = lateError(err)
 		o.fail("not recovered", "%s (%s), and the driver anew: %v", o.Verdict, o.Why, errors.Join(err, e))
 	case len(held) > 0:
 		o.fail("leak", "the driver anew left %s", strings.Join(held, ", "))
 	}
+}
+
+// lateError says whether an error is that something did not come in time.
+func lateError(err error) bool {
+	var away lostError
+	var mute silentError
+	return errors.Is(err, bus.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &away) || errors.As(err, &mute)
 }
 
 // guard calls f, and tells of its panic.
@@ -175,6 +186,7 @@ func (o *Outcome) judge(err error, died string, held []string) {
 	case errors.As(err, &other):
 		o.fail("beside", "%v", err)
 	case !any && err != nil:
+		o.late = lateError(err)
 		o.fail("no fault", "no fault was made, but: %v", err)
 	case !any:
 		o.Verdict = NotMade

@@ -324,7 +324,7 @@ func TestLateWorker(t *testing.T) {
 	// More links than a part has.
 	for range maxSessions + 2 {
 		ours, theirs := linked(t, p)
-		_ = theirs.Send(eventRecords, nil)
+		_ = theirs.Send(eventWhole, nil)
 		_, _, _ = theirs.Call(patient(t), methodShow, nil)
 		if err := ours.Err(); err != nil {
 			if !errors.Is(err, bus.ErrBusy) {
@@ -445,4 +445,43 @@ func FuzzAnswer(f *testing.F) {
 		}
 		e.streams.closeAll()
 	})
+}
+
+// TestFlood has a worker change its tree without end, beside one whose changes must be told at once.
+func TestFlood(t *testing.T) {
+	tr := NewTree(TreeOptions{})
+	ours, theirs := linked(t, tr.Part("bad"))
+	tr.Part("bad").Attach(ours)
+	var out []byte
+	for i := range 10_000 {
+		r, gone := put(uint64(i+1), 0, "x", aDir), record{remove: true, id: uint64(i + 1)}
+		out = gone.append(r.append(out))
+	}
+	ended := make(chan int)
+	go func() {
+		n := 0
+		for theirs.Send(eventRecords, out) == nil {
+			n++
+		}
+		ended <- n
+	}()
+	from := time.Now()
+	root := &node.Dir{}
+	fill(root, "1")
+	run(t, tr.Part("good"), root)
+	mk, rm := find(t, tr, "proc/net/make"), find(t, tr, "proc/net/remove")
+	for range 200 {
+		for _, f := range []*node.File{mk, rm} {
+			if _, err := f.Write(context.Background(), []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ours.End(io.EOF)
+	took := time.Since(from)
+	// 2.5 a second are read, after the first second's; the socket and the buffers hold a few.
+	if n := <-ended; n > 3*int(took.Seconds()+1)+10 {
+		t.Errorf("in %v %d events of 20,000 records were taken", took, n)
+	}
+	t.Logf("in %v, %v a change of the other worker's", took, took/400)
 }
