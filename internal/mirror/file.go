@@ -255,7 +255,7 @@ func (e *entry) store(ctx context.Context, p []byte) (int, error) {
 // choose is whom a write goes to.
 func (e *entry) choose(p []byte) []*seen {
 	parts := *e.users.Load()
-	if len(parts) < 2 || e.rule == nil || e.rule.Store == nil {
+	if len(parts) == 0 || e.rule == nil || e.rule.Store == nil {
 		return parts
 	}
 	chosen := e.rule.Store(names(parts), p)

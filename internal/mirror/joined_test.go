@@ -249,6 +249,24 @@ func TestPoison(t *testing.T) {
 	}
 }
 
+// TestMay has a worker with what is another one's to have, though it comes first.
+func TestMay(t *testing.T) {
+	tr := NewTree(TreeOptions{May: func(part, path string) bool { return part != "bad" || path != "/proc/own-a" && path != "/sys/a" }})
+	bad, good := newGroup("a"), newGroup("a")
+	bad.root.MkdirAll("sys/a/below").Put("f", &node.File{})
+	good.root.MkdirAll("sys/a").Put("mine", &node.File{})
+	run(t, tr.Part("bad"), bad.root)
+	if s := dump(tr.Root(), ""); strings.Contains(s, "own-a") || strings.Contains(s, "/sys/a") || !strings.Contains(s, "/proc/private") {
+		t.Errorf("of a worker that may not have all there is\n%s", s)
+	}
+	w := run(t, tr.Part("good"), good.root)
+	bad.root.MkdirAll("sys/a").Put("late", &node.File{})
+	w.settled(t)
+	if s := dump(tr.Root(), ""); !strings.Contains(s, "own-a") || !strings.Contains(s, "/sys/a/mine") || strings.Contains(s, "below") || strings.Contains(s, "late") {
+		t.Errorf("with the one that may there is\n%s", s)
+	}
+}
+
 // TestOwner has the tree's owner put entries of its own where a worker has some.
 func TestOwner(t *testing.T) {
 	tr := joinedTree(0)
