@@ -16,17 +16,16 @@ import (
 
 // rules are for the files that more than one worker may have.
 func (s *supervisor) rules() []mirror.Rule {
-	first := mirror.First
 	drivers, ports := "/sys/bus/pci/drivers/*/", "/sys/bus/pci_express/drivers/*/"
 	rules := []mirror.Rule{
-		{Pattern: "/proc/net/pktgen/pgctrl", Show: first, Again: true},
+		{Pattern: "/proc/net/pktgen/pgctrl", One: true, Again: true},
 		// A file of this name is one thread's; what is routed last tells whose answer it shows.
 		s.threadRule(),
 		{Pattern: "/proc/net/dev", Show: joinNetDev},
 		{Pattern: "/proc/interrupts", Show: joinInterrupts},
 		{Pattern: "/sys/bus/pci/rescan"},
 		{Pattern: "/sys/bus/pci/drivers_probe", Store: s.byAddress},
-		{Pattern: "/sys/bus/pci/drivers_autoprobe", Show: first},
+		{Pattern: "/sys/bus/pci/drivers_autoprobe", One: true},
 		{Pattern: "/sys/bus/pci/uevent", Store: s.firstOf},
 		{Pattern: drivers + "bind", Store: s.byAddress},
 		{Pattern: drivers + "unbind", Store: s.byAddress},
@@ -34,15 +33,15 @@ func (s *supervisor) rules() []mirror.Rule {
 		{Pattern: drivers + "new_id"},
 		{Pattern: drivers + "remove_id"},
 		{Pattern: "/sys/bus/pci_express/drivers_probe", Store: s.byAddress},
-		{Pattern: "/sys/bus/pci_express/drivers_autoprobe", Show: first},
+		{Pattern: "/sys/bus/pci_express/drivers_autoprobe", One: true},
 		{Pattern: "/sys/bus/pci_express/uevent", Store: s.firstOf},
 		{Pattern: ports + "bind", Store: s.byAddress},
 		{Pattern: ports + "unbind", Store: s.byAddress},
 		{Pattern: ports + "uevent", Store: s.firstOf},
 		{Pattern: "/sys/module/*/parameters/*", Show: joinValues},
-		{Pattern: "/sys/module/*/*", Show: first},
-		{Pattern: "/sys/devices/system/node/*", Show: first},
-		{Pattern: "/sys/devices/system/node/*/*", Show: first},
+		{Pattern: "/sys/module/*/*", One: true},
+		{Pattern: "/sys/devices/system/node/*", One: true},
+		{Pattern: "/sys/devices/system/node/*/*", One: true},
 	}
 	for _, d := range s.c.Plan.Devices {
 		rules = append(rules, s.generatorRules(d.Name)...)

@@ -65,7 +65,7 @@ func joinedTree(patience time.Duration) *Tree {
 		}, Store: func(parts []string, p []byte) []string {
 			return slices.DeleteFunc(slices.Clone(parts), func(s string) bool { return !strings.Contains(string(p), s) })
 		}},
-		{Pattern: "/proc/first", Show: First},
+		{Pattern: "/proc/first", One: true},
 		{Pattern: "/proc/start", Again: true},
 	}})
 }
@@ -116,6 +116,9 @@ func TestJoined(t *testing.T) {
 	}
 	if got, err := find(t, tr, "proc/chosen").ReadAll(); string(got) != "b:b\n" || err != nil {
 		t.Errorf("with a failed, ReadAll() = %q, %v, want that of b", got, err)
+	}
+	if got, err := find(t, tr, "proc/first").ReadAll(); string(got) != "b\n" || err != nil {
+		t.Errorf("with a failed, ReadAll() of a file of which one is shown = %q, %v, want that of b", got, err)
 	}
 	if got, err := find(t, tr, "proc/own-a").ReadAll(); !errors.Is(err, syscall.EIO) || !strings.Contains(fmt.Sprint(err), "again and again") {
 		t.Errorf("a file of a part that failed: ReadAll() = %q, %v, want EIO and why", got, err)

@@ -19,14 +19,13 @@ type Rule struct {
 	Pattern string
 	// Show makes the text of the texts of several parts, in the order in which Part made them; a part that has failed is left out. nil: one after the other.
 	Show func(parts []string, texts [][]byte) []byte
+	// One says that the texts are the same, and one is shown: the others are not asked. Show is not called.
+	One bool
 	// Store names those of parts that get a write, also where there is one; none means the first, whose answer is the writer's. nil: all.
 	Store func(parts []string, p []byte) []string
 	// Again says that a write that was on its way when its worker died is harmless to repeat: it goes to the next worker.
 	Again bool
 }
-
-// First is a Rule's Show that shows the first part's text.
-func First(_ []string, texts [][]byte) []byte { return texts[0] }
 
 // TreeOptions say how a Tree behaves. The zero value is good for a test.
 type TreeOptions struct {
