@@ -290,6 +290,9 @@ func (ch *charge) recover(w *worker, cause error) {
 func (ch *charge) died(w *worker, cause error) bool {
 	at := time.Now()
 	worked := w != nil && !w.since.IsZero() && at.Sub(w.since) >= workedTime
+	if w != nil {
+		w.ask()
+	}
 	ch.part.Detach(cause)
 	ch.set(func() {
 		d := &ch.deaths
