@@ -29,6 +29,7 @@ type Handler struct {
 	done chan struct{}
 
 	counts []atomic.Uint64 // by CPU
+	turns  atomic.Uint64   // goes up when fn is called and when it returns, so it is odd in between
 
 	mu       sync.Mutex
 	affinity *unix.CPUSet // nil: any
@@ -76,6 +77,12 @@ func (h *Handler) Counts() []uint64 {
 		c[i] = h.counts[i].Load()
 	}
 	return c
+}
+
+// Turn is a number that goes up with each interrupt, and whether the driver's function is at work on one: for who watches over drivers.
+func (h *Handler) Turn() (n uint64, inside bool) {
+	n = h.turns.Load()
+	return n, n&1 != 0
 }
 
 // Affinity is the set of CPUs that the handler runs on, nil for all.
@@ -155,7 +162,9 @@ func (h *Handler) loop(n uint64) {
 			cpu = 0
 		}
 		h.counts[cpu].Add(n)
+		h.turns.Add(1)
 		h.fn(n)
+		h.turns.Add(1)
 		n = 0
 	}
 }

@@ -259,6 +259,13 @@ func (q *IRQ) Unmask() {
 	}
 }
 
+// Closed says whether Close was called.
+func (q *IRQ) Closed() bool {
+	q.divert.RLock()
+	defer q.divert.RUnlock()
+	return q.closed
+}
+
 // Close closes the eventfd and wakes whoever waits. It is idempotent.
 func (q *IRQ) Close() error {
 	q.once.Do(func() {

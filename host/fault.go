@@ -69,6 +69,7 @@ func (s *System) wrapFault(b *boundDevice, drivers []*pci.Driver) error {
 	if err := plan.Check(); err != nil {
 		return usagef("--fault %s: %v", b.spec.Name, err)
 	}
+	plan.Process, plan.Violate = s.watched, s.violate
 	b.fault = fault.Wrap(b.dev, plan)
 	b.dev = b.fault
 	return nil

@@ -127,6 +127,11 @@ func (h *heldVFIO) condemn(why error) {
 	}
 }
 
+// overdue is told where the kernel wants a function back, and the worker does not let go of it.
+func (h *heldVFIO) overdue(why error) {
+	h.condemn(fmt.Errorf("it does not let go of a function: %v: %w", why, bus.ErrTimeout))
+}
+
 // watchDMA reads in the kernel's log what the IOMMU stopped, where this process may read that. mu is held.
 func (h *heldVFIO) watchDMA() {
 	if h.kernel != nil {
@@ -245,7 +250,7 @@ func (h *heldVFIO) take(ctx context.Context, d DeviceSpec) (*heldFunction, error
 	if err != nil {
 		return nil, err
 	}
-	loan, err := dev.Lend(vfio.LoanOptions{Overdue: h.condemn})
+	loan, err := dev.Lend(vfio.LoanOptions{Overdue: h.overdue})
 	if err != nil {
 		return nil, errors.Join(err, dev.Close())
 	}

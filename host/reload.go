@@ -84,7 +84,11 @@ func (ch *charge) exchanged(w *worker, path string) (time.Duration, error) {
 	}
 	if err != nil {
 		ch.end(next)
-		return 0, fmt.Errorf("%s: %w; the driver goes on as it was", ch.Name, err)
+		what := "this program"
+		if path != "" {
+			what = path
+		}
+		return 0, fmt.Errorf("%s: a worker of %s: %w; the driver goes on as it was", ch.Name, what, err)
 	}
 	began := time.Now()
 	if w != nil {

@@ -57,6 +57,7 @@ func (d driverDevice) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 		if d.s.rt != nil {
 			q.SetPolicy(d.s.rt)
 		}
+		d.s.lines.observe(q)
 	}
 	return qs, err
 }

@@ -467,8 +467,13 @@ func (s *System) replay(ctx context.Context, v *Saved) {
 	for _, n := range v.Nets {
 		if b := s.boundOf(n.Device); b == nil || b.net == nil {
 			s.lose("%s: it is no network device now: its settings are lost", n.Device)
-		} else if err := netdev.RestoreSettings(ctx, b.net, n.Settings); err != nil {
-			s.lose("%s: %s", n.Device, strings.ReplaceAll(err.Error(), "\n", "; "))
+		} else {
+			if b.tap != nil && s.outside != nil { // it followed its interface already, which is as it was
+				n.Settings.MTU, n.Settings.Receive = 0, nil
+			}
+			if err := netdev.RestoreSettings(ctx, b.net, n.Settings); err != nil {
+				s.lose("%s: %s", n.Device, strings.ReplaceAll(err.Error(), "\n", "; "))
+			}
 		}
 	}
 	if len(v.Pktgen) > 0 {

@@ -187,7 +187,7 @@ func (ch *charge) bring(ctx context.Context) (*worker, error) {
 	ch.mu.Unlock()
 	w, err := ch.s.spare.take(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: starting a worker: %w", ch.Name, err)
+		return nil, fmt.Errorf("%s: starting a worker: %w%w", ch.Name, err, silent{errDied})
 	}
 	return w, ch.employ(ctx, w)
 }

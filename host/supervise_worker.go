@@ -54,7 +54,6 @@ func startWorker(ctx context.Context, s *supervisor, path string) (_ *worker, er
 	if err != nil {
 		return nil, err
 	}
-	defer theirs.Close()
 	w := &worker{s: s, path: path, hi: make(chan workerHello, 1), fatal: make(chan error, 1), logs: bucket{burst: logBurst, rate: logRate}}
 	w.p, err = sandbox.Start(sandbox.Options{Path: path, Args: s.c.Args, Env: s.c.Env, Files: []*os.File{theirs}, Log: slog.New(atLeast{s.log.Handler(), slog.LevelInfo}),
 		Started: func(pid int) {
@@ -62,6 +61,7 @@ func startWorker(ctx context.Context, s *supervisor, path string) (_ *worker, er
 				s.c.Started(pid, "worker")
 			}
 		}})
+	theirs.Close()
 	if err != nil {
 		ours.Close()
 		return nil, err
@@ -79,7 +79,10 @@ func startWorker(ctx context.Context, s *supervisor, path string) (_ *worker, er
 	case <-limit.C:
 		err = fmt.Errorf("it said nothing for %v: %w", helloTime, bus.ErrTimeout)
 	}
-	return nil, errors.Join(err, w.kill())
+	if e := w.kill(); e != nil {
+		return nil, errors.Join(err, e)
+	}
+	return nil, err
 }
 
 // speaks says why it cannot be talked to; nil: it can.

@@ -64,6 +64,8 @@ type Config struct {
 	Ledger *ledger.Ledger
 	// Watched: somebody looks after this process, and replaces it. So a fault may end it, and it says when it does not get on.
 	Watched bool
+	// Violate is what the kind violate of a fault does, where Watched; nil: nothing.
+	Violate func()
 }
 
 // System is a set of devices in service, with what stands on them. Close it.
@@ -96,11 +98,14 @@ type System struct {
 	receivers []receiver // account for pktgen's frames; guarded by figuring
 	rt        *rt.Policy // nil: threads are ordinary
 	irqs      *irqTable
+	lines     *irqLines // for its watchdog; nil: there is none
 	tree      *tree
 	strict    bool              // pktgen is as strict as its kernel: nothing accounts for frames
 	measurer  *measure.Measurer // nil: nothing is measured
 
 	serving bool // devices are served, and have no drivers
+	watched bool // faults may end this process
+	violate func()
 
 	done chan struct{} // closed when the last machine died
 
@@ -154,6 +159,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if err := s.realTime(); err != nil {
 		return err
 	}
+	s.tracing.ledger = c.Ledger
 	if err := s.tracing.open(ctx, s.plan.Trace, s.log, c.Stderr, s.outside); err != nil {
 		return err
 	}
@@ -161,6 +167,10 @@ func (s *System) start(ctx context.Context, c Config) error {
 		return err
 	}
 	s.irqs.inherit(saved)
+	if c.Watched {
+		s.lines = new(irqLines)
+	}
+	s.watched, s.violate = c.Watched, c.Violate
 	if s.ports, err = portbus.New(c.Services...); err != nil {
 		return err
 	}

@@ -89,6 +89,9 @@ func newWorkerSide(p *Program) *workerSide {
 	return w
 }
 
+// violation is an event that nobody takes.
+const violation link.Method = 0xff00
+
 // start begins the conversation.
 func (w *workerSide) start(c *link.Conn) {
 	w.conn = c
@@ -187,6 +190,16 @@ func (w *workerSide) Call(ctx context.Context, m link.Method, body []byte, files
 	return reply, nil, err
 }
 
+// Sent implements [link.SentHandler].
+func (w *workerSide) Sent(m link.Method, reply []byte) {
+	w.mu.Lock()
+	tree := w.tree
+	w.mu.Unlock()
+	if uint8(m>>8) == linkTree && tree != nil {
+		tree.Sent(m, reply)
+	}
+}
+
 // Event implements [link.Handler]: a supervisor tells nothing without being asked.
 func (w *workerSide) Event(m link.Method, _ []byte, files []*os.File) error {
 	closeOpen(files)
@@ -221,7 +234,8 @@ func (w *workerSide) configure(ctx context.Context, body []byte, files []*os.Fil
 	beat(book)
 	sys, err := NewSystem(ctx, Config{Plan: plan, Drivers: w.p.Drivers, Services: w.p.Services, Log: w.log.Logger(), Stderr: os.Stderr,
 		Outside: &farOutside{w.conn}, Numbers: c.Numbers, Facts: c.Facts, Saved: c.Saved, Ledger: book, Watched: true,
-		Changed: func(v Saved) { w.tell(lifeState, v) }})
+		Changed: func(v Saved) { w.tell(lifeState, v) },
+		Violate: func() { _ = w.conn.Send(violation, nil) }})
 	if err != nil {
 		return nil, startText(err)
 	}
@@ -240,7 +254,7 @@ func (w *workerSide) configure(ctx context.Context, body []byte, files []*os.Fil
 		return nil, err
 	}
 	if !c.Debug {
-		watch := newWatchdog(sys, func(v suspect) { w.tell(lifeSuspect, v) })
+		watch := newWatchdog(sys, watchTick, func(v suspect) { w.tell(lifeSuspect, v) })
 		w.mu.Lock()
 		w.watch = watch
 		w.mu.Unlock()

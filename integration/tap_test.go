@@ -169,6 +169,7 @@ func TestTAPInside(t *testing.T) {
 		})
 	}
 	t.Run("pktgen_drop", tapPktgenDrop)
+	t.Run("worker killed", tapWorkerKilled)
 	t.Run("persistent", tapPersistent)
 	t.Run("refused", tapRefused)
 }

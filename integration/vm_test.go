@@ -68,7 +68,7 @@ func TestVM(t *testing.T) {
 		Config:  vm.Config{Arch: vmArch, Devices: nics, Image: image(t), Host: host},
 		Timeout: 5 * time.Minute, // TestRootPktgen takes one on a quiet machine
 		Want: func(name string) bool {
-			for _, elsewhere := range []string{noIOMMU, "TestRoot" + vfioUserTests, "TestRoot" + tpmTests, "TestRoot" + portTests, "TestRoot" + fabricTests} {
+			for _, elsewhere := range []string{noIOMMU, "TestRoot" + vfioUserTests, "TestRoot" + tpmTests, "TestRoot" + portTests, "TestRoot" + fabricTests, "TestRoot" + containTests} {
 				if strings.HasPrefix(name, elsewhere) {
 					return false
 				}

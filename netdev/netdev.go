@@ -137,6 +137,13 @@ type TxQueue interface {
 	SetCredit(avail func(sent uint64) int)
 }
 
+// Progress is an optional interface of queues, for who watches over drivers: from any goroutine, and without a look at the device.
+type Progress interface {
+	// Waits says whether something waits in the queue: for the device, or of what was received for its owner. turn changes when it is something
+	// else that does. known is false while the queue is at work.
+	Waits() (turn uint64, waits, known bool)
+}
+
 // RxQueue is a receive queue. It belongs to one goroutine.
 type RxQueue interface {
 	// Burst returns up to len(bufs) received frames; each belongs to the caller. A Burst of

@@ -41,6 +41,7 @@ type Loan struct {
 	lent   bool
 	life   *os.File      // the writing end of the borrower's pipe, which tells it of the device's end
 	back   chan struct{} // closed when the borrower has let go of the device
+	eye    sync.WaitGroup
 	chunks map[int]*chunk
 	pieces map[int]*piece
 	next   int
@@ -50,8 +51,13 @@ type Loan struct {
 
 var _ Lender = (*Loan)(nil)
 
-// grace is how long a borrower may take to let go of a device that the kernel wants back.
-const grace = time.Second
+// How long a borrower may take to let go of a device that the kernel wants back, milliseconds as a rule; then how long it may take to be ended; and how long
+// the kernel may be busy with a function that is to be reset.
+const (
+	grace     = 5 * time.Second
+	endTime   = 5 * time.Second
+	resetTime = time.Second
+)
 
 // Lend prepares to lend the device. From then on it is not to be used in any other way, but for Close.
 func (d *Device) Lend(o LoanOptions) (*Loan, error) {
@@ -136,6 +142,8 @@ func (l *Loan) open() (*lentDevice, []*os.File, error) {
 		return nil, nil, errors.Join(os.NewSyscallError("fcntl", err), life.Close(), theirs.Close())
 	}
 	l.lent, l.life, l.back = true, life, make(chan struct{})
+	back := l.back
+	l.eye.Go(func() { l.d.keepWatch(back) })
 	f := &l.d.fn
 	return &lentDevice{
 		Addr: f.Addr.String(), ID: f.ID, BARs: f.BARs, API: l.d.access.API, Group: l.d.access.Group, Line: l.d.line,
@@ -183,6 +191,7 @@ func (l *Loan) drop() {
 	l.bytes, l.lent = 0, false
 	l.life.Close()
 	close(l.back)
+	l.eye.Wait()
 }
 
 // quiesce sees to it that the device does nothing. mu is held.
@@ -221,7 +230,7 @@ func (l *Loan) quiesce(ctx context.Context) error {
 
 // resetSoon is resetAny, again for as long as somebody in the kernel is busy with the function. mu is held.
 func (d *Device) resetSoon(ctx context.Context) error {
-	for patience := time.Now().Add(grace); ; time.Sleep(10 * time.Millisecond) {
+	for patience := time.Now().Add(resetTime); ; time.Sleep(10 * time.Millisecond) {
 		err := d.resetAny(ctx)
 		if !errors.Is(err, unix.EAGAIN) || ctx.Err() != nil || time.Now().After(patience) {
 			return err
@@ -261,6 +270,30 @@ func (d *Device) watchAgain() error {
 	return nil
 }
 
+// watchTime is how often the kernel is told anew who is to hear of the device's end: a hostile borrower may have told it something else. The kernel asks again
+// and again, so it is heard.
+const watchTime = 2 * time.Second
+
+// keepWatch does that until the device is back.
+func (d *Device) keepWatch(back <-chan struct{}) {
+	t := time.NewTicker(watchTime)
+	defer t.Stop()
+	for {
+		select {
+		case <-back:
+			return
+		case <-d.done:
+			return
+		case <-t.C:
+		}
+		d.mu.Lock()
+		if d.fd >= 0 && d.Err() == nil {
+			_ = d.watchAgain() // of a device that is gone that is told already
+		}
+		d.mu.Unlock()
+	}
+}
+
 // end tells the borrower why the device ends, and waits, as long as is decent, until it has let go of it.
 func (l *Loan) end(why error) {
 	l.mu.Lock()
@@ -281,7 +314,7 @@ func (l *Loan) end(why error) {
 		l.o.Overdue(why)
 		select {
 		case <-back:
-		case <-time.After(grace):
+		case <-time.After(endTime):
 		}
 	}
 }

@@ -89,7 +89,9 @@ func (d *Device) finish(why error) error {
 		for _, w := range d.open {
 			errs = append(errs, w.Close())
 		}
-		close(d.done) // who saw this reads all-ones
+		if d.lent == nil {
+			close(d.done) // who saw this reads all-ones
+		}
 		// The kernel resets the function here, where it can.
 		errs = append(errs, os.NewSyscallError("close", unix.Close(d.fd)))
 		d.fd = -1
@@ -97,7 +99,9 @@ func (d *Device) finish(why error) error {
 			d.phys.Close()
 		}
 		if d.lent != nil {
-			d.lent.leave() // who lent it resets it, and takes the memory away from it
+			// Who lent it resets it, and takes the memory away from it. That comes first: a process whose last device is done may end.
+			d.lent.leave()
+			close(d.done)
 			d.endErr = errors.Join(errs...)
 			return
 		}

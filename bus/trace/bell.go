@@ -117,6 +117,7 @@ func (g *region) bellWrite(parts []part, width uint8, off bus.Off, v uint64) {
 			p.b.configure(p.what, width, v)
 		}
 	}
+	t.done(r)
 	t.mu.Unlock()
 }
 

@@ -15,6 +15,8 @@ type Options struct {
 	Driver    string         // for people: "e1000"
 	Registers []bus.Register // of its driver, may be nil: then there are offsets instead of names
 	Records   int            // how many are kept; 0 means DefaultRecords
+	// Shared, if not nil, gets the last records too, for who outlives this process: see [Recover]. It must have SharedWords.
+	Shared Memory
 	// Died is called once, with the reason, after the link died, and before Close returns; not
 	// where the device is only closed. It must not close the device.
 	Died func(d *Device, err error)
@@ -22,11 +24,11 @@ type Options struct {
 
 // Device is a traced device: a bus.Device that does what the wrapped one does.
 type Device struct {
-	dev  bus.Device
-	o    Options
-	rec  *recorder
-	cfg  *config
-	regs []bus.Register // the driver's, and config space's
+	dev   bus.Device
+	o     Options
+	rec   *recorder
+	cfg   *config
+	names namer
 
 	bells map[int][]*bell // by region
 	mems  []*memory       // what the device may touch; guarded by rec.mu
@@ -45,7 +47,10 @@ func Wrap(dev bus.Device, o Options) *Device {
 		o.Records = DefaultRecords
 	}
 	d := &Device{dev: dev, o: o, rec: newRecorder(o.Records)}
-	d.regs = slices.Concat(o.Registers, configRegisters)
+	if o.Shared != nil && prepareShared(o.Shared) == nil {
+		d.rec.shared = o.Shared
+	}
+	d.names = namer{o.Name, dev.Address(), slices.Concat(o.Registers, configRegisters)}
 	d.bells = findBells(o.Registers)
 	d.cfg = &config{d: d, cfg: dev.Config()}
 	go d.watch()
@@ -106,7 +111,9 @@ func (d *Device) note(fill func(r *Record), k Kind) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	fill(t.slot(k))
+	r := t.slot(k)
+	fill(r)
+	t.done(r)
 }
 
 // Address is bus.Device's.
@@ -175,6 +182,7 @@ func (d *Device) fired(k Kind, mode bus.IRQMode, vector, n uint64) {
 	t.mu.Lock()
 	r := t.slot(k)
 	r.Mode, r.Aux, r.Value = mode, vector, n
+	t.done(r)
 	t.mu.Unlock()
 }
 

@@ -53,6 +53,16 @@ func (e *Entry) SetData(b []byte) { e.failed, e.n = false, uint8(copy(e.data[:],
 // Entries appends a record of this device with its names: one entry, or two, where a doorbell
 // published something.
 func (d *Device) Entries(es []Entry, r *Record) []Entry {
+	return d.names.entries(es, r)
+}
+
+// namer knows what names and words are.
+type namer struct {
+	name, address string
+	regs          []bus.Register // the driver's, and config space's
+}
+
+func (d *namer) entries(es []Entry, r *Record) []Entry {
 	es = append(es, d.entry(r))
 	if r.Kind == Doorbell && r.Count > 0 {
 		p := *r
@@ -67,8 +77,8 @@ func (d *Device) Entries(es []Entry, r *Record) []Entry {
 }
 
 // entry names a record.
-func (d *Device) entry(r *Record) Entry {
-	e := Entry{Record: *r, Device: d.o.Name, Address: d.Address()}
+func (d *namer) entry(r *Record) Entry {
+	e := Entry{Record: *r, Device: d.name, Address: d.address}
 	switch r.Kind {
 	case Read, Write, Doorbell, Publish:
 		reg, i := d.register(r)
@@ -107,7 +117,7 @@ func (d *Device) entry(r *Record) Entry {
 }
 
 // register finds the register of an access, also one in its middle.
-func (d *Device) register(r *Record) (*bus.Register, int) {
+func (d *namer) register(r *Record) (*bus.Register, int) {
 	var near *bus.Register
 	at := 0
 	for k := range d.regs {

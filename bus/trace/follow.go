@@ -103,7 +103,7 @@ func (f *follower) read(buf []Record) (busy bool) {
 			if n > 0 {
 				r.Seq, r.Time = buf[0].Seq, buf[0].Time
 			}
-			f.held = append(f.held, f.d.entry(&r))
+			f.held = append(f.held, f.d.names.entry(&r))
 		}
 		for i := range n {
 			f.held = f.d.entries(f.held, &buf[i], &f.last)

@@ -25,6 +25,7 @@ func (g *region) note(k Kind, width uint8, off bus.Off, v uint64) {
 	t.mu.Lock()
 	r := t.slot(k)
 	r.Region, r.Width, r.Off, r.Value = g.index, width, off, v
+	t.done(r)
 	t.mu.Unlock()
 }
 
@@ -111,6 +112,7 @@ func (c *config) note(k Kind, width uint8, off bus.Off, v uint64) {
 	t.mu.Lock()
 	r := t.slot(k)
 	r.Region, r.Width, r.Off, r.Value = ConfigSpace, width, off, v
+	t.done(r)
 	t.mu.Unlock()
 }
 

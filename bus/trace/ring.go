@@ -13,7 +13,8 @@ const DefaultRecords = 4096
 // recorder is a ring of records with one lock, which also guards what doorbells and DMA memory
 // need. Taking it costs less than making each word of a record atomic.
 type recorder struct {
-	on atomic.Bool
+	on     atomic.Bool
+	shared Memory // nil: there is none. What it was given stays; records are put into it with mu held
 
 	mu     sync.Mutex
 	ring   []Record        // a power of two
@@ -47,6 +48,13 @@ func (t *recorder) slotAt(k Kind, now int64) *Record {
 		t.wake()
 	}
 	return r
+}
+
+// done ends what slot began.
+func (t *recorder) done(r *Record) {
+	if t.shared != nil {
+		t.share(r)
+	}
 }
 
 // wake tells the readers that wait. Called with mu held.

@@ -94,6 +94,7 @@ type nic struct {
 	deafUntil atomic.Int64 // chip.quirk: when the receiver listens, Unix nanoseconds
 
 	irq      causes
+	ivar     uint32 // of MSI-X: which vector a cause fires, guarded by confMu
 	mod      moderation
 	napi     atomic.Pointer[netdev.NAPI]
 	handlers []*bus.Handler

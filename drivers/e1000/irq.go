@@ -92,7 +92,8 @@ func (n *nic) programMSIX() {
 	}
 	w(regIAM, uint32(queues))
 	w(regEIAC, uint32(queues))
-	w(regIVAR, uint32(vectors))
+	n.ivar = uint32(vectors)
+	w(regIVAR, n.ivar)
 	w(regEITR(n.vecOther()), 0)
 }
 

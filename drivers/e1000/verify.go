@@ -29,14 +29,31 @@ func (n *nic) verify() error {
 	for q := range n.queues {
 		rx, tx := &n.rx[q], &n.tx[q]
 		want(fmt.Sprintf("RDBAL%d", q), r.Read32(regRDBAL(q)), uint32(rx.mem.IOVA))
+		want(fmt.Sprintf("RDBAH%d", q), r.Read32(regRDBAH(q)), uint32(rx.mem.IOVA>>32))
 		want(fmt.Sprintf("RDLEN%d", q), r.Read32(regRDLEN(q)), uint32(len(rx.ring)))
+		rx.mu.Lock() // whoever refills writes RDT under it
+		want(fmt.Sprintf("RDT%d", q), r.Read32(regRDT(q)), rx.at(rx.c.tail))
+		rx.mu.Unlock()
 		want(fmt.Sprintf("TDBAL%d", q), r.Read32(regTDBAL(q)), uint32(tx.mem.IOVA))
+		want(fmt.Sprintf("TDBAH%d", q), r.Read32(regTDBAH(q)), uint32(tx.mem.IOVA>>32))
 		want(fmt.Sprintf("TDLEN%d", q), r.Read32(regTDLEN(q)), uint32(len(tx.ring)))
 	}
 	want("RAL[0]", r.Read32(regRAL(0)), binary.LittleEndian.Uint32(n.mac[0:4]))
 	want("RAH[0]", r.Read32(regRAH(0))&(rahAV|0xffff), rahAV|uint32(binary.LittleEndian.Uint16(n.mac[4:6])))
-	if c := pci.Command(n.dev.Config().Read16(pci.CfgCommand)); c&pci.CmdMaster == 0 && seen == "" {
-		seen = fmt.Sprintf("Command=%#x, want bus mastering", uint16(c))
+	if n.chip.pcie {
+		format, queues := uint32(0), uint32(0)
+		if n.queues > 1 {
+			format, queues = rfctlEXTEN, uint32(mrqcRSS)
+		}
+		want("RFCTL.EXTEN", r.Read32(regRFCTL)&rfctlEXTEN, format)
+		want("MRQC", r.Read32(regMRQC)&uint32(mrqcRSS), queues)
+	}
+	if n.irq.mode == bus.MSIX {
+		want("IVAR", r.Read32(regIVAR), n.ivar)
+	}
+	const all = 0xffff // config space is gone
+	if c := n.dev.Config().Read16(pci.CfgCommand); (pci.Command(c)&pci.CmdMaster == 0 || c == all) && seen == "" {
+		seen = fmt.Sprintf("Command=%#x, want bus mastering", c)
 	}
 	if seen == "" {
 		return nil

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/fault"
 )
 
@@ -38,15 +39,16 @@ type Outcome struct {
 	Why      string  `json:"why,omitempty"`
 	Number   int     `json:"number"` // in the campaign
 
+	late     bool // failed by a time limit, as on a machine that has too much to do
+	repeated bool // made once more for that reason, and well then
 	log      []fault.Access
 	outcomes []fault.Outcome
 }
 
 // Times. None decides the verdict of a driver that is well.
 const (
-	afterFault = 50 * time.Millisecond // how long a driver that waits for a device that lies may go on
-	wholeLife  = 60 * time.Second
-	hangTime   = 60 * time.Second // how long a run may go on once its context ended
+	wholeLife = 60 * time.Second
+	hangTime  = 60 * time.Second // how long a run may go on once its context ended
 )
 
 // label marks the goroutines of a run.
@@ -107,7 +109,7 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 		}()
 	}
 	plan := fault.Plan{Faults: faults, Registers: s.Registers, Reset: r.selfReset}
-	plan.OnHit = func(fault.Fault, fault.Access) { expire.Reset(afterFault) }
+	plan.OnHit = func(fault.Fault, fault.Access) { expire.Reset(b.afterFault()) }
 	dev := fault.Wrap(r.dev, plan)
 	err, died := guard(func() error { return r.live(ctx, dev) })
 	held := dev.Held()
@@ -126,22 +128,47 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 	ctx, cancel := awhile(ctx, wholeLife)
 	defer cancel()
 	expire.Stop()
+	for _, pause := range anew {
+		time.Sleep(pause)
+		was := *o
+		if o.again(ctx, r); o.Verdict != Failed || o.Class != "not recovered" {
+			return
+		}
+		if pause != anew[len(anew)-1] {
+			*o = was
+		}
+	}
+}
+
+// anew is when a driver is started anew, and again where that fails, as the supervisor does: a device may be at work on what the one before began.
+var anew = []time.Duration{0, 100 * time.Millisecond, 500 * time.Millisecond}
+
+// again is the life after the fault.
+func (o *Outcome) again(ctx context.Context, r *rig) {
 	if err := r.reset(ctx); err != nil {
 		o.fail("reset", "resetting the device after %s: %v", o.Verdict, err)
 		return
 	}
 	next := fault.Wrap(r.dev, fault.Plan{})
-	err, died = guard(func() error { return r.live(ctx, next) })
-	held = next.Held()
+	err, died := guard(func() error { return r.live(ctx, next) })
+	held := next.Held()
 	e := next.Release()
 	switch {
 	case died != "":
 		o.fail("panic anew", "the driver anew: %s", died)
 	case err != nil || e != nil:
+		o.late = lateError(err)
 		o.fail("not recovered", "%s (%s), and the driver anew: %v", o.Verdict, o.Why, errors.Join(err, e))
 	case len(held) > 0:
 		o.fail("leak", "the driver anew left %s", strings.Join(held, ", "))
 	}
+}
+
+// lateError says whether an error is that something did not come in time.
+func lateError(err error) bool {
+	var away lostError
+	var mute silentError
+	return errors.Is(err, bus.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &away) || errors.As(err, &mute)
 }
 
 // guard calls f, and tells of its panic.
@@ -156,8 +183,8 @@ func guard(f func() error) (err error, died string) {
 
 // judge says what the first life was.
 func (o *Outcome) judge(err error, died string, held []string) {
-	made := func(k fault.Kind) bool {
-		return slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool { return x.Made && x.Fault.Kind == k })
+	only := func(k fault.Kind) bool {
+		return !slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool { return x.Made && x.Fault.Kind != k })
 	}
 	any := slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool { return x.Made })
 	denied := slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool {
@@ -175,12 +202,13 @@ func (o *Outcome) judge(err error, died string, held []string) {
 	case errors.As(err, &other):
 		o.fail("beside", "%v", err)
 	case !any && err != nil:
+		o.late = lateError(err)
 		o.fail("no fault", "no fault was made, but: %v", err)
 	case !any:
 		o.Verdict = NotMade
 	case err == nil:
 		o.Verdict = Harmless
-	case errors.As(err, &bad) && made(fault.Gone):
+	case errors.As(err, &bad) && only(fault.Gone):
 		o.fail("unnoticed", "a dead link was not noticed: %v", err)
 	case errors.As(err, &bad):
 		class, _, _ := strings.Cut(bad.Error(), ":")

@@ -24,6 +24,7 @@ type Result struct {
 	Runs    int      `json:"runs"`
 	Seconds float64  `json:"seconds"` // of all slices together
 	Beside  int      `json:"beside"`  // rounds of the driver beside
+	Again   int      `json:"again"`   // runs that were made once more, since a time limit had failed them
 	// Counts are runs by scenario, kind and verdict.
 	Counts map[string]map[string]map[Verdict]int `json:"counts"`
 	// Classes are runs by verdict, class and kind, with one of each that can be repeated.
@@ -53,6 +54,9 @@ func newResult(o Options) *Result {
 
 func (r *Result) add(o Outcome) {
 	r.Runs++
+	if o.repeated {
+		r.Again++
+	}
 	by := r.Counts[o.Scenario]
 	if by == nil {
 		by = map[string]map[Verdict]int{}
@@ -122,6 +126,7 @@ func Sum(parts ...*Result) (*Result, error) {
 		sum.Runs += p.Runs
 		sum.Seconds += p.Seconds
 		sum.Beside += p.Beside
+		sum.Again += p.Again
 		sum.Failures = append(sum.Failures, p.Failures...)
 		sum.Others = append(sum.Others, p.Others...)
 		for s, kinds := range p.Counts {
@@ -228,8 +233,8 @@ func (r *Result) WriteText(to io.Writer) error {
 		return err
 	}
 	made := r.Made()
-	fmt.Fprintf(to, "\nseed %d, slices %s, %s: %d runs in %.0f s, faults made in %d; recovered or unharmed %s, failed %d; the driver beside made %d rounds\n",
-		r.Seed, strings.Join(r.Slices, " "), r.Backend, r.Runs, r.Seconds, made, percent(made-all[Failed]-all[Silent], made), all[Failed]+len(r.Others), r.Beside)
+	fmt.Fprintf(to, "\nseed %d, slices %s, %s: %d runs in %.0f s, faults made in %d; recovered or unharmed %s, failed %d; the driver beside made %d rounds; %d runs made again for a time limit\n",
+		r.Seed, strings.Join(r.Slices, " "), r.Backend, r.Runs, r.Seconds, made, percent(made-all[Failed]-all[Silent], made), all[Failed]+len(r.Others), r.Beside, r.Again)
 	r.writeClasses(to)
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -70,6 +71,20 @@ func liveTPM(ctx context.Context, dev bus.Device, driver *pci.Driver) error {
 		return b.Err
 	}
 	chip := b.Instance.(tpmdd.Instance).Chip()
+	// Whoever asked loses patience some time after the fault, and cancels; without that a command that was lost is waited for as long as a TPM may
+	// take, minutes.
+	over := make(chan struct{})
+	defer close(over)
+	defer context.AfterFunc(ctx, func() {
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(3 * time.Second):
+				chip.Cancel()
+			}
+		}
+	})()
 	return errors.Join(func() error {
 		if _, err := tpmdd.Ask(ctx, chip, "getting random bytes", tpmdd.GetRandom(tpmdd.TPM20, 32)); err != nil {
 			return err

@@ -37,6 +37,12 @@ type EventHandler interface {
 	EventFrom(c *Conn, m Method, body []byte, files []*os.File) error
 }
 
+// SentHandler is a Handler that wants its replies back when they have been sent, or could not be: one may have been a key.
+type SentHandler interface {
+	Handler
+	Sent(m Method, reply []byte)
+}
+
 // Mux gives each call to the handler of its method's high byte. One that is nobody's is answered with ENOSYS; such an event ends the connection.
 type Mux map[uint8]Handler
 
@@ -66,6 +72,13 @@ func (x Mux) EventFrom(c *Conn, m Method, body []byte, files []*os.File) error {
 		return h.EventFrom(c, m, body, files)
 	}
 	return h.Event(m, body, files)
+}
+
+// Sent implements [SentHandler].
+func (x Mux) Sent(m Method, reply []byte) {
+	if s, ok := x[uint8(m>>8)].(SentHandler); ok {
+		s.Sent(m, reply)
+	}
 }
 
 // Options bound a connection. The zero value has the bounds below.
@@ -135,6 +148,7 @@ type Conn struct {
 	wg     sync.WaitGroup
 
 	sending sync.Mutex
+	pace    pace // of the goroutine that reads
 
 	mu    sync.Mutex
 	next  uint64
@@ -200,6 +214,7 @@ func New(c *net.UnixConn, h Handler, o Options) *Conn {
 	}
 	l := &Conn{c: c, h: h, o: o, done: make(chan struct{}), calls: map[uint64]*pending{}, open: map[uint64]context.CancelFunc{}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.pace = pace{rate: o.Rate, left: o.Rate, since: time.Now()}
 	go l.read()
 	return l
 }
@@ -276,7 +291,7 @@ func (l *Conn) call(ctx context.Context, m Method, body []byte, part func([]byte
 	l.mu.Unlock()
 	if err := l.send(header{kind: kindCall, method: m, id: id}, body, files); err != nil {
 		l.forget(id)
-		if errors.Is(err, syscall.EMSGSIZE) {
+		if l.Err() == nil { // it is the message
 			return nil, nil, err
 		}
 		return nil, nil, fmt.Errorf("%w: %w: %w", ErrUnsent, ErrEnded, err)
@@ -343,13 +358,9 @@ func (l *Conn) send(h header, body []byte, files []*os.File) error {
 			buffers.Put(pooled)
 		}
 	}()
-	var oob []byte
-	if len(files) > 0 {
-		fds := make([]int, len(files))
-		for i, f := range files {
-			fds[i] = int(f.Fd())
-		}
-		oob = unix.UnixRights(fds...)
+	oob, err := rights(files)
+	if err != nil {
+		return fmt.Errorf("%s: %w", l.o.Name, err)
 	}
 	l.sending.Lock()
 	defer l.sending.Unlock()
@@ -357,10 +368,11 @@ func (l *Conn) send(h header, body []byte, files []*os.File) error {
 		return err
 	}
 	_ = l.c.SetWriteDeadline(time.Now().Add(l.o.SendWait))
-	n, err := len(b), error(nil)
-	if oob == nil {
-		_, err = l.c.Write(b)
-	} else if n, _, err = l.c.WriteMsgUnix(b, oob, nil); err == nil && n < len(b) {
+	n := 0
+	if oob != nil {
+		n, _, err = l.c.WriteMsgUnix(b, oob, nil)
+	}
+	if err == nil && n < len(b) {
 		_, err = l.c.Write(b[n:])
 	}
 	if err != nil {
@@ -372,6 +384,24 @@ func (l *Conn) send(h header, body []byte, files []*os.File) error {
 		return l.Err()
 	}
 	return nil
+}
+
+// rights is the control message that passes files; nil for none. Nothing is changed of them: File.Fd would make some block.
+func rights(files []*os.File) ([]byte, error) {
+	if len(files) == 0 {
+		return nil, nil
+	}
+	fds := make([]int, len(files))
+	for i, f := range files {
+		c, err := f.SyscallConn()
+		if err == nil {
+			err = c.Control(func(fd uintptr) { fds[i] = int(fd) })
+		}
+		if err != nil {
+			return nil, fmt.Errorf("passing a descriptor: %w (%w)", err, syscall.EBADF)
+		}
+	}
+	return unix.UnixRights(fds...), nil
 }
 
 // read takes frames until the connection ends.
@@ -404,7 +434,6 @@ func (l *Conn) frames() error {
 	buf := make([]byte, readSize)
 	lo, hi := 0, 0 // of what was read and not handled yet
 	oob := make([]byte, unix.CmsgSpace(4*253))
-	pace := pace{rate: l.o.Rate, left: l.o.Rate, since: time.Now()}
 	var queue []*os.File
 	defer func() { closeAll(queue) }()
 	for {
@@ -426,7 +455,7 @@ func (l *Conn) frames() error {
 			clear(buf[lo : lo+n])
 			lo += n
 			if h.kind == kindCall || h.kind == kindEvent || h.kind == kindCancel {
-				if wait := pace.take(1 + len(body)>>12); wait > 0 && !l.rest(wait, &pace) {
+				if !l.Charge(1 + len(body)>>12) {
 					closeAll(files)
 					return net.ErrClosed
 				}
@@ -493,11 +522,16 @@ func (p *pace) take(n int) time.Duration {
 	return time.Duration(float64(-p.left) / float64(p.rate) * float64(time.Second))
 }
 
-// rest waits, and says whether the connection is there afterwards.
-func (l *Conn) rest(wait time.Duration, p *pace) bool {
-	if !p.told {
-		p.told = true
-		l.o.Log.Warn(fmt.Sprintf("%s: it floods: more than %d calls and events in a second; they are slowed down", l.o.Name, p.rate))
+// Charge counts n more calls or events than came, for an event that is as much work, and waits as long as the other side must (Options.Rate). It is
+// for an Event, on the goroutine that reads. It says whether the connection is there afterwards.
+func (l *Conn) Charge(n int) bool {
+	wait := l.pace.take(n)
+	if wait <= 0 {
+		return true
+	}
+	if !l.pace.told {
+		l.pace.told = true
+		l.o.Log.Warn(fmt.Sprintf("%s: it floods: more than %d calls and events in a second; they are slowed down", l.o.Name, l.o.Rate))
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -614,11 +648,14 @@ func (l *Conn) called(h header, body []byte, files []*os.File) error {
 			closeAll(pass)
 			r.kind, reply, pass = kindError, errorBody(err), nil
 		}
-		if e := l.send(r, reply, pass); errors.Is(e, syscall.EMSGSIZE) {
+		if e := l.send(r, reply, pass); e != nil && l.Err() == nil { // it is the message
 			r.kind = kindError
 			_ = l.send(r, errorBody(e), nil)
 		}
 		closeAll(pass)
+		if s, ok := l.h.(SentHandler); ok && r.kind == kindReply {
+			s.Sent(h.method, reply)
+		}
 	}()
 	return nil
 }

@@ -301,6 +301,13 @@ func (e *Export) Call(ctx context.Context, m link.Method, body []byte, files []*
 	return reply, nil, err
 }
 
+// Sent implements [link.SentHandler]: what a device gave may be a key.
+func (e *Export) Sent(m link.Method, reply []byte) {
+	if m == methodRead {
+		clear(reply)
+	}
+}
+
 // errStale is the answer about a file or a stream that is not there (any more).
 var errStale = fmt.Errorf("tree: no such file: %w", syscall.ESTALE)
 

@@ -264,3 +264,34 @@ func TestStreamBlocked(t *testing.T) {
 		t.Errorf("a read under which its worker died: %v, want EIO", err)
 	}
 }
+
+// TestExchange has the next worker's file look another way, or be something else, under a program that has it open.
+func TestExchange(t *testing.T) {
+	m := mount(t)
+	f, err := os.Open(m.dir + "/proc/net/varies")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for i, c := range []struct{ look, open string }{
+		{"444 0 regular empty file\none\n", "one\n"},
+		{"644 4096 regular file\ntwo\n", "two\n"},
+		{"777 10 symbolic link\n3\n", "no such device"},
+		{"555 0 directory\nfour\n", "no such device"},
+		{"700 0 directory\nfive\n", "no such device"},
+		{"stat: cannot statx '" + m.dir + "/proc/net/varies': No such file or directory\n", "no such device"},
+	} {
+		if i > 0 {
+			m.ask("kill", "ok")
+			m.ask("spawn", "<nil>")
+		}
+		if got := m.sh("cd $D/proc/net; stat -c '%a %s %F' $D/proc/net/varies && cat $D/proc/net/varies/in 2>/dev/null || cat $D/proc/net/varies 2>/dev/null; true"); got != c.look {
+			t.Errorf("of worker %d a program sees %q, want %q", i+1, got, c.look)
+		}
+		b := make([]byte, 10)
+		n, err := f.ReadAt(b, 0)
+		if got := string(b[:n]); got != c.open && (err == nil || !strings.Contains(err.Error(), c.open)) {
+			t.Errorf("of worker %d a file that is open since the first says %q, %v, want %q", i+1, got, err, c.open)
+		}
+	}
+}

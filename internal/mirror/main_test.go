@@ -83,6 +83,19 @@ func fill(root *node.Dir, generation string) {
 	}})
 	d.Put("start", &node.File{Mode: 0o200, Store: func(ctx context.Context, p []byte) (int, error) { <-ctx.Done(); return len(p), nil }})
 	d.Put("stuck", &node.File{Mode: 0o600, Show: func(*bytes.Buffer) error { select {} }, Store: func(context.Context, []byte) (int, error) { select {} }})
+	switch generation { // what is another thing, or looks another way, in the next worker
+	case "1":
+		d.Put("varies", &node.File{Mode: 0o444, Show: text("one\n")})
+	case "2":
+		d.Put("varies", &node.File{Mode: 0o644, Flavour: node.Sys, Show: text("two\n"), Store: func(_ context.Context, p []byte) (int, error) { return len(p), nil }})
+	case "3":
+		d.Put("varies", &node.Link{Target: "generation"})
+	case "4":
+		d.MkdirAll("varies").Put("in", &node.File{Mode: 0o444, Show: text("four\n")})
+	case "5":
+		d.Put("varies", &node.Dir{Mode: 0o700})
+		d.MkdirAll("varies").Put("in", &node.File{Mode: 0o444, Show: text("five\n")})
+	}
 	root.MkdirAll("dev").Put("echo", &node.File{Mode: 0o600, OneOpen: true, Open: openEcho(generation)})
 }
 

@@ -83,6 +83,9 @@ func (p *Part) Event(m link.Method, _ []byte, files []*os.File) error {
 // EventFrom implements [link.EventHandler].
 func (p *Part) EventFrom(c *link.Conn, m link.Method, body []byte, files []*os.File) error {
 	closeAll(files)
+	if m == eventRecords {
+		return p.records(c, body)
+	}
 	p.t.mu.Lock()
 	defer p.t.mu.Unlock()
 	s, err := p.session(c)
@@ -90,17 +93,6 @@ func (p *Part) EventFrom(c *link.Conn, m link.Method, body []byte, files []*os.F
 		return err
 	}
 	switch m {
-	case eventRecords:
-		for len(body) > 0 {
-			var r record
-			if r, body, err = parseRecord(body); err != nil {
-				return protocol("%w", err)
-			}
-			if err := s.take(&r); err != nil {
-				return err
-			}
-		}
-		return nil
 	case eventWhole:
 		if s.whole {
 			return protocol("the tree is whole a second time")
@@ -116,6 +108,44 @@ func (p *Part) EventFrom(c *link.Conn, m link.Method, body []byte, files []*os.F
 		return nil
 	}
 	return protocol("event %#x", uint16(m))
+}
+
+// recordsAtOnce bounds how long one worker's changes hold up the others'.
+const recordsAtOnce = 256
+
+// records takes an event's records.
+func (p *Part) records(c *link.Conn, body []byte) error {
+	for len(body) > 0 {
+		n, rest, err := p.some(c, body)
+		if err != nil {
+			return err
+		}
+		if body = rest; !c.Charge(n) {
+			return nil // the link's own end says why
+		}
+	}
+	return nil
+}
+
+// some takes the first records, and returns how many.
+func (p *Part) some(c *link.Conn, body []byte) (n int, rest []byte, err error) {
+	p.t.mu.Lock()
+	defer p.t.mu.Unlock()
+	s, err := p.session(c)
+	if err != nil {
+		return 0, nil, err
+	}
+	for n < recordsAtOnce && len(body) > 0 {
+		var r record
+		if r, body, err = parseRecord(body); err != nil {
+			return 0, nil, protocol("%w", err)
+		}
+		if err := s.take(&r); err != nil {
+			return 0, nil, err
+		}
+		n++
+	}
+	return n, body, nil
 }
 
 // session finds what a link's worker told, or begins it. Tree.mu is held.
