@@ -43,7 +43,7 @@ type testSupervisor struct {
 }
 
 // patience is for machines that are busy with something else.
-const testPatience = 60 * time.Second
+const testPatience = 30 * time.Second
 
 func newTestSupervisor(t *testing.T, devices, wires []string, more ...func(*Plan)) *testSupervisor {
 	t.Helper()

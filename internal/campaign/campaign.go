@@ -66,6 +66,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 			o.Parallel = 4
 		}
 	}
+	if o.Backend.single() {
+		o.Parallel = 1
+	}
 	for _, s := range o.Scenarios {
 		if len(s.accesses) == 0 {
 			var err error
@@ -196,6 +199,12 @@ func (c *campaign) make(ctx context.Context, s *Scenario, faults []fault.Fault) 
 		return o
 	}
 	o := once(ctx, s, c.Backend, r, faults, false)
+	if c.Backend.single() {
+		if err := r.close(); err != nil && o.Verdict != Failed {
+			o.fail("leak", "closing the device: %v", err)
+		}
+		return o
+	}
 	if o.Verdict == Failed || r.dev.Err() != nil {
 		go func() { _ = r.close() }() // it may hang, with what hangs
 		return o
