@@ -23,7 +23,7 @@ func (s *supervisor) rules() []mirror.Rule {
 		// A file of this name is one thread's; what is routed last tells whose answer it shows.
 		s.threadRule(),
 		// Each of these is of one device, and what was written is written again harmlessly: the engine that gets it is another one, which has the state of before.
-		{Pattern: "/proc/net/pktgen/*"},
+		{Pattern: "/proc/net/pktgen/*", Store: s.pktgenWrote},
 		{Pattern: "/proc/net/dev", Show: joinNetDev},
 		{Pattern: "/proc/interrupts", Show: joinInterrupts},
 		{Pattern: "/sys/bus/pci/drivers_probe", Store: s.byAddress},
@@ -42,6 +42,16 @@ func (s *supervisor) rules() []mirror.Rule {
 		{Pattern: "/sys/devices/system/node/*", Show: first},
 		{Pattern: "/sys/devices/system/node/*/*", Show: first},
 	}
+}
+
+// pktgenWrote lets a group's worker open the captures that are named to it.
+func (s *supervisor) pktgenWrote(parts []string, p []byte) []string {
+	for _, ch := range s.charges {
+		if slices.Contains(parts, ch.Name) {
+			ch.out.Wrote(p)
+		}
+	}
+	return parts
 }
 
 // firstOf sends what concerns no device to the first group.
@@ -100,7 +110,7 @@ func (s *supervisor) threadRule() mirror.Rule {
 			if ok {
 				return []string{to}
 			}
-			return nil
+			return parts // rem_device_all is meant for all
 		},
 	}
 }

@@ -255,10 +255,13 @@ func (e *entry) store(ctx context.Context, p []byte) (int, error) {
 // choose is whom a write goes to.
 func (e *entry) choose(p []byte) []*seen {
 	parts := *e.users.Load()
-	if len(parts) < 2 || e.rule == nil || e.rule.Store == nil {
+	if len(parts) == 0 || e.rule == nil || e.rule.Store == nil {
 		return parts
 	}
 	chosen := e.rule.Store(names(parts), p)
+	if len(parts) == 1 { // whom else
+		return parts
+	}
 	var some []*seen
 	for _, s := range parts {
 		if slices.Contains(chosen, s.of.part.name) {
