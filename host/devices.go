@@ -36,6 +36,8 @@ type boundDevice struct {
 	net     netdev.Device     // nil if it is none
 	sink    *netdev.Sink      // receives, counts and drops
 	tap     *tap.Bridge       // instead of the sink: a kernel interface
+	share   *netdev.Share     // of its transmit queues, between the TAP and pktgen; nil: who sends has them
+	gen     *netdev.Client    // pktgen's, of share
 	forward *netdev.Forwarder // or what sends its frames out of another device
 
 	tpm      *tpmNode    // nil if it is none

@@ -212,6 +212,7 @@ type heldMachine struct {
 	p        *qemu.Process // nil: not started yet
 	emulator *tpmMachine   // swtpm, without a machine
 	unwatch  func()
+	turn     chan struct{} // taken by who asks the monitor: of a worker's questions one waits for QEMU, the others end with the worker
 	used     bool // some worker has its parts
 	closed   bool
 
@@ -244,7 +245,7 @@ func holdQEMU(c Config, g groupPlan) (outsideBackend, error) {
 		if err != nil {
 			return nil, errors.Join(err, h.Close())
 		}
-		m := &heldMachine{name: group[0].Name, c: c, log: h.log, config: q, group: group, more: make(chan struct{})}
+		m := &heldMachine{name: group[0].Name, c: c, log: h.log, config: q, group: group, turn: make(chan struct{}, 1), more: make(chan struct{})}
 		if qemu.IsTPM(group[0].Device) {
 			m.tpm = &group[0]
 			h.plan.tpmOf(&m.config, group[0])
@@ -404,14 +405,20 @@ func (h *heldQEMU) running(name string) (*heldMachine, *qemu.Process, error) {
 }
 
 // execute answers outsideExecute.
-func (h *heldQEMU) execute(_ context.Context, body []byte, _ []*os.File) (any, []*os.File, error) {
+func (h *heldQEMU) execute(ctx context.Context, body []byte, _ []*os.File) (any, []*os.File, error) {
 	var a qemuExecute
 	if err := asked(body, &a); err != nil {
 		return nil, nil, err
 	}
-	_, p, err := h.running(a.Machine)
+	m, p, err := h.running(a.Machine)
 	if err != nil {
 		return nil, nil, err
+	}
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
 	}
 	r, err := p.Execute(a.Command, a.Args)
 	return r, nil, err

@@ -91,7 +91,8 @@ func (ch *charge) reportText(w *worker, cause, hardware error) string {
 	ch.mu.Lock()
 	d := ch.deaths
 	infos := slices.Clone(ch.infos)
-	counters := ch.ledger.Snapshot()
+	book := ch.ledger
+	counters := book.Snapshot()
 	ch.mu.Unlock()
 	fmt.Fprintf(&b, "ring3: a driver died\n\ngroup    %s\ncause    %s\ntime     %s\ndeath    %d of this group, %d in a row before its devices had worked for %v\n",
 		ch.Name, printable(cause.Error()), d.at.Format(time.RFC3339Nano), d.count, d.early, workedTime)
@@ -129,6 +130,11 @@ func (ch *charge) reportText(w *worker, cause, hardware error) string {
 					fmt.Fprintf(&lines, "%-16s %s\n", name, v.Registers[name])
 				}
 				section(v.Name+": registers, as seen last", lines.String())
+			}
+		}
+		for _, v := range infos {
+			if report == nil || !slices.ContainsFunc(report.Devices, func(o deviceReport) bool { return o.Name == v.Name && len(o.Accesses) > 0 }) {
+				section(fmt.Sprintf("%s (%s at %s, driver %s): last accesses", v.Name, v.Backend, v.Address, v.Driver), strings.Join(lastAccesses(book, v, ch.s.c.Drivers, reportAccesses), "\n"))
 			}
 		}
 		section("what it wrote to stderr", string(w.p.Stderr()))

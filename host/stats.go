@@ -64,6 +64,9 @@ func (s *System) Figures() *figures.Snapshot {
 		}
 		d.Model = b.net.Info().Model
 		d.Net = &figures.Net{Statistics: b.net.Stats()}
+		if b.share != nil {
+			d.Net.Share = b.share.Figures()
+		}
 		if l := b.net.Link(); l.Up && d.Up {
 			d.Net.Link, d.Net.Speed, d.Net.FullDuplex = true, l.Speed, l.FullDuplex
 		}

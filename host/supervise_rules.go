@@ -16,24 +16,26 @@ import (
 
 // rules are for the files that more than one worker may have.
 func (s *supervisor) rules() []mirror.Rule {
-	first := func(_ []string, texts [][]byte) []byte { return texts[0] }
+	first := mirror.First
 	drivers, ports := "/sys/bus/pci/drivers/*/", "/sys/bus/pci_express/drivers/*/"
-	return []mirror.Rule{
+	rules := []mirror.Rule{
 		{Pattern: "/proc/net/pktgen/pgctrl", Show: first, Again: true},
 		// A file of this name is one thread's; what is routed last tells whose answer it shows.
 		s.threadRule(),
-		// Each of these is of one device, and what was written is written again harmlessly: the engine that gets it is another one, which has the state of before.
-		{Pattern: "/proc/net/pktgen/*", Store: s.pktgenWrote},
 		{Pattern: "/proc/net/dev", Show: joinNetDev},
 		{Pattern: "/proc/interrupts", Show: joinInterrupts},
+		{Pattern: "/sys/bus/pci/rescan"},
 		{Pattern: "/sys/bus/pci/drivers_probe", Store: s.byAddress},
 		{Pattern: "/sys/bus/pci/drivers_autoprobe", Show: first},
 		{Pattern: "/sys/bus/pci/uevent", Store: s.firstOf},
 		{Pattern: drivers + "bind", Store: s.byAddress},
 		{Pattern: drivers + "unbind", Store: s.byAddress},
 		{Pattern: drivers + "uevent", Store: s.firstOf},
+		{Pattern: drivers + "new_id"},
+		{Pattern: drivers + "remove_id"},
 		{Pattern: "/sys/bus/pci_express/drivers_probe", Store: s.byAddress},
 		{Pattern: "/sys/bus/pci_express/drivers_autoprobe", Show: first},
+		{Pattern: "/sys/bus/pci_express/uevent", Store: s.firstOf},
 		{Pattern: ports + "bind", Store: s.byAddress},
 		{Pattern: ports + "unbind", Store: s.byAddress},
 		{Pattern: ports + "uevent", Store: s.firstOf},
@@ -42,9 +44,13 @@ func (s *supervisor) rules() []mirror.Rule {
 		{Pattern: "/sys/devices/system/node/*", Show: first},
 		{Pattern: "/sys/devices/system/node/*/*", Show: first},
 	}
+	for _, d := range s.c.Plan.Devices {
+		rules = append(rules, s.generatorRules(d.Name)...)
+	}
+	return append(rules, mirror.Rule{Pattern: "/proc/net/pktgen/*", Store: s.pktgenWrote}) // of what is plugged in
 }
 
-// pktgenWrote lets a group's worker open the captures that are named to it.
+// pktgenWrote lets groups' workers open the captures that are named to them.
 func (s *supervisor) pktgenWrote(parts []string, p []byte) []string {
 	for _, ch := range s.charges {
 		if slices.Contains(parts, ch.Name) {
@@ -52,6 +58,29 @@ func (s *supervisor) pktgenWrote(parts []string, p []byte) []string {
 		}
 	}
 	return parts
+}
+
+// generatorRules are for pktgen's files of a device, which are its group's alone, whatever another worker has of that name.
+func (s *supervisor) generatorRules(device string) (rules []mirror.Rule) {
+	owner := func(parts []string) int {
+		if ch := s.chargeOf(device); ch != nil {
+			return max(0, slices.Index(parts, ch.Name))
+		}
+		return 0
+	}
+	show := func(parts []string, texts [][]byte) []byte { return texts[owner(parts)] }
+	store := func(parts []string, p []byte) []string {
+		// A capture that is to be replayed is opened by its name, which is the user's to say.
+		if ch := s.chargeOf(device); ch != nil {
+			ch.out.Wrote(p)
+		}
+		i := owner(parts)
+		return parts[i : i+1]
+	}
+	for _, pattern := range []string{"", ".rx", "@*"} {
+		rules = append(rules, mirror.Rule{Pattern: "/proc/net/pktgen/" + device + pattern, Show: show, Store: store})
+	}
+	return rules
 }
 
 // firstOf sends what concerns no device to the first group.

@@ -159,6 +159,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if err := s.realTime(); err != nil {
 		return err
 	}
+	s.tracing.ledger = c.Ledger
 	if err := s.tracing.open(ctx, s.plan.Trace, s.log, c.Stderr, s.outside); err != nil {
 		return err
 	}
@@ -328,7 +329,7 @@ func (s *System) lookup(name string) (netdev.Device, error) {
 		if err := b.busy(); err != nil {
 			return nil, fmt.Errorf("pktgen: %w", err)
 		}
-		return b.net, nil
+		return b.sender(), nil
 	}
 	if s.lo != nil && name == loopbackName {
 		return s.lo, nil

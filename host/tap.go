@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -12,13 +13,14 @@ import (
 )
 
 // TapSpec makes a network device a kernel interface, as the user writes it:
-// NAME[=IFNAME][,offload=off][,gro=off][,up=on][,pktgen_drop=on]. Without IFNAME the interface is called as the device.
+// NAME[=IFNAME][,offload=off][,gro=off][,up=on][,pktgen_drop=on][,share=N]. Without IFNAME the interface is called as the device.
 type TapSpec struct {
 	Device    string
 	Interface string
 	NoOffload bool // offload=off: the kernel computes checksums and segments by itself
 	NoGRO     bool // gro=off: received segments are not joined
 	Up        bool // up=on: the interface is brought up
+	Share     int  // share=N: what it may send beside pktgen, which has 1; 0: 1
 	DropGen   bool // pktgen_drop=on: pktgen's frames are counted (NAME.rx), and the kernel does not get them
 }
 
@@ -32,6 +34,9 @@ func (t TapSpec) String() string {
 		if o.on {
 			s += o.text
 		}
+	}
+	if t.Share > 1 {
+		s += ",share=" + strconv.Itoa(t.Share)
 	}
 	return s
 }
@@ -52,8 +57,16 @@ func ParseTap(s string) (TapSpec, error) {
 	}
 	for _, o := range parts[1:] {
 		k, v, _ := strings.Cut(o, "=")
+		if k == "share" {
+			n, err := strconv.Atoi(v)
+			if err != nil || n < 1 || n > netdev.MaxShare {
+				return t, usagef("--tap %q: option %q: want share=1 to share=%d", s, o, netdev.MaxShare)
+			}
+			t.Share = n
+			continue
+		}
 		if v != "on" && v != "off" {
-			return t, usagef("--tap %q: option %q: want offload, gro, up or pktgen_drop, =on or =off", s, o)
+			return t, usagef("--tap %q: option %q: want offload, gro, up or pktgen_drop, =on or =off, or share=N", s, o)
 		}
 		switch on := v == "on"; k {
 		case "offload":
@@ -65,7 +78,7 @@ func ParseTap(s string) (TapSpec, error) {
 		case "pktgen_drop":
 			t.DropGen = on
 		default:
-			return t, usagef("--tap %q: unknown option %q: there is offload, gro, up and pktgen_drop", s, k)
+			return t, usagef("--tap %q: unknown option %q: there is offload, gro, up, pktgen_drop and share", s, k)
 		}
 	}
 	return t, nil
@@ -119,10 +132,15 @@ func (s *System) attach(b *boundDevice, t TapSpec) (err error) {
 	if t.DropGen {
 		c.Drop = pktgen.Generated
 	}
-	b.tap, err = tap.Attach(b.net, c)
+	share, err := netdev.NewShare(b.net)
 	if err != nil {
 		return fmt.Errorf("%s: %w", b.spec.Name, err)
 	}
+	c.Tx = share.Client("tap", max(t.Share, 1)).Tx
+	if b.tap, err = tap.Attach(b.net, c); err != nil {
+		return fmt.Errorf("%s: %w", b.spec.Name, err)
+	}
+	b.share, b.gen = share, share.Client("pktgen", 1)
 	s.log.Info(fmt.Sprintf("%s: kernel interface %s", b.spec.Name, b.tap.Name()))
 	return nil
 }
@@ -132,10 +150,15 @@ func (b *boundDevice) busy() error {
 	if b.forward != nil {
 		return fmt.Errorf("%s is forwarded to and from %s, which takes its queues: %w", b.spec.Name, b.forward.To().Info().Name, unix.EBUSY)
 	}
-	if b.tap == nil {
-		return nil
+	return nil
+}
+
+// sender is the network device as pktgen has it: what it sends shares the queues with a TAP.
+func (b *boundDevice) sender() netdev.Device {
+	if b.gen != nil {
+		return b.gen.Device()
 	}
-	return fmt.Errorf("%s is the kernel interface %s, which has its queues: %w", b.spec.Name, b.tap.Name(), unix.EBUSY)
+	return b.net
 }
 
 // receive starts what takes a device's frames: its TAP, a forwarder, or a sink.

@@ -20,6 +20,7 @@ import (
 	"github.com/ring3dev/ring3/bus/trace"
 	"github.com/ring3dev/ring3/bus/trace/tracefile"
 	"github.com/ring3dev/ring3/internal/crash"
+	"github.com/ring3dev/ring3/internal/ledger"
 	"github.com/ring3dev/ring3/vfio"
 )
 
@@ -68,6 +69,8 @@ type tracing struct {
 	files map[string]*traceFile
 	wg    sync.WaitGroup
 	calm  func() // after it a panic is no crash of a driver
+
+	ledger *ledger.Ledger // where the last records of each device outlive this process; nil: nowhere
 
 	mu      sync.Mutex
 	devices []*trace.Device // guarded by mu
@@ -137,6 +140,7 @@ func (t *tracing) wrap(name string, dev bus.Device, driver *pci.Driver, regs []b
 	if f != nil {
 		o.Records = recordedToFile
 	}
+	o.Shared = flightArea(t.ledger, name)
 	d := trace.Wrap(dev, o)
 	t.mu.Lock()
 	t.devices = append(t.devices, d)

@@ -44,7 +44,7 @@ type upFlags struct {
 func (f *upFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.wires, "wire", nil, "connect two network devices: `A-B[,lossy]`")
 	c.Flags().StringArrayVar(&f.captures, "pcap", nil, "capture a network device's frames: `NAME=FILE`")
-	c.Flags().StringArrayVar(&f.taps, "tap", nil, "make a network device a kernel interface: `NAME[=IFNAME][,offload=off][,gro=off][,up=on][,pktgen_drop=on]`")
+	c.Flags().StringArrayVar(&f.taps, "tap", nil, "make a network device a kernel interface: `NAME[=IFNAME][,offload=off][,gro=off][,up=on][,pktgen_drop=on][,share=N]`")
 	c.Flags().StringArrayVar(&f.forwards, "forward", nil, "send what each of two network devices receives out of the other: `A-B`")
 	c.Flags().StringArrayVar(&f.faults, "fault", nil, faultHelp)
 	c.Flags().StringArrayVar(&f.traces, "trace", nil, "trace a device's registers, interrupts and doorbells: `NAME=FILE`, pcapng (*.pcapng) or text")

@@ -563,3 +563,19 @@ func sofar(text string) (n int) {
 	_, _ = fmt.Sscan(rest, &n)
 	return n
 }
+
+// BenchmarkStore is a write to a file of a worker's, after which what is saved is compared with what was.
+func BenchmarkStore(b *testing.B) {
+	plan, err := ParsePlan([]string{"eth0=sim:e1000e", "eth1=sim:e1000e"}, []string{"eth0-eth1"}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, err := NewSystem(b.Context(), Config{Plan: plan, Drivers: testProgram.Drivers, Changed: func(Saved) {}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	for b.Loop() {
+		s.tell()
+	}
+}

@@ -94,6 +94,14 @@
 //     was written. For the same reason debug 1 makes most later commands fail there, and not here.
 //   - node refuses every number that is none of a node; the kernel looks behind the end of its table.
 //
+// # What outlives the process
+//
+// [Engine.Save] is the state of everything, [Engine.Restore] makes it again in another engine. With Config.Ledger, memory that outlives this process,
+// a run goes on where it was though the process was killed at whatever instruction: before each burst stands there up to which packet it may be sent.
+// What is uncertain counts as sent, so sequence numbers are never sent twice, and `count` is reached. Counters, the time that a run takes, and
+// where fields that vary are go on too (the latter from up to 16 turns before; flows begin anew). What receivers have
+// accounted for goes on as well ([Rx]), so that after the next frame what was received and what was lost is what was sent.
+//
 // # Locks
 //
 // Engine.mu (who has which name) before thread.mu (device list, result) before

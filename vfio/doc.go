@@ -108,6 +108,38 @@
 // [Device.Reset] is the function's reset if it has one, else that of the bus or slot, if this process
 // has all that stands there.
 //
+// # A driver in another process
+//
+// A process that holds a function can lend it to one that drives it, and that may die ([Device.Lend], [Borrow]). What is to outlive the driver stays with
+// the lender: the container or IOAS, the group's file, the DMA memory. The borrower gets the device's file, which has registers, config space and
+// interrupts, and so is as fast as with a device of its own; for DMA memory it asks.
+//
+//	loan, err := d.Lend(vfio.LoanOptions{})           // the lender; loan.Call answers
+//	d, err := vfio.Borrow(ctx, lender, vfio.Options{}) // the borrower: a bus.Device like any other
+//	err = loan.Recall(ctx)                            // the borrower is dead: the next one may come
+//
+// Memory is made by the lender, in files in memory that cannot be made shorter, and mapped from the lender's own addresses: nothing in a request says what or
+// where. Its amount and the number of its pieces are bounded. The lender never looks into it.
+//
+// Recall comes after the borrower's end, not before, and does this: interrupts off, the function's reset, bus mastering off, the memory away from the
+// device, the memory back to the system. A function without a reset (edu is one) is a bus master no more and reaches nothing, but its registers are as
+// they were: the next driver resets it by its own means or not at all. That is said once, in the log. Where the
+// kernel wants the function back the borrower is told, and has five seconds; then LoanOptions.Overdue.
+//
+// What a hostile borrower can do with the device's file, by the kernel's rules:
+//
+//   - VFIO_DEVICE_RESET, VFIO_DEVICE_SET_IRQS, VFIO_DEVICE_IOEVENTFD, power states: of its own function. Interrupts that it leaves are taken off by Recall. Where it
+//     replaces what tells the lender of the function's end (SET_IRQS of the indices 3 and 4) the lender sets that again, every two seconds, and the kernel asks again
+//     every ten: it can keep the kernel waiting for as long.
+//   - VFIO_DEVICE_PCI_HOT_RESET: refused, since it has no group's descriptor; by iommufd it hits the functions of one Space, which are of one IOMMU group.
+//   - VFIO_DEVICE_ATTACH_IOMMUFD_PT and DETACH: among the addresses of the Space's own iommufd, of which there is one. Recall attaches again.
+//   - VFIO_IOMMU_MAP_DMA, IOMMU_IOAS_MAP and their like: refused. They are of the container's or iommufd's descriptor, which it has not.
+//   - Config space: as vfio-pci filters it. BARs, MSI, MSI-X and the reset bits are emulated.
+//   - DMA: to its own memory only, and messages of interrupts to its own vectors, where the IOMMU remaps these (VFIO insists).
+//   - It can make holes in the memory, and fill them again: that costs up to twice LoanOptions.Bytes.
+//
+// Functions without an IOMMU are not lent: nothing would contain them.
+//
 // # Without an IOMMU
 //
 // Options.NoIOMMU opens a function that vfio-pci has in the kernel's no-IOMMU mode
@@ -131,7 +163,7 @@
 // # Concurrency
 //
 // All methods are safe for concurrent use. Locks are taken in this order: a Device's, the one of its
-// config space, its Space's, that of the Space's memory. Unmask waits while the device is being
+// config space, its Space's, that of the Space's memory; a Loan's before its Device's. Unmask waits while the device is being
 // reset.
 //
 // # Limits

@@ -41,6 +41,7 @@ type Loan struct {
 	lent   bool
 	life   *os.File      // the writing end of the borrower's pipe, which tells it of the device's end
 	back   chan struct{} // closed when the borrower has let go of the device
+	eye    sync.WaitGroup
 	chunks map[int]*chunk
 	pieces map[int]*piece
 	next   int
@@ -141,6 +142,8 @@ func (l *Loan) open() (*lentDevice, []*os.File, error) {
 		return nil, nil, errors.Join(os.NewSyscallError("fcntl", err), life.Close(), theirs.Close())
 	}
 	l.lent, l.life, l.back = true, life, make(chan struct{})
+	back := l.back
+	l.eye.Go(func() { l.d.keepWatch(back) })
 	f := &l.d.fn
 	return &lentDevice{
 		Addr: f.Addr.String(), ID: f.ID, BARs: f.BARs, API: l.d.access.API, Group: l.d.access.Group, Line: l.d.line,
@@ -188,6 +191,7 @@ func (l *Loan) drop() {
 	l.bytes, l.lent = 0, false
 	l.life.Close()
 	close(l.back)
+	l.eye.Wait()
 }
 
 // quiesce sees to it that the device does nothing. mu is held.
@@ -264,6 +268,30 @@ func (d *Device) watchAgain() error {
 		}
 	}
 	return nil
+}
+
+// watchTime is how often the kernel is told anew who is to hear of the device's end: a hostile borrower may have told it something else. The kernel asks again
+// and again, so it is heard.
+const watchTime = 2 * time.Second
+
+// keepWatch does that until the device is back.
+func (d *Device) keepWatch(back <-chan struct{}) {
+	t := time.NewTicker(watchTime)
+	defer t.Stop()
+	for {
+		select {
+		case <-back:
+			return
+		case <-d.done:
+			return
+		case <-t.C:
+		}
+		d.mu.Lock()
+		if d.fd >= 0 && d.Err() == nil {
+			_ = d.watchAgain() // of a device that is gone that is told already
+		}
+		d.mu.Unlock()
+	}
 }
 
 // end tells the borrower why the device ends, and waits, as long as is decent, until it has let go of it.

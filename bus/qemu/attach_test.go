@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strconv"
@@ -245,7 +246,13 @@ func TestSandbox(t *testing.T) {
 }
 
 func BenchmarkRecover(b *testing.B) {
-	c := Config{Devices: []DeviceSpec{{Name: "eth0", Model: "e1000e"}, {Name: "eth1", Model: "e1000e"}}, Wires: [][2]string{{"eth0", "eth1"}}}
+	for _, iommu := range []bool{false, true} {
+		b.Run(fmt.Sprintf("iommu=%v", iommu), func(b *testing.B) { recovery(b, iommu) })
+	}
+}
+
+func recovery(b *testing.B, iommu bool) {
+	c := Config{Devices: []DeviceSpec{{Name: "eth0", Model: "e1000e", IOMMU: iommu}, {Name: "eth1", Model: "e1000e", IOMMU: iommu}}, Wires: [][2]string{{"eth0", "eth1"}}}
 	p := launched(b, c)
 	var q, a time.Duration
 	m := attached(b, p, c)

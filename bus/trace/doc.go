@@ -22,6 +22,11 @@
 // Recording begins on; [Device.SetEnabled] turns it off, and an access then costs one branch
 // more than without a trace.
 //
+// # After a death
+//
+// With [Options].Shared the last 256 records are in memory, too, that another process has: who looks after this one reads
+// them there when it was killed at whatever instruction ([Recover]), and names them by the driver's table ([Options.Entries]). It costs some 10 ns a record.
+//
 // # When it is recorded
 //
 // A read is recorded after it was made, a write before, so what the device does at once (its

@@ -29,11 +29,13 @@ func (n *nic) verify() error {
 	for q := range n.queues {
 		rx, tx := &n.rx[q], &n.tx[q]
 		want(fmt.Sprintf("RDBAL%d", q), r.Read32(regRDBAL(q)), uint32(rx.mem.IOVA))
+		want(fmt.Sprintf("RDBAH%d", q), r.Read32(regRDBAH(q)), uint32(rx.mem.IOVA>>32))
 		want(fmt.Sprintf("RDLEN%d", q), r.Read32(regRDLEN(q)), uint32(len(rx.ring)))
 		rx.mu.Lock() // whoever refills writes RDT under it
 		want(fmt.Sprintf("RDT%d", q), r.Read32(regRDT(q)), rx.at(rx.c.tail))
 		rx.mu.Unlock()
 		want(fmt.Sprintf("TDBAL%d", q), r.Read32(regTDBAL(q)), uint32(tx.mem.IOVA))
+		want(fmt.Sprintf("TDBAH%d", q), r.Read32(regTDBAH(q)), uint32(tx.mem.IOVA>>32))
 		want(fmt.Sprintf("TDLEN%d", q), r.Read32(regTDLEN(q)), uint32(len(tx.ring)))
 	}
 	want("RAL[0]", r.Read32(regRAL(0)), binary.LittleEndian.Uint32(n.mac[0:4]))

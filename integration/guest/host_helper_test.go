@@ -19,7 +19,7 @@ import (
 const ring3 = "/usr/bin/ring3"
 
 // upWait is how long ring3 up may take to be ready, or to end.
-const upWait = 30 * time.Second
+const upWait = 3 * time.Minute
 
 // instance is a ring3 up that a test of root's started.
 type instance struct {

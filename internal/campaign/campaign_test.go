@@ -47,3 +47,28 @@ func TestUniverse(t *testing.T) {
 		}
 	}
 }
+
+// TestSlice is a slice of the campaign that anybody can run: `ring3 fault campaign -n 20000 -seed 10`.
+func TestSlice(t *testing.T) {
+	n := 20000
+	if testing.Short() {
+		n = 1000
+	}
+	r, err := Run(t.Context(), Options{Scenarios: Scenarios(), Backend: Backend{Name: "sim"}, N: n, Seed: 10, Failed: func(o Outcome) {
+		t.Errorf("%s: %s\n%s", o.Class, o.Command(Backend{Name: "sim"}), o.Why)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := r.WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(b.String())
+	if r.Runs != n || r.Made() < n*9/10 || r.Beside == 0 {
+		t.Errorf("%d runs of %d, faults in %d, %d rounds beside", r.Runs, n, r.Made(), r.Beside)
+	}
+	if bad := r.Total(Silent); bad*100 > n {
+		t.Errorf("%d of %d runs were silent, want 1 %% at most", bad, n)
+	}
+}

@@ -31,13 +31,13 @@ func e1000Scenarios() []*Scenario {
 		fid := pci.FunctionID{Vendor: 0x8086, Device: c.id}
 		s := &Scenario{
 			Name: c.name, About: c.about + ": brought up, frames both ways, its counters, closed", Driver: "e1000",
-			Registers: e1000.Driver.Registers(fid), Weight: c.weight, backends: bothBackends,
+			Registers: e1000.Driver.Registers(fid), Weight: c.weight, id: 0x8086<<16 | uint32(c.id), backends: allBackends,
 			open: func(ctx context.Context, b Backend) (*rig, error) { return openNIC(ctx, b, c.model, c.options) },
 		}
 		out = append(out, s,
 			&Scenario{
 				Name: c.name + "-bringup", About: c.about + ": brought up and closed", Driver: "e1000",
-				Registers: s.Registers, Short: true, Weight: 1, backends: bothBackends,
+				Registers: s.Registers, Short: true, Weight: 1, id: s.id, backends: allBackends,
 				open: func(ctx context.Context, b Backend) (*rig, error) {
 					r, err := openNIC(ctx, b, c.model, c.options)
 					if err == nil {

@@ -13,7 +13,7 @@ import (
 func eduScenario() *Scenario {
 	return &Scenario{
 		Name: "edu", About: "QEMU's educational device: a factorial, a copy there and back", Driver: "edu",
-		Registers: edu.Driver.Registers(pci.FunctionID{}), Short: true, Weight: 1, backends: bothBackends,
+		Registers: edu.Driver.Registers(pci.FunctionID{}), Short: true, Weight: 1, id: 0x1234_11e8, backends: allBackends,
 		open: func(ctx context.Context, b Backend) (*rig, error) {
 			m, err := start(ctx, b, nil, part{name: "edu0", model: "edu"})
 			if err != nil {

@@ -40,16 +40,15 @@ type Outcome struct {
 	Number   int     `json:"number"` // in the campaign
 
 	late     bool // failed by a time limit, as on a machine that has too much to do
-	again    bool // made once more for that reason, and well then
+	repeated bool // made once more for that reason, and well then
 	log      []fault.Access
 	outcomes []fault.Outcome
 }
 
 // Times. None decides the verdict of a driver that is well.
 const (
-	afterFault = 50 * time.Millisecond // how long a driver that waits for a device that lies may go on
-	wholeLife  = 60 * time.Second
-	hangTime   = 60 * time.Second // how long a run may go on once its context ended
+	wholeLife = 60 * time.Second
+	hangTime  = 60 * time.Second // how long a run may go on once its context ended
 )
 
 // label marks the goroutines of a run.
@@ -110,7 +109,7 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 		}()
 	}
 	plan := fault.Plan{Faults: faults, Registers: s.Registers, Reset: r.selfReset}
-	plan.OnHit = func(fault.Fault, fault.Access) { expire.Reset(afterFault) }
+	plan.OnHit = func(fault.Fault, fault.Access) { expire.Reset(b.afterFault()) }
 	dev := fault.Wrap(r.dev, plan)
 	err, died := guard(func() error { return r.live(ctx, dev) })
 	held := dev.Held()
@@ -129,13 +128,30 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 	ctx, cancel := awhile(ctx, wholeLife)
 	defer cancel()
 	expire.Stop()
+	for _, pause := range anew {
+		time.Sleep(pause)
+		was := *o
+		if o.again(ctx, r); o.Verdict != Failed || o.Class != "not recovered" {
+			return
+		}
+		if pause != anew[len(anew)-1] {
+			*o = was
+		}
+	}
+}
+
+// anew is when a driver is started anew, and again where that fails, as the supervisor does: a device may be at work on what the one before began.
+var anew = []time.Duration{0, 100 * time.Millisecond, 500 * time.Millisecond}
+
+// again is the life after the fault.
+func (o *Outcome) again(ctx context.Context, r *rig) {
 	if err := r.reset(ctx); err != nil {
 		o.fail("reset", "resetting the device after %s: %v", o.Verdict, err)
 		return
 	}
 	next := fault.Wrap(r.dev, fault.Plan{})
-	err, died = guard(func() error { return r.live(ctx, next) })
-	held = next.Held()
+	err, died := guard(func() error { return r.live(ctx, next) })
+	held := next.Held()
 	e := next.Release()
 	switch {
 	case died != "":
@@ -167,8 +183,8 @@ func guard(f func() error) (err error, died string) {
 
 // judge says what the first life was.
 func (o *Outcome) judge(err error, died string, held []string) {
-	made := func(k fault.Kind) bool {
-		return slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool { return x.Made && x.Fault.Kind == k })
+	only := func(k fault.Kind) bool {
+		return !slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool { return x.Made && x.Fault.Kind != k })
 	}
 	any := slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool { return x.Made })
 	denied := slices.ContainsFunc(o.outcomes, func(x fault.Outcome) bool {
@@ -192,7 +208,7 @@ func (o *Outcome) judge(err error, died string, held []string) {
 		o.Verdict = NotMade
 	case err == nil:
 		o.Verdict = Harmless
-	case errors.As(err, &bad) && made(fault.Gone):
+	case errors.As(err, &bad) && only(fault.Gone):
 		o.fail("unnoticed", "a dead link was not noticed: %v", err)
 	case errors.As(err, &bad):
 		class, _, _ := strings.Cut(bad.Error(), ":")

@@ -54,7 +54,7 @@ func newResult(o Options) *Result {
 
 func (r *Result) add(o Outcome) {
 	r.Runs++
-	if o.again {
+	if o.repeated {
 		r.Again++
 	}
 	by := r.Counts[o.Scenario]

@@ -26,6 +26,7 @@ type Scenario struct {
 	// Weight is its share of a campaign, in parts of the sum of all.
 	Weight int
 
+	id       uint32   // of the device, where there are others: vendor, device
 	backends []string // that it can run on
 	open     func(ctx context.Context, b Backend) (*rig, error)
 	accesses []place // of a run without fault: universe.txt
@@ -44,22 +45,33 @@ func (s *Scenario) On(b Backend) bool {
 // Backend is where devices come from.
 type Backend struct {
 	Name   string // "sim", "qemu", "vfio"
-	Device string // of vfio: an address
+	Device string // of vfio: the addresses of the devices, the one that fails first
 	Log    *slog.Logger
 }
 
-// ParseBackend reads sim, qemu or vfio:ADDRESS.
+// ParseBackend reads sim, qemu or vfio:ADDRESS[,ADDRESS].
 func ParseBackend(s string) (Backend, error) {
 	name, device, _ := strings.Cut(s, ":")
 	switch {
 	case (name == "sim" || name == "qemu") && device == "", name == "vfio" && device != "":
 		return Backend{Name: name, Device: device}, nil
 	}
-	return Backend{}, fmt.Errorf("backend %q: want sim, qemu or vfio:ADDRESS", s)
+	return Backend{}, fmt.Errorf("backend %q: want sim, qemu, or vfio:ADDRESS, for a NIC vfio:ADDRESS,ADDRESS of two that are wired", s)
 }
 
 // fresh says whether each run has a device of its own: where one costs nothing.
 func (b Backend) fresh() bool { return b.Name == "sim" }
+
+// single says that there is one device, whose runs come one after the other, each with it opened anew.
+func (b Backend) single() bool { return b.Name == "vfio" }
+
+// afterFault is how long a driver that waits for a device that lies may go on: more where what it waits for takes time.
+func (b Backend) afterFault() time.Duration {
+	if b.fresh() {
+		return 50 * time.Millisecond
+	}
+	return time.Second
+}
 
 // rig is a device that is to fail, and what is around it, which is well.
 type rig struct {
@@ -103,9 +115,13 @@ func Scenarios() []*Scenario {
 
 // Select is those whose name matches; nil matches all.
 func Select(all []*Scenario, re *regexp.Regexp, b Backend) ([]*Scenario, error) {
+	id, err := b.id()
+	if err != nil {
+		return nil, err
+	}
 	var out []*Scenario
 	for _, s := range all {
-		if (re == nil || re.MatchString(s.Name)) && s.On(b) {
+		if (re == nil || re.MatchString(s.Name)) && s.On(b) && (id == 0 || id == s.id) {
 			out = append(out, s)
 		}
 	}
@@ -127,8 +143,11 @@ func Find(name string) (*Scenario, error) {
 	return nil, fmt.Errorf("no scenario is named %q: there are %s", name, strings.Join(names, ", "))
 }
 
-// bothBackends are what most can run on.
-var bothBackends = []string{"sim", "qemu"}
+// Backends that scenarios can run on: those of TPMs not on VFIO, which has none.
+var (
+	bothBackends = []string{"sim", "qemu"}
+	allBackends  = []string{"sim", "qemu", "vfio"}
+)
 
 // machine is what a rig stands on.
 type machine interface {
@@ -147,6 +166,9 @@ func start(ctx context.Context, b Backend, wires [][2]string, parts ...part) (ma
 			c.Devices = append(c.Devices, sim.DeviceSpec{Name: p.name, Model: p.model, Bus: p.under})
 		}
 		return sim.Start(ctx, c)
+	}
+	if b.Name == "vfio" {
+		return openReal(ctx, b, parts)
 	}
 	c := qemu.Config{Wires: wires, Log: b.Log}
 	for _, p := range parts {

@@ -18,7 +18,7 @@ func (c *campaign) shrink(ctx context.Context, s *Scenario, faults []fault.Fault
 			if tries--; tries < 0 || ctx.Err() != nil {
 				return false
 			}
-			if o := once(ctx, s, c.Backend, c.own(ctx, s), fs, false); o.Verdict == Failed && o.Class == found.Class {
+			if o := c.try(ctx, s, fs); o.Verdict == Failed && o.Class == found.Class {
 				o.Number, o.Kind = found.Number, found.Kind
 				found = o
 				return true
@@ -50,17 +50,20 @@ func (c *campaign) shrink(ctx context.Context, s *Scenario, faults []fault.Fault
 	return found
 }
 
-// own is a device for one try, nil where each run makes its own.
-func (c *campaign) own(ctx context.Context, s *Scenario) *rig {
+// try makes one run, on a device of its own.
+func (c *campaign) try(ctx context.Context, s *Scenario, faults []fault.Fault) Outcome {
 	if c.Backend.fresh() {
-		return nil
+		return once(ctx, s, c.Backend, nil, faults, false)
 	}
 	r, err := s.open(ctx, c.Backend)
 	if err != nil {
-		return nil
+		return Outcome{Verdict: NotMade}
 	}
-	context.AfterFunc(ctx, func() { _ = r.close() })
-	return r
+	o := once(ctx, s, c.Backend, r, faults, false)
+	if err := r.close(); err != nil && o.Verdict != Failed {
+		o.fail("leak", "closing the machine: %v", err)
+	}
+	return o
 }
 
 // Command repeats a run.

@@ -43,6 +43,8 @@ type Net struct {
 	Statistics netdev.Stats `json:"statistics"`
 	Rx         *Rate        `json:"rx_rate"`
 	Tx         *Rate        `json:"tx_rate"`
+	// Share is who sends by the device, where several do.
+	Share []netdev.ShareFigures `json:"share,omitempty"`
 }
 
 // Interrupt is a line of /proc/interrupts.

@@ -27,7 +27,7 @@ func (s *Snapshot) Lines() []Line {
 	for _, t := range []struct {
 		words int // columns of words, which come first
 		rows  [][]string
-	}{{3, s.deviceRows()}, {3, s.pktgenRows()}, {1, s.receiverRows()}, {1, s.latencyRows()}} {
+	}{{3, s.deviceRows()}, {2, s.shareRows()}, {3, s.pktgenRows()}, {1, s.receiverRows()}, {1, s.latencyRows()}} {
 		if len(t.rows) < 2 {
 			continue
 		}
@@ -73,6 +73,22 @@ func columns(rows [][]string, words int) []string {
 		out[i] = strings.TrimRight(b.String(), " ")
 	}
 	return out
+}
+
+// shareRows are the clients of devices that several send by.
+func (s *Snapshot) shareRows() [][]string {
+	rows := [][]string{{"SHARED", "CLIENT", "WEIGHT", "FRAMES", "BYTES", "WAITED", "FULL", "CREDITS"}}
+	for i := range s.Devices {
+		d := &s.Devices[i]
+		if d.Net == nil {
+			continue
+		}
+		for _, c := range d.Net.Share {
+			rows = append(rows, []string{Printable(d.Name), Printable(c.Client), fmt.Sprint(c.Weight), fmt.Sprint(c.Frames), fmt.Sprint(c.Bytes),
+				fmt.Sprint(c.Waited), fmt.Sprint(c.Full), fmt.Sprint(c.Credits)})
+		}
+	}
+	return rows
 }
 
 func (s *Snapshot) deviceRows() [][]string {

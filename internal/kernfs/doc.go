@@ -25,7 +25,7 @@
 //   - A signal to a waiting client arrives as an interrupt: the context that Store got
 //     ends. Store decides what that means. One that does not return within a grace time is
 //     left to itself and the client gets EINTR. This holds for Show too, which has no
-//     context.
+//     context (ShowContext has one).
 //   - The process that serves must never touch its own mount: package os would wait for an
 //     answer that only it can give.
 //

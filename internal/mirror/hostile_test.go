@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -250,24 +251,31 @@ func TestSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	f, b := find(t, tr, "f"), find(t, tr, "b")
-	if _, err := f.ReadAll(); !errors.Is(err, syscall.EIO) {
-		t.Errorf("ReadAll() = %v, want EIO after some patience", err)
-	}
-	if _, err := b.ReadAt(make([]byte, 1), 0); !errors.Is(err, syscall.EIO) {
-		t.Errorf("ReadAt() = %v, want EIO after some patience", err)
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := f.Write(ctx, []byte("x")); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Write() = %v, want the end of its context", err)
-	}
 	s, err := find(t, tr, "d").Open(0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Read(ctx, make([]byte, 1), 0); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Read() = %v, want the end of its context", err)
+	var wg sync.WaitGroup
+	for _, c := range []struct {
+		name string
+		call func() (int, error)
+		want error
+	}{
+		{"ReadAll", func() (int, error) { b, err := f.ReadAll(); return len(b), err }, syscall.EIO},
+		{"ReadAt", func() (int, error) { return b.ReadAt(make([]byte, 1), 0) }, syscall.EIO},
+		{"WriteAt", func() (int, error) { return b.WriteAt(make([]byte, 1), 0) }, syscall.EIO},
+		{"Write", func() (int, error) { return f.Write(ctx, []byte("x")) }, context.DeadlineExceeded},
+		{"Read of a stream", func() (int, error) { return s.Read(ctx, make([]byte, 1), 0) }, context.DeadlineExceeded},
+	} {
+		wg.Go(func() {
+			if n, err := c.call(); n != 0 || !errors.Is(err, c.want) {
+				t.Errorf("%s = %d, %v, want %v", c.name, n, err, c.want)
+			}
+		})
 	}
+	wg.Wait()
 	// More calls than are open at a time are refused; each ends with the worker.
 	before := calls.Load()
 	results := make(chan error, maxCalls+50)

@@ -133,7 +133,7 @@ func (t *Tree) join(up *entry, s *seen) *entry {
 			return nil
 		}
 		up.kids[s.name] = e
-	} else if mine := len(e.own) == 1 && e.own[0].of.part == s.of.part; e.own[0].kind != s.kind || !mine && s.kind != kindDir && e.rule == nil {
+	} else if mine := len(e.own) == 1 && e.own[0].of.part == s.of.part; e.own[0].kind != s.kind || !mine && s.kind != kindDir && e.rule == nil && (s.kind != kindLink || e.own[0].kindInfo != s.kindInfo) {
 		if p := s.of.part; !p.hides {
 			p.hides = true
 			t.o.Log.Warn("a worker has what another one had first; it is not shown, nor what else there may be of this kind", "worker", p.name, "path", e.path)

@@ -28,7 +28,9 @@ type Config struct {
 	// Drop says which received frames the kernel is not given; nil: all are. It runs in several goroutines, and must
 	// neither keep nor change a frame.
 	Drop func(b *dma.Buf) bool
-	Log  *slog.Logger
+	// Tx is where frames are sent, by queue, if not into the device's own queues: those of a netdev.Client. nil: the device's own.
+	Tx  func(queue int) netdev.TxQueue
+	Log *slog.Logger
 	// RT puts what carries frames on real-time threads, one for each queue and direction; nil: goroutines.
 	RT *rt.Policy
 	// Lender holds the interface, which outlives the bridge; nil: the bridge does by itself, and Name, Queues and Up are for Hold.

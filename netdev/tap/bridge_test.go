@@ -69,13 +69,13 @@ func up(t testing.TB, name, addr string) {
 	}
 }
 
-// twoSides bridges two devices: x0 here, x1 in another namespace, 10.1.0.1 and .2, fd00:1::1 and ::2.
+// twoSides bridges two devices (c.Tx is of the first): x0 here, x1 in another namespace, 10.1.0.1 and .2, fd00:1::1 and ::2.
 func twoSides(t testing.TB, a, b netdev.Device, c Config) (ba, bb *Bridge, there *netspace.Space) {
 	t.Helper()
 	there = newSpace(t)
 	c.Name = "x0"
 	ba = attachT(t, a, c)
-	c.Name = "x1"
+	c.Name, c.Tx = "x1", nil
 	bb = attachT(t, b, c)
 	if err := netlink.LinkSetNsFd(link(t, "x1"), there.FD()); err != nil {
 		t.Fatal(err)

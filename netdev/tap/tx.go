@@ -43,7 +43,10 @@ type sender struct {
 
 func newSender(b *Bridge, queue int) (*sender, error) {
 	info := b.dev.Info()
-	s := &sender{b: b, q: b.tap.queues[queue], tx: b.dev.Tx(queue), batch: make([]*dma.Buf, 0, burst)}
+	s := &sender{b: b, q: b.tap.queues[queue], batch: make([]*dma.Buf, 0, burst)}
+	if s.tx = b.dev.Tx(queue); b.cfg.Tx != nil {
+		s.tx = b.cfg.Tx(queue)
+	}
 	if s.tx == nil {
 		return nil, fmt.Errorf("tap %s: %s has no transmit queue %d: %w", b.tap.name, info.Name, queue, bus.ErrNotSupported)
 	}

@@ -220,13 +220,19 @@ func (t *transport) read(p []byte) {
 func (t *transport) Wait(d time.Duration) error {
 	var s sts
 	canceled, forgot := false, false
+	var since time.Time // when it was cancelled
 	done := t.waitAnswer(d, func() bool {
 		s = t.status()
 		// Registers of a locality that is not active read as nothing: a TPM that was reset meanwhile has forgotten the command too, and it
 		// would be waited for in vain, for minutes.
 		forgot = s == 0 && t.access()&(accValid|accActive) == accValid
-		// What was aborted is ready for the next command.
-		canceled = t.canceled.Load() && s.has(stsReady)
+		// What was aborted is ready for the next command, or never will be.
+		if canceled = t.canceled.Load(); canceled && !s.has(stsReady) {
+			if since.IsZero() {
+				since = time.Now()
+			}
+			canceled = time.Since(since) > t.timeouts.B
+		}
 		return s.has(stsDataAvail|stsValid) || canceled || forgot
 	})
 	switch {
