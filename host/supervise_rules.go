@@ -46,7 +46,17 @@ func (s *supervisor) rules() []mirror.Rule {
 	for _, d := range s.c.Plan.Devices {
 		rules = append(rules, s.generatorRules(d.Name)...)
 	}
-	return rules
+	return append(rules, mirror.Rule{Pattern: "/proc/net/pktgen/*", Store: s.pktgenWrote}) // of what is plugged in
+}
+
+// pktgenWrote lets groups' workers open the captures that are named to them.
+func (s *supervisor) pktgenWrote(parts []string, p []byte) []string {
+	for _, ch := range s.charges {
+		if slices.Contains(parts, ch.Name) {
+			ch.out.Wrote(p)
+		}
+	}
+	return parts
 }
 
 // generatorRules are for pktgen's files of a device, which are its group's alone, whatever another worker has of that name.
@@ -61,9 +71,7 @@ func (s *supervisor) generatorRules(device string) (rules []mirror.Rule) {
 	store := func(parts []string, p []byte) []string {
 		// A capture that is to be replayed is opened by its name, which is the user's to say.
 		if ch := s.chargeOf(device); ch != nil {
-			if o, ok := ch.out.(interface{ wrote(p []byte) }); ok {
-				o.wrote(p)
-			}
+			ch.out.Wrote(p)
 		}
 		i := owner(parts)
 		return parts[i : i+1]
@@ -130,7 +138,7 @@ func (s *supervisor) threadRule() mirror.Rule {
 			if ok {
 				return []string{to}
 			}
-			return nil
+			return parts // rem_device_all is meant for all
 		},
 	}
 }

@@ -265,6 +265,9 @@ func (e *entry) choose(p []byte) []*seen {
 		return parts
 	}
 	chosen := e.rule.Store(names(parts), p)
+	if len(parts) == 1 { // whom else
+		return parts
+	}
 	var some []*seen
 	for _, s := range parts {
 		if slices.Contains(chosen, s.of.part.name) {
