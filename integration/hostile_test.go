@@ -137,6 +137,9 @@ func TestHostile(t *testing.T) {
 		{"mute", done},
 	} {
 		ok := t.Run(c.what, func(t *testing.T) {
+			if c.what == "half" && os.Getenv("RING3_LONG") == "" {
+				t.Skip("RING3_LONG is not set: like mute, it takes the 10 s that a worker has to end")
+			}
 			program := filepath.Join(dir, "hostile-"+c.what)
 			if err := os.Link(hostile, program); err != nil {
 				t.Fatal(err)

@@ -185,7 +185,11 @@ var attacks = map[string]func(h *hostile){
 	"tree-event": func(h *hostile) { _ = h.c.Send(0x0101, []byte(strings.Repeat("\xff", 1000))) },
 	"state":      func(h *hostile) { _ = h.c.Send(lifeState, []byte(`{"version":`)) },
 	"report":     func(h *hostile) { _ = h.c.Send(lifeReport, []byte(`[`)) },
-	"hello":      func(h *hostile) { _ = h.send(lifeHello, map[string]any{"wire": 1}) },
+	"hello": func(h *hostile) {
+		for range 3 {
+			_ = h.send(lifeHello, map[string]any{"wire": 1})
+		}
+	},
 	"random": func(h *hostile) {
 		r := rand.NewChaCha8([32]byte{7})
 		b := make([]byte, 1<<16)
