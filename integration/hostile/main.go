@@ -263,7 +263,7 @@ var attacks = map[string]func(h *hostile){
 	"cpu": func(h *hostile) {
 		for range 16 {
 			go func() {
-				for {
+				for began := time.Now(); time.Since(began) < time.Hour; {
 				}
 			}()
 		}
