@@ -200,6 +200,9 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 	ch.mu.Lock()
 	config := workerConfig{Wire: wireVersion, Group: ch.Name, Plan: wirePlan(ch.Plan), Numbers: ch.Numbers, Facts: ch.s.facts, Saved: ch.saved}
 	book := ch.book
+	if ch.deaths.count > 0 { // what --fault wants was the first one's; again it would kill them all
+		config.Plan.Faults = nil
+	}
 	ch.mu.Unlock()
 	body, err := json.Marshal(config)
 	if err != nil {
@@ -288,6 +291,9 @@ func (ch *charge) recover(w *worker, cause error) {
 func (ch *charge) died(w *worker, cause error) bool {
 	at := time.Now()
 	worked := w != nil && !w.since.IsZero() && at.Sub(w.since) >= workedTime
+	if w != nil {
+		w.ask()
+	}
 	ch.part.Detach(cause)
 	ch.set(func() {
 		d := &ch.deaths

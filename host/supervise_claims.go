@@ -1,59 +1,33 @@
 package host
 
 import (
-	"reflect"
+	"path"
 	"strings"
+
+	"github.com/ring3dev/ring3/bus/pci"
 )
 
-// A worker says what its devices are called and how they are. None may say so of another group's, nor steer the terminal of who reads it.
-
-// maxClaim is how much of each text is taken over, in bytes.
-const maxClaim = 1024
-
-// mayName says whether a group may have a device of that name: it must be a word, and the plan must not have given it to another group.
-func (ch *charge) mayName(device string) bool {
-	if device == "" || len(device) > maxClaim || strings.ContainsFunc(device, func(c rune) bool { return c <= ' ' || c >= 0x7f && c < 0xa0 }) {
-		return false
+// may says whether a group's worker may have an entry of the tree: what is called as another group's device, or stands at another group's address, is not its to
+// show, also while the other has nothing there. Names that are only of the plan count: what a worker says that it has is its own word.
+func (s *supervisor) may(part, at string) bool {
+	dir, name := path.Split(at)
+	if a, err := pci.ParseAddr(name); err == nil {
+		ch := s.chargeAt(a)
+		return ch == nil || ch.Name == part
 	}
-	for _, other := range ch.s.charges {
-		if other != ch && other.Plan.find(device) != nil {
-			return false
+	switch dir {
+	case "/proc/net/pktgen/", "/sys/class/net/", "/sys/class/tpm/", "/sys/class/tpmrm/", "/dev/":
+	default:
+		if path.Base(dir) != "net" { // of a device
+			return true
+		}
+	}
+	name = strings.Replace(strings.TrimSuffix(name, ".rx"), "tpmrm", "tpm", 1)
+	name, _, _ = strings.Cut(name, "@") // pktgen's, of a device more than once
+	for _, ch := range s.charges {
+		if ch.Plan.find(name) != nil {
+			return ch.Name == part
 		}
 	}
 	return true
-}
-
-// bounded is what is taken over of what a worker says of its devices.
-func (ch *charge) bounded(said []DeviceInfo) []DeviceInfo {
-	d := []DeviceInfo{}
-	for _, v := range said[:min(len(said), maxDevices)] {
-		if ch.mayName(v.Name) {
-			d = append(d, v)
-		}
-	}
-	tame(reflect.ValueOf(d))
-	return d
-}
-
-// tame makes one bearable line of each text that v holds or points to.
-func tame(v reflect.Value) {
-	switch v.Kind() {
-	case reflect.String:
-		if v.CanSet() {
-			s := v.String()
-			v.SetString(strings.ReplaceAll(printable(s[:min(len(s), maxClaim)]), "\n", " "))
-		}
-	case reflect.Pointer:
-		if !v.IsNil() {
-			tame(v.Elem())
-		}
-	case reflect.Slice, reflect.Array:
-		for i := range v.Len() {
-			tame(v.Index(i))
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			tame(v.Field(i))
-		}
-	}
 }

@@ -437,6 +437,36 @@ func (w *worker) kill() error {
 	return w.unkill
 }
 
+// askTimeout is how long a worker that has to be ended may take to say how it is. One that hangs says nothing, and is waited for by its clients.
+const askTimeout = 100 * time.Millisecond
+
+// ask has a worker that still answers say what its devices did last, for the report of its death.
+func (w *worker) ask() {
+	if w.over() {
+		return
+	}
+	done := make(chan *workerReport, 1)
+	go func() { // it ends with the link
+		defer close(done)
+		reply, files, err := w.conn.Call(context.Background(), lifeAsk, nil)
+		closeFiles(files)
+		var r workerReport
+		if err == nil && json.Unmarshal(reply, &r) == nil {
+			r.Cause = ""
+			done <- &r
+		}
+	}()
+	select {
+	case r := <-done:
+		w.mu.Lock()
+		if w.report == nil {
+			w.report = r
+		}
+		w.mu.Unlock()
+	case <-time.After(askTimeout):
+	}
+}
+
 // ended says how its process ended, or that it did not.
 func (w *worker) ended() string { return w.p.State().String() }
 
