@@ -353,6 +353,7 @@ func (w *workerSide) stop() (any, error) {
 	}
 	watch.stop()
 	w.ending.Store(true)
+	sys.suspendRuns()
 	r := workerStopped{Saved: sys.Save()}
 	sys.Stop()
 	if err := sys.Close(); err != nil {

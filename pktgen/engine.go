@@ -52,21 +52,22 @@ type Config struct {
 // Engine is a packet generator: the state behind one /proc/net/pktgen. It is safe for
 // concurrent use.
 type Engine struct {
-	lookup  func(string) (netdev.Device, error)
-	up      func(string) netdev.Receiver
-	log     *slog.Logger
-	opener  func(path string) (*os.File, error) // of captures
-	prof    *profile.Pktgen
-	rt      *rt.Policy
-	dir     *procfs.Dir
-	threads []*thread
-	changed event // a device stopped, or a request was served
-	wg      sync.WaitGroup
-	debug   atomic.Bool
-	tmplID  atomic.Uint32
-	rx      receivers
-	ledger  *ledger.Ledger
-	changes func()
+	lookup    func(string) (netdev.Device, error)
+	up        func(string) netdev.Receiver
+	log       *slog.Logger
+	opener    func(path string) (*os.File, error) // of captures
+	prof      *profile.Pktgen
+	rt        *rt.Policy
+	dir       *procfs.Dir
+	threads   []*thread
+	changed   event // a device stopped, or a request was served
+	wg        sync.WaitGroup
+	debug     atomic.Bool
+	tmplID    atomic.Uint32
+	rx        receivers
+	ledger    *ledger.Ledger
+	suspended atomic.Bool // another engine goes on
+	changes   func()
 
 	epoch    atomic.Uint64 // of starts
 	starts   *ledger.Area  // epoch, and that of a start under way; nil: not kept

@@ -111,6 +111,25 @@ func (d *device) end() {
 	d.thr.eng.note()
 }
 
+// suspend keeps how far the device is, and from then on nothing: what it does until its engine ends is no news to who goes on.
+func (d *device) suspend() {
+	d.mu.Lock()
+	ports := append([]*port(nil), d.ports...)
+	runs := d.running.Load()
+	d.mu.Unlock()
+	if runs && !d.gone() {
+		for _, p := range ports {
+			if p != nil {
+				p.drain(d.nd.Link().Up)
+			}
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.keepAll()
+	d.keep = nil
+}
+
 // gone tells whether the network device went away.
 func (d *device) gone() bool {
 	select {

@@ -486,6 +486,13 @@ func (e *Engine) forgetStart() {
 	})
 }
 
+// Suspend has every run stand still, at a whole packet, as Save says after it, and an engine that Restore makes goes on. This one is of no more
+// use: it is to be closed, and a start that waits returns only then. It waits until ctx ends at most.
+func (e *Engine) Suspend(ctx context.Context) {
+	e.suspended.Store(true)
+	e.wait(ctx, e.served(ctlSuspend))
+}
+
 // Words of the area that keeps starts.
 const (
 	startEpoch = iota
@@ -494,6 +501,9 @@ const (
 )
 
 func (e *Engine) keepStart(word int, v uint64) {
+	if e.suspended.Load() {
+		return
+	}
 	if e.starts != nil {
 		e.starts.Store(word, v)
 	}

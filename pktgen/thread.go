@@ -26,6 +26,7 @@ const (
 	ctlExit
 	ctlStopRun // ctlStop that came after a ctlRun which is not served yet
 	ctlResume  // go on with the devices that ran in another process, and begin with those that it had not begun with
+	ctlSuspend // leave every run as it is, for another process to go on
 )
 
 // thread serves the devices of one CPU.
@@ -133,6 +134,12 @@ func (t *thread) serve() (exit bool) {
 				t.run = append(t.run, d)
 			}
 		}
+	}
+	if c&ctlSuspend != 0 {
+		for _, d := range devs {
+			d.suspend()
+		}
+		t.run = nil
 	}
 	if c&ctlStopRun != 0 {
 		for _, d := range slices.Clone(t.run) {
