@@ -213,7 +213,7 @@ type heldMachine struct {
 	emulator *tpmMachine   // swtpm, without a machine
 	unwatch  func()
 	turn     chan struct{} // taken by who asks the monitor: of a worker's questions one waits for QEMU, the others end with the worker
-	used     bool // some worker has its parts
+	used     bool          // some worker has its parts
 	closed   bool
 
 	news sync.Mutex // guards what follows

@@ -14,6 +14,7 @@ import (
 	"github.com/ring3dev/ring3/internal/mirror"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/uevent"
+	"github.com/ring3dev/ring3/internal/userns"
 )
 
 // service is what an instance serves: a System in this process, or a supervisor of Systems in others.
@@ -87,7 +88,7 @@ func newSupervisor(ctx context.Context, c superviseConfig) (_ *supervisor, err e
 		}
 	}()
 	s.spare = &spares{s: s}
-	s.tree = mirror.NewTree(mirror.TreeOptions{Rules: s.rules(), Patience: patience, Log: s.log})
+	s.tree = mirror.NewTree(mirror.TreeOptions{Rules: s.rules(), Except: []string{userns.ViewName}, May: s.may, Patience: patience, Log: s.log})
 	s.prepareView()
 	for i, g := range c.Plan.cut(iommuGroupOf) {
 		ch, err := newCharge(s, i, g)

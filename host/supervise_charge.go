@@ -200,6 +200,9 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 	ch.mu.Lock()
 	config := workerConfig{Wire: wireVersion, Group: ch.Name, Plan: wirePlan(ch.Plan), Numbers: ch.Numbers, Facts: ch.s.facts, Saved: ch.saved}
 	book := ch.book
+	if ch.deaths.count > 0 { // what --fault wants was the first one's; again it would kill them all
+		config.Plan.Faults = nil
+	}
 	ch.mu.Unlock()
 	body, err := json.Marshal(config)
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -308,16 +307,6 @@ func (s *System) Tree() *node.Dir { return s.tree.root }
 
 // Stop ends what generates traffic, and wakes whoever waits for its end.
 func (s *System) Stop() { s.pktgen.Close() }
-
-// suspendTime is how long pktgen's threads may take to stand still.
-const suspendTime = 2 * time.Second
-
-// suspendRuns has what generates traffic stand still, for another System to go on.
-func (s *System) suspendRuns() {
-	ctx, cancel := context.WithTimeout(s.ctx, suspendTime)
-	defer cancel()
-	s.pktgen.Suspend(ctx)
-}
 
 func (s *System) wire(w Wire) error {
 	if w.Lossy {

@@ -52,22 +52,22 @@ type Config struct {
 // Engine is a packet generator: the state behind one /proc/net/pktgen. It is safe for
 // concurrent use.
 type Engine struct {
-	lookup    func(string) (netdev.Device, error)
-	up        func(string) netdev.Receiver
-	log       *slog.Logger
-	opener    func(path string) (*os.File, error) // of captures
-	prof      *profile.Pktgen
-	rt        *rt.Policy
-	dir       *procfs.Dir
-	threads   []*thread
-	changed   event // a device stopped, or a request was served
-	wg        sync.WaitGroup
-	debug     atomic.Bool
-	tmplID    atomic.Uint32
-	rx        receivers
-	ledger    *ledger.Ledger
-	suspended atomic.Bool // another engine goes on
-	changes   func()
+	lookup  func(string) (netdev.Device, error)
+	up      func(string) netdev.Receiver
+	log     *slog.Logger
+	opener  func(path string) (*os.File, error) // of captures
+	prof    *profile.Pktgen
+	rt      *rt.Policy
+	dir     *procfs.Dir
+	threads []*thread
+	changed event // a device stopped, or a request was served
+	wg      sync.WaitGroup
+	debug   atomic.Bool
+	tmplID  atomic.Uint32
+	rx      receivers
+	left    atomic.Bool // Leave was called
+	ledger  *ledger.Ledger
+	changes func()
 
 	epoch    atomic.Uint64 // of starts
 	starts   *ledger.Area  // epoch, and that of a start under way; nil: not kept
@@ -147,7 +147,7 @@ func (e *Engine) Close() {
 	}
 	e.wg.Wait()
 	e.closePorts("")
-	e.rxClose()
+	e.rxKeep()
 }
 
 // goneTime bounds the wait of RemoveDevice, as the kernel bounds its own.
@@ -334,6 +334,9 @@ func (e *Engine) start(ctx context.Context) {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 		defer cancel()
 		e.wait(bounded, e.served(ctlStop))
+	}
+	if e.left.Load() {
+		return // whoever takes over ends it
 	}
 	if e.epoch.Load() == epoch {
 		e.keepStart(startOpen, 0)

@@ -91,13 +91,7 @@ func (d *device) end() {
 	d.dropPackets()
 	ports := append([]*port(nil), d.ports...)
 	d.mu.Unlock()
-	if !d.gone() {
-		for _, p := range ports {
-			if p != nil {
-				p.drain(d.nd.Link().Up)
-			}
-		}
-	}
+	d.drain(ports)
 	d.mu.Lock()
 	d.stopped = mono()
 	d.idle += d.stopped - from
@@ -111,23 +105,28 @@ func (d *device) end() {
 	d.thr.eng.note()
 }
 
-// suspend keeps how far the device is, and from then on nothing: what it does until its engine ends is no news to who goes on.
-func (d *device) suspend() {
+// leave ends the thread's part in a run that goes on in another process: what is in flight is sent. The thread calls it.
+func (d *device) leave() {
 	d.mu.Lock()
+	d.dropPackets()
 	ports := append([]*port(nil), d.ports...)
-	runs := d.running.Load()
 	d.mu.Unlock()
-	if runs && !d.gone() {
-		for _, p := range ports {
-			if p != nil {
-				p.drain(d.nd.Link().Up)
-			}
+	d.drain(ports)
+	d.mu.Lock()
+	d.keepAll()
+	d.mu.Unlock()
+}
+
+// drain waits until the device has sent what its ports were given.
+func (d *device) drain(ports []*port) {
+	if d.gone() {
+		return
+	}
+	for _, p := range ports {
+		if p != nil {
+			p.drain(d.nd.Link().Up)
 		}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.keepAll()
-	d.keep = nil
 }
 
 // gone tells whether the network device went away.

@@ -141,7 +141,7 @@ func TestRootContainStray(t *testing.T) {
 	was := ReadRoot(t, restrict)
 	WriteRoot(t, restrict, "0")
 	defer WriteRoot(t, restrict, was)
-	in := up(t, "--supervise=on", "--fault", "eth0=TDT0#20:garbage:7", "eth0=vfio:"+nic0, "eth1=vfio:"+nic1)
+	in := up(t, "--supervise=on", "--fault", "eth0=TDT#20:garbage:7", "eth0=vfio:"+nic0, "eth1=vfio:"+nic1)
 	_ = in.shell(sendForEver).Run()
 	s := waitWorker(t, in, "eth0", "ended for its DMA", func(s supervised) bool { return s.Restarts > 0 })
 	if !strings.Contains(s.LastCause, "DMA fault") || !strings.Contains(s.LastCause, nic0) {

@@ -24,7 +24,6 @@ type stream struct {
 	s       *session // that has it open; nil: none, it is to be opened again
 	id      uint64   // the worker's
 	poller  bool
-	lost    bool // s is dead, and nobody was told yet
 	closed  bool
 	changed chan struct{} // closed by wake; nil: nobody polls
 }
