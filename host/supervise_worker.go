@@ -202,6 +202,10 @@ func (l life) Event(m link.Method, body []byte, files []*os.File) error {
 		if ch == nil {
 			return fmt.Errorf("event %#x: %w", uint16(m), bus.ErrProtocol)
 		}
+		if renewable(ch.out) {
+			w.condemn(errors.New(line(why)))
+			break
+		}
 		ch.set(func() { ch.gone = true }) // why was said when it happened
 	case lifeSuspect:
 		var v suspect
