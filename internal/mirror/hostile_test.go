@@ -390,7 +390,8 @@ func TestNothingStays(t *testing.T) {
 // FuzzRecords reads records as a worker may send them.
 func FuzzRecords(f *testing.F) {
 	var all []byte
-	for _, r := range []record{put(1, 0, "dir", aDir), put(2, 1, "file", aFile), put(3, 0, "dev", aDev), put(4, 1, "l", kindInfo{kind: kindLink, target: "../x"}), {remove: true, id: 2}} {
+	for _, r := range []record{put(1, 0, "dir", aDir), put(2, 1, "file", aFile), put(3, 0, "dev", aDev),
+		put(4, 1, "l", kindInfo{kind: kindLink, target: "../x"}), {remove: true, id: 2}} {
 		f.Add(r.append(nil))
 		all = r.append(all)
 	}

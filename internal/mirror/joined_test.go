@@ -76,7 +76,8 @@ func TestJoined(t *testing.T) {
 	a, b := newGroup("a"), newGroup("b")
 	run(t, pb, b.root) // the order is that of Part, not of Attach
 	wa := run(t, pa, a.root)
-	for path, want := range map[string]string{"proc/all": "a\nb\n", "proc/chosen": "a+b:a\n|b\n", "proc/first": "a\n", "proc/private": "b\n", "proc/own-a": "a", "proc/own-b": "b"} {
+	for path, want := range map[string]string{"proc/all": "a\nb\n", "proc/chosen": "a+b:a\n|b\n", "proc/first": "a\n",
+		"proc/private": "b\n", "proc/own-a": "a", "proc/own-b": "b"} {
 		if got, err := find(t, tr, path).ReadAll(); string(got) != want || err != nil {
 			t.Errorf("%s: ReadAll() = %q, %v, want %q", path, got, err, want)
 		}

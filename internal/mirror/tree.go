@@ -139,7 +139,7 @@ func (t *Tree) join(up *entry, s *seen) *entry {
 			return nil
 		}
 		up.kids[s.name] = e
-	} else if mine := len(e.own) == 1 && e.own[0].of.part == s.of.part; e.own[0].kind != s.kind || !mine && s.kind != kindDir && e.rule == nil && (s.kind != kindLink || e.own[0].kindInfo != s.kindInfo) {
+	} else if !e.takes(s) {
 		s.of.part.hidden("another one has it", e.path)
 		return nil
 	}
@@ -154,6 +154,20 @@ func (t *Tree) join(up *entry, s *seen) *entry {
 	s.at = e
 	e.refresh()
 	return e
+}
+
+// takes says whether a worker's node may stand here beside, or in the place of, what is here.
+func (e *entry) takes(s *seen) bool {
+	first := e.own[0]
+	switch {
+	case first.kind != s.kind:
+		return false
+	case len(e.own) == 1 && first.of.part == s.of.part, s.kind == kindDir:
+		return true
+	case s.kind == kindLink:
+		return first.kindInfo == s.kindInfo
+	}
+	return e.rule != nil
 }
 
 // hidden logs that something is not shown, once.
