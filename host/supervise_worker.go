@@ -262,7 +262,7 @@ func (w *worker) suspects(v suspect) {
 	w.seen = w.seen[max(0, len(w.seen)-maxSuspects):]
 	w.mu.Unlock()
 	switch {
-	case v.Fatal:
+	case v.Fatal && !w.p.Traced(): // in a debugger everything stands still
 		w.condemn(errors.New(v.Text))
 	case v.Over:
 		w.s.log.Info(v.Text)
