@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestWorkerLeaves: a worker that ends in order under a run leaves it to the next one, which sends the rest; what either received is one account.
@@ -16,7 +17,7 @@ func TestWorkerLeaves(t *testing.T) {
 	}
 	f, ctx := s.file("/proc/net/pktgen/pgctrl"), s.ctx()
 	go func() { _, _ = f.Write(ctx, []byte("start\n")) }()
-	s.eventually("frames", func() bool { return sofar(s.read("/proc/net/pktgen/eth0")) > 100 })
+	s.until("frames", func() bool { return sofar(s.read("/proc/net/pktgen/eth0")) > 100 })
 	reply, _, err := s.conn.Call(s.ctx(), lifeStop, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -30,9 +31,9 @@ func TestWorkerLeaves(t *testing.T) {
 	s.mu.Unlock()
 	s.kill()
 	s.up()
-	s.eventually("the end", func() bool { return sofar(s.read("/proc/net/pktgen/eth0")) == 50000 })
+	s.until("the end", func() bool { return sofar(s.read("/proc/net/pktgen/eth0")) == 50000 })
 	var text string
-	s.eventually("what was received", func() bool {
+	s.until("what was received", func() bool {
 		text = s.read("/proc/net/pktgen/eth1.rx")
 		var received, lost int
 		for _, x := range []struct {
@@ -45,6 +46,16 @@ func TestWorkerLeaves(t *testing.T) {
 	})
 	if !strings.Contains(text, "runs: 1 ") || !strings.Contains(text, "restarts: 1 ") || numberOf(text, "lost") > 64 {
 		t.Errorf("an exchange lost more than little, or is not told:\n%s", text)
+	}
+}
+
+// until is eventually for what asks the worker: events come meanwhile, so nothing is locked.
+func (s *testSupervisor) until(what string, ok func() bool) {
+	s.t.Helper()
+	for end := time.Now().Add(testPatience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatalf("not seen: %s", what)
+		}
 	}
 }
 
