@@ -479,6 +479,12 @@ func (h *heldQEMU) captured(ctx context.Context, body []byte, _ []*os.File) (any
 	return nil, nil, nil
 }
 
+// renewable says whether devices that are gone come back with the next worker: those of a QEMU that ended or hangs, maybe by what its driver did to it.
+func renewable(o outside) bool {
+	n, ok := o.(*nearOutside)
+	return ok && slices.ContainsFunc(n.backends, func(b outsideBackend) bool { _, ok := b.(*heldQEMU); return ok })
+}
+
 // Quiesce implements outsideBackend. A QEMU that cannot be quiesced has ended then, which is as good: the next worker gets another one.
 func (h *heldQEMU) Quiesce(ctx context.Context) error {
 	var wg sync.WaitGroup

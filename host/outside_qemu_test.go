@@ -253,6 +253,39 @@ func TestHeldQEMU(t *testing.T) {
 	}
 }
 
+// TestSuperviseQEMUEnds: the end of a QEMU is a death as another: the group goes on with a new one.
+func TestSuperviseQEMUEnds(t *testing.T) {
+	bustest.NeedQEMU(t)
+	s, _ := supervise(t, nil, "edu0=qemu:edu")
+	ch := s.chargeOf("edu0")
+	held := func() *heldMachine { return (&testSupervisor{t: t, out: ch.out}).held("edu0") }
+	for deaths := range 2 {
+		pid := held().pid()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(testPatience); ; time.Sleep(5 * time.Millisecond) {
+			ch.mu.Lock()
+			n, up := ch.deaths.count, ch.cur != nil
+			ch.mu.Unlock()
+			if n == deaths+1 && up {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("the group died %d times, and has a worker: %v; want %d, true", n, up, deaths+1)
+			}
+		}
+		if now := held().pid(); now == pid || now == 0 {
+			t.Errorf("QEMU is process %d, want another one than %d", now, pid)
+		}
+	}
+	select {
+	case <-s.Done():
+		t.Error("Done, though the group lives")
+	default:
+	}
+}
+
 // stream opens a device of the supervisor's tree.
 func (s *testSupervisor) stream(path string) (node.Stream, error) {
 	return s.file(path).Open(os.O_RDWR)
