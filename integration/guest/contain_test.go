@@ -83,7 +83,7 @@ func bindContained(t *testing.T) (nic0, nic1, edu string) {
 	return nic0, nic1, edu
 }
 
-// TestRootContainKilled kills the driver of a NIC that sends, ten times: the device is stopped before its memory goes, the next driver has it, and what runs on it
+// TestRootContainKilled kills the driver of a NIC that sends, five times: the device is stopped before its memory goes, the next driver has it, and what runs on it
 // goes on. The others notice nothing.
 func TestRootContainKilled(t *testing.T) {
 	nic0, nic1, edu := bindContained(t)
@@ -95,10 +95,13 @@ func TestRootContainKilled(t *testing.T) {
 		t.Errorf("received %q, want 1000", got)
 	}
 	faults := strings.Count(KernelLog(t), "DMAR: [DMA")
-	in.sh("echo count 0 > $TREE/proc/net/pktgen/eth0; echo start > $TREE/proc/net/pktgen/pgctrl 2>/dev/null &")
+	// What still writes has no pipe whose end would be waited for.
+	if err := in.shell("echo count 0 > $TREE/proc/net/pktgen/eth0; echo start > $TREE/proc/net/pktgen/pgctrl 2>/dev/null &").Run(); err != nil {
+		t.Fatal(err)
+	}
 	before := workers(t)
 	var took []float64
-	for round := 1; round <= 10; round++ {
+	for round := 1; round <= 5; round++ {
 		grows(t, in, "eth1/statistics/rx_packets")
 		s := workers(t)["eth0"]
 		if s.Worker == 0 || s.Worker == in.cmd.Process.Pid {
