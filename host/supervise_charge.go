@@ -198,7 +198,11 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 		return fmt.Errorf("%s: %w", ch.Name, err)
 	}
 	ch.mu.Lock()
-	config := workerConfig{Wire: wireVersion, Group: ch.Name, Plan: wirePlan(ch.Plan), Numbers: ch.Numbers, Facts: ch.s.facts, Saved: ch.saved}
+	plan := ch.Plan
+	if ch.deaths.count > 0 {
+		plan.Faults = nil // they were asked for once: the worker that they hit is dead, and the next one shall live
+	}
+	config := workerConfig{Wire: wireVersion, Group: ch.Name, Plan: wirePlan(plan), Numbers: ch.Numbers, Facts: ch.s.facts, Saved: ch.saved}
 	book := ch.book
 	if ch.deaths.count > 0 { // what --fault wants was the first one's; again it would kill them all
 		config.Plan.Faults = nil
