@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"unicode"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/internal/link"
