@@ -192,6 +192,11 @@ func (s *supervisor) Close() error {
 
 // chargeOf is the group that has a device; nil if none has.
 func (s *supervisor) chargeOf(device string) *charge {
+	for _, ch := range s.charges { // what a worker says comes after what the plan says
+		if ch.Plan.find(device) != nil {
+			return ch
+		}
+	}
 	for _, ch := range s.charges {
 		if ch.has(device) {
 			return ch

@@ -225,7 +225,7 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 	w.since = time.Now()
 	ch.set(func() {
 		ch.gone = false
-		ch.cur, ch.state, ch.infos, ch.deaths.version = w, stateUp, bounded(up.Devices), up.Version
+		ch.cur, ch.state, ch.infos, ch.deaths.version = w, stateUp, ch.bounded(up.Devices), up.Version
 		if ch.deaths.count > 0 && ch.deaths.took == 0 {
 			ch.deaths.took = time.Since(ch.deaths.at)
 		}
@@ -235,8 +235,6 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 
 // maxDevices bounds what a worker says of its devices.
 const maxDevices = 1024
-
-func bounded(d []DeviceInfo) []DeviceInfo { return d[:min(len(d), maxDevices)] }
 
 // run watches the group's worker, and replaces it, until the supervisor ends.
 func (ch *charge) run() {

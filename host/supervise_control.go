@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"sync"
 	"syscall"
@@ -130,7 +131,7 @@ func (ch *charge) describe(ctx context.Context) []DeviceInfo {
 		reply, err := w.control(ctx, opDevices, nil, nil)
 		if err == nil && json.Unmarshal(reply, &infos) == nil {
 			ch.mu.Lock()
-			ch.infos = bounded(infos)
+			ch.infos = ch.bounded(infos)
 			ch.mu.Unlock()
 		}
 	}
@@ -219,6 +220,8 @@ func (s *supervisor) Figures() *figures.Snapshot {
 			if err := json.Unmarshal(raw, one); err != nil {
 				return err
 			}
+			one.Devices = slices.DeleteFunc(one.Devices, func(d figures.Device) bool { return !ch.mayName(d.Name) })
+			tame(reflect.ValueOf(one))
 			all[ch.index] = one
 			return nil
 		})
