@@ -74,7 +74,7 @@ func TestWorkerQEMU(t *testing.T) {
 			_, _ = f.Write(ctx, []byte("start\n")) // ends with the worker
 		}()
 		<-started
-		s.eventually("frames on their way", func() bool { return !strings.Contains(s.read("/proc/net/pktgen/eth0"), "Idle") })
+		s.until("frames on their way", func() bool { return !strings.Contains(s.read("/proc/net/pktgen/eth0"), "Idle") })
 		begun := time.Now()
 		s.kill()
 		t.Logf("round %d: stopped in %v", round, time.Since(begun))

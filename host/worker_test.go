@@ -552,10 +552,10 @@ func TestWorkerLedger(t *testing.T) {
 	s.write("/proc/net/pktgen/eth0", "delay 20000") // a second in all
 	f, ctx := s.file("/proc/net/pktgen/pgctrl"), s.ctx()
 	go func() { _, _ = f.Write(ctx, []byte("start\n")) }()
-	s.eventually("frames", func() bool { return sofar(s.read("/proc/net/pktgen/eth0")) > 100 })
+	s.until("frames", func() bool { return sofar(s.read("/proc/net/pktgen/eth0")) > 100 })
 	s.kill()
 	s.up()
-	s.eventually("the end", func() bool { return sofar(s.read("/proc/net/pktgen/eth0")) == 50000 })
+	s.until("the end", func() bool { return sofar(s.read("/proc/net/pktgen/eth0")) == 50000 })
 }
 
 func sofar(text string) (n int) {
