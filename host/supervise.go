@@ -211,7 +211,7 @@ func supervisable(p *Plan, passed bool) error {
 		switch {
 		case unconfined(d) != nil:
 			return unconfined(d)
-		case fabricOf(d).path != "" && d.Backend != onFabric:
+		case fabricOf(d).path != "": // its client makes sockets, which a worker may not
 			return fmt.Errorf("%s is a node of a fabric", d.Name)
 		}
 	}

@@ -100,7 +100,7 @@ func (t *tracing) open(ctx context.Context, plan TracePlan, log *slog.Logger, st
 		if path != "-" && outside != nil {
 			var err error
 			if f.file, err = outside.File(ctx, useTrace, name); err != nil {
-				return fmt.Errorf("%s: opening the trace: %w", name, err)
+				return err
 			}
 			f.w, f.outside = f.file, outside
 		} else if path != "-" {
