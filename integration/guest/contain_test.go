@@ -135,32 +135,6 @@ func TestRootContainKilled(t *testing.T) {
 	}
 }
 
-// TestRootContainStray has a NIC reach for memory that is not its own, since half of its ring's address does not arrive: the IOMMU stops it, and who may read the
-// kernel's log ends its driver for it.
-func TestRootContainStray(t *testing.T) {
-	nic0, nic1, edu := bindContained(t)
-	_ = edu
-	const restrict = "/proc/sys/kernel/dmesg_restrict"
-	was := ReadRoot(t, restrict)
-	WriteRoot(t, restrict, "0")
-	defer WriteRoot(t, restrict, was)
-	in := up(t, "--supervise=on", "--fault", "eth0=TDBAH#1:lostwrite", "eth0=vfio:"+nic0, "eth1=vfio:"+nic1)
-	_ = in.shell(sendForEver).Run()
-	s := waitWorker(t, in, "eth0", "ended for its DMA", func(s supervised) bool { return s.Restarts > 0 })
-	if !strings.Contains(s.LastCause, "DMA outside of what is mapped") || !strings.Contains(s.LastCause, nic0) {
-		t.Errorf("it died of %q, want a DMA fault of %s; the kernel's log:\n%s", s.LastCause, nic0, tail(KernelLog(t), 5))
-	}
-	if s := workers(t)["eth1"]; s.Restarts != 0 || s.State != "up" {
-		t.Errorf("%+v, want it as it was", s)
-	}
-	in.end(syscall.SIGINT) // a fault that was not made again is an exit status of its own
-}
-
-func tail(s string, n int) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
-}
-
 // TestRootContainStopped stops the supervisor for good: its workers end with it, and the devices are the kernel's.
 func TestRootContainStopped(t *testing.T) {
 	nic0, nic1, _ := bindContained(t)
