@@ -211,6 +211,8 @@ func supervisable(p *Plan, passed bool) error {
 		switch {
 		case unconfined(d) != nil:
 			return unconfined(d)
+		case d.Backend == vfioUser: // its client makes memory of its own to share, which a worker may not
+			return fmt.Errorf("%s is a device of another process", d.Name)
 		case fabricOf(d).path != "": // its client makes sockets, which a worker may not
 			return fmt.Errorf("%s is a node of a fabric", d.Name)
 		}

@@ -156,6 +156,9 @@ func (t *tracing) wrap(name string, dev bus.Device, driver *pci.Driver, regs []b
 		if errors.Is(err, os.ErrClosed) {
 			err = fmt.Errorf("its reader did not read for %s", traceEnd) // close has closed it
 		}
+		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
+			pe.Path = f.path // a file that somebody else opened is called otherwise
+		}
 		if err != nil {
 			t.log.Warn(fmt.Sprintf("%s: its trace ends here: %v", name, err))
 		}
