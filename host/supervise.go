@@ -117,7 +117,7 @@ func newSupervisor(ctx context.Context, c superviseConfig) (_ *supervisor, err e
 	return s, nil
 }
 
-// waitForAll closes done when every group has been given up, or has no device that lives.
+// waitForAll closes done when no group has a device that lives.
 func (s *supervisor) waitForAll() {
 	for _, ch := range s.charges {
 		for {
@@ -132,7 +132,7 @@ func (s *supervisor) waitForAll() {
 			}
 		}
 	}
-	// One that was given up may have been started again meanwhile.
+	// One may have been started again meanwhile.
 	if slices.ContainsFunc(s.charges, func(ch *charge) bool { dead, _ := ch.dead(); return !dead }) {
 		s.wg.Go(s.waitForAll)
 		return

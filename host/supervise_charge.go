@@ -392,11 +392,12 @@ func (ch *charge) worker() *worker {
 	return ch.cur
 }
 
-// dead says whether nothing is left alive of the group, and gives what is closed when that may have changed.
+// dead says whether no device of the group is left alive, and gives what is closed when that may have changed. A group that was given up is not
+// dead: its devices wait for 'ring3 reload', and its files say why.
 func (ch *charge) dead() (bool, <-chan struct{}) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	return ch.state == stateFailed || ch.gone, ch.changed
+	return ch.gone, ch.changed
 }
 
 // await is the worker that is up, or will be within patience. An error is why there will be none.
