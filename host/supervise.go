@@ -203,9 +203,11 @@ func (s *supervisor) chargeOf(device string) *charge {
 func supervisable(p *Plan, passed bool) error {
 	for _, d := range p.Devices {
 		switch {
+		case d.Backend == vfioUser: // its client makes files in memory, which a worker may not
+			return fmt.Errorf("%s is a socket of another process", d.Name)
 		case unconfined(d) != nil:
 			return unconfined(d)
-		case fabricOf(d).path != "" && d.Backend != onFabric:
+		case fabricOf(d).path != "":
 			return fmt.Errorf("%s is a node of a fabric", d.Name)
 		}
 	}
