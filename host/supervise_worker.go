@@ -202,6 +202,10 @@ func (l life) Event(m link.Method, body []byte, files []*os.File) error {
 		if ch == nil {
 			return fmt.Errorf("event %#x: %w", uint16(m), bus.ErrProtocol)
 		}
+		if renewable(ch.out) {
+			w.condemn(errors.New(line(why)))
+			break
+		}
 		ch.set(func() { ch.gone = true }) // why was said when it happened
 	case lifeSuspect:
 		var v suspect
@@ -258,7 +262,7 @@ func (w *worker) suspects(v suspect) {
 	w.seen = w.seen[max(0, len(w.seen)-maxSuspects):]
 	w.mu.Unlock()
 	switch {
-	case v.Fatal:
+	case v.Fatal && !w.p.Traced(): // in a debugger everything stands still
 		w.condemn(errors.New(v.Text))
 	case v.Over:
 		w.s.log.Info(v.Text)

@@ -254,8 +254,8 @@ func (c *campaign) count(o Outcome) {
 		c.told = time.Now()
 		r := c.result
 		all := (c.N - c.Slice.I + c.Slice.K) / c.Slice.K
-		fmt.Fprintf(c.Progress, "%d of %d runs, %.0f a second: %d failed, %d silent\n",
-			r.Runs, all, float64(r.Runs)/time.Since(c.begin).Seconds(), r.Total(Failed), r.Total(Silent))
+		fmt.Fprintf(c.Progress, "%d of %d runs, %.0f a second: %d failed, %d mute, %d wrong\n",
+			r.Runs, all, float64(r.Runs)/time.Since(c.begin).Seconds(), r.Total(Failed), r.Total(Mute), r.Total(Wrong))
 	}
 }
 

@@ -8,7 +8,8 @@
 //	not made   the access at which something was to go wrong never came
 //	harmless   nobody noticed, and all results were right
 //	recovered  the driver went on by itself and what is lost is known, or it returned an error and was closed; the driver anew works in full
-//	silent     only whoever compared the results noticed; the driver anew works in full
+//	mute       the driver did nothing any more and said nothing: who waited for it noticed; the driver anew works in full
+//	wrong      it gave as good what is not: whoever compared noticed; the driver anew works in full
 //	failed     anything else: a panic, a hang, memory, vectors, goroutines or descriptors left behind, a dead link not noticed, a driver anew that
 //	           does not work, or a driver on another machine beside all this that lost a frame
 //

@@ -22,12 +22,13 @@ const (
 	NotMade   Verdict = "not made"  // the access never came
 	Harmless  Verdict = "harmless"  // nobody noticed, and nothing was wrong
 	Recovered Verdict = "recovered" // noticed; the driver went on by itself, or was closed, and one anew works in full
-	Silent    Verdict = "silent"    // only the user noticed; a driver anew works in full
+	Mute      Verdict = "mute"      // the driver said nothing, and did nothing any more: who waited noticed; a driver anew works in full
+	Wrong     Verdict = "wrong"     // it gave as good what is not: who compared noticed; a driver anew works in full
 	Failed    Verdict = "failed"    // anything else
 )
 
 // Verdicts are all, in order.
-var Verdicts = []Verdict{NotMade, Harmless, Recovered, Silent, Failed}
+var Verdicts = []Verdict{NotMade, Harmless, Recovered, Mute, Wrong, Failed}
 
 // Outcome is one run.
 type Outcome struct {
@@ -211,8 +212,10 @@ func (o *Outcome) judge(err error, died string, held []string) {
 	case errors.As(err, &bad) && only(fault.Gone):
 		o.fail("unnoticed", "a dead link was not noticed: %v", err)
 	case errors.As(err, &bad):
-		class, _, _ := strings.Cut(bad.Error(), ":")
-		o.Verdict, o.Class, o.Why = Silent, class, err.Error()
+		o.Verdict, o.Class, o.Why = Wrong, "wrong data", err.Error()
+		if strings.HasPrefix(bad.Error(), "mute") {
+			o.Verdict, o.Class = Mute, "mute"
+		}
 	case errors.As(err, &away):
 		o.Verdict, o.Class, o.Why = Recovered, "went on", err.Error()
 	default:

@@ -160,9 +160,10 @@ func (s *Scenario) singles(kinds []fault.Kind) []fault.Fault {
 
 // random is one fault somewhere.
 func (s *Scenario) random(kinds []fault.Kind, rnd *rand.Rand) fault.Fault {
-	sum := 0
+	sum, memory := 0, false
 	for _, p := range s.accesses {
 		sum += min(p.count, most)
+		memory = memory || p.op == fault.Alloc || p.op == fault.Map
 	}
 	for {
 		i := rnd.IntN(sum)
@@ -175,7 +176,7 @@ func (s *Scenario) random(kinds []fault.Kind, rnd *rand.Rand) fault.Fault {
 		k := kinds[rnd.IntN(len(kinds))]
 		n := rnd.IntN(p.count)
 		arg := 1 + rnd.IntN(1<<20)
-		if !k.Applies(p.op) {
+		if !k.Applies(p.op) || k.NeedsMemory() && !memory {
 			continue
 		}
 		f := fault.Fault{At: fault.Point{Place: p.name, Nth: p.first + n}, Kind: k}

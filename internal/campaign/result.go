@@ -233,8 +233,8 @@ func (r *Result) WriteText(to io.Writer) error {
 		return err
 	}
 	made := r.Made()
-	fmt.Fprintf(to, "\nseed %d, slices %s, %s: %d runs in %.0f s, faults made in %d; recovered or unharmed %s, failed %d; the driver beside made %d rounds; %d runs made again for a time limit\n",
-		r.Seed, strings.Join(r.Slices, " "), r.Backend, r.Runs, r.Seconds, made, percent(made-all[Failed]-all[Silent], made), all[Failed]+len(r.Others), r.Beside, r.Again)
+	fmt.Fprintf(to, "\nseed %d, slices %s, %s: %d runs in %.0f s, faults made in %d; unharmed or recovered %s, with those anew after somebody's wait %s, failed %d; the driver beside made %d rounds; %d runs made again for a time limit\n",
+		r.Seed, strings.Join(r.Slices, " "), r.Backend, r.Runs, r.Seconds, made, percent(made-all[Failed]-all[Mute]-all[Wrong], made), percent(made-all[Failed]-all[Wrong], made), all[Failed]+len(r.Others), r.Beside, r.Again)
 	r.writeClasses(to)
 	return nil
 }
@@ -268,10 +268,10 @@ func (r *Result) writeClasses(to io.Writer) {
 	})
 	title := ""
 	for _, c := range classes {
-		if c.Verdict != Silent {
+		if c.Verdict != Mute && c.Verdict != Wrong {
 			continue
 		}
-		if t := fmt.Sprintf("%s, %s: %s", c.Verdict, c.Class, explain[c.Class]); t != title {
+		if t := fmt.Sprintf("%s: %s", c.Verdict, explain[c.Verdict]); t != title {
 			title = t
 			fmt.Fprintf(to, "\n%s\n", t)
 		}
@@ -283,7 +283,7 @@ func (r *Result) writeClasses(to io.Writer) {
 }
 
 // explain is why a driver does not notice.
-var explain = map[string]string{
-	"wrong data": "nothing that the driver sees tells the right number from the wrong one; a check from end to end does, and did",
-	"mute":       "what is lost is what would have told of it; a watch on progress does, and a driver anew works",
+var explain = map[Verdict]string{
+	Wrong: "nothing that the driver sees tells the right number from the wrong one; a check from end to end does, and did",
+	Mute:  "what is lost is what would have told of it; who waits for progress notices, and a driver anew works",
 }

@@ -107,6 +107,7 @@ func foreign(format string, args ...any) error { return foreignError{fmt.Errorf(
 func Scenarios() []*Scenario {
 	all := append(e1000Scenarios(), eduScenario())
 	all = append(all, tpmScenarios()...)
+	all = append(all, portScenario())
 	for _, s := range all {
 		s.accesses = universe(s.Name)
 	}
