@@ -41,7 +41,7 @@ func (a *app) benchCmd() *cobra.Command {
 		Long: `Measure, one row a case: register access, interrupt latency (and with --rt), start, memory, two wired
 NICs without loss, and forwarding between two such pairs, pktgen beside a bare loop that only rings
 the doorbell; the driver alone on a model that swallows at once; what accounting for pktgen's frames
-costs, and the latency that it finds; receiving by weight and by interrupt moderation; what tracing
+costs, and the latency that it finds; drivers in workers beside drivers in one process, and how soon one that is killed or exchanged is back; receiving by weight and by interrupt moderation; what tracing
 and the IOMMU cost; TCP over TAP beside veth; interrupts of PCI Express ports until their services have
 handled them, a device that is plugged in until its first frame, config space and enumeration; RapidIO
 messages between two processes beside a socket pair and a bare ring, TCP over rionet beside veth, and

@@ -119,6 +119,8 @@ type outside interface {
 	// Quiesce stops the devices of a worker that is dead: interrupts, reset, bus mastering, in that order. Where that cannot be done nobody may use their
 	// memory again.
 	Quiesce(ctx context.Context) error
+	// Wrote is told what the user writes to the group's pktgen devices, before a worker is: it may open the captures that are named there, and no others.
+	Wrote(p []byte)
 	Close() error
 }
 
@@ -284,8 +286,8 @@ func (o *nearOutside) begin(_ context.Context, body []byte, _ []*os.File) (any, 
 // maxReplays is how many captures a worker may still open that the user told it to replay.
 const maxReplays = 16
 
-// wrote is told what the user writes to pktgen's files, before a worker is: it may open the captures that are named there, and no others.
-func (o *nearOutside) wrote(p []byte) {
+// Wrote notes the captures that the user names.
+func (o *nearOutside) Wrote(p []byte) {
 	for line := range strings.Lines(string(p)) {
 		word, path, _ := strings.Cut(strings.TrimSpace(line), " ")
 		path = strings.TrimSpace(path)

@@ -213,7 +213,7 @@ type heldMachine struct {
 	emulator *tpmMachine   // swtpm, without a machine
 	unwatch  func()
 	turn     chan struct{} // taken by who asks the monitor: of a worker's questions one waits for QEMU, the others end with the worker
-	used     bool // some worker has its parts
+	used     bool          // some worker has its parts
 	closed   bool
 
 	news sync.Mutex // guards what follows
@@ -477,6 +477,12 @@ func (h *heldQEMU) captured(ctx context.Context, body []byte, _ []*os.File) (any
 		}
 	}
 	return nil, nil, nil
+}
+
+// renewable says whether devices that are gone come back with the next worker: those of a QEMU that ended or hangs, maybe by what its driver did to it.
+func renewable(o outside) bool {
+	n, ok := o.(*nearOutside)
+	return ok && slices.ContainsFunc(n.backends, func(b outsideBackend) bool { _, ok := b.(*heldQEMU); return ok })
 }
 
 // Quiesce implements outsideBackend. A QEMU that cannot be quiesced has ended then, which is as good: the next worker gets another one.

@@ -74,7 +74,7 @@ func TestWorkerQEMU(t *testing.T) {
 			_, _ = f.Write(ctx, []byte("start\n")) // ends with the worker
 		}()
 		<-started
-		s.eventually("frames on their way", func() bool { return !strings.Contains(s.read("/proc/net/pktgen/eth0"), "Idle") })
+		s.until("frames on their way", func() bool { return !strings.Contains(s.read("/proc/net/pktgen/eth0"), "Idle") })
 		begun := time.Now()
 		s.kill()
 		t.Logf("round %d: stopped in %v", round, time.Since(begun))
@@ -250,6 +250,39 @@ func TestHeldQEMU(t *testing.T) {
 	r, _, err := h.wait(ctx, []byte(`{"machine":"edu0","seen":5}`), nil)
 	if n, ok := r.(qemuNews); err != nil || !ok || len(n.Events) != maxNews || n.Seen != 3*maxNews {
 		t.Errorf("wait = %d events up to %d, %v, want %d up to %d", len(n.Events), n.Seen, err, maxNews, 3*maxNews)
+	}
+}
+
+// TestSuperviseQEMUEnds: the end of a QEMU is a death as another: the group goes on with a new one.
+func TestSuperviseQEMUEnds(t *testing.T) {
+	bustest.NeedQEMU(t)
+	s, _ := supervise(t, nil, "edu0=qemu:edu")
+	ch := s.chargeOf("edu0")
+	held := func() *heldMachine { return (&testSupervisor{t: t, out: ch.out}).held("edu0") }
+	for deaths := range 2 {
+		pid := held().pid()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(testPatience); ; time.Sleep(5 * time.Millisecond) {
+			ch.mu.Lock()
+			n, up := ch.deaths.count, ch.cur != nil
+			ch.mu.Unlock()
+			if n == deaths+1 && up {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("the group died %d times, and has a worker: %v; want %d, true", n, up, deaths+1)
+			}
+		}
+		if now := held().pid(); now == pid || now == 0 {
+			t.Errorf("QEMU is process %d, want another one than %d", now, pid)
+		}
+	}
+	select {
+	case <-s.Done():
+		t.Error("Done, though the group lives")
+	default:
 	}
 }
 

@@ -175,7 +175,8 @@ func (a *app) lsCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ls",
 		Short: "List the devices of a running instance, or the machine's PCI functions, and why they are as they are",
-		Long: `List the devices of a running instance. Functions of this machine that were given to drivers
+		Long: `List the devices of a running instance. Once a driver has died there is also how often, how long it took until the device was in
+service again, and what the driver died of last (-json: and the file with a report of it). Functions of this machine that were given to drivers
 in user space (ring3 bind) follow; --hw lists all that it has: IOMMU group and its members, driver,
 who may open it, and why not.`,
 		Args: usageArgs(cobra.NoArgs),
@@ -333,6 +334,7 @@ func (a *app) list(ctx context.Context, cl *instance.Client, p string) error {
 		return a.printJSON(entries)
 	}
 	for _, e := range entries {
+		e.Name, e.Target = printable(strings.ReplaceAll(e.Name, "\n", "?")), printable(e.Target)
 		switch e.Type {
 		case "dir":
 			fmt.Fprintln(a.stdout, e.Name+"/")

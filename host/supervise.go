@@ -14,6 +14,7 @@ import (
 	"github.com/ring3dev/ring3/internal/mirror"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/internal/uevent"
+	"github.com/ring3dev/ring3/internal/userns"
 )
 
 // service is what an instance serves: a System in this process, or a supervisor of Systems in others.
@@ -87,7 +88,7 @@ func newSupervisor(ctx context.Context, c superviseConfig) (_ *supervisor, err e
 		}
 	}()
 	s.spare = &spares{s: s}
-	s.tree = mirror.NewTree(mirror.TreeOptions{Rules: s.rules(), Patience: patience, Log: s.log})
+	s.tree = mirror.NewTree(mirror.TreeOptions{Rules: s.rules(), Except: []string{userns.ViewName}, May: s.may, Patience: patience, Log: s.log})
 	s.prepareView()
 	for i, g := range c.Plan.cut(iommuGroupOf) {
 		ch, err := newCharge(s, i, g)
@@ -116,7 +117,7 @@ func newSupervisor(ctx context.Context, c superviseConfig) (_ *supervisor, err e
 	return s, nil
 }
 
-// waitForAll closes done when every group has been given up, or has no device that lives.
+// waitForAll closes done when no group has a device that lives.
 func (s *supervisor) waitForAll() {
 	for _, ch := range s.charges {
 		for {
@@ -131,7 +132,7 @@ func (s *supervisor) waitForAll() {
 			}
 		}
 	}
-	// One that was given up may have been started again meanwhile.
+	// One may have been started again meanwhile.
 	if slices.ContainsFunc(s.charges, func(ch *charge) bool { dead, _ := ch.dead(); return !dead }) {
 		s.wg.Go(s.waitForAll)
 		return
@@ -191,6 +192,11 @@ func (s *supervisor) Close() error {
 
 // chargeOf is the group that has a device; nil if none has.
 func (s *supervisor) chargeOf(device string) *charge {
+	for _, ch := range s.charges { // what a worker says comes after what the plan says
+		if ch.Plan.find(device) != nil {
+			return ch
+		}
+	}
 	for _, ch := range s.charges {
 		if ch.has(device) {
 			return ch
@@ -205,7 +211,9 @@ func supervisable(p *Plan, passed bool) error {
 		switch {
 		case unconfined(d) != nil:
 			return unconfined(d)
-		case fabricOf(d).path != "" && d.Backend != onFabric:
+		case d.Backend == vfioUser: // its client makes memory of its own to share, which a worker may not
+			return fmt.Errorf("%s is a device of another process", d.Name)
+		case fabricOf(d).path != "": // its client makes sockets, which a worker may not
 			return fmt.Errorf("%s is a node of a fabric", d.Name)
 		}
 	}

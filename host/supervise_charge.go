@@ -204,6 +204,9 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 	}
 	config := workerConfig{Wire: wireVersion, Group: ch.Name, Plan: wirePlan(plan), Numbers: ch.Numbers, Facts: ch.s.facts, Saved: ch.saved}
 	book := ch.book
+	if ch.deaths.count > 0 { // what --fault wants was the first one's; again it would kill them all
+		config.Plan.Faults = nil
+	}
 	ch.mu.Unlock()
 	body, err := json.Marshal(config)
 	if err != nil {
@@ -226,7 +229,7 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 	w.since = time.Now()
 	ch.set(func() {
 		ch.gone = false
-		ch.cur, ch.state, ch.infos, ch.deaths.version = w, stateUp, bounded(up.Devices), up.Version
+		ch.cur, ch.state, ch.infos, ch.deaths.version = w, stateUp, ch.bounded(up.Devices), up.Version
 		if ch.deaths.count > 0 && ch.deaths.took == 0 {
 			ch.deaths.took = time.Since(ch.deaths.at)
 		}
@@ -236,8 +239,6 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 
 // maxDevices bounds what a worker says of its devices.
 const maxDevices = 1024
-
-func bounded(d []DeviceInfo) []DeviceInfo { return d[:min(len(d), maxDevices)] }
 
 // run watches the group's worker, and replaces it, until the supervisor ends.
 func (ch *charge) run() {
@@ -294,6 +295,9 @@ func (ch *charge) recover(w *worker, cause error) {
 func (ch *charge) died(w *worker, cause error) bool {
 	at := time.Now()
 	worked := w != nil && !w.since.IsZero() && at.Sub(w.since) >= workedTime
+	if w != nil {
+		w.ask()
+	}
 	ch.part.Detach(cause)
 	ch.set(func() {
 		d := &ch.deaths
@@ -388,11 +392,12 @@ func (ch *charge) worker() *worker {
 	return ch.cur
 }
 
-// dead says whether nothing is left alive of the group, and gives what is closed when that may have changed.
+// dead says whether no device of the group is left alive, and gives what is closed when that may have changed. A group that was given up is not
+// dead: its devices wait for 'ring3 reload', and its files say why.
 func (ch *charge) dead() (bool, <-chan struct{}) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	return ch.state == stateFailed || ch.gone, ch.changed
+	return ch.gone, ch.changed
 }
 
 // await is the worker that is up, or will be within patience. An error is why there will be none.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"sync"
 	"syscall"
@@ -130,7 +131,7 @@ func (ch *charge) describe(ctx context.Context) []DeviceInfo {
 		reply, err := w.control(ctx, opDevices, nil, nil)
 		if err == nil && json.Unmarshal(reply, &infos) == nil {
 			ch.mu.Lock()
-			ch.infos = bounded(infos)
+			ch.infos = ch.bounded(infos)
 			ch.mu.Unlock()
 		}
 	}
@@ -219,6 +220,8 @@ func (s *supervisor) Figures() *figures.Snapshot {
 			if err := json.Unmarshal(raw, one); err != nil {
 				return err
 			}
+			one.Devices = slices.DeleteFunc(one.Devices, func(d figures.Device) bool { return !ch.mayName(d.Name) })
+			tame(reflect.ValueOf(one))
 			all[ch.index] = one
 			return nil
 		})
@@ -281,8 +284,12 @@ func (s *supervisor) handlers() instance.Handlers {
 func (s *supervisor) route(op string, again bool, device func(raw json.RawMessage) (string, error)) instance.Handler {
 	return func(ctx context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
 		name, err := device(raw)
-		if err != nil {
-			return nil, fmt.Errorf("arguments: %w: %w", err, syscall.EINVAL)
+		var errno syscall.Errno
+		switch {
+		case errors.As(err, &errno):
+			return nil, err
+		case err != nil:
+			return nil, fmt.Errorf("arguments: %v: %w", err, syscall.EINVAL)
 		}
 		ch := s.chargeOf(name)
 		if ch == nil {

@@ -16,17 +16,16 @@ import (
 
 // rules are for the files that more than one worker may have.
 func (s *supervisor) rules() []mirror.Rule {
-	first := mirror.First
 	drivers, ports := "/sys/bus/pci/drivers/*/", "/sys/bus/pci_express/drivers/*/"
 	rules := []mirror.Rule{
-		{Pattern: "/proc/net/pktgen/pgctrl", Show: first, Again: true},
+		{Pattern: "/proc/net/pktgen/pgctrl", One: true, Again: true},
 		// A file of this name is one thread's; what is routed last tells whose answer it shows.
 		s.threadRule(),
 		{Pattern: "/proc/net/dev", Show: joinNetDev},
 		{Pattern: "/proc/interrupts", Show: joinInterrupts},
 		{Pattern: "/sys/bus/pci/rescan"},
 		{Pattern: "/sys/bus/pci/drivers_probe", Store: s.byAddress},
-		{Pattern: "/sys/bus/pci/drivers_autoprobe", Show: first},
+		{Pattern: "/sys/bus/pci/drivers_autoprobe", One: true},
 		{Pattern: "/sys/bus/pci/uevent", Store: s.firstOf},
 		{Pattern: drivers + "bind", Store: s.byAddress},
 		{Pattern: drivers + "unbind", Store: s.byAddress},
@@ -34,20 +33,30 @@ func (s *supervisor) rules() []mirror.Rule {
 		{Pattern: drivers + "new_id"},
 		{Pattern: drivers + "remove_id"},
 		{Pattern: "/sys/bus/pci_express/drivers_probe", Store: s.byAddress},
-		{Pattern: "/sys/bus/pci_express/drivers_autoprobe", Show: first},
+		{Pattern: "/sys/bus/pci_express/drivers_autoprobe", One: true},
 		{Pattern: "/sys/bus/pci_express/uevent", Store: s.firstOf},
 		{Pattern: ports + "bind", Store: s.byAddress},
 		{Pattern: ports + "unbind", Store: s.byAddress},
 		{Pattern: ports + "uevent", Store: s.firstOf},
 		{Pattern: "/sys/module/*/parameters/*", Show: joinValues},
-		{Pattern: "/sys/module/*/*", Show: first},
-		{Pattern: "/sys/devices/system/node/*", Show: first},
-		{Pattern: "/sys/devices/system/node/*/*", Show: first},
+		{Pattern: "/sys/module/*/*", One: true},
+		{Pattern: "/sys/devices/system/node/*", One: true},
+		{Pattern: "/sys/devices/system/node/*/*", One: true},
 	}
 	for _, d := range s.c.Plan.Devices {
 		rules = append(rules, s.generatorRules(d.Name)...)
 	}
-	return rules
+	return append(rules, mirror.Rule{Pattern: "/proc/net/pktgen/*", Store: s.pktgenWrote}) // of what is plugged in
+}
+
+// pktgenWrote lets groups' workers open the captures that are named to them.
+func (s *supervisor) pktgenWrote(parts []string, p []byte) []string {
+	for _, ch := range s.charges {
+		if slices.Contains(parts, ch.Name) {
+			ch.out.Wrote(p)
+		}
+	}
+	return parts
 }
 
 // generatorRules are for pktgen's files of a device, which are its group's alone, whatever another worker has of that name.
@@ -62,9 +71,7 @@ func (s *supervisor) generatorRules(device string) (rules []mirror.Rule) {
 	store := func(parts []string, p []byte) []string {
 		// A capture that is to be replayed is opened by its name, which is the user's to say.
 		if ch := s.chargeOf(device); ch != nil {
-			if o, ok := ch.out.(interface{ wrote(p []byte) }); ok {
-				o.wrote(p)
-			}
+			ch.out.Wrote(p)
 		}
 		i := owner(parts)
 		return parts[i : i+1]
@@ -131,7 +138,7 @@ func (s *supervisor) threadRule() mirror.Rule {
 			if ok {
 				return []string{to}
 			}
-			return nil
+			return parts // rem_device_all is meant for all
 		},
 	}
 }

@@ -202,6 +202,10 @@ func (l life) Event(m link.Method, body []byte, files []*os.File) error {
 		if ch == nil {
 			return fmt.Errorf("event %#x: %w", uint16(m), bus.ErrProtocol)
 		}
+		if renewable(ch.out) {
+			w.condemn(errors.New(line(why)))
+			break
+		}
 		ch.set(func() { ch.gone = true }) // why was said when it happened
 	case lifeSuspect:
 		var v suspect
@@ -258,7 +262,7 @@ func (w *worker) suspects(v suspect) {
 	w.seen = w.seen[max(0, len(w.seen)-maxSuspects):]
 	w.mu.Unlock()
 	switch {
-	case v.Fatal:
+	case v.Fatal && !w.p.Traced(): // in a debugger everything stands still
 		w.condemn(errors.New(v.Text))
 	case v.Over:
 		w.s.log.Info(v.Text)
@@ -435,6 +439,36 @@ func (w *worker) kill() error {
 		}
 	})
 	return w.unkill
+}
+
+// askTimeout is how long a worker that has to be ended may take to say how it is. One that hangs says nothing, and is waited for by its clients.
+const askTimeout = 100 * time.Millisecond
+
+// ask has a worker that still answers say what its devices did last, for the report of its death.
+func (w *worker) ask() {
+	if w.over() {
+		return
+	}
+	done := make(chan *workerReport, 1)
+	go func() { // it ends with the link
+		defer close(done)
+		reply, files, err := w.conn.Call(context.Background(), lifeAsk, nil)
+		closeFiles(files)
+		var r workerReport
+		if err == nil && json.Unmarshal(reply, &r) == nil {
+			r.Cause = ""
+			done <- &r
+		}
+	}()
+	select {
+	case r := <-done:
+		w.mu.Lock()
+		if w.report == nil {
+			w.report = r
+		}
+		w.mu.Unlock()
+	case <-time.After(askTimeout):
+	}
 }
 
 // ended says how its process ended, or that it did not.

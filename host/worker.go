@@ -353,6 +353,7 @@ func (w *workerSide) stop() (any, error) {
 	}
 	watch.stop()
 	w.ending.Store(true)
+	sys.pktgen.Leave() // runs go on, in the next worker
 	r := workerStopped{Saved: sys.Save()}
 	sys.Stop()
 	if err := sys.Close(); err != nil {

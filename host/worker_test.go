@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/frame"
 	"github.com/ring3dev/ring3/internal/ledger"
 	"github.com/ring3dev/ring3/internal/link"
 	"github.com/ring3dev/ring3/internal/mirror"
@@ -408,4 +410,172 @@ func (s *testSupervisor) address(name string) string {
 	}
 	s.t.Fatalf("no device %s", name)
 	return ""
+}
+
+// TestWorkerFiles: traces and captures are opened by the supervisor, and each worker goes on where the one before ended; what pktgen replays is what the user
+// named, and nothing else.
+func TestWorkerFiles(t *testing.T) {
+	dir := t.TempDir()
+	pcap, text, past := filepath.Join(dir, "eth0.pcap"), filepath.Join(dir, "eth1.txt"), filepath.Join(dir, "past.pcap")
+	if err := os.WriteFile(text, []byte("what was there before\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newTestSupervisor(t, []string{"eth0=sim:e1000e", "eth1=sim:e1000e"}, []string{"eth0-eth1"}, func(p *Plan) {
+		p.Captures = map[string]string{"eth0": pcap}
+		if err := p.addTraces([]string{"eth1=" + text}, "", defaultCrash); err != nil {
+			t.Fatal(err)
+		}
+	})
+	frames := func(path string) (n int) {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		p, err := frame.NewPcap(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for ; ; n++ {
+			if _, _, err := p.Next(); err != nil {
+				if !errors.Is(err, io.EOF) {
+					t.Errorf("%s: %v after %d frames", path, err, n)
+				}
+				return n
+			}
+		}
+	}
+	send := func(count string) {
+		s.write("/proc/net/pktgen/eth0", count)
+		s.write("/proc/net/pktgen/pgctrl", "start")
+	}
+	s.up()
+	if fi, err := os.Stat(text); err != nil || fi.Size() < 1000 {
+		t.Errorf("the trace is %+v, %v, want what the driver did", fi, err)
+	}
+	s.write("/proc/net/pktgen/kpktgend_0", "add_device eth0")
+	send("count 10")
+	if n := frames(pcap); n != 10 {
+		t.Errorf("%d frames were captured, want 10", n)
+	}
+	b, err := os.ReadFile(pcap)
+	if err == nil {
+		err = os.WriteFile(past, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.kill()
+	s.up()
+	send("count 5")
+	if n := frames(pcap); n != 15 {
+		t.Errorf("%d frames were captured by two workers, want 15", n)
+	}
+	if b, err := os.ReadFile(text); err != nil || strings.Contains(string(b), "before\n") || strings.Count(string(b), "CTRL") < 2 {
+		t.Errorf("the trace of two workers, %v, is\n%.500s", err, b)
+	}
+	replay := "pcap " + past
+	f := s.file("/proc/net/pktgen/eth0")
+	if _, err := f.Write(s.ctx(), []byte(replay+"\n")); err == nil {
+		t.Error("a worker opened a file that its user did not name")
+	}
+	s.out.Wrote([]byte(replay + "\n"))
+	s.write("/proc/net/pktgen/eth0", replay)
+	s.write("/proc/net/pktgen/pgctrl", "start")
+	if n := frames(pcap); n != 25 {
+		t.Errorf("%d frames were captured after a replay, want 25", n)
+	}
+	s.kill()
+	if up := s.up(); len(up.Lost) != 0 || !strings.Contains(s.read("/proc/net/pktgen/eth0"), past) {
+		t.Errorf("the next worker lost %q, and its pktgen is\n%s", up.Lost, s.read("/proc/net/pktgen/eth0"))
+	}
+}
+
+// TestWorkerAsks: a worker gets nothing that its plan does not say.
+func TestWorkerAsks(t *testing.T) {
+	s := newTestSupervisor(t, []string{"eth0=sim:e1000e"}, nil)
+	for _, a := range []string{
+		`{"use":"pcap","name":"eth0"}`, `{"use":"trace","name":"eth0"}`, `{"use":"trace","name":"../../etc/passwd"}`, `{"use":"replay","name":"/etc/passwd"}`,
+		`{"use":"net/dev","name":"/etc/passwd"}`, `{"use":""}`, `{`, `null`, ``,
+	} {
+		for _, m := range []link.Method{outsideFile, outsideBegin, 0x03ff} {
+			if _, files, err := s.out.Call(t.Context(), m, []byte(a), nil, nil); err == nil || len(files) != 0 {
+				t.Errorf("method %#x of %s gave %v, %v, want an error", uint16(m), a, files, err)
+			}
+		}
+	}
+}
+
+// TestWorkerPanics: last words name the cause, where, and what the device did last; and a fault that was made is not made again.
+func TestWorkerPanics(t *testing.T) {
+	s := newTestSupervisor(t, []string{"eth0=sim:e1000e", "eth1=sim:e1000e"}, []string{"eth0-eth1"}, func(p *Plan) {
+		if err := p.addFaults([]string{"eth1=RDT#8:panic"}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	s.up()
+	s.write("/proc/net/pktgen/kpktgend_0", "add_device eth0")
+	s.write("/proc/net/pktgen/eth0", "dst_mac "+s.devices()[1].MAC)
+	s.write("/proc/net/pktgen/eth0", "count 100000")
+	begun := make(chan error, 1)
+	f, ctx := s.file("/proc/net/pktgen/pgctrl"), s.ctx()
+	go func() {
+		_, err := f.Write(ctx, []byte("start\n"))
+		begun <- err
+	}()
+	select {
+	case <-s.conn.Done():
+	case <-time.After(testPatience):
+		t.Fatal("it lives")
+	}
+	s.eventually("a report", func() bool { return len(s.reports) > 0 })
+	r := s.reports[0]
+	if !strings.Contains(r.Cause, "fault RDT#8:panic") || !strings.Contains(r.Stack, "e1000") || len(r.Devices) != 2 || len(r.Devices[1].Accesses) == 0 || r.Devices[1].Registers["RDT"] == "" {
+		t.Errorf("the report is %+v", r)
+	}
+	s.kill()
+	s.up()
+	if d := s.devices(); d[1].State != stateUp {
+		t.Errorf("eth1 is %+v", d[1])
+	}
+	if err := <-begun; err == nil {
+		t.Error("a start whose worker died ended well")
+	}
+}
+
+// TestWorkerLedger: what pktgen counted is counted on by the next worker, to the end that was asked for.
+func TestWorkerLedger(t *testing.T) {
+	s := newTestSupervisor(t, []string{"eth0=sim:e1000e", "eth1=sim:e1000e"}, []string{"eth0-eth1"})
+	s.up()
+	s.write("/proc/net/pktgen/kpktgend_0", "add_device eth0")
+	s.write("/proc/net/pktgen/eth0", "count 50000")
+	s.write("/proc/net/pktgen/eth0", "delay 20000") // a second in all
+	f, ctx := s.file("/proc/net/pktgen/pgctrl"), s.ctx()
+	go func() { _, _ = f.Write(ctx, []byte("start\n")) }()
+	s.until("frames", func() bool { return sofar(s.read("/proc/net/pktgen/eth0")) > 100 })
+	s.kill()
+	s.up()
+	s.until("the end", func() bool { return sofar(s.read("/proc/net/pktgen/eth0")) == 50000 })
+}
+
+func sofar(text string) (n int) {
+	_, rest, _ := strings.Cut(text, "pkts-sofar: ")
+	_, _ = fmt.Sscan(rest, &n)
+	return n
+}
+
+// BenchmarkStore is a write to a file of a worker's, after which what is saved is compared with what was.
+func BenchmarkStore(b *testing.B) {
+	plan, err := ParsePlan([]string{"eth0=sim:e1000e", "eth1=sim:e1000e"}, []string{"eth0-eth1"}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, err := NewSystem(b.Context(), Config{Plan: plan, Drivers: testProgram.Drivers, Changed: func(Saved) {}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	for b.Loop() {
+		s.tell()
+	}
 }

@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,6 +33,17 @@ func workers(pid int) (out []int) {
 // tapWorkerKilled kills the worker of two tapped devices again and again: a TCP connection goes on, and the interfaces
 // keep what they were given.
 func tapWorkerKilled(t *testing.T) {
+	for _, device := range []string{"sim:e1000e", "qemu:e1000e"} {
+		t.Run(device, func(t *testing.T) {
+			if _, err := exec.LookPath("qemu-system-x86_64"); err != nil && strings.HasPrefix(device, "qemu") {
+				t.Skip(err)
+			}
+			tapWorkerKilledOn(t, device)
+		})
+	}
+}
+
+func tapWorkerKilledOn(t *testing.T, device string) {
 	if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid())); err != nil {
 		t.Skip(err)
 	}
@@ -41,7 +53,7 @@ func tapWorkerKilled(t *testing.T) {
 		t.Skip(err)
 	}
 	t.Cleanup(there.Close)
-	up := startUp(t, nil, "eth0=sim:e1000e", "eth1=sim:e1000e", "--wire", "eth0-eth1", "--tap", "eth0=rt0", "--tap", "eth1=rt1")
+	up := startUp(t, nil, "eth0="+device, "eth1="+device, "--wire", "eth0-eth1", "--tap", "eth0=rt0", "--tap", "eth1=rt1")
 	up.loud = true
 	rt1, err := netlink.LinkByName("rt1")
 	if err == nil {

@@ -2,7 +2,6 @@ package pktgen
 
 import (
 	"math"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/internal/cpuset"
+	"github.com/ring3dev/ring3/internal/osthread"
 )
 
 // clockBase ties the runtime's clock, which costs no system call, to CLOCK_MONOTONIC.
@@ -69,9 +69,9 @@ func measureOffset() (ns, within int64) {
 const wallTime = 10_000_000 // ns
 
 // pin ties the calling thread, which is the goroutine's own, to one CPU and names it. A CPU
-// that is not to be had, or a missing /proc, costs the pinning or the name, not the thread.
+// that is not to be had costs the pinning, not the thread.
 func pin(cpu int, name string) error {
-	_ = os.WriteFile("/proc/thread-self/comm", []byte(name), 0)
+	osthread.Name(name)
 	// Timers of this thread fire when they are due, not 50 us later.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
 	var set unix.CPUSet

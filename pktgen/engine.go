@@ -65,6 +65,7 @@ type Engine struct {
 	debug   atomic.Bool
 	tmplID  atomic.Uint32
 	rx      receivers
+	left    atomic.Bool // Leave was called
 	ledger  *ledger.Ledger
 	changes func()
 
@@ -146,7 +147,7 @@ func (e *Engine) Close() {
 	}
 	e.wg.Wait()
 	e.closePorts("")
-	e.rxClose()
+	e.rxKeep()
 }
 
 // goneTime bounds the wait of RemoveDevice, as the kernel bounds its own.
@@ -333,6 +334,9 @@ func (e *Engine) start(ctx context.Context) {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 		defer cancel()
 		e.wait(bounded, e.served(ctlStop))
+	}
+	if e.left.Load() {
+		return // whoever takes over ends it
 	}
 	if e.epoch.Load() == epoch {
 		e.keepStart(startOpen, 0)

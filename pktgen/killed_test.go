@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -200,7 +201,7 @@ func victimDevices(ctx context.Context, kind string) (_ map[string]netdev.Device
 		if err != nil {
 			return nil, closeAll, err
 		}
-		res := pci.Bind(ctx, dev, pci.Env{Name: name}, []*pci.Driver{e1000.Driver})
+		res := pci.Bind(ctx, dev, pci.Env{Name: name, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}, []*pci.Driver{e1000.Driver})
 		if res.Outcome != pci.Bound {
 			return nil, closeAll, fmt.Errorf("binding %s: %s: %w", name, res.Outcome, res.Err)
 		}
@@ -210,11 +211,11 @@ func victimDevices(ctx context.Context, kind string) (_ map[string]netdev.Device
 	return nds, closeAll, netdev.Wire(nds["eth0"], nds["eth1"])
 }
 
-func TestKilledSim(t *testing.T) { testKilled(t, "sim", 400_000, 40) }
+func TestKilledSim(t *testing.T) { testKilled(t, "sim", 1_000_000, 25) }
 
 func TestKilledQEMU(t *testing.T) {
 	bustest.NeedQEMU(t)
-	testKilled(t, "qemu", 60_000, 12)
+	testKilled(t, "qemu", 200_000, 8)
 }
 
 // testKilled kills a sender, and the receiver in the same process, over and over at any time while they run, until it sent its count. Both sides' numbers
@@ -250,14 +251,14 @@ func testKilled(t *testing.T, kind string, count uint64, kills int) {
 			t.Fatal(err)
 		}
 		before := sofar.Load()
-		if n < kills && before < count*8/10 {
+		if n < kills && before < count*6/10 {
 			if n%5 != 4 { // else it is killed while it comes up
 				if _, err := io.ReadFull(out, make([]byte, 3)); err != nil {
 					_ = cmd.Wait()
 					t.Fatalf("process %d did not come up: %v", n, err)
 				}
 				// It sends for a while; not so long that it could come to the end.
-				want := before + rng.Uint64N(count/uint64(kills))
+				want := before + rng.Uint64N(count/2/uint64(kills))
 				for end := time.Now().Add(20 * time.Second); sofar.Load() <= want; {
 					if time.Now().After(end) {
 						_ = cmd.Process.Kill()
@@ -274,6 +275,8 @@ func testKilled(t *testing.T, kind string, count uint64, kills int) {
 			_ = cmd.Wait() // it was killed
 			if now := sofar.Load(); now < before {
 				t.Fatalf("process %d: %d packets, and there were %d before it", n, now, before)
+			} else if now > count*9/10 {
+				t.Skipf("the machine is too busy: process %d had sent %d of %d packets when it was to be killed at about %d", n, now, count, before)
 			}
 			continue
 		}

@@ -91,13 +91,7 @@ func (d *device) end() {
 	d.dropPackets()
 	ports := append([]*port(nil), d.ports...)
 	d.mu.Unlock()
-	if !d.gone() {
-		for _, p := range ports {
-			if p != nil {
-				p.drain(d.nd.Link().Up)
-			}
-		}
-	}
+	d.drain(ports)
 	d.mu.Lock()
 	d.stopped = mono()
 	d.idle += d.stopped - from
@@ -109,6 +103,30 @@ func (d *device) end() {
 	d.keepAll()
 	d.mu.Unlock()
 	d.thr.eng.note()
+}
+
+// leave ends the thread's part in a run that goes on in another process: what is in flight is sent. The thread calls it.
+func (d *device) leave() {
+	d.mu.Lock()
+	d.dropPackets()
+	ports := append([]*port(nil), d.ports...)
+	d.mu.Unlock()
+	d.drain(ports)
+	d.mu.Lock()
+	d.keepAll()
+	d.mu.Unlock()
+}
+
+// drain waits until the device has sent what its ports were given.
+func (d *device) drain(ports []*port) {
+	if d.gone() {
+		return
+	}
+	for _, p := range ports {
+		if p != nil {
+			p.drain(d.nd.Link().Up)
+		}
+	}
 }
 
 // gone tells whether the network device went away.

@@ -96,10 +96,12 @@ func (e *Engine) rxGone(base string) {
 	}
 }
 
-// rxClose ends what receivers do by themselves.
-func (e *Engine) rxClose() {
+// rxKeep keeps what receivers have accounted for until now. They go on, as long as somebody gives them frames.
+func (e *Engine) rxKeep() {
 	for _, r := range e.rx.all() {
-		r.close()
+		r.mu.Lock()
+		r.keepAll()
+		r.mu.Unlock()
 	}
 }
 

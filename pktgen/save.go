@@ -225,6 +225,24 @@ func (d *device) save() savedDevice {
 	return s
 }
 
+// Leave ends the threads and leaves every run as it is, behind what was sent, to be saved and to go on in another process. A write of `start` that waits
+// for the end of a run goes on waiting until its context ends. Only Save and Close make sense afterwards.
+func (e *Engine) Leave() {
+	e.mu.Lock()
+	closed := e.closed
+	e.closed = true
+	e.mu.Unlock()
+	if closed {
+		return
+	}
+	e.left.Store(true)
+	for _, t := range e.threads {
+		t.post(ctlLeave)
+	}
+	e.wg.Wait()
+	e.rxKeep()
+}
+
 // Restore makes the devices that another engine's Save tells of, each on the thread where it was, or the first one if there is no such, as they
 // were. Those that ran go on when `start` is written, if one was under way, or with Resume, at the packet where they were: by Config.Ledger, or else by
 // what was saved. Receivers get their settings if they are there already, and when they are made.

@@ -1,6 +1,7 @@
 package pktgen
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -237,6 +238,64 @@ func TestGoOn(t *testing.T) {
 			t.Errorf("a second start sent %d packets of eth1, want 100", n1)
 		}
 		a.e.Close()
+		b.e.Close()
+	}
+}
+
+// TestLeave exchanges the engine under a run: whoever waits for its end waits on, the next one sends the rest, and no more.
+func TestLeave(t *testing.T) {
+	bustest.NoLeaks(t)
+	const count = 3_000_000
+	for _, kept := range []bool{true, false} {
+		var l *ledger.Ledger
+		if kept {
+			l = newLedger(t)
+		}
+		s := newSink("eth0")
+		a := newBenchOf(t, Config{CPUs: []int{0}, Ledger: l}, s)
+		a.ok("kpktgend_0", "add_device eth0")
+		a.ok("eth0", "count 3000000", "burst 8")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = a.file("pgctrl").Write(ctx, []byte("start"))
+		}()
+		for end := time.Now().Add(10 * time.Second); s.queues[0].n.Load() < 1000; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("nothing is sent")
+			}
+		}
+		a.e.Leave()
+		state := a.e.Save()
+		first := s.queues[0].n.Load()
+		a.e.Close()
+		if f := a.e.Figures()[0]; first < count {
+			select {
+			case <-done:
+				t.Error("start returned when its engine was left")
+			default:
+			}
+			if !f.Running || f.Packets != first {
+				t.Errorf("left behind after %d packets: %+v", first, f)
+			}
+		}
+		b := newBenchOf(t, Config{CPUs: []int{0}, Ledger: l}, s)
+		if err := b.e.Restore(state); err != nil {
+			t.Fatal(err)
+		}
+		b.e.Resume()
+		if first < count { // else the machine was too slow to leave in time, and this would be another run
+			b.ok("pgctrl", "start")
+		}
+		cancel()
+		<-done
+		if n := s.queues[0].n.Load(); n != count {
+			t.Errorf("kept %v: %d packets in all, want %d", kept, n, count)
+		}
+		if f := b.e.Figures()[0]; f.Running || f.Packets != count || !strings.HasPrefix(f.Result, "OK: ") {
+			t.Errorf("kept %v: %+v", kept, f)
+		}
 		b.e.Close()
 	}
 }

@@ -25,6 +25,7 @@ const (
 	ctlRem                        // remove the devices that are marked
 	ctlExit
 	ctlStopRun // ctlStop that came after a ctlRun which is not served yet
+	ctlLeave   // end, and leave runs as they are, for another process
 	ctlResume  // go on with the devices that ran in another process, and begin with those that it had not begun with
 )
 
@@ -144,7 +145,13 @@ func (t *thread) serve() (exit bool) {
 			t.remove(d)
 		}
 	}
-	exit = c&ctlExit != 0
+	if c&ctlLeave != 0 {
+		for _, d := range t.run {
+			d.leave()
+		}
+		t.run = nil
+	}
+	exit = c&(ctlExit|ctlLeave) != 0
 	if exit {
 		id = math.MaxUint64 // nobody waits for a thread that is not there
 	}

@@ -134,6 +134,42 @@ func TestAttach(t *testing.T) {
 	}
 }
 
+// TestQuiesceOwnReset: a machine that its user had reset itself, and one that it put to sleep, come back or are no more.
+func TestQuiesceOwnReset(t *testing.T) {
+	c := Config{Devices: []DeviceSpec{{Name: "eth0", Model: "e1000e"}}}
+	p := launched(t, c)
+	for range 5 {
+		m := attached(t, p, c)
+		m.qt.post(cmdOut[1], 0xcf9, 6) // Reset Control of the ICH9: a hard reset
+		die(m)
+		quiesce(t, p)
+		m = attached(t, p, c)
+		time.Sleep(5 * time.Millisecond) // for a reset that comes too late
+		d, err := m.Device("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id := pci.ReadID(d.Config()).String(); id != "8086:10d3" {
+			t.Fatalf("after a reset of its own eth0 is %s", id)
+		}
+		die(m)
+		quiesce(t, p)
+	}
+	m := attached(t, p, c)
+	// PMBASE of the ICH9's LPC bridge, its ACPI enabled; then SLP_TYP 1 with SLP_EN in PM1_CNT: to sleep, S3.
+	m.qt.post(cmdOut[4], 0xcf8, 1<<31|0x1f<<11|0x40)
+	m.qt.post(cmdOut[4], 0xcfc, 0x601)
+	m.qt.post(cmdOut[4], 0xcf8, 1<<31|0x1f<<11|0x44)
+	m.qt.post(cmdOut[1], 0xcfc, 0x80)
+	m.qt.post(cmdOut[2], 0x604, 1<<13|1<<10)
+	die(m)
+	if err := p.Quiesce(t.Context()); err != nil && !errors.Is(err, bus.ErrGone) {
+		t.Errorf("Quiesce() of a machine that sleeps = %v, want nil or ErrGone", err)
+	} else if err == nil {
+		attached(t, p, c)
+	}
+}
+
 // TestAttachPlugged finds what was plugged in before.
 func TestAttachPlugged(t *testing.T) {
 	c := Config{Devices: []DeviceSpec{{Name: "rp0", Model: "pcie-root-port"}, {Name: "rp1", Model: "pcie-root-port"}}}

@@ -302,7 +302,7 @@ func (p *Process) event(e qmpEvent) {
 			return
 		default:
 		}
-	case e.Event == "RESET":
+	case e.Event == "RESET" && (e.Data.Reason == "" || e.Data.Reason == resetReason):
 		select {
 		case p.resets <- struct{}{}:
 		default:
@@ -310,6 +310,9 @@ func (p *Process) event(e qmpEvent) {
 	}
 	p.log.Debug("qemu: event " + e.Event + " " + e.Data.Device)
 }
+
+// resetReason is of a reset that was asked for here. A device can ask for one as well.
+const resetReason = "host-qmp-system-reset"
 
 // watchEjects cleans up after devices that QEMU has removed.
 func (p *Process) watchEjects() {

@@ -52,6 +52,7 @@ type qmpEvent struct {
 	Event string `json:"event"`
 	Data  struct {
 		Device string `json:"device"`
+		Reason string `json:"reason"` // of RESET
 	} `json:"data"`
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -116,6 +117,13 @@ func (p *Process) reset(q *wire, limit time.Time) error {
 		return fmt.Errorf("resetting it: nothing said until the deadline: %w", bus.ErrTimeout)
 	}
 	over := time.Now().Add(eduTime)
+	// Who holds the machine can have put it to sleep, which a reset does not end.
+	var status struct{ Running bool }
+	if r, err := p.qmp.execute("query-status", nil); err != nil {
+		return fmt.Errorf("asking whether it runs: %w", err)
+	} else if err := json.Unmarshal(r, &status); err != nil || !status.Running {
+		return fmt.Errorf("it does not run after its reset (%s): %w", r, bus.ErrProtocol)
+	}
 	p.mu.Lock()
 	var roots []int
 	for _, s := range p.seats {

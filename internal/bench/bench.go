@@ -80,7 +80,7 @@ func Run(ctx context.Context, o Options, emit func(Row) error) error {
 	if o.Pairs == 0 {
 		o.Pairs = 3
 	}
-	for _, f := range []func(context.Context, *Options, func(Row) error) error{access, irq, realTime, start, mem, wire, forward, pktgenTx, pktgenUses, rates, null, accounting, iommu, vfioUser, tracing, weight, moderation, polling, taps, tpms, portIRQs, plug, configSpace, enumerate, rio} {
+	for _, f := range []func(context.Context, *Options, func(Row) error) error{access, irq, realTime, start, mem, wire, forward, pktgenTx, pktgenUses, rates, null, accounting, iommu, vfioUser, tracing, contain, weight, moderation, polling, taps, tpms, portIRQs, plug, configSpace, enumerate, rio} {
 		if err := f(ctx, &o, emit); err != nil {
 			return err
 		}

@@ -168,7 +168,7 @@ func mem(ctx context.Context, o *Options, emit func(Row) error) error {
 		return err
 	}
 	name := fmt.Sprintf("bench%d", os.Getpid())
-	up := exec.CommandContext(ctx, self, "up", "-i", name)
+	up := exec.CommandContext(ctx, self, "up", "--supervise=off", "-i", name)
 	up.Cancel = func() error { return up.Process.Signal(unix.SIGTERM) }
 	up.Stderr = o.Stderr
 	out, err := up.StdoutPipe()

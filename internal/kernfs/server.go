@@ -142,7 +142,7 @@ func (s *Server) start(fd int, guarded bool) error {
 		s.conn = os.NewFile(uintptr(fd), "/dev/fuse")
 	}
 	// INIT settles the protocol before anything else may run.
-	if err := s.conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := s.conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		s.drop()
 		return err
 	}

@@ -12,10 +12,11 @@
 //
 // # What a worker's death means to a program
 //
-// A read of a text or of a binary file that was on its way is made again, of the next worker (if it kills three, it gives EIO). A write that was on its way gives EIO, since it may have been done
-// (unless its [Rule] says Again); one that was not sent yet is sent to the next worker. A stream (a device's file) gives EIO once, then it is opened again,
-// with the flags of its open, at its next use. Calls wait for the next worker, at most Patience, then give EIO; after Fail they do so at once.
-// What can be interrupted ends with its ctx at any time; what cannot (ReadAt, WriteAt, Open, Close, Poll), and each Show, ends after Patience.
+// A read of a text or of a binary file that was on its way is made again, of the next worker (if it kills three, it gives EIO). A write that was on its
+// way gives EIO, since it may have been done (unless its [Rule] says Again); one that was not sent yet is sent to the next worker. A stream (a device's
+// file) gives EIO once, then it is opened again, with the flags of its open, at its next use. Calls wait for the next worker, at most Patience, then
+// give EIO; after Fail they do so at once. What can be interrupted ends with its ctx at any time; what cannot (ReadAt, WriteAt, Open, Close, Poll), and
+// each Show, ends after Patience.
 //
 // # What stays
 //
@@ -36,7 +37,8 @@
 // # What is trusted
 //
 // Of a worker nothing: the number of entries, their depth, names, targets and sizes have bounds, and so have the calls and streams that are open in it. Whatever breaks
-// one ends its link with bus.ErrProtocol. It changes only its own part, below the top, and never what the tree's owner put there.
+// one ends its link with bus.ErrProtocol. It changes only its own part, below the top, and never what the tree's owner put there;
+// what its part may have at all is TreeOptions.May's to say.
 // The kernel's entries of merged directories (node.Dir.Kernel) are not told.
 //
 // # Locks

@@ -192,7 +192,7 @@ func (e *Export) compare(p *place, name string) {
 		e.tell(&record{remove: true, id: old.id})
 	}
 	info, ok := describe(n)
-	if !ok || len(name) > maxName || p.depth+1 >= maxDepth {
+	if !ok || !goodName(name) || p.depth+1 >= maxDepth {
 		return
 	}
 	if e.count++; e.count >= maxNodes {

@@ -152,10 +152,12 @@ func (e *entry) await(ctx context.Context, p *Part) (*seen, *link.Conn, error) {
 // each asks several parts at once, and waits for all.
 func (e *entry) each(ctx context.Context, parts []*seen, m link.Method, body []byte, how int) (replies [][]byte, errs []error) {
 	replies, errs = make([][]byte, len(parts)), make([]error, len(parts))
+	ask := func(i int) { replies[i], errs[i] = e.call(ctx, parts[i].of.part, m, body, how) }
 	var wg sync.WaitGroup
-	for i, s := range parts {
-		wg.Go(func() { replies[i], errs[i] = e.call(ctx, s.of.part, m, body, how) })
+	for i := range len(parts) - 1 {
+		wg.Go(func() { ask(i) })
 	}
+	ask(len(parts) - 1)
 	wg.Wait()
 	return replies, errs
 }
@@ -174,6 +176,10 @@ func names(parts []*seen) []string {
 // show is File.ShowContext. A joined file shows what there is: one that all parts fail to show has the first one's error.
 func (e *entry) show(ctx context.Context, w *bytes.Buffer) error {
 	parts := *e.users.Load()
+	if len(parts) > 1 && e.rule != nil && e.rule.One { // one that lives
+		i := slices.IndexFunc(parts, func(s *seen) bool { return !s.of.part.hasFailed() })
+		parts = parts[max(i, 0):][:1]
+	}
 	if len(parts) == 1 {
 		text, err := e.call(ctx, parts[0].of.part, methodShow, nil, retry|bounded)
 		if err == nil && len(text) > maxText {
@@ -255,10 +261,13 @@ func (e *entry) store(ctx context.Context, p []byte) (int, error) {
 // choose is whom a write goes to.
 func (e *entry) choose(p []byte) []*seen {
 	parts := *e.users.Load()
-	if len(parts) < 2 || e.rule == nil || e.rule.Store == nil {
+	if len(parts) == 0 || e.rule == nil || e.rule.Store == nil {
 		return parts
 	}
 	chosen := e.rule.Store(names(parts), p)
+	if len(parts) == 1 { // whom else
+		return parts
+	}
 	var some []*seen
 	for _, s := range parts {
 		if slices.Contains(chosen, s.of.part.name) {

@@ -285,7 +285,7 @@ func TestExchange(t *testing.T) {
 			m.ask("kill", "ok")
 			m.ask("spawn", "<nil>")
 		}
-		if got := m.sh("cd $D/proc/net; stat -c '%a %s %F' $D/proc/net/varies && cat $D/proc/net/varies/in 2>/dev/null || cat $D/proc/net/varies 2>/dev/null; true"); got != c.look {
+		if got := m.sh("cd $D/proc/net; stat -c '%a %s %F' $PWD/varies && cat varies/in 2>/dev/null || cat varies 2>/dev/null; true"); got != c.look {
 			t.Errorf("of worker %d a program sees %q, want %q", i+1, got, c.look)
 		}
 		b := make([]byte, 10)

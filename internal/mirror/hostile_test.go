@@ -103,6 +103,8 @@ func TestHostileRecords(t *testing.T) {
 		{"the directory above", []record{put(1, 0, "..", aDir)}},
 		{"no name", []record{put(1, 0, "", aDir)}},
 		{"a name with an end in it", []record{put(1, 0, "a\x00b", aDir)}},
+		{"a name that clears the screen", []record{put(1, 0, "a\x1b[2J", aDir)}},
+		{"a target that does", []record{put(1, 0, "x", kindInfo{kind: kindLink, target: "\x1b[2J"})}},
 		{"a kind that there is not", []record{put(1, 0, "x", kindInfo{kind: 9})}},
 		{"a set-uid file", []record{put(1, 0, "x", kindInfo{kind: kindFile, mode: 0o4755})}},
 		{"functions that there are not", []record{put(1, 0, "x", kindInfo{kind: kindFile, flags: 0x80})}},
@@ -388,7 +390,8 @@ func TestNothingStays(t *testing.T) {
 // FuzzRecords reads records as a worker may send them.
 func FuzzRecords(f *testing.F) {
 	var all []byte
-	for _, r := range []record{put(1, 0, "dir", aDir), put(2, 1, "file", aFile), put(3, 0, "dev", aDev), put(4, 1, "l", kindInfo{kind: kindLink, target: "../x"}), {remove: true, id: 2}} {
+	for _, r := range []record{put(1, 0, "dir", aDir), put(2, 1, "file", aFile), put(3, 0, "dev", aDev),
+		put(4, 1, "l", kindInfo{kind: kindLink, target: "../x"}), {remove: true, id: 2}} {
 		f.Add(r.append(nil))
 		all = r.append(all)
 	}

@@ -65,7 +65,7 @@ func joinedTree(patience time.Duration) *Tree {
 		}, Store: func(parts []string, p []byte) []string {
 			return slices.DeleteFunc(slices.Clone(parts), func(s string) bool { return !strings.Contains(string(p), s) })
 		}},
-		{Pattern: "/proc/first", Show: First},
+		{Pattern: "/proc/first", One: true},
 		{Pattern: "/proc/start", Again: true},
 	}})
 }
@@ -76,7 +76,8 @@ func TestJoined(t *testing.T) {
 	a, b := newGroup("a"), newGroup("b")
 	run(t, pb, b.root) // the order is that of Part, not of Attach
 	wa := run(t, pa, a.root)
-	for path, want := range map[string]string{"proc/all": "a\nb\n", "proc/chosen": "a+b:a\n|b\n", "proc/first": "a\n", "proc/private": "b\n", "proc/own-a": "a", "proc/own-b": "b"} {
+	for path, want := range map[string]string{"proc/all": "a\nb\n", "proc/chosen": "a+b:a\n|b\n", "proc/first": "a\n",
+		"proc/private": "b\n", "proc/own-a": "a", "proc/own-b": "b"} {
 		if got, err := find(t, tr, path).ReadAll(); string(got) != want || err != nil {
 			t.Errorf("%s: ReadAll() = %q, %v, want %q", path, got, err, want)
 		}
@@ -116,6 +117,9 @@ func TestJoined(t *testing.T) {
 	}
 	if got, err := find(t, tr, "proc/chosen").ReadAll(); string(got) != "b:b\n" || err != nil {
 		t.Errorf("with a failed, ReadAll() = %q, %v, want that of b", got, err)
+	}
+	if got, err := find(t, tr, "proc/first").ReadAll(); string(got) != "b\n" || err != nil {
+		t.Errorf("with a failed, ReadAll() of a file of which one is shown = %q, %v, want that of b", got, err)
 	}
 	if got, err := find(t, tr, "proc/own-a").ReadAll(); !errors.Is(err, syscall.EIO) || !strings.Contains(fmt.Sprint(err), "again and again") {
 		t.Errorf("a file of a part that failed: ReadAll() = %q, %v, want EIO and why", got, err)
@@ -208,8 +212,7 @@ func TestPoison(t *testing.T) {
 	tr := NewTree(TreeOptions{})
 	p := tr.Part("a")
 	deaths := make(chan struct{}, 10)
-	var spawn func()
-	spawn = func() {
+	spawn := func() {
 		var w atomic.Pointer[worker] // the race detector does not see that a socket orders this
 		root := &node.Dir{}
 		root.Put("poison", &node.File{Mode: 0o444, Show: func(*bytes.Buffer) error {
@@ -247,6 +250,24 @@ func TestPoison(t *testing.T) {
 	}
 	if died > maxRetries+1 {
 		t.Errorf("one read cost %d workers, want %d", died, maxRetries+1)
+	}
+}
+
+// TestMay has a worker with what is another one's to have, though it comes first.
+func TestMay(t *testing.T) {
+	tr := NewTree(TreeOptions{May: func(part, path string) bool { return part != "bad" || path != "/proc/own-a" && path != "/sys/a" }})
+	bad, good := newGroup("a"), newGroup("a")
+	bad.root.MkdirAll("sys/a/below").Put("f", &node.File{})
+	good.root.MkdirAll("sys/a").Put("mine", &node.File{})
+	run(t, tr.Part("bad"), bad.root)
+	if s := dump(tr.Root(), ""); strings.Contains(s, "own-a") || strings.Contains(s, "/sys/a") || !strings.Contains(s, "/proc/private") {
+		t.Errorf("of a worker that may not have all there is\n%s", s)
+	}
+	w := run(t, tr.Part("good"), good.root)
+	bad.root.MkdirAll("sys/a").Put("late", &node.File{})
+	w.settled(t)
+	if s := dump(tr.Root(), ""); !strings.Contains(s, "own-a") || !strings.Contains(s, "/sys/a/mine") || strings.Contains(s, "below") || strings.Contains(s, "late") {
+		t.Errorf("with the one that may there is\n%s", s)
 	}
 }
 

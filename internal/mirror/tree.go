@@ -19,20 +19,22 @@ type Rule struct {
 	Pattern string
 	// Show makes the text of the texts of several parts, in the order in which Part made them; a part that has failed is left out. nil: one after the other.
 	Show func(parts []string, texts [][]byte) []byte
-	// Store names those of parts that get a write; none means the first, whose answer is the writer's. nil: all.
+	// One says that the texts are the same, and one is shown: the others are not asked. Show is not called.
+	One bool
+	// Store names those of parts that get a write, also where there is one; none means the first, whose answer is the writer's. nil: all.
 	Store func(parts []string, p []byte) []string
 	// Again says that a write that was on its way when its worker died is harmless to repeat: it goes to the next worker.
 	Again bool
 }
-
-// First is a Rule's Show that shows the first part's text.
-func First(_ []string, texts [][]byte) []byte { return texts[0] }
 
 // TreeOptions say how a Tree behaves. The zero value is good for a test.
 type TreeOptions struct {
 	Rules []Rule
 	// Except are names at the top that no worker may have.
 	Except []string
+	// May says whether a part may have an entry ("/sys/class/net/eth1"), where what is above it is there. It is asked once for each, with the Tree's lock held: it must not
+	// wait, nor use the Tree. nil: each may have any.
+	May func(part, path string) bool
 	// Patience is how long a call waits for the next worker, and how long one that cannot be interrupted waits for its answer; 0: 10 s.
 	Patience time.Duration
 	Log      *slog.Logger // nil discards
@@ -114,6 +116,10 @@ func (t *Tree) join(up *entry, s *seen) *entry {
 		return nil
 	}
 	e := up.kids[s.name]
+	if t.o.May != nil && !t.o.May(s.of.part.name, up.path+"/"+s.name) {
+		s.of.part.hidden("it may not have that", up.path+"/"+s.name)
+		return nil
+	}
 	if e == nil {
 		e = &entry{up: up, name: s.name, path: up.path + "/" + s.name}
 		switch s.kind {
@@ -133,11 +139,8 @@ func (t *Tree) join(up *entry, s *seen) *entry {
 			return nil
 		}
 		up.kids[s.name] = e
-	} else if mine := len(e.own) == 1 && e.own[0].of.part == s.of.part; e.own[0].kind != s.kind || !mine && s.kind != kindDir && e.rule == nil && (s.kind != kindLink || e.own[0].kindInfo != s.kindInfo) {
-		if p := s.of.part; !p.hides {
-			p.hides = true
-			t.o.Log.Warn("a worker has what another one had first; it is not shown, nor what else there may be of this kind", "worker", p.name, "path", e.path)
-		}
+	} else if !e.takes(s) {
+		s.of.part.hidden("another one has it", e.path)
 		return nil
 	}
 	part := func(x *seen) int { return x.of.part.order }
@@ -151,6 +154,28 @@ func (t *Tree) join(up *entry, s *seen) *entry {
 	s.at = e
 	e.refresh()
 	return e
+}
+
+// takes says whether a worker's node may stand here beside, or in the place of, what is here.
+func (e *entry) takes(s *seen) bool {
+	first := e.own[0]
+	switch {
+	case first.kind != s.kind:
+		return false
+	case len(e.own) == 1 && first.of.part == s.of.part, s.kind == kindDir:
+		return true
+	case s.kind == kindLink:
+		return first.kindInfo == s.kindInfo
+	}
+	return e.rule != nil
+}
+
+// hidden logs that something is not shown, once.
+func (p *Part) hidden(why, path string) {
+	if !p.hides {
+		p.hides = true
+		p.t.o.Log.Warn("a worker has what is not shown, nor what else there may be of this kind: "+why, "worker", p.name, "path", path)
+	}
 }
 
 // leave takes a node of a worker away, after what is below it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"unicode"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/internal/link"
@@ -99,7 +100,7 @@ func describe(n node.Node) (kindInfo, bool) {
 	case *node.Dir:
 		return kindInfo{kind: kindDir, mode: uint16(n.Mode.Perm())}, true
 	case *node.Link:
-		return kindInfo{kind: kindLink, target: n.Target}, n.Target != "" && len(n.Target) <= maxTarget
+		return kindInfo{kind: kindLink, target: n.Target}, n.Target != "" && len(n.Target) <= maxTarget && !strings.ContainsFunc(n.Target, unicode.IsControl)
 	case *node.File:
 		k := kindInfo{kind: kindFile, mode: uint16(n.Mode.Perm()), flavour: uint8(n.Flavour), size: uint32(min(max(n.Size, 0), maxSize))}
 		for _, f := range []struct {
@@ -171,16 +172,21 @@ func parseRecord(b []byte) (r record, rest []byte, err error) {
 	return r, b[n:], r.check()
 }
 
+// goodName says whether a name can be told. It may hold control characters, since what users name is called so; whoever shows it sees to that.
+func goodName(s string) bool {
+	return s != "" && len(s) <= maxName && s != "." && s != ".." && !strings.ContainsAny(s, "/\x00")
+}
+
 // check refuses what no tree has.
 func (r *record) check() error {
 	switch {
-	case r.name == "" || r.name == "." || r.name == ".." || strings.ContainsAny(r.name, "/\x00"):
+	case !goodName(r.name):
 		return fmt.Errorf("an entry of the name %q", r.name)
 	case r.mode&^uint16(fs.ModePerm) != 0 || r.flavour > uint8(node.Sys) || r.flags > allFlags || r.size > maxSize || len(r.target) > maxTarget:
 		return fmt.Errorf("%q: mode %#o, flavour %d, flags %#x, size %d, a target of %d bytes", r.name, r.mode, r.flavour, r.flags, r.size, len(r.target))
 	case r.kind == kindDir && r.flavour|r.flags == 0 && r.size == 0 && r.target == "":
 	case r.kind == kindFile && r.target == "":
-	case r.kind == kindLink && r.flavour|r.flags == 0 && r.size == 0 && r.mode == 0 && r.target != "" && !strings.ContainsRune(r.target, 0):
+	case r.kind == kindLink && r.flavour|r.flags == 0 && r.size == 0 && r.mode == 0 && r.target != "" && !strings.ContainsFunc(r.target, unicode.IsControl):
 	default:
 		return fmt.Errorf("%q: an entry of kind %d, with what that kind has not", r.name, r.kind)
 	}

@@ -3,15 +3,15 @@
 package osthread
 
 import (
-	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/ioctl"
 )
 
 // Name names the calling thread, which is the goroutine's own, for ps, top and gdb: at most 15 bytes.
-// Without a /proc it stays as it was.
-func Name(s string) { _ = os.WriteFile("/proc/thread-self/comm", []byte(s), 0) }
+func Name(s string) { _ = ioctl.SetThreadName(s) }
 
 // Go runs f in a new goroutine on a thread that is f's alone, and ends with it. It is
 // never the main thread: that one never ends, and its affinity and name are the process's in

@@ -1,0 +1,59 @@
+package host
+
+import (
+	"reflect"
+	"strings"
+)
+
+// A worker says what its devices are called and how they are. None may say so of another group's, nor steer the terminal of who reads it.
+
+// maxClaim is how much of each text is taken over, in bytes.
+const maxClaim = 1024
+
+// mayName says whether a group may have a device of that name: it must be a word, and the plan must not have given it to another group.
+func (ch *charge) mayName(device string) bool {
+	if device == "" || len(device) > maxClaim || strings.ContainsFunc(device, func(c rune) bool { return c <= ' ' || c >= 0x7f && c < 0xa0 }) {
+		return false
+	}
+	for _, other := range ch.s.charges {
+		if other != ch && other.Plan.find(device) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// bounded is what is taken over of what a worker says of its devices.
+func (ch *charge) bounded(said []DeviceInfo) []DeviceInfo {
+	d := []DeviceInfo{}
+	for _, v := range said[:min(len(said), maxDevices)] {
+		if ch.mayName(v.Name) {
+			d = append(d, v)
+		}
+	}
+	tame(reflect.ValueOf(d))
+	return d
+}
+
+// tame makes one bearable line of each text that v holds or points to.
+func tame(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.String:
+		if v.CanSet() {
+			s := v.String()
+			v.SetString(strings.ReplaceAll(printable(s[:min(len(s), maxClaim)]), "\n", " "))
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			tame(v.Elem())
+		}
+	case reflect.Slice, reflect.Array:
+		for i := range v.Len() {
+			tame(v.Index(i))
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			tame(v.Field(i))
+		}
+	}
+}
