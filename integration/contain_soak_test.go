@@ -305,7 +305,7 @@ func (s *soak) usageNow(t *testing.T) soakUsage {
 	pid := s.up.cmd.Process.Pid
 	mounts, _ := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", pid))
 	out := soakUsage{"descriptors": u.descriptors, "descriptors of QEMU": u.qemu, "threads": u.threads, "KiB": u.rss,
-		"mounts": strings.Count(string(mounts), "\n"), "processes": descendants(pid)}
+		"mounts": strings.Count(string(mounts), " "+s.dir), "processes": descendants(pid)}
 	files := 0
 	_ = filepath.WalkDir(filepath.Join(s.dir, "ring3"), func(string, os.DirEntry, error) error { files++; return nil })
 	out["files"] = files
