@@ -162,7 +162,8 @@ func (h *heldVFIO) strayed(x dmafault.Fault) {
 	if x.Write {
 		what = "write"
 	}
-	h.condemn(fmt.Errorf("%s: a %s at %#x, where nothing is mapped for it (the kernel's log: %s): %w", x.Addr, what, x.IOVA, x.Text, bus.ErrDMAFault))
+	// Not wrapped: the device is not gone, and its driver is what ends.
+	h.condemn(fmt.Errorf("%s: DMA outside of what is mapped for it, a %s at %#x: %v (the kernel's log: %s)", x.Addr, what, x.IOVA, bus.ErrDMAFault, x.Text))
 }
 
 func (h *heldVFIO) calls() map[link.Method]outsideCall {

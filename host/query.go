@@ -334,6 +334,7 @@ func (a *app) list(ctx context.Context, cl *instance.Client, p string) error {
 		return a.printJSON(entries)
 	}
 	for _, e := range entries {
+		e.Name, e.Target = printable(strings.ReplaceAll(e.Name, "\n", "?")), printable(e.Target)
 		switch e.Type {
 		case "dir":
 			fmt.Fprintln(a.stdout, e.Name+"/")

@@ -117,7 +117,7 @@ func newSupervisor(ctx context.Context, c superviseConfig) (_ *supervisor, err e
 	return s, nil
 }
 
-// waitForAll closes done when every group has been given up, or has no device that lives.
+// waitForAll closes done when no group has a device that lives.
 func (s *supervisor) waitForAll() {
 	for _, ch := range s.charges {
 		for {
@@ -132,7 +132,7 @@ func (s *supervisor) waitForAll() {
 			}
 		}
 	}
-	// One that was given up may have been started again meanwhile.
+	// One may have been started again meanwhile.
 	if slices.ContainsFunc(s.charges, func(ch *charge) bool { dead, _ := ch.dead(); return !dead }) {
 		s.wg.Go(s.waitForAll)
 		return
@@ -211,7 +211,9 @@ func supervisable(p *Plan, passed bool) error {
 		switch {
 		case unconfined(d) != nil:
 			return unconfined(d)
-		case fabricOf(d).path != "" && d.Backend != onFabric:
+		case d.Backend == vfioUser: // its client makes memory of its own to share, which a worker may not
+			return fmt.Errorf("%s is a device of another process", d.Name)
+		case fabricOf(d).path != "": // its client makes sockets, which a worker may not
 			return fmt.Errorf("%s is a node of a fabric", d.Name)
 		}
 	}

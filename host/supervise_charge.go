@@ -198,7 +198,11 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 		return fmt.Errorf("%s: %w", ch.Name, err)
 	}
 	ch.mu.Lock()
-	config := workerConfig{Wire: wireVersion, Group: ch.Name, Plan: wirePlan(ch.Plan), Numbers: ch.Numbers, Facts: ch.s.facts, Saved: ch.saved}
+	plan := ch.Plan
+	if ch.deaths.count > 0 {
+		plan.Faults = nil // they were asked for once: the worker that they hit is dead, and the next one shall live
+	}
+	config := workerConfig{Wire: wireVersion, Group: ch.Name, Plan: wirePlan(plan), Numbers: ch.Numbers, Facts: ch.s.facts, Saved: ch.saved}
 	book := ch.book
 	if ch.deaths.count > 0 { // what --fault wants was the first one's; again it would kill them all
 		config.Plan.Faults = nil
@@ -390,11 +394,12 @@ func (ch *charge) worker() *worker {
 	return ch.cur
 }
 
-// dead says whether nothing is left alive of the group, and gives what is closed when that may have changed.
+// dead says whether no device of the group is left alive, and gives what is closed when that may have changed. A group that was given up is not
+// dead: its devices wait for 'ring3 reload', and its files say why.
 func (ch *charge) dead() (bool, <-chan struct{}) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	return ch.state == stateFailed || ch.gone, ch.changed
+	return ch.gone, ch.changed
 }
 
 // await is the worker that is up, or will be within patience. An error is why there will be none.

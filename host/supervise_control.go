@@ -284,8 +284,12 @@ func (s *supervisor) handlers() instance.Handlers {
 func (s *supervisor) route(op string, again bool, device func(raw json.RawMessage) (string, error)) instance.Handler {
 	return func(ctx context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
 		name, err := device(raw)
-		if err != nil {
-			return nil, fmt.Errorf("arguments: %w: %w", err, syscall.EINVAL)
+		var errno syscall.Errno
+		switch {
+		case errors.As(err, &errno):
+			return nil, err
+		case err != nil:
+			return nil, fmt.Errorf("arguments: %v: %w", err, syscall.EINVAL)
 		}
 		ch := s.chargeOf(name)
 		if ch == nil {

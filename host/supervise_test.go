@@ -157,7 +157,12 @@ func TestSupervise(t *testing.T) {
 func TestSuperviseGivesUp(t *testing.T) {
 	s, _ := supervise(t, nil, "edu0=sim:edu", "edu1=sim:edu")
 	ch := s.chargeOf("edu0")
-	for ch.worker() != nil || func() bool { dead, _ := ch.dead(); return !dead }() {
+	failed := func() bool {
+		ch.mu.Lock()
+		defer ch.mu.Unlock()
+		return ch.state == stateFailed
+	}
+	for ch.worker() != nil || !failed() {
 		if w := ch.worker(); w != nil {
 			_ = syscall.Kill(w.p.PID(), syscall.SIGKILL)
 		}

@@ -100,7 +100,7 @@ func (t *tracing) open(ctx context.Context, plan TracePlan, log *slog.Logger, st
 		if path != "-" && outside != nil {
 			var err error
 			if f.file, err = outside.File(ctx, useTrace, name); err != nil {
-				return fmt.Errorf("%s: opening the trace: %w", name, err)
+				return err
 			}
 			f.w, f.outside = f.file, outside
 		} else if path != "-" {
@@ -155,6 +155,9 @@ func (t *tracing) wrap(name string, dev bus.Device, driver *pci.Driver, regs []b
 		err := writeTrace(context.Background(), []*trace.Device{d}, f.w, tracefile.IsPcapng(f.path), t.plan.Filter, trace.DefaultRecords)
 		if errors.Is(err, os.ErrClosed) {
 			err = fmt.Errorf("its reader did not read for %s", traceEnd) // close has closed it
+		}
+		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
+			pe.Path = f.path // a file that somebody else opened is called otherwise
 		}
 		if err != nil {
 			t.log.Warn(fmt.Sprintf("%s: its trace ends here: %v", name, err))

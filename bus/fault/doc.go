@@ -74,6 +74,8 @@
 //	no-files         no-memory        the kernel gives no more of them (RLIMIT_NOFILE, RLIMIT_AS): system calls fail from here on
 //	violate          the process breaks the protocol by which it is supervised
 //
+// The first process of a PID namespace, as a worker may be, can send itself no signal: there kill is exit:137 at once, and stop does nothing.
+//
 // A fault whose kind does not go with its access does nothing, which Outcomes tells. Interrupts that
 // come before a driver looks are one wake-up, which says how many they were, as without this package.
 //

@@ -83,7 +83,7 @@ func bindContained(t *testing.T) (nic0, nic1, edu string) {
 	return nic0, nic1, edu
 }
 
-// TestRootContainKilled kills the driver of a NIC that sends, ten times: the device is stopped before its memory goes, the next driver has it, and what runs on it
+// TestRootContainKilled kills the driver of a NIC that sends, five times: the device is stopped before its memory goes, the next driver has it, and what runs on it
 // goes on. The others notice nothing.
 func TestRootContainKilled(t *testing.T) {
 	nic0, nic1, edu := bindContained(t)
@@ -95,10 +95,13 @@ func TestRootContainKilled(t *testing.T) {
 		t.Errorf("received %q, want 1000", got)
 	}
 	faults := strings.Count(KernelLog(t), "DMAR: [DMA")
-	in.sh("echo count 0 > $TREE/proc/net/pktgen/eth0; echo start > $TREE/proc/net/pktgen/pgctrl 2>/dev/null &")
+	// What still writes has no pipe whose end would be waited for.
+	if err := in.shell("echo count 0 > $TREE/proc/net/pktgen/eth0; echo start > $TREE/proc/net/pktgen/pgctrl 2>/dev/null &").Run(); err != nil {
+		t.Fatal(err)
+	}
 	before := workers(t)
 	var took []float64
-	for round := 1; round <= 10; round++ {
+	for round := 1; round <= 5; round++ {
 		grows(t, in, "eth1/statistics/rx_packets")
 		s := workers(t)["eth0"]
 		if s.Worker == 0 || s.Worker == in.cmd.Process.Pid {
@@ -130,32 +133,6 @@ func TestRootContainKilled(t *testing.T) {
 	if v := vectorsOf(t, nic0); v != nil {
 		t.Errorf("interrupts are enabled afterwards: %q", v)
 	}
-}
-
-// TestRootContainStray has a NIC reach for memory that is not its own, since its ring is overwritten: the IOMMU stops it, and who may read the
-// kernel's log ends its driver for it.
-func TestRootContainStray(t *testing.T) {
-	nic0, nic1, edu := bindContained(t)
-	_ = edu
-	const restrict = "/proc/sys/kernel/dmesg_restrict"
-	was := ReadRoot(t, restrict)
-	WriteRoot(t, restrict, "0")
-	defer WriteRoot(t, restrict, was)
-	in := up(t, "--supervise=on", "--fault", "eth0=TDT#20:garbage:7", "eth0=vfio:"+nic0, "eth1=vfio:"+nic1)
-	_ = in.shell(sendForEver).Run()
-	s := waitWorker(t, in, "eth0", "ended for its DMA", func(s supervised) bool { return s.Restarts > 0 })
-	if !strings.Contains(s.LastCause, "DMA fault") || !strings.Contains(s.LastCause, nic0) {
-		t.Errorf("it died of %q, want a DMA fault of %s; the kernel's log:\n%s", s.LastCause, nic0, tail(KernelLog(t), 5))
-	}
-	if s := workers(t)["eth1"]; s.Restarts != 0 || s.State != "up" {
-		t.Errorf("%+v, want it as it was", s)
-	}
-	in.end(syscall.SIGINT) // a fault that was not made again is an exit status of its own
-}
-
-func tail(s string, n int) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
 // TestRootContainStopped stops the supervisor for good: its workers end with it, and the devices are the kernel's.

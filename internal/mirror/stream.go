@@ -49,13 +49,24 @@ func (e *entry) open(flags int) (node.Stream, error) {
 
 // reopen opens the stream in the worker that is there, or comes.
 func (x *stream) reopen(ctx context.Context) error {
-	s, c, err := x.e.await(ctx, x.part)
-	if err != nil {
-		return err
-	}
-	reply, err := x.part.ask(ctx, c, methodOpen, s.id, wire.AppendUint32(nil, uint32(x.flags)), bounded)
-	if err != nil {
-		return outcome(err)
+	var s *seen
+	var reply []byte
+	for deaths := 0; ; {
+		var c *link.Conn
+		var err error
+		if s, c, err = x.e.await(ctx, x.part); err != nil {
+			return err
+		}
+		if reply, err = x.part.ask(ctx, c, methodOpen, s.id, wire.AppendUint32(nil, uint32(x.flags)), bounded); err == nil {
+			break
+		}
+		if !died(err) {
+			return outcome(err)
+		}
+		<-c.Done() // await finds it dead then; what it had opened went with it
+		if deaths++; deaths > maxRetries {
+			return outcome(err)
+		}
 	}
 	if len(reply) != 9 {
 		return fmt.Errorf("its driver opened it with %d bytes: %w", len(reply), syscall.EIO)

@@ -172,9 +172,9 @@ func parseRecord(b []byte) (r record, rest []byte, err error) {
 	return r, b[n:], r.check()
 }
 
-// goodName says whether a name can be told. Control characters could be, and would reach the terminal of whoever lists the directory.
+// goodName says whether a name can be told. It may hold control characters, since what users name is called so; whoever shows it sees to that.
 func goodName(s string) bool {
-	return s != "" && len(s) <= maxName && s != "." && s != ".." && !strings.ContainsRune(s, '/') && !strings.ContainsFunc(s, unicode.IsControl)
+	return s != "" && len(s) <= maxName && s != "." && s != ".." && !strings.ContainsAny(s, "/\x00")
 }
 
 // check refuses what no tree has.

@@ -13,7 +13,7 @@ import (
 // allowed are the calls that are made whatever their arguments. The kernel keeps their numbers in a bitmap, so they cost nothing; all of the data path is here.
 var allowed = []string{
 	// Descriptors that it has.
-	"read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "preadv2", "pwritev2", "lseek", "close", "fstat", "dup", "dup3", "fsync", "fdatasync",
+	"read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "preadv2", "pwritev2", "lseek", "close", "fstat", "fstatfs", "dup", "dup3", "fsync", "fdatasync",
 	"recvfrom", "recvmsg", "recvmmsg", "sendto", "sendmsg", "sendmmsg", "shutdown", "getsockname", "getpeername", "getsockopt",
 	// Waiting. eventfd2 and epoll_create1 make descriptors, which RLIMIT_NOFILE bounds, and nothing behind them.
 	"epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd2", "poll", "ppoll", "pselect6", "select", "nanosleep", "clock_nanosleep", "restart_syscall",

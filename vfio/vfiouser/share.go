@@ -1,6 +1,7 @@
 package vfiouser
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -78,5 +79,10 @@ func steady(fd int) bool {
 // isEventfd says whether a descriptor is one: of anything else a write may block, or do harm.
 func isEventfd(fd int) bool {
 	to, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if errors.Is(err, os.ErrNotExist) {
+		// Of a process that sees no /proc, and has nothing that could be harmed: of no file system is as much as it can tell.
+		var st unix.Stat_t
+		return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == 0
+	}
 	return err == nil && to == "anon_inode:[eventfd]"
 }
