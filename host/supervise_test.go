@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -189,8 +190,11 @@ func TestSuperviseGivesUp(t *testing.T) {
 	}
 }
 
-// long says how often something is done that takes long: a few times, or with RING3_LONG as often as it is promised.
+// long says how often something is done that takes long: a few times, with RING3_LONG as often as it is promised, or RING3_KILLS times.
 func long(few, many int) int {
+	if n, err := strconv.Atoi(os.Getenv("RING3_KILLS")); err == nil && n > 0 {
+		return min(n, many)
+	}
 	if os.Getenv("RING3_LONG") != "" {
 		return many
 	}
@@ -217,7 +221,7 @@ func TestSuperviseKills(t *testing.T) {
 			s, _ := supervise(t, []string{"eth0-eth1"}, "eth0="+backend+":e1000e", "eth1="+backend+":e1000e")
 			ch := s.chargeOf("eth0")
 			s.set(t, "/proc/net/pktgen/kpktgend_0", "add_device eth0")
-			for _, c := range []string{"count 1000000000000", "burst 8", "pkt_size 60", "delay 100000", "dst_mac 52:54:00:12:34:57"} {
+			for _, c := range []string{"count 1000000000000", "burst 8", "pkt_size 60", "delay 500000", "dst_mac 52:54:00:12:34:57"} {
 				s.set(t, "/proc/net/pktgen/eth0", c)
 			}
 			ctx, cancel := context.WithCancel(t.Context())

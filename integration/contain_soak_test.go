@@ -65,7 +65,7 @@ func TestContainSoak(t *testing.T) {
 	for _, name := range senders {
 		s.pktgen(t, 0, name, macs[name], 0)
 		s.set(t, "proc/net/pktgen/"+name, "burst 8")
-		s.set(t, "proc/net/pktgen/"+name, "delay 200000")
+		s.set(t, "proc/net/pktgen/"+name, "delay 1000000")
 	}
 	started := s.start()
 	var all sync.WaitGroup
