@@ -28,6 +28,7 @@ type soak struct {
 	groups []string // a device of each
 	over   chan struct{}
 
+	slowest                               atomic.Int64 // ms that a group needed to be in service again, as `ring3 ls` said
 	kills, plugs, refused, commands, lost atomic.Int64 // what was done, and what was refused since a worker died meanwhile
 }
 
@@ -78,6 +79,7 @@ func TestContainSoak(t *testing.T) {
 	t.Logf("%d workers were killed; %d cards plugged in and out, %d times not, as a worker died; %d commands to the TPM, %d without an answer",
 		s.kills.Load(), s.plugs.Load(), s.refused.Load(), s.commands.Load(), s.lost.Load())
 	s.works(t)
+	t.Logf("the longest recovery took %d ms", s.slowest.Load())
 	s.counted(t, started, senders)
 	if s.kills.Load() == 0 || s.plugs.Load() == 0 || s.commands.Load() == 0 {
 		t.Error("something was not done at all")
@@ -106,6 +108,7 @@ func (s *soak) ls() (map[string]deviceNow, error) {
 type deviceNow struct {
 	Name, State, Cause string
 	Worker, Restarts   int
+	Recovery           float64 `json:"recovery_ms"`
 }
 
 // kill ends a worker after the other. Each has worked for longer than a second, or its group would be given up after a few.
@@ -124,6 +127,7 @@ func (s *soak) kill() {
 			continue
 		}
 		for _, name := range s.groups {
+			s.slowest.Store(max(s.slowest.Load(), int64(all[name].Recovery)))
 			if d := all[name]; d.State == "up" && d.Worker != lives[name].worker {
 				lives[name] = life{d.Worker, time.Now()}
 			}
