@@ -75,7 +75,14 @@ func (s *supervisor) get(t testing.TB, path string) string {
 	return string(b)
 }
 
-// await waits until a group has died n times and is up.
+// has says whether a worker waits, or is on its way.
+func (p *spares) has() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.next != nil
+}
+
+// awaitUp waits until a group has died n times and is up.
 func awaitUp(t testing.TB, ch *charge, n int) deaths {
 	t.Helper()
 	for end := time.Now().Add(testPatience); ; {
@@ -120,6 +127,11 @@ func TestSupervise(t *testing.T) {
 		d := awaitUp(t, ch, i+1)
 		if !strings.Contains(d.last, c.want) || d.took <= 0 {
 			t.Errorf("%s: the cause is %q after %v, want %q", c.what, d.last, d.took, c.want)
+		}
+		for end := time.Now().Add(testPatience); !s.spare.has(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: no worker waits for the next death", c.what)
+			}
 		}
 		if b, err := os.ReadFile(d.report); err != nil || !bytes.Contains(b, []byte(c.want)) {
 			t.Errorf("%s: its report: %v, %.200s", c.what, err, b)
