@@ -3,6 +3,7 @@ package link
 import (
 	"encoding/binary"
 	"errors"
+	"strings"
 	"syscall"
 
 	"github.com/ring3dev/ring3/bus"
@@ -36,6 +37,16 @@ func (e *RemoteError) Unwrap() []error {
 // maxText is as much as is kept of an error's text.
 const maxText = 4096
 
+// printable keeps the other side's text from steering a terminal.
+func printable(s string) string {
+	return strings.Map(func(c rune) rune {
+		if c < ' ' && c != '\n' && c != '\t' || c >= 0x7f && c < 0xa0 {
+			return '?'
+		}
+		return c
+	}, s)
+}
+
 func errorBody(err error) []byte {
 	text := err.Error()
 	text = text[:min(len(text), maxText)]
@@ -54,7 +65,7 @@ func errorOf(b []byte) error {
 	if len(b) < 8 {
 		return &RemoteError{Errno: syscall.EIO, Text: "an error without a reason"}
 	}
-	e := &RemoteError{Errno: syscall.Errno(binary.LittleEndian.Uint32(b)), Text: string(b[8:min(len(b), 8+maxText)])}
+	e := &RemoteError{Errno: syscall.Errno(binary.LittleEndian.Uint32(b)), Text: printable(string(b[8:min(len(b), 8+maxText)]))}
 	if i := int(b[4]); i < len(causes) {
 		e.Cause = causes[i]
 	}
