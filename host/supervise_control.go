@@ -312,6 +312,10 @@ func (s *supervisor) route(op string, again func(raw json.RawMessage) bool, devi
 			return nil, fmt.Errorf("arguments: %v: %w", err, syscall.EINVAL)
 		}
 		ch := s.chargeOf(name)
+		if ch == nil { // it may have come since anybody looked
+			s.Devices()
+			ch = s.chargeOf(name)
+		}
 		if ch == nil {
 			ch = s.charges[0]
 		}

@@ -112,7 +112,7 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 	plan := fault.Plan{Faults: faults, Registers: s.Registers, Reset: r.selfReset}
 	plan.OnHit = func(fault.Fault, fault.Access) { expire.Reset(b.afterFault()) }
 	dev := fault.Wrap(r.dev, plan)
-	err, died := guard(func() error { return r.live(ctx, dev) })
+	died, err := guard(func() error { return r.live(ctx, dev) })
 	held := dev.Held()
 	o.outcomes = dev.Outcomes()
 	if keepLog {
@@ -129,6 +129,16 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 	ctx, cancel := awhile(ctx, wholeLife)
 	defer cancel()
 	expire.Stop()
+	if r.dev.Err() != nil && !b.fresh() {
+		// The emulator did not survive what the device did (QEMU's edu aborts it): a supervisor starts another.
+		other, err := s.open(ctx, b)
+		if err != nil {
+			o.fail("set-up", "opening another device: %v", err)
+			return
+		}
+		defer func() { _ = other.close() }()
+		r = other
+	}
 	for _, pause := range anew {
 		time.Sleep(pause)
 		was := *o
@@ -151,7 +161,7 @@ func (o *Outcome) again(ctx context.Context, r *rig) {
 		return
 	}
 	next := fault.Wrap(r.dev, fault.Plan{})
-	err, died := guard(func() error { return r.live(ctx, next) })
+	died, err := guard(func() error { return r.live(ctx, next) })
 	held := next.Held()
 	e := next.Release()
 	switch {
@@ -173,13 +183,13 @@ func lateError(err error) bool {
 }
 
 // guard calls f, and tells of its panic.
-func guard(f func() error) (err error, died string) {
+func guard(f func() error) (died string, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			died = fmt.Sprintf("panic: %v\n%s", v, debug.Stack())
 		}
 	}()
-	return f(), ""
+	return "", f()
 }
 
 // judge says what the first life was.

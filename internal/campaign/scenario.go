@@ -146,8 +146,7 @@ func Find(name string) (*Scenario, error) {
 
 // Backends that scenarios can run on: those of TPMs not on VFIO, which has none.
 var (
-	bothBackends = []string{"sim", "qemu"}
-	allBackends  = []string{"sim", "qemu", "vfio"}
+	allBackends = []string{"sim", "qemu", "vfio"}
 )
 
 // machine is what a rig stands on.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/internal/node"
@@ -37,16 +38,6 @@ func (e *RemoteError) Unwrap() []error {
 // maxText is as much as is kept of an error's text.
 const maxText = 4096
 
-// printable keeps the other side's text from steering a terminal.
-func printable(s string) string {
-	return strings.Map(func(c rune) rune {
-		if c < ' ' && c != '\n' && c != '\t' || c >= 0x7f && c < 0xa0 {
-			return '?'
-		}
-		return c
-	}, s)
-}
-
 func errorBody(err error) []byte {
 	text := err.Error()
 	text = text[:min(len(text), maxText)]
@@ -65,7 +56,7 @@ func errorOf(b []byte) error {
 	if len(b) < 8 {
 		return &RemoteError{Errno: syscall.EIO, Text: "an error without a reason"}
 	}
-	e := &RemoteError{Errno: syscall.Errno(binary.LittleEndian.Uint32(b)), Text: printable(string(b[8:min(len(b), 8+maxText)]))}
+	e := &RemoteError{Errno: syscall.Errno(binary.LittleEndian.Uint32(b)), Text: plain(b[8:min(len(b), 8+maxText)])}
 	if i := int(b[4]); i < len(causes) {
 		e.Cause = causes[i]
 	}
@@ -73,4 +64,14 @@ func errorOf(b []byte) error {
 		e.Errno = syscall.EIO
 	}
 	return e
+}
+
+// plain makes a text fit for a terminal and a log, whoever wrote it: no control characters but the ends of its lines, and all of it UTF-8.
+func plain(b []byte) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(string(b), "?"))
 }
