@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,7 +26,7 @@ func (d *Device) strike(t ticket) {
 			select {}
 		case Spin:
 			for {
-				spun++
+				spun.Add(1)
 			}
 		case LeakMemory:
 			leakMemory(f.arg())
@@ -55,8 +56,8 @@ func (d *Device) strike(t ticket) {
 }
 
 var (
-	spun   uint64   // so that a loop that spins is one
-	leaked [][]byte // memory that nobody frees
+	spun   atomic.Uint64 // so that a loop that spins is one
+	leaked [][]byte      // memory that nobody frees
 )
 
 // leakMemory takes memory, and touches it.

@@ -112,7 +112,7 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 	plan := fault.Plan{Faults: faults, Registers: s.Registers, Reset: r.selfReset}
 	plan.OnHit = func(fault.Fault, fault.Access) { expire.Reset(b.afterFault()) }
 	dev := fault.Wrap(r.dev, plan)
-	err, died := guard(func() error { return r.live(ctx, dev) })
+	died, err := guard(func() error { return r.live(ctx, dev) })
 	held := dev.Held()
 	o.outcomes = dev.Outcomes()
 	if keepLog {
@@ -151,7 +151,7 @@ func (o *Outcome) again(ctx context.Context, r *rig) {
 		return
 	}
 	next := fault.Wrap(r.dev, fault.Plan{})
-	err, died := guard(func() error { return r.live(ctx, next) })
+	died, err := guard(func() error { return r.live(ctx, next) })
 	held := next.Held()
 	e := next.Release()
 	switch {
@@ -173,13 +173,13 @@ func lateError(err error) bool {
 }
 
 // guard calls f, and tells of its panic.
-func guard(f func() error) (err error, died string) {
+func guard(f func() error) (died string, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			died = fmt.Sprintf("panic: %v\n%s", v, debug.Stack())
 		}
 	}()
-	return f(), ""
+	return "", f()
 }
 
 // judge says what the first life was.
