@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,8 +24,8 @@ func (d *Device) strike(t ticket) {
 			d.mu.Lock()
 			select {}
 		case Spin:
-			for {
-				spun.Add(1)
+			for i := 0; ; i++ {
+				runtime.KeepAlive(i)
 			}
 		case LeakMemory:
 			leakMemory(f.arg())
@@ -55,10 +54,7 @@ func (d *Device) strike(t ticket) {
 	}
 }
 
-var (
-	spun   atomic.Uint64 // so that a loop that spins is one
-	leaked [][]byte      // memory that nobody frees
-)
+var leaked [][]byte // memory that nobody frees
 
 // leakMemory takes memory, and touches it.
 func leakMemory(megabytes int) {

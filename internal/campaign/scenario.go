@@ -144,8 +144,10 @@ func Find(name string) (*Scenario, error) {
 	return nil, fmt.Errorf("no scenario is named %q: there are %s", name, strings.Join(names, ", "))
 }
 
-// allBackends are those that scenarios can run on, but for those of TPMs, which VFIO has none of.
-var allBackends = []string{"sim", "qemu", "vfio"}
+// Backends that scenarios can run on: those of TPMs not on VFIO, which has none.
+var (
+	allBackends = []string{"sim", "qemu", "vfio"}
+)
 
 // machine is what a rig stands on.
 type machine interface {
