@@ -217,6 +217,11 @@ func supervisable(p *Plan, passed bool) error {
 			return fmt.Errorf("%s is a node of a fabric", d.Name)
 		}
 	}
+	for name, file := range p.Trace.Files {
+		if file == "-" {
+			return fmt.Errorf("the trace of %s goes to standard error, which no worker may have", name)
+		}
+	}
 	switch {
 	case p.RT != 0:
 		return errors.New("--rt wants a priority that a worker may not have")

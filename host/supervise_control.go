@@ -292,6 +292,10 @@ func (s *supervisor) route(op string, again bool, device func(raw json.RawMessag
 			return nil, fmt.Errorf("arguments: %v: %w", err, syscall.EINVAL)
 		}
 		ch := s.chargeOf(name)
+		if ch == nil { // it may have come since anybody looked
+			s.Devices()
+			ch = s.chargeOf(name)
+		}
 		if ch == nil {
 			ch = s.charges[0]
 		}

@@ -39,6 +39,7 @@ type upFlags struct {
 	noMount         bool
 	as              string
 	supervise       string // "on", "off"; "": off
+	supervised      bool   // somebody asked for it
 }
 
 func (f *upFlags) add(c *cobra.Command) {
@@ -144,6 +145,7 @@ func (a *app) upCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			f.supervised = c.Flags().Changed("supervise")
 			if f.as != "" && a.passed == nil {
 				return becomeUser(f.as, plan, !f.noMount)
 			}
@@ -293,7 +295,11 @@ func (u *up) serveDevices(ctx context.Context, c Config, f upFlags) error {
 	if err == nil {
 		u.sys = s
 		if why != nil {
-			c.Log.Warn(fmt.Sprintf("the drivers run in this process, unsupervised: %v", why))
+			level := slog.LevelInfo // as ever
+			if f.supervised {
+				level = slog.LevelWarn
+			}
+			c.Log.Log(ctx, level, fmt.Sprintf("the drivers run in this process, unsupervised: %v", why))
 		}
 	}
 	return err
