@@ -268,8 +268,10 @@ func (ch *charge) run() {
 	}
 }
 
-// recover replaces a worker that died of cause, as often as that is of use.
+// recover replaces a worker that died of cause, as often as that is of use. Once that is over, another one is started in advance, for the next death:
+// not before, since it would take time from the one that is waited for.
 func (ch *charge) recover(w *worker, cause error) {
+	defer ch.s.spare.refill()
 	for {
 		if !ch.died(w, cause) {
 			return

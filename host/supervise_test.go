@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,7 +76,14 @@ func (s *supervisor) get(t testing.TB, path string) string {
 	return string(b)
 }
 
-// await waits until a group has died n times and is up.
+// has says whether a worker waits, or is on its way.
+func (p *spares) has() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.next != nil
+}
+
+// awaitUp waits until a group has died n times and is up.
 func awaitUp(t testing.TB, ch *charge, n int) deaths {
 	t.Helper()
 	for end := time.Now().Add(testPatience); ; {
@@ -120,6 +128,11 @@ func TestSupervise(t *testing.T) {
 		d := awaitUp(t, ch, i+1)
 		if !strings.Contains(d.last, c.want) || d.took <= 0 {
 			t.Errorf("%s: the cause is %q after %v, want %q", c.what, d.last, d.took, c.want)
+		}
+		for end := time.Now().Add(testPatience); !s.spare.has(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: no worker waits for the next death", c.what)
+			}
 		}
 		if b, err := os.ReadFile(d.report); err != nil || !bytes.Contains(b, []byte(c.want)) {
 			t.Errorf("%s: its report: %v, %.200s", c.what, err, b)
@@ -177,15 +190,26 @@ func TestSuperviseGivesUp(t *testing.T) {
 	}
 }
 
-// long says how often something is done that takes long: a few times, or with RING3_LONG as often as it is promised.
+// long says how often something is done that takes long: a few times, with RING3_LONG as often as it is promised, or RING3_KILLS times.
 func long(few, many int) int {
+	if n, err := strconv.Atoi(os.Getenv("RING3_KILLS")); err == nil && n > 0 {
+		return min(n, many)
+	}
 	if os.Getenv("RING3_LONG") != "" {
 		return many
 	}
 	return few
 }
 
-// A sending driver is killed over and over: pktgen goes on, and what the receiver lacks is what was lost.
+// spread is how times of a kind lie, for people.
+func spread(times []time.Duration) string {
+	slices.Sort(times)
+	ms := func(t time.Duration) string { return fmt.Sprintf("%.1f ms", float64(t.Microseconds())/1000) }
+	n := len(times)
+	return fmt.Sprintf("p50 %s, p90 %s, p99 %s, at most %s", ms(times[n/2]), ms(times[n*9/10]), ms(times[n*99/100]), ms(times[n-1]))
+}
+
+// A sending driver is killed over and over, then exchanged: pktgen goes on until its count is reached, and what the receiver lacks is what was lost.
 func TestSuperviseKills(t *testing.T) {
 	for _, backend := range []string{"sim", "qemu"} {
 		t.Run(backend, func(t *testing.T) {
@@ -197,7 +221,7 @@ func TestSuperviseKills(t *testing.T) {
 			s, _ := supervise(t, []string{"eth0-eth1"}, "eth0="+backend+":e1000e", "eth1="+backend+":e1000e")
 			ch := s.chargeOf("eth0")
 			s.set(t, "/proc/net/pktgen/kpktgend_0", "add_device eth0")
-			for _, c := range []string{"count 0", "burst 8", "pkt_size 60", "delay 100000", "dst_mac 52:54:00:12:34:57"} {
+			for _, c := range []string{"count 1000000000000", "burst 8", "pkt_size 60", "delay 500000", "dst_mac 52:54:00:12:34:57"} {
 				s.set(t, "/proc/net/pktgen/eth0", c)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
@@ -215,6 +239,9 @@ func TestSuperviseKills(t *testing.T) {
 					t.Fatal(err)
 				}
 				took = append(took, awaitUp(t, ch, i+1).took)
+				if (i+1)%100 == 0 {
+					t.Logf("%d deaths: recovered within %s", i+1, spread(slices.Clone(took)))
+				}
 			}
 			for range long(2, 100) {
 				awaitSending(t, s)
@@ -225,21 +252,23 @@ func TestSuperviseKills(t *testing.T) {
 				outages = append(outages, time.Duration(v.(reloadResult).Outage*float64(time.Millisecond)))
 			}
 			awaitSending(t, s)
-			s.set(t, "/proc/net/pktgen/pgctrl", "stop")
+			t.Logf("%d deaths: recovered within %s", len(took), spread(took))
+			t.Logf("%d exchanges: out of service for %s", len(outages), spread(outages))
+			s.set(t, "/proc/net/pktgen/eth0", "delay 10000000") // so that it does not get there
+			count := s.Figures().Pktgen[0].Packets + 3000       // which it is to reach by itself
+			for _, c := range []string{fmt.Sprintf("count %d", count), "delay 0"} {
+				s.set(t, "/proc/net/pktgen/eth0", c)
+			}
 			if err := <-started; err != nil {
 				t.Errorf("start: %v", err)
 			}
-			slices.Sort(took)
-			slices.Sort(outages)
-			t.Logf("%d deaths: recovered within p50 %v, p99 %v; %d exchanges: out of service for p50 %v, p99 %v", len(took), took[len(took)/2], took[len(took)*99/100],
-				len(outages), outages[len(outages)/2], outages[len(outages)*99/100])
 			f := s.Figures()
 			if len(f.Pktgen) != 1 || len(f.Receivers) < 2 {
 				t.Fatalf("there is %+v and %+v", f.Pktgen, f.Receivers)
 			}
 			sent, rx := f.Pktgen[0].Packets, f.Receivers[slices.IndexFunc(f.Receivers, func(r figures.Receiver) bool { return r.Name == "eth1" })]
-			if rx.Received+rx.Lost != sent || rx.Duplicated != 0 {
-				t.Errorf("sent %d, received %d, lost %d, twice %d: want each sent one received or lost", sent, rx.Received, rx.Lost, rx.Duplicated)
+			if sent != count || rx.Received+rx.Lost != sent || rx.Duplicated != 0 {
+				t.Errorf("sent %d of %d, received %d, lost %d, twice %d: want all sent, and each received or lost", sent, count, rx.Received, rx.Lost, rx.Duplicated)
 			}
 			t.Logf("sent %d, received %d, lost %d, of these %d in %d restarts", sent, rx.Received, rx.Lost, rx.LostInRestarts, rx.Restarts)
 		})

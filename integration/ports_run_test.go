@@ -44,7 +44,7 @@ func startPorts(t *testing.T, args ...string) *portsRun {
 		}
 	}
 	run := folder(t)
-	p := &portsRun{station: &station{dir: run, env: append(os.Environ(), "LC_ALL=C", "XDG_RUNTIME_DIR="+run, "TMPDIR="+run)}, tree: filepath.Join(run, "tree")}
+	p := &portsRun{station: &station{dir: run, env: append(os.Environ(), "LC_ALL=C", "XDG_RUNTIME_DIR="+run, "XDG_STATE_HOME="+run, "TMPDIR="+run)}, tree: filepath.Join(run, "tree")}
 	p.up = startRing3(t, nil, p.env, append([]string{"up", "--mount", p.tree}, args...)...)
 	cmd := p.command(t, "dmesg", "-w", "-json")
 	out, err := cmd.StdoutPipe()

@@ -1,13 +1,17 @@
 package campaign
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/ring3dev/ring3/bus/fault"
 )
 
 var update = flag.Bool("update", false, "write the accesses of each scenario down anew")
@@ -71,4 +75,110 @@ func TestSlice(t *testing.T) {
 	if mute, wrong := r.Total(Mute), r.Total(Wrong); mute*100 > 3*n || wrong*100 > n {
 		t.Errorf("of %d runs %d were mute and %d wrong, want 3 %% and 1 %% at most", n, mute, wrong)
 	}
+}
+
+// TestFindings: what campaigns found, and what was mended for it. Each was mute, hung for minutes, or gave wrong numbers.
+func TestFindings(t *testing.T) {
+	for _, c := range []struct{ scenario, faults string }{
+		{"e1000", "RCTL#2:lostwrite"}, {"e1000", "RDT#2:lostwrite"}, {"e1000", "cfg+0x4#2:lostwrite"}, {"e1000", "Region#1:cfg-gone"},
+		{"82545em", "TDBAH#1:lostwrite"}, {"82545em", "RDBAL#1:reset"}, {"e1000e-queues", "RSSRK[2]#1:reset"}, {"e1000e-queues", "VET#1:reset"},
+		{"edu", "STATUS#4:reset"}, {"tpm-tis", "STS#69:stuck:0"}, {"tpm-tis", "STS#73:reset"},
+	} {
+		t.Run(c.scenario+" "+c.faults, func(t *testing.T) {
+			t.Parallel()
+			s, err := Find(c.scenario)
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan, err := fault.Parse(c.faults)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := once(t.Context(), s, Backend{Name: "sim"}, nil, plan.Faults, false)
+			if o.Verdict != Recovered && o.Verdict != Harmless {
+				t.Errorf("%s: %s, %s, want it recovered", c.faults, o.Verdict, o.Why)
+			}
+		})
+	}
+}
+
+// TestChoice: a run is the same in whatever slice it is made.
+func TestChoice(t *testing.T) {
+	a, b := newChoice(3, Scenarios(), fault.Kinds()), newChoice(3, Scenarios(), fault.Kinds())
+	other := newChoice(4, Scenarios(), fault.Kinds())
+	differ := 0
+	for i := range 5000 {
+		s, f := a.run(i)
+		plan := fault.Plan{Faults: f}
+		if s2, f2 := b.run(i); s2.Name != s.Name || (fault.Plan{Faults: f2}).String() != plan.String() {
+			t.Fatalf("run %d is %s %s, and then %s %v", i, s.Name, plan, s2.Name, f2)
+		}
+		if back, err := fault.Parse(plan.String()); err != nil || back.String() != plan.String() {
+			t.Errorf("Parse(%s) = %s, %v", plan, back, err)
+		}
+		plan.Registers = s.Registers
+		if err := plan.Check(); err != nil {
+			t.Errorf("run %d: %v", i, err)
+		}
+		if _, f2 := other.run(i); (fault.Plan{Faults: f2}).String() != plan.String() {
+			differ++
+		}
+	}
+	if differ < 4000 {
+		t.Errorf("another seed changes %d runs of 5000", differ)
+	}
+}
+
+// TestSum: slices are the whole, and of each there is one.
+func TestSum(t *testing.T) {
+	var parts []*Result
+	for i := range 3 {
+		o := Options{Scenarios: Scenarios()[:1], Backend: Backend{Name: "sim"}, N: 30, Seed: 1, Slice: Slice{i + 1, 3}}
+		r := newResult(o)
+		for n := range 10 {
+			r.add(Outcome{Scenario: "e1000", Kind: "ones", Verdict: Verdicts[n%len(Verdicts)], Class: "x", Number: 3*n + i})
+		}
+		var b bytes.Buffer
+		if err := r.WriteJSON(&b); err != nil {
+			t.Fatal(err)
+		}
+		back, err := ReadResult(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, back)
+	}
+	r, err := Sum(parts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Runs != 30 || r.Total(NotMade) != 6 || r.Made() != 24 || len(r.Slices) != 3 {
+		t.Errorf("Sum = %+v", r)
+	}
+	if c := r.Classes["harmless/x/ones"]; c == nil || c.N != 6 || c.Example.Number != 3 {
+		t.Errorf("Classes = %+v", c)
+	}
+	if _, err := Sum(parts[0], parts[0]); err == nil {
+		t.Error("a slice counts twice")
+	}
+	parts[1].Seed = 2
+	if _, err := Sum(parts...); err == nil {
+		t.Error("another seed's counts too")
+	}
+}
+
+func FuzzReadResult(f *testing.F) {
+	f.Add([]byte(`{"n":30,"seed":1,"backend":"sim","slices":["1/3"],"runs":10,"counts":{"a":{"ones":{"failed":1}}},"classes":{"x":null}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		r, err := ReadResult(bytes.NewReader(text))
+		if err != nil {
+			return
+		}
+		if _, err := Sum(r); err != nil {
+			return
+		}
+		if err := r.WriteText(io.Discard); err != nil {
+			t.Error(err)
+		}
+	})
 }

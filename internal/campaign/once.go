@@ -129,6 +129,16 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 	ctx, cancel := awhile(ctx, wholeLife)
 	defer cancel()
 	expire.Stop()
+	if r.dev.Err() != nil && !b.fresh() {
+		// The emulator did not survive what the device did (QEMU's edu aborts it): a supervisor starts another.
+		other, err := s.open(ctx, b)
+		if err != nil {
+			o.fail("set-up", "opening another device: %v", err)
+			return
+		}
+		defer func() { _ = other.close() }()
+		r = other
+	}
 	for _, pause := range anew {
 		time.Sleep(pause)
 		was := *o

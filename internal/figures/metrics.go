@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -76,7 +77,9 @@ func (s *Server) URL() string { return "http://" + s.ln.Addr().String() + Metric
 // Serve answers with what snapshot returns, which any goroutine may call. It returns at once.
 func (s *Server) Serve(snapshot func() *Snapshot, version string, log *slog.Logger) {
 	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(&collector{snapshot: snapshot, version: version})
+	// Of this process, too: who watches an instance for long wants to see that it does not grow.
+	goroutines := collectors.NewGoCollector(collectors.WithGoCollectorMemStatsMetricsDisabled())
+	reg.MustRegister(&collector{snapshot: snapshot, version: version}, goroutines, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET "+MetricsPath, promhttp.HandlerFor(reg, promhttp.HandlerOpts{
 		EnableOpenMetrics: true, MaxRequestsInFlight: metricsInFlight, Timeout: metricsAskTime, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),

@@ -3,7 +3,9 @@ package link
 import (
 	"encoding/binary"
 	"errors"
+	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/internal/node"
@@ -54,7 +56,7 @@ func errorOf(b []byte) error {
 	if len(b) < 8 {
 		return &RemoteError{Errno: syscall.EIO, Text: "an error without a reason"}
 	}
-	e := &RemoteError{Errno: syscall.Errno(binary.LittleEndian.Uint32(b)), Text: string(b[8:min(len(b), 8+maxText)])}
+	e := &RemoteError{Errno: syscall.Errno(binary.LittleEndian.Uint32(b)), Text: plain(b[8:min(len(b), 8+maxText)])}
 	if i := int(b[4]); i < len(causes) {
 		e.Cause = causes[i]
 	}
@@ -62,4 +64,14 @@ func errorOf(b []byte) error {
 		e.Errno = syscall.EIO
 	}
 	return e
+}
+
+// plain makes a text fit for a terminal and a log, whoever wrote it: no control characters but the ends of its lines, and all of it UTF-8.
+func plain(b []byte) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(string(b), "?"))
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
+	"github.com/ring3dev/ring3/internal/crash"
 )
 
 // Method is what is asked for. Its high byte says whose it is: see [Mux].
@@ -90,6 +91,9 @@ type Options struct {
 	Rate     int           // calls, cancellations and events that the other side may send in a second; 4 KiB of a body count as another. More wait; 50,000
 	SendWait time.Duration // how long the other side may take nothing; 10 s
 	Log      *slog.Logger  // nil discards
+	// Panics: a handler's panic ends the process, after the last words that package crash collects. Otherwise it is the call's answer, EIO: which is for who must outlive
+	// what it calls, and has nothing half done that others would meet.
+	Panics bool
 }
 
 // pending is a call that was made and has no reply yet.
@@ -474,14 +478,18 @@ func (l *Conn) called(h header, body []byte, files []*os.File) error {
 	return nil
 }
 
-// answer calls the handler, whose panic is an answer as well.
+// answer calls the handler. Its panic is an answer as well, or the end.
 func (l *Conn) answer(ctx context.Context, h header, body []byte, files []*os.File) (reply []byte, pass []*os.File, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			l.o.Log.Error(fmt.Sprintf("%s: method %#x: panic: %v", l.o.Name, uint16(h.method), v), "stack", string(debug.Stack()))
-			err = fmt.Errorf("method %#x: panic: %v: %w", uint16(h.method), v, syscall.EIO)
-		}
-	}()
+	if l.o.Panics {
+		defer crash.Report()
+	} else {
+		defer func() {
+			if v := recover(); v != nil {
+				l.o.Log.Error(fmt.Sprintf("%s: method %#x: panic: %v", l.o.Name, uint16(h.method), v), "stack", string(debug.Stack()))
+				err = fmt.Errorf("method %#x: panic: %v: %w", uint16(h.method), v, syscall.EIO)
+			}
+		}()
+	}
 	return l.h.Call(ctx, h.method, body, files, func(b []byte) error {
 		return l.send(header{kind: kindPart, method: h.method, id: h.id}, b, nil)
 	})
