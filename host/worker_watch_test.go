@@ -43,11 +43,12 @@ func watchedPlan(t *testing.T, model string, faults fault.Plan, hangs bool) (*Sy
 	}
 	var mu sync.Mutex
 	var all []suspect
-	w := newWatchdog(s, 20*time.Millisecond, func(v suspect) {
+	w := newWatchdog(s, &openCalls{}, 20*time.Millisecond, func(v suspect) {
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, v)
 	})
+	w.up.Store(true)
 	t.Cleanup(func() {
 		w.stop()
 		if !hangs {
