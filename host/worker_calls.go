@@ -111,23 +111,35 @@ func (w *watchdog) stuck(now map[suspectKey]string) {
 		same := w.stands(at, ids[kind]) && ids[kind] != 0
 		switch {
 		case !same, kind == callSlow && moved:
-			w.stood[kind] = 0
+			w.stood[kind], w.told[kind] = 0, ""
 			continue
 		case kind == callQuick && (ids[callWaits] != 0 && calls[callWaits].op == "streaming" || ids[callSlow] != 0 && moved):
-			w.stood[kind] = 0 // it may wait for the device that the other one has
+			w.stood[kind], w.told[kind] = 0, "" // it may wait for the device that the other one has
 			continue
 		}
 		if w.stood[kind]++; kind == callSlow && w.stood[kind] <= ticksSlow {
 			continue
 		}
-		what := calls[kind].op
-		if f := calls[kind].file; f != nil {
-			if p, ok := below(w.s.Tree(), f, 0); ok { // files are called only of a tree that is there
-				what += " " + p
+		if w.told[kind] == "" {
+			w.told[kind] = calls[kind].op + w.s.pathOf(calls[kind].file)
+		}
+		now[suspectKey{suspectCall, "", w.told[kind]}] = "it does not return"
+	}
+}
+
+// pathOf is a place of a file, after a space; "" where it has none any more. It may have several.
+func (s *System) pathOf(f *node.File) string {
+	if f == nil {
+		return ""
+	}
+	for name, n := range s.Tree().OwnEntries() { // files are called only of a tree that is there
+		if d, ok := n.(*node.Dir); ok && name != "ns" {
+			if p, ok := below(d, f, 0); ok {
+				return " /" + name + p
 			}
 		}
-		now[suspectKey{suspectCall, "", what}] = "it does not return"
 	}
+	return ""
 }
 
 // accesses counts those that were recorded of all devices.

@@ -51,6 +51,7 @@ type watchdog struct {
 	marks  map[suspectKey]uint64 // what must move
 	quiets map[string]int64      // of trace: time of the last read that was looked at, by device
 	stood  [callWaits]int        // looks at which the oldest call of a kind was the same
+	told   [callWaits]string     // what messages call that one
 }
 
 type suspectKey struct{ kind, device, what string }
