@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,8 +34,6 @@ type Outside interface {
 	Captured(ctx context.Context, machine string) error
 	// VFIO lends a function of this machine that the plan names, and tells what the kernel alone knows of it.
 	VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error)
-	// Conn is the connection that a device of the plan is, made for the caller: a vfio-user server's, a fabric's.
-	Conn(ctx context.Context, name string) (*net.UnixConn, error)
 	// TAP lends the kernel interface that the plan makes of a device.
 	TAP(device string) tap.Lender
 }
@@ -49,7 +46,7 @@ const (
 	useNetDev  = "net/dev" // the machine's /proc/net/dev, to read again and again; no name
 )
 
-// Methods of linkOutside. Bodies are JSON. Backends have sixteen each: QEMU from 0x0310, VFIO from 0x0320, TAP from 0x0330, connections from 0x0340.
+// Methods of linkOutside. Bodies are JSON. Backends have sixteen each: QEMU from 0x0310, VFIO from 0x0320, TAP from 0x0330.
 const (
 	outsideFile  link.Method = 0x0301 // fileArgs; the file
 	outsideBegin link.Method = 0x0302 // fileArgs
@@ -137,7 +134,7 @@ type outsideBackend interface {
 
 // outsideBackends make those of a group; nil: it has no such device. They open what a worker of the group asks for first, or at once.
 var outsideBackends = []func(c Config, g groupPlan) (outsideBackend, error){
-	holdVFIO, holdConns, holdTAPs,
+	holdVFIO, holdTAPs,
 }
 
 // nearOutside gives a group's workers what its plan says; outside.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // opReload exchanges the worker of a device's group.
@@ -40,17 +41,35 @@ func (s *supervisor) reloadHandler(ctx context.Context, raw json.RawMessage, _ f
 	if a.Binary != "" && !filepath.IsAbs(a.Binary) {
 		return nil, fmt.Errorf("binary %q: want an absolute path: %w", a.Binary, syscall.EINVAL)
 	}
-	o := &order{path: a.Binary, reply: make(chan orderDone, 1)}
+	o := &order{reply: make(chan orderDone, 1)}
+	if a.Binary != "" { // what runs later is this file, whatever its name is then
+		var err error
+		if o.program, err = os.OpenFile(a.Binary, unix.O_PATH, 0); err != nil {
+			return nil, fmt.Errorf("the binary: %w", err)
+		}
+	}
+	var err error
 	select {
 	case ch.orders <- o:
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		err = context.Cause(ctx)
 	case <-s.ctx.Done():
-		return nil, fmt.Errorf("the instance ends: %w", syscall.ESHUTDOWN)
+		err = fmt.Errorf("the instance ends: %w", syscall.ESHUTDOWN)
 	case <-time.After(patience):
-		return nil, fmt.Errorf("%s: it is recovering: %w", ch.Name, syscall.EBUSY)
+		err = fmt.Errorf("%s: it is recovering: %w", ch.Name, syscall.EBUSY)
 	}
-	done := <-o.reply // each step of it is bounded
+	if err != nil {
+		if o.program != nil {
+			o.program.Close()
+		}
+		return nil, err
+	}
+	var done orderDone
+	select {
+	case done = <-o.reply:
+	case <-ctx.Done(): // it goes on; who asked is gone
+		return nil, context.Cause(ctx)
+	}
 	if done.err != nil {
 		return nil, done.err
 	}
@@ -66,41 +85,61 @@ func (s *supervisor) reloadHandler(ctx context.Context, raw json.RawMessage, _ f
 // exchange does what an order says: another worker, of another binary, in the place of w, or of none that is up. Where the new one does not come
 // up, the old binary is started again.
 func (ch *charge) exchange(w *worker, o *order) {
-	outage, err := ch.exchanged(w, o.path)
-	o.reply <- orderDone{outage, err}
+	outage, err := ch.exchanged(w, o.program)
+	o.reply <- orderDone{outage, plain(err)}
 }
 
-func (ch *charge) exchanged(w *worker, path string) (time.Duration, error) {
+// exchanged is exchange, to a program that becomes its own; nil: the group's.
+func (ch *charge) exchanged(w *worker, program *os.File) (time.Duration, error) {
 	ch.mu.Lock()
-	old := ch.path
+	old := ch.program
 	ch.mu.Unlock()
-	if path == "" {
-		path = old
+	fresh := program != nil
+	if !fresh {
+		program = old
+	}
+	drop := func() { // the new one
+		if fresh {
+			program.Close()
+		}
 	}
 	// Whether it can be had at all is known before anything changes.
-	next, err := ch.s.spare.take(ch.s.ctx, path)
+	next, err := ch.s.spare.take(ch.s.ctx, program)
 	if err == nil {
 		err = next.speaks()
 	}
+	if err == nil && w == nil {
+		err = ch.freed()
+	}
 	if err != nil {
-		ch.end(next)
-		what := "this program"
-		if path != "" {
-			what = path
+		what, after := "this program", "the driver goes on as it was"
+		if program != nil {
+			what = program.Name()
 		}
-		return 0, fmt.Errorf("%s: a worker of %s: %w; the driver goes on as it was", ch.Name, what, err)
+		if w == nil {
+			after = "it stays given up"
+		}
+		if next != nil {
+			err = errors.Join(err, next.kill())
+		}
+		drop()
+		return 0, fmt.Errorf("%s: a worker of %s: %w; %s", ch.Name, what, err, after)
 	}
 	began := time.Now()
 	if w != nil {
 		if err := ch.retire(w); err != nil {
-			ch.end(next)
+			err = errors.Join(err, next.kill())
+			drop()
 			ch.recover(nil, err)
 			return 0, err
 		}
 	}
-	ch.set(func() { ch.path, ch.state = path, stateRecovering })
+	ch.set(func() { ch.state, ch.deaths.why = stateRecovering, "its driver is exchanged" })
 	if err = ch.employ(ch.s.ctx, next); err == nil {
 		outage := time.Since(began)
+		if fresh {
+			ch.setProgram(program)
+		}
 		ch.mu.Lock()
 		ch.deaths.outage = outage
 		ch.mu.Unlock()
@@ -108,10 +147,8 @@ func (ch *charge) exchanged(w *worker, path string) (time.Duration, error) {
 		ch.s.spare.refill()
 		return outage, nil
 	}
-	err = fmt.Errorf("%s: the new driver does not come up: %w", ch.Name, ch.startError(err))
-	ch.mu.Lock()
-	ch.path = old
-	ch.mu.Unlock()
+	err = fmt.Errorf("%s: the new driver does not come up: %w", ch.Name, plain(ch.startError(err)))
+	drop()
 	ch.recover(next, err)
 	return 0, err
 }
@@ -123,20 +160,20 @@ func (ch *charge) retire(w *worker) error {
 	stopped, err := w.stop(ctx)
 	ch.part.Detach(errors.New("its driver is exchanged"))
 	ch.set(func() {
-		ch.cur, ch.state = nil, stateRecovering
+		ch.cur, ch.speaker, ch.state, ch.deaths.why = nil, nil, stateRecovering, "its driver is exchanged"
 		if err == nil {
 			if b, e := json.Marshal(stopped.Saved); e == nil {
 				ch.saved = b
 			}
 		}
 	})
-	ch.end(w)
+	unkilled := ch.end(w)
 	if err != nil {
-		ch.s.log.Warn(fmt.Sprintf("%s: it did not end in order: %v", ch.Name, err))
+		ch.s.log.Warn(fmt.Sprintf("%s: it did not end in order: %v", ch.Name, plain(err)))
 	}
 	quiesce, cancel2 := context.WithTimeout(context.Background(), quiesceTime)
 	defer cancel2()
-	return ch.out.Quiesce(quiesce)
+	return errors.Join(unkilled, ch.out.Quiesce(quiesce))
 }
 
 func (a *app) reloadCmd() *cobra.Command {

@@ -81,11 +81,30 @@ const joinTime = 10 * time.Second
 func (s *System) joinFabric(ctx context.Context, d DeviceSpec) (bus.Device, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTime)
 	defer cancel()
-	conn, err := s.connOf(ctx, d)
+	conn, err := connect(ctx, d)
 	if err != nil {
 		return nil, err
 	}
 	return ivshmem.Open(ctx, conn, ivshmem.Options{Vectors: shm.NumVectors, Backend: onFabric + ":" + d.Bus["node"], Log: s.log})
+}
+
+// connect makes the connection that a node of a fabric is.
+func connect(ctx context.Context, d DeviceSpec) (*net.UnixConn, error) {
+	q := fabricd.Request{Node: d.Bus["node"], Owners: ownersOf(d)}
+	switch d.Bus["ids"] {
+	case "8":
+		q.IDs = rapidio.Small
+	case "16":
+		q.IDs = rapidio.Large
+	}
+	if v, ok := d.Bus["window"]; ok {
+		var err error
+		if q.Windows, err = parseWindows(v); err != nil {
+			return nil, err
+		}
+	}
+	conn, _, err := fabricd.Join(ctx, d.Device, q)
+	return conn, err
 }
 
 // connectFabrics connects QEMU's devices that are nodes of a fabric to it. The caller calls done once QEMU has started.

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/internal/klog"
 	"github.com/ring3dev/ring3/vfio/vfiouser"
@@ -31,21 +30,11 @@ func (p *Plan) servedOf(names ...string) string {
 }
 
 // planVFIOUser connects to a socket, which is what such a device is named by.
-func (s *System) planVFIOUser(c Config, group []DeviceSpec, domain uint32) (starter, error) {
+func (s *System) planVFIOUser(_ Config, group []DeviceSpec, domain uint32) (starter, error) {
 	d := group[0]
 	return func(ctx context.Context) (machine, error) {
 		at := pci.Addr{Domain: domain, Dev: 1}
-		open := func() (*vfiouser.Device, error) {
-			conn, err := s.connOf(ctx, d)
-			if err != nil {
-				return nil, err
-			}
-			return vfiouser.Open(ctx, conn, vfiouser.Options{Address: at.String(), Name: d.Name, Log: s.log})
-		}
-		dev, err := open()
-		if len(c.Saved) > 0 && errors.Is(err, bus.ErrBusy) {
-			dev, err = again(ctx, open) // the server has not let go yet of the worker before
-		}
+		dev, err := vfiouser.Dial(ctx, d.Device, vfiouser.Options{Address: at.String(), Name: d.Name, Log: s.log})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.Name, err)
 		}

@@ -63,6 +63,8 @@ type superviseConfig struct {
 	// Args start a worker of this program, or of another one.
 	Args []string
 	Env  []string
+	// Deaths is how many in a row, each within steadyTime, a group is given up after; 0: maxRow.
+	Deaths int
 	// Ended is told of each process that Started was told of and that is no more.
 	Ended func(pid int)
 }

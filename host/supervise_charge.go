@@ -31,6 +31,11 @@ const (
 	// distrust is how many such deaths there are before the next worker is not told what the one before had saved, which may be what kills them.
 	distrust = 3
 
+	// maxRow is how many deaths in a row there may be where none of the lives between was as long as steadyTime. From a quarter of them on, the next attempt
+	// waits longer each time.
+	maxRow     = 20
+	steadyTime = time.Minute
+
 	firstDelay = 50 * time.Millisecond // before the second attempt, doubling from there
 	lastDelay  = 5 * time.Second
 )
@@ -50,8 +55,10 @@ type charge struct {
 
 	mu      sync.Mutex
 	cur     *worker // nil: none is up
+	speaker *worker // whose word counts for the group: cur, or who is to be
+	stuck   *worker // it could not be killed: until it is gone there is no other
 	state   string
-	path    string          // of the binary of its workers; "": this program
+	program *os.File        // its workers'; nil: this program
 	saved   json.RawMessage // what the worker told last
 	ledger  *ledger.Ledger
 	book    *os.File      // the ledger's
@@ -65,19 +72,22 @@ type charge struct {
 type deaths struct {
 	count   int           // so far
 	last    string        // cause of the last
+	why     string        // why no worker is up
 	gave    string        // why there is no other worker, where the group was given up
 	at      time.Time     // of the last
-	took    time.Duration // from the last until the devices were in service again; 0: they are not, yet
+	took    time.Duration // from the last until the devices were in service again; 0: they are not, or a user had to have them tried again
+	open    bool          // took is still to come
 	report  string        // file; "": none could be written
-	early   int           // in a row, of which none had worked
+	early   int           // in a row, of which none had worked, and workers that could not be started
+	row     int           // in a row, without steadyTime between
 	version string        // of the program that serves the group now
 	outage  time.Duration // of the last exchange ('ring3 reload')
 }
 
 // order is what somebody wants run to do.
 type order struct {
-	path  string // of the binary; "": the one it has
-	reply chan orderDone
+	program *os.File // nil: the one it has. It is run's, once it has the order
+	reply   chan orderDone
 }
 
 type orderDone struct {
@@ -97,8 +107,7 @@ func newCharge(s *supervisor, index int, g groupPlan) (_ *charge, err error) {
 		return nil, err
 	}
 	if ch.out, err = newOutside(s.c.Config, g); err != nil {
-		ch.book.Close()
-		return nil, err
+		return nil, errors.Join(err, ch.book.Close(), ch.ledger.Close())
 	}
 	if o, ok := ch.out.(*nearOutside); ok {
 		o.condemnBy(func(why error) {
@@ -145,7 +154,9 @@ func (ch *charge) begin(ctx context.Context) error {
 			return nil
 		}
 		if ctx.Err() != nil || !errors.Is(err, errDied) {
-			ch.end(w)
+			if e := ch.end(w); e != nil {
+				ch.s.log.Error(e.Error())
+			}
 			return ch.startError(err)
 		}
 		if !ch.died(w, err) {
@@ -165,7 +176,7 @@ func (ch *charge) startError(err error) error {
 	}
 	var all []error
 	for line := range strings.SplitSeq(remote.Text, "\n") {
-		if text, ok := strings.CutPrefix(line, usageMark); ok {
+		if text, ok := strings.CutPrefix(line, usagePrefix); ok {
 			all = append(all, usagef("%s", text))
 		} else {
 			all = append(all, errors.New(line))
@@ -174,18 +185,20 @@ func (ch *charge) startError(err error) error {
 	return errors.Join(all...)
 }
 
-// usageMark begins a worker's answer that is the user's mistake: exit status 2.
-const usageMark = "usage: "
-
 // errDied is wrapped where a worker died, or had to be ended.
 var errDied = errors.New("its worker died")
 
 // bring starts a worker and has it bring the devices up. The worker that it returns with an error has to be ended.
 func (ch *charge) bring(ctx context.Context) (*worker, error) {
 	ch.mu.Lock()
-	path := ch.path
+	program := ch.program
 	ch.mu.Unlock()
-	w, err := ch.s.spare.take(ctx, path)
+	w, err := ch.s.spare.take(ctx, program)
+	if err != nil && program != nil && ctx.Err() == nil {
+		ch.s.log.Warn(fmt.Sprintf("%s: %s cannot be started any more, and this program takes its place: %v", ch.Name, program.Name(), plain(err)))
+		ch.setProgram(nil)
+		w, err = ch.s.spare.take(ctx, nil)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: starting a worker: %w%w", ch.Name, err, silent{errDied})
 	}
@@ -204,9 +217,7 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 	}
 	config := workerConfig{Wire: wireVersion, Group: ch.Name, Plan: wirePlan(plan), Numbers: ch.Numbers, Facts: ch.s.facts, Saved: ch.saved}
 	book := ch.book
-	if ch.deaths.count > 0 { // what --fault wants was the first one's; again it would kill them all
-		config.Plan.Faults = nil
-	}
+	ch.speaker = w
 	ch.mu.Unlock()
 	body, err := json.Marshal(config)
 	if err != nil {
@@ -224,14 +235,14 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 		return fmt.Errorf("%s: its tree: %w%w", ch.Name, err, silent{errDied})
 	}
 	for _, lost := range up.Lost {
-		ch.s.log.Warn(lost)
+		ch.s.log.Warn(said(lost))
 	}
 	w.since = time.Now()
 	ch.set(func() {
 		ch.gone = false
-		ch.cur, ch.state, ch.infos, ch.deaths.version = w, stateUp, ch.bounded(up.Devices), up.Version
-		if ch.deaths.count > 0 && ch.deaths.took == 0 {
-			ch.deaths.took = time.Since(ch.deaths.at)
+		ch.cur, ch.state, ch.infos, ch.deaths.version = w, stateUp, ch.bounded(up.Devices), said(up.Version)
+		if ch.deaths.open {
+			ch.deaths.took, ch.deaths.open = time.Since(ch.deaths.at), false
 		}
 	})
 	return nil
@@ -248,7 +259,7 @@ func (ch *charge) run() {
 			select {
 			case o := <-ch.orders:
 				ch.mu.Lock()
-				ch.deaths.early = 0
+				ch.deaths.early, ch.deaths.row = 0, 0
 				ch.mu.Unlock()
 				ch.exchange(nil, o)
 			case <-ch.s.ctx.Done():
@@ -256,7 +267,7 @@ func (ch *charge) run() {
 			}
 			continue
 		}
-		cause, o := w.watch(ch.s.ctx, ch.orders)
+		o, cause := w.watch(ch.s.ctx, ch.orders)
 		switch {
 		case o != nil:
 			ch.exchange(w, o)
@@ -287,16 +298,23 @@ func (ch *charge) recover(w *worker, cause error) {
 			return
 		}
 		if ch.s.ctx.Err() != nil {
-			ch.end(w)
+			if err := ch.end(w); err != nil {
+				ch.s.log.Error(err.Error())
+			}
 			return
 		}
 	}
 }
 
-// died takes note of a worker's death, ends it, and stops its devices. It says whether another one is to be tried.
+// died takes note of a worker's death, ends it, and stops its devices. It says whether another one is to be tried. Without a worker, it is that none could be
+// started: that is no death, but cannot go on for ever either.
 func (ch *charge) died(w *worker, cause error) bool {
 	at := time.Now()
-	worked := w != nil && !w.since.IsZero() && at.Sub(w.since) >= workedTime
+	cause = plain(cause)
+	life := time.Duration(0)
+	if w != nil && !w.since.IsZero() {
+		life = at.Sub(w.since)
+	}
 	if w != nil {
 		w.ask()
 	}
@@ -304,36 +322,55 @@ func (ch *charge) died(w *worker, cause error) bool {
 	ch.set(func() {
 		d := &ch.deaths
 		switch {
-		case worked || at.Sub(d.at) > deathTime:
+		case life >= workedTime || w != nil && at.Sub(d.at) > deathTime:
 			d.early = 1
 		default:
 			d.early++
 		}
-		d.count, d.last, d.at, d.took = d.count+1, cause.Error(), at, 0
-		ch.cur, ch.state = nil, stateRecovering
+		if d.why = cause.Error(); w != nil {
+			if d.row++; life >= steadyTime {
+				d.row = 1
+			}
+			d.count, d.last, d.at, d.took, d.open = d.count+1, d.why, at, 0, true
+		}
+		ch.cur, ch.speaker, ch.state = nil, nil, stateRecovering
 		if d.early > distrust && ch.saved != nil {
 			ch.saved = nil
 		}
 	})
-	ch.end(w)
+	ended := w
+	if w == nil {
+		ch.mu.Lock()
+		ended = ch.stuck
+		ch.mu.Unlock()
+	}
+	unkilled := ch.end(ended)
 	last := cause
 	if w != nil {
-		last = w.explain(cause)
+		last = plain(w.explain(cause))
 	}
 	quiesce, cancel := context.WithTimeout(context.Background(), quiesceTime)
 	defer cancel()
-	hardware := ch.out.Quiesce(quiesce)
-	ch.set(func() { ch.deaths.last = last.Error() })
-	ch.report(w, last, hardware)
+	hardware := plain(ch.out.Quiesce(quiesce))
+	if w != nil {
+		ch.set(func() { ch.deaths.last, ch.deaths.why = last.Error(), last.Error() })
+		ch.report(w, last, hardware)
+	}
 	ch.s.log.Error(fmt.Sprintf("%s: %v", ch.Name, last))
 	ch.mu.Lock()
-	early := ch.deaths.early
+	early, row := ch.deaths.early, ch.deaths.row
 	ch.mu.Unlock()
 	switch {
+	case unkilled != nil:
+		ch.give(unkilled)
 	case hardware != nil:
 		ch.give(fmt.Errorf("its devices cannot be stopped: %w", hardware))
+	case early >= maxDeaths && w == nil:
+		ch.give(fmt.Errorf("no worker can be started for it; 'ring3 reload' tries again: %w", last))
 	case early >= maxDeaths:
 		ch.give(fmt.Errorf("it died %d times before its devices had worked for %v; 'ring3 reload' tries again: %w", early, workedTime, last))
+	case row >= ch.mostDeaths():
+		ch.give(fmt.Errorf("it died %d times in a row, each time within %v; 'ring3 reload' tries again: %w", row, steadyTime, last))
 	case early == distrust+1:
 		if err := ch.newLedger(); err != nil {
 			ch.give(err)
@@ -347,11 +384,20 @@ func (ch *charge) died(w *worker, cause error) bool {
 	return false
 }
 
+// mostDeaths is how many deaths in a row are too many.
+func (ch *charge) mostDeaths() int {
+	if ch.s == nil || ch.s.c.Deaths == 0 {
+		return maxRow
+	}
+	return ch.s.c.Deaths
+}
+
 // give gives the group up.
 func (ch *charge) give(err error) {
+	err = plain(err)
+	ch.set(func() { ch.state, ch.deaths.gave, ch.deaths.open = stateFailed, err.Error(), false })
 	err = fmt.Errorf("%s: given up: %w", ch.Name, err)
 	ch.part.Fail(err)
-	ch.set(func() { ch.state, ch.deaths.gave = stateFailed, strings.TrimPrefix(err.Error(), ch.Name+": ") })
 	ch.s.log.Error(err.Error())
 }
 
@@ -359,7 +405,7 @@ func (ch *charge) give(err error) {
 func (ch *charge) delay() time.Duration {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	n := ch.deaths.early - 2
+	n := max(ch.deaths.early-2, ch.deaths.row-1-ch.mostDeaths()/4)
 	if n < 0 {
 		return 0
 	}
@@ -377,14 +423,47 @@ func (ch *charge) sleep(ctx context.Context, t time.Duration) bool {
 	return false
 }
 
-// end ends a worker for good, and all that it asked for.
-func (ch *charge) end(w *worker) {
+// end ends a worker for good, and all that it asked for. An error is that it could not be ended: it may still have the devices, so nobody else gets them.
+func (ch *charge) end(w *worker) error {
 	if w == nil {
-		return
+		return nil
 	}
-	if err := w.kill(); err != nil {
-		ch.s.log.Error(fmt.Sprintf("%s: %v", ch.Name, err))
+	err := w.kill()
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	switch {
+	case err != nil:
+		ch.stuck = w
+	case ch.stuck == w:
+		ch.stuck = nil
 	}
+	return err
+}
+
+// freed says whether the devices are stopped and nobody's, where the group was given up; an error is why not.
+func (ch *charge) freed() error {
+	ch.mu.Lock()
+	stuck := ch.stuck
+	ch.mu.Unlock()
+	if err := ch.end(stuck); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), quiesceTime)
+	defer cancel()
+	if err := ch.out.Quiesce(ctx); err != nil {
+		return fmt.Errorf("its devices cannot be stopped: %w", plain(err))
+	}
+	return nil
+}
+
+// setProgram makes a program the one that the group's workers run; nil: this one.
+func (ch *charge) setProgram(program *os.File) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if ch.program != nil && ch.program != program {
+		ch.program.Close()
+	}
+	ch.program = program
 }
 
 // worker is the one that is up; nil if none is.
@@ -408,7 +487,7 @@ func (ch *charge) await(ctx context.Context) (*worker, error) {
 	defer limit.Stop()
 	for {
 		ch.mu.Lock()
-		w, state, last, gave, changed := ch.cur, ch.state, ch.deaths.last, ch.deaths.gave, ch.changed
+		w, state, why, gave, changed := ch.cur, ch.state, ch.deaths.why, ch.deaths.gave, ch.changed
 		ch.mu.Unlock()
 		switch {
 		case state == stateFailed:
@@ -423,7 +502,7 @@ func (ch *charge) await(ctx context.Context) (*worker, error) {
 		case <-ch.s.ctx.Done():
 			return nil, fmt.Errorf("%s: the instance ends: %w", ch.Name, syscall.ESHUTDOWN)
 		case <-limit.C:
-			return nil, fmt.Errorf("%s: recovering for %v by now: %s: %w", ch.Name, patience, last, syscall.EIO)
+			return nil, fmt.Errorf("%s: recovering for %v by now: %s: %w%w", ch.Name, patience, why, syscall.EIO, silent{errDied})
 		}
 	}
 }
@@ -447,13 +526,20 @@ func (ch *charge) close() error {
 		cancel()
 		switch {
 		case e != nil:
-			err = fmt.Errorf("%s: ending its worker: %w", ch.Name, w.explain(e))
+			err = fmt.Errorf("%s: ending its worker: %w", ch.Name, plain(w.explain(e)))
 		case stopped.Error != "":
-			err = errors.New(stopped.Error)
+			err = errors.New(printable(stopped.Error))
 		}
 		ch.unmade = stopped.Unmade
-		ch.end(w)
+		err = errors.Join(err, ch.end(w))
 	}
+	ch.mu.Lock()
+	stuck := ch.stuck
+	ch.mu.Unlock()
+	if stuck != nil {
+		err = errors.Join(err, ch.end(stuck))
+	}
+	ch.setProgram(nil)
 	ch.part.Remove()
 	err = errors.Join(err, ch.out.Close(), ch.book.Close())
 	return errors.Join(err, ch.ledger.Close())

@@ -31,10 +31,13 @@ const askWorker = 2 * time.Second
 // maxQueue bounds what a worker streams and nobody has taken yet, in bytes.
 const maxQueue = 64 << 20
 
-// control has the group's worker do an operation of the control socket. send takes what it streams, and may block. again: where the worker dies
-// meanwhile, the next one is asked.
+// maxAgain is how many more workers are asked what killed one that was asked it: it may be the question that kills them.
+const maxAgain = 2
+
+// control has the group's worker do an operation of the control socket. send takes what it streams, and may block. again: it changes nothing, so where the
+// worker dies meanwhile the next ones are asked, maxAgain at most. Of a worker that died, or is recovering for long, the error is errDied.
 func (ch *charge) control(ctx context.Context, op string, args json.RawMessage, send func(json.RawMessage) error, again bool) (json.RawMessage, error) {
-	for {
+	for asked := 0; ; asked++ {
 		w, err := ch.await(ctx)
 		if err != nil {
 			return nil, err
@@ -43,14 +46,31 @@ func (ch *charge) control(ctx context.Context, op string, args json.RawMessage, 
 		switch {
 		case err == nil || !w.over():
 			return reply, err
-		case !again:
-			return nil, fmt.Errorf("%s: its driver died meanwhile: %w", ch.Name, syscall.EIO)
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
+		case !again || asked == maxAgain:
+			ch.replaced(ctx, w)
+			return nil, fmt.Errorf("%s: its driver died meanwhile: %w%w", ch.Name, syscall.EIO, silent{errDied})
 		}
-		select { // until run has seen it, too
+		ch.replaced(ctx, w)
+	}
+}
+
+// replaced waits until it is known that a worker is over.
+func (ch *charge) replaced(ctx context.Context, w *worker) {
+	for {
+		ch.mu.Lock()
+		cur, changed := ch.cur, ch.changed
+		ch.mu.Unlock()
+		if cur != w {
+			return
+		}
+		select {
+		case <-changed:
 		case <-ctx.Done():
-		case <-time.After(time.Millisecond):
+			return
+		case <-ch.s.ctx.Done():
+			return
 		}
 	}
 }
@@ -149,7 +169,7 @@ func (ch *charge) describe(ctx context.Context) []DeviceInfo {
 		v.Recovery = float64(d.took.Microseconds()) / 1000
 		if ch.state != stateUp {
 			v.State, v.Link = ch.state, downLink(v.Link)
-			if v.Cause = d.last; ch.state == stateFailed {
+			if v.Cause = d.why; ch.state == stateFailed {
 				v.Cause = d.gave
 			}
 		}
@@ -243,7 +263,7 @@ func (s *supervisor) handlers() instance.Handlers {
 	h[opStats] = func(ctx context.Context, raw json.RawMessage, send func(any) error) (any, error) {
 		return nil, sendFigures(ctx, raw, send, s.Figures)
 	}
-	h[opEthtool] = s.route(opEthtool, true, func(raw json.RawMessage) (string, error) {
+	h[opEthtool] = s.route(opEthtool, ethtoolReads, func(raw json.RawMessage) (string, error) {
 		var a ethtoolArgs
 		err := json.Unmarshal(raw, &a)
 		return a.Device, err
@@ -254,7 +274,7 @@ func (s *supervisor) handlers() instance.Handlers {
 		return append([]uevent.Event{}, events...), nil
 	}
 	h[opEventsFollow] = follower(s.events.Follow)
-	h[opPlug] = s.changing(s.route(opPlug, false, func(raw json.RawMessage) (string, error) {
+	h[opPlug] = s.changing(s.route(opPlug, nil, func(raw json.RawMessage) (string, error) {
 		var a plugArgs
 		if err := json.Unmarshal(raw, &a); err != nil {
 			return "", err
@@ -270,7 +290,7 @@ func (s *supervisor) handlers() instance.Handlers {
 		return d.under(), nil
 	}))
 	for _, op := range []string{opUnplug, opSuspend, opResume} {
-		h[op] = s.changing(s.route(op, false, func(raw json.RawMessage) (string, error) {
+		h[op] = s.changing(s.route(op, nil, func(raw json.RawMessage) (string, error) {
 			var a plugArgs
 			err := json.Unmarshal(raw, &a)
 			return a.Device, err
@@ -280,8 +300,8 @@ func (s *supervisor) handlers() instance.Handlers {
 	return h
 }
 
-// route sends an operation to the group of the device that its arguments name. A device that no group has is any group's to refuse.
-func (s *supervisor) route(op string, again bool, device func(raw json.RawMessage) (string, error)) instance.Handler {
+// route sends an operation to the group of the device that its arguments name. again says of which arguments it changes nothing; nil: of none. A device that no group has is any group's to refuse.
+func (s *supervisor) route(op string, again func(raw json.RawMessage) bool, device func(raw json.RawMessage) (string, error)) instance.Handler {
 	return func(ctx context.Context, raw json.RawMessage, _ func(any) error) (any, error) {
 		name, err := device(raw)
 		var errno syscall.Errno
@@ -299,8 +319,18 @@ func (s *supervisor) route(op string, again bool, device func(raw json.RawMessag
 		if ch == nil {
 			ch = s.charges[0]
 		}
-		return ch.control(ctx, op, raw, nil, again)
+		return ch.control(ctx, op, raw, nil, again != nil && again(raw))
 	}
+}
+
+// ethtoolReads says whether an operation of ethtool's changes nothing.
+func ethtoolReads(raw json.RawMessage) bool {
+	var a ethtoolArgs
+	if err := json.Unmarshal(raw, &a); err != nil {
+		return false
+	}
+	op, ok := ethtoolOps[a.Op]
+	return ok && !op.words
 }
 
 // changing is for operations after which there are other devices.
@@ -381,7 +411,7 @@ func (s *supervisor) traceHandler(ctx context.Context, raw json.RawMessage, send
 					_, err := ch.control(ctx, opTrace, args, send, false)
 					return err
 				})
-				if ctx.Err() != nil || err == nil || !errors.Is(err, syscall.EIO) {
+				if ctx.Err() != nil || s.ctx.Err() != nil || err == nil || !errors.Is(err, errDied) {
 					return err
 				}
 			}

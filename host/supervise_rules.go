@@ -18,7 +18,7 @@ import (
 func (s *supervisor) rules() []mirror.Rule {
 	drivers, ports := "/sys/bus/pci/drivers/*/", "/sys/bus/pci_express/drivers/*/"
 	rules := []mirror.Rule{
-		{Pattern: "/proc/net/pktgen/pgctrl", One: true, Again: true},
+		{Pattern: "/proc/net/pktgen/pgctrl", One: true, Again: true, Lasts: isStart},
 		// A file of this name is one thread's; what is routed last tells whose answer it shows.
 		s.threadRule(),
 		{Pattern: "/proc/net/dev", Show: joinNetDev},
@@ -48,6 +48,9 @@ func (s *supervisor) rules() []mirror.Rule {
 	}
 	return append(rules, mirror.Rule{Pattern: "/proc/net/pktgen/*", Store: s.pktgenWrote}) // of what is plugged in
 }
+
+// isStart says whether a write to pgctrl is the one that lasts as long as its run does.
+func isStart(p []byte) bool { return bytes.Equal(bytes.TrimSpace(p), []byte("start")) }
 
 // pktgenWrote lets groups' workers open the captures that are named to them.
 func (s *supervisor) pktgenWrote(parts []string, p []byte) []string {

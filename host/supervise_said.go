@@ -35,13 +35,35 @@ func (ch *charge) bounded(said []DeviceInfo) []DeviceInfo {
 	return d
 }
 
+// said is what a worker said as one bearable line that steers no terminal.
+func said(s string) string {
+	s = strings.TrimSpace(printable(s[:min(len(s), maxClaim)]))
+	return strings.NewReplacer("\n", "; ", "\t", " ").Replace(s)
+}
+
+// plain is an error whose text may come from a worker, with the text as said; nil for nil.
+func plain(err error) error {
+	if err == nil || said(err.Error()) == err.Error() {
+		return err
+	}
+	return &plainError{said(err.Error()), err}
+}
+
+// plainError is what [plain] makes.
+type plainError struct {
+	text string
+	err  error
+}
+
+func (e *plainError) Error() string { return e.text }
+func (e *plainError) Unwrap() error { return e.err }
+
 // tame makes one bearable line of each text that v holds or points to.
 func tame(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.String:
 		if v.CanSet() {
-			s := v.String()
-			v.SetString(strings.ReplaceAll(printable(s[:min(len(s), maxClaim)]), "\n", " "))
+			v.SetString(said(v.String()))
 		}
 	case reflect.Pointer:
 		if !v.IsNil() {

@@ -28,7 +28,7 @@ func supervise(t testing.TB, wires []string, devices ...string) (*supervisor, *k
 		t.Fatal(err)
 	}
 	ring := klog.New(klog.Options{})
-	s, err := newSupervisor(t.Context(), superviseConfig{Args: []string{workerArg},
+	s, err := newSupervisor(t.Context(), superviseConfig{Args: []string{workerArg}, Deaths: 1 << 30,
 		Config: Config{Plan: plan, Drivers: testProgram.Drivers, Services: testProgram.Services, Log: ring.Logger()}})
 	if err != nil {
 		t.Fatal(err)

@@ -66,7 +66,7 @@ func TestBucket(t *testing.T) {
 
 func TestStartError(t *testing.T) {
 	ch := &charge{}
-	err := ch.startError(&link.RemoteError{Text: usageMark + "eth0: no option\neth1: it is gone"})
+	err := ch.startError(&link.RemoteError{Text: usagePrefix + "eth0: no option\neth1: it is gone"})
 	all := flatten(err)
 	var usage *usageError
 	if len(all) != 2 || !errors.As(all[0], &usage) || all[0].Error() != "eth0: no option" || errors.As(all[1], &usage) {

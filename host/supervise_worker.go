@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +24,6 @@ type worker struct {
 	s      *supervisor
 	p      *sandbox.Process
 	conn   *link.Conn
-	path   string // of its binary; "": this program
 	hello  workerHello
 	since  time.Time // when its devices came into service; of run
 	waited uint64    // ns that its threads waited for a CPU; of watch
@@ -37,8 +37,9 @@ type worker struct {
 	report *workerReport // its last words
 	seen   []suspect     // what its watchdog saw last
 
-	killed sync.Once
-	unkill error
+	killing sync.Mutex
+	closed  chan struct{} // closed when its link is; nil: it was not yet told to
+	dead    bool
 }
 
 // Bounds of what a worker says.
@@ -48,14 +49,14 @@ const (
 	logRate     = 200  // a second, after those
 )
 
-// startWorker starts one, of a binary ("" for this program), and waits until it has given up its rights.
-func startWorker(ctx context.Context, s *supervisor, path string) (_ *worker, err error) {
+// startWorker starts one, of a program (nil for this one), and waits until it has given up its rights.
+func startWorker(ctx context.Context, s *supervisor, program *os.File) (_ *worker, err error) {
 	ours, theirs, err := link.Pair()
 	if err != nil {
 		return nil, err
 	}
-	w := &worker{s: s, path: path, hi: make(chan workerHello, 1), fatal: make(chan error, 1), logs: bucket{burst: logBurst, rate: logRate}}
-	w.p, err = sandbox.Start(sandbox.Options{Path: path, Args: s.c.Args, Env: s.c.Env, Files: []*os.File{theirs}, Log: slog.New(atLeast{s.log.Handler(), slog.LevelInfo}),
+	w := &worker{s: s, hi: make(chan workerHello, 1), fatal: make(chan error, 1), logs: bucket{burst: logBurst, rate: logRate}}
+	w.p, err = sandbox.Start(sandbox.Options{Program: program, Args: s.c.Args, Env: s.c.Env, Files: []*os.File{theirs}, CPUs: workerCPUs(), Log: slog.New(atLeast{s.log.Handler(), slog.LevelInfo}),
 		Started: func(pid int) {
 			if s.c.Started != nil {
 				s.c.Started(pid, "worker")
@@ -71,7 +72,10 @@ func startWorker(ctx context.Context, s *supervisor, path string) (_ *worker, er
 	defer limit.Stop()
 	select {
 	case w.hello = <-w.hi:
-		return w, nil
+		// A program that says hello without having given its rights up gets nothing.
+		if err = w.p.Entered(helloTime); err == nil {
+			return w, nil
+		}
 	case <-w.conn.Done():
 		err = w.explain(w.conn.Err())
 	case <-ctx.Done():
@@ -85,12 +89,15 @@ func startWorker(ctx context.Context, s *supervisor, path string) (_ *worker, er
 	return nil, err
 }
 
+// workerCPUs is how many CPUs a worker may keep busy, where that can be limited: one that spins on all of them leaves a little to others.
+func workerCPUs() float64 { return float64(runtime.NumCPU()) - 0.1 }
+
 // speaks says why it cannot be talked to; nil: it can.
 func (w *worker) speaks() error {
 	if w.hello.Wire == wireVersion {
 		return nil
 	}
-	return fmt.Errorf("its program (version %s) speaks version %d of the protocol, want %d: %w", line(printable(w.hello.Version)), w.hello.Wire, wireVersion, bus.ErrNotSupported)
+	return fmt.Errorf("its program (version %s) speaks version %d of the protocol, want %d: %w", said(w.hello.Version), w.hello.Wire, wireVersion, bus.ErrNotSupported)
 }
 
 // atLeast drops messages below a level: what a system refuses is 'ring3 doctor's to say, if the sandbox holds it for usual.
@@ -186,7 +193,9 @@ func (l life) Event(m link.Method, body []byte, files []*os.File) error {
 			return fmt.Errorf("event %#x: %w", uint16(m), bus.ErrProtocol)
 		}
 		ch.mu.Lock()
-		ch.saved = body
+		if ch.speaker == w { // what one that is ended had under way is not its successor's
+			ch.saved = body
+		}
 		ch.mu.Unlock()
 	case lifeUevent:
 		var e uevent.Event
@@ -206,7 +215,7 @@ func (l life) Event(m link.Method, body []byte, files []*os.File) error {
 			w.condemn(errors.New(line(why)))
 			break
 		}
-		ch.set(func() { ch.gone = true }) // why was said when it happened
+		ch.set(func() { ch.gone = ch.gone || ch.speaker == w }) // why was said when it happened
 	case lifeSuspect:
 		var v suspect
 		if err := told(m, body, &v); err != nil {
@@ -243,7 +252,7 @@ func (w *worker) log(r workerRecord) {
 		w.s.log.Warn(fmt.Sprintf("%s: %d messages of its worker's are left out: they came faster than %d a second", w.name(), missed, logRate))
 	}
 	if ok {
-		w.s.log.Log(context.Background(), slog.Level(r.Level), r.Text)
+		w.s.log.Log(context.Background(), slog.Level(r.Level), printable(r.Text))
 	}
 }
 
@@ -257,6 +266,7 @@ func (w *worker) name() string {
 
 // suspects takes what its watchdog saw.
 func (w *worker) suspects(v suspect) {
+	v.Text = said(v.Text)
 	w.mu.Lock()
 	w.seen = append(w.seen, v)
 	w.seen = w.seen[max(0, len(w.seen)-maxSuspects):]
@@ -274,7 +284,7 @@ func (w *worker) suspects(v suspect) {
 // condemn has it ended.
 func (w *worker) condemn(why error) {
 	select {
-	case w.fatal <- why:
+	case w.fatal <- plain(why):
 	default: // it is
 	}
 }
@@ -357,13 +367,13 @@ const (
 )
 
 // watch waits until something is to be done about the worker: cause says why it has to be replaced; o is somebody's order. Neither: ctx ended.
-func (w *worker) watch(ctx context.Context, orders <-chan *order) (cause error, o *order) {
+func (w *worker) watch(ctx context.Context, orders <-chan *order) (o *order, cause error) {
 	tick := time.NewTicker(beatTick)
 	defer tick.Stop()
 	ch := w.charge()
 	beat, err := ch.ledger.Counter("beat")
 	if err != nil {
-		return err, nil
+		return nil, err
 	}
 	last, silent, n := beat.Load(), 0, 0
 	for {
@@ -371,13 +381,13 @@ func (w *worker) watch(ctx context.Context, orders <-chan *order) (cause error, 
 		case <-ctx.Done():
 			return nil, nil
 		case o := <-orders:
-			return nil, o
+			return o, nil
 		case err := <-w.fatal:
-			return err, nil
+			return nil, err
 		case <-w.conn.Done():
-			return w.conn.Err(), nil
+			return nil, w.conn.Err()
 		case <-w.p.Done():
-			return fmt.Errorf("it ended: %w", bus.ErrGone), nil
+			return nil, fmt.Errorf("it ended: %w", bus.ErrGone)
 		case <-tick.C:
 		}
 		now := beat.Load()
@@ -387,11 +397,11 @@ func (w *worker) watch(ctx context.Context, orders <-chan *order) (cause error, 
 			silent++
 		}
 		if silent >= beatSilent && !w.p.Traced() && (silent >= beatSilent*beatLoaded || !w.starved()) {
-			return fmt.Errorf("it hangs: no sign of life for %v: %w", beatTick*time.Duration(silent), bus.ErrTimeout), nil
+			return nil, fmt.Errorf("it hangs: no sign of life for %v: %w", beatTick*time.Duration(silent), bus.ErrTimeout)
 		}
 		if n++; n%usageTicks == 0 {
 			if rss, _, err := w.p.Usage(); err == nil && rss > maxMemory {
-				return fmt.Errorf("its memory grew to %d MiB, want at most %d", rss>>20, maxMemory>>20), nil
+				return nil, fmt.Errorf("its memory grew to %d MiB, want at most %d", rss>>20, maxMemory>>20)
 			}
 		}
 	}
@@ -415,30 +425,36 @@ func (c doneContext) Err() error {
 	}
 }
 
-// kill ends it, and waits until it is no more and nobody answers it any more. It is idempotent.
+// kill ends it, and waits until it is no more and nobody answers it any more. It is idempotent; after an error it tries again.
 func (w *worker) kill() error {
-	w.killed.Do(func() {
-		w.p.Kill()
-		limit := time.After(killTime)
-		select {
-		case <-w.p.Done():
-		case <-limit:
-			w.unkill = fmt.Errorf("worker %d: it is still there %v after SIGKILL: %w", w.p.PID(), killTime, bus.ErrTimeout)
-			return
-		}
-		closed := make(chan struct{})
-		go func() { w.conn.Close(); close(closed) }()
-		select {
-		case <-closed:
-		case <-limit:
-			w.unkill = fmt.Errorf("worker %d: what it asked for does not end: %w", w.p.PID(), bus.ErrTimeout)
-		}
-		_ = w.p.Close()
-		if w.s.c.Ended != nil {
-			w.s.c.Ended(w.p.PID())
-		}
-	})
-	return w.unkill
+	w.killing.Lock()
+	defer w.killing.Unlock()
+	if w.dead {
+		return nil
+	}
+	w.p.Kill()
+	limit := time.NewTimer(killTime)
+	defer limit.Stop()
+	select {
+	case <-w.p.Done():
+	case <-limit.C:
+		return fmt.Errorf("worker %d: it is still there %v after SIGKILL: %w", w.p.PID(), killTime, bus.ErrTimeout)
+	}
+	if w.closed == nil {
+		w.closed = make(chan struct{})
+		go func() { w.conn.Close(); close(w.closed) }()
+	}
+	select {
+	case <-w.closed:
+	case <-limit.C:
+		return fmt.Errorf("worker %d: what it asked for does not end: %w", w.p.PID(), bus.ErrTimeout)
+	}
+	w.dead = true
+	_ = w.p.Close()
+	if w.s.c.Ended != nil {
+		w.s.c.Ended(w.p.PID())
+	}
+	return nil
 }
 
 // askTimeout is how long a worker that has to be ended may take to say how it is. One that hangs says nothing, and is waited for by its clients.
@@ -551,14 +567,14 @@ type spareWorker struct {
 func (p *spares) refill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.ended || p.next != nil {
+	if p.ended || p.next != nil || p.s.ctx.Err() != nil {
 		return
 	}
 	n := &spareWorker{ready: make(chan struct{})}
 	p.next = n
 	go func() {
 		defer close(n.ready)
-		w, err := startWorker(p.s.ctx, p.s, "")
+		w, err := startWorker(p.s.ctx, p.s, nil)
 		if err != nil {
 			if p.s.ctx.Err() == nil {
 				p.s.log.Warn(fmt.Sprintf("starting a worker in advance: %v", err))
@@ -569,9 +585,9 @@ func (p *spares) refill() {
 	}()
 }
 
-// take gives a worker of a binary; "" for this program, of which there may be one that waits.
-func (p *spares) take(ctx context.Context, path string) (*worker, error) {
-	if path == "" {
+// take gives a worker of a program; nil for this one, of which there may be one that waits.
+func (p *spares) take(ctx context.Context, program *os.File) (*worker, error) {
+	if program == nil {
 		p.mu.Lock()
 		n := p.next
 		p.next = nil
@@ -586,7 +602,7 @@ func (p *spares) take(ctx context.Context, path string) (*worker, error) {
 			}
 		}
 	}
-	return startWorker(ctx, p.s, path)
+	return startWorker(ctx, p.s, program)
 }
 
 // close ends the one that waits.

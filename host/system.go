@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -200,7 +201,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt, Open: s.openReplay(), Ledger: c.Ledger, Changed: s.touch}); err != nil {
+	if s.pktgen, err = pktgen.New(pktgen.Config{Lookup: s.lookup, Receiver: s.receiver, Log: s.log, Profile: prof.Name, RT: s.rt, Open: s.openReplay(), Ledger: c.Ledger, Linger: lingerOf(c), Changed: s.touch}); err != nil {
 		return err
 	}
 	if s.strict = prof.Pktgen.Strict; !s.strict {
@@ -230,6 +231,17 @@ func (s *System) start(ctx context.Context, c Config) error {
 		close(s.done)
 	}()
 	return nil
+}
+
+// lingerTime is how long a run of pktgen's in a worker goes on without its device. Where all devices are dead the supervisor ends the worker before,
+// and the next one goes on with the run.
+const lingerTime = 10 * time.Second
+
+func lingerOf(c Config) time.Duration {
+	if c.Watched {
+		return lingerTime
+	}
+	return 0
 }
 
 // startDevices gives the devices that the plan has their drivers, and what stands on them.

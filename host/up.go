@@ -39,6 +39,7 @@ type upFlags struct {
 	noMount         bool
 	as              string
 	supervise       string // "on", "off"; "": off
+	deaths          int    // in a row, that a group is given up after; 0: maxRow
 	supervised      bool   // somebody asked for it
 }
 
@@ -88,6 +89,9 @@ func (f *upFlags) plan(devices []string) (Plan, error) {
 	}
 	if err == nil && f.supervise != "" && f.supervise != "on" && f.supervise != "off" {
 		err = usagef("--supervise %s: want on or off", f.supervise)
+	}
+	if err == nil && f.deaths < 0 {
+		err = usagef("--deaths %d: want a number from 1 on", f.deaths)
 	}
 	return p, err
 }
@@ -161,6 +165,7 @@ func (a *app) upCmd() *cobra.Command {
 	f.add(c)
 	c.Flags().StringVar(&f.supervise, "supervise", "on", "run the drivers in workers, which are replaced when they die: `on`, or off to debug them in this process")
 	c.Flags().Lookup("supervise").NoOptDefVal = "on"
+	c.Flags().IntVar(&f.deaths, "deaths", maxRow, "give a driver up that died `N` times in a row and never ran for a minute")
 	c.Flags().BoolVar(&f.noMount, "no-mount", false, "serve 'ring3 get' and 'ring3 set' only")
 	c.Flags().StringVar(&f.as, "as", "", "as root: open what only root may, then become `USER` for good")
 	a.instanceFlag(c, "the instance's `NAME` (default: r0, r1, ...)")
@@ -284,7 +289,7 @@ func (u *up) serveDevices(ctx context.Context, c Config, f upFlags) error {
 	var why error
 	if f.supervise == "on" {
 		if why = supervisable(&c.Plan, len(c.Files) > 0); why == nil {
-			s, err := newSupervisor(ctx, superviseConfig{Config: c, Args: []string{workerArg}, Ended: func(pid int) { _ = u.in.RemoveChild(pid) }})
+			s, err := newSupervisor(ctx, superviseConfig{Config: c, Args: []string{workerArg}, Deaths: f.deaths, Ended: func(pid int) { _ = u.in.RemoveChild(pid) }})
 			if err == nil {
 				u.sys = s
 			}

@@ -58,7 +58,7 @@ func (p *Program) workerMain() {
 	}
 	f.Close()
 	w := newWorkerSide(p)
-	w.start(link.New(c, w, link.Options{Name: "the supervisor"}))
+	w.start(link.New(c, w, link.Options{Name: "the supervisor", Panics: true}))
 	<-w.conn.Done()
 	os.Exit(0) // at once: what there is to clean up is the supervisor's to do
 }
@@ -72,6 +72,7 @@ type workerSide struct {
 	logs pump[klog.Record]
 	evs  pump[uevent.Event]
 
+	calls  openCalls
 	busy   atomic.Bool // it was configured
 	ending atomic.Bool // it ends in order
 
@@ -232,15 +233,22 @@ func (w *workerSide) configure(ctx context.Context, body []byte, files []*os.Fil
 		}
 	}
 	beat(book)
-	sys, err := NewSystem(ctx, Config{Plan: plan, Drivers: w.p.Drivers, Services: w.p.Services, Log: w.log.Logger(), Stderr: os.Stderr,
+	config := Config{Plan: plan, Drivers: w.p.Drivers, Services: w.p.Services, Log: w.log.Logger(), Stderr: os.Stderr,
 		Outside: &farOutside{w.conn}, Numbers: c.Numbers, Facts: c.Facts, Saved: c.Saved, Ledger: book, Watched: true,
 		Changed: func(v Saved) { w.tell(lifeState, v) },
-		Violate: func() { _ = w.conn.Send(violation, nil) }})
-	if err != nil {
-		return nil, startText(err)
+		Violate: func() { _ = w.conn.Send(violation, nil) }}
+	sys := newSystem(config)
+	var watch *watchdog
+	if !c.Debug {
+		defer w.calls.begin(openCall{kind: callSlow, op: "bringing the devices up"})()
+		watch = newWatchdog(sys, &w.calls, watchTick, func(v suspect) { w.tell(lifeSuspect, v) })
+	}
+	if err := sys.start(ctx, config); err != nil {
+		watch.stop()
+		return nil, startText(errors.Join(err, sys.Close()))
 	}
 	tree := mirror.NewExport(sys.Tree(), "ns")
-	tree.Stored = sys.storedIn
+	tree.Stored, tree.Begun = sys.storedIn, w.called
 	w.mu.Lock()
 	w.sys, w.tree, w.handlers, w.ledger = sys, tree, sys.handlers(), book
 	w.mu.Unlock()
@@ -253,8 +261,8 @@ func (w *workerSide) configure(ctx context.Context, body []byte, files []*os.Fil
 	if err := tree.Start(w.conn); err != nil {
 		return nil, err
 	}
-	if !c.Debug {
-		watch := newWatchdog(sys, watchTick, func(v suspect) { w.tell(lifeSuspect, v) })
+	if watch != nil {
+		watch.up.Store(true)
 		w.mu.Lock()
 		w.watch = watch
 		w.mu.Unlock()
@@ -328,6 +336,7 @@ func (w *workerSide) control(ctx context.Context, body []byte, part func([]byte)
 	case h == nil:
 		return nil, fmt.Errorf("no operation %q: %w", q.Op, syscall.ENOSYS)
 	}
+	defer w.controlled(q.Op, q.Args)()
 	result, err := h(ctx, q.Args, func(v any) error {
 		b, err := json.Marshal(v)
 		if err != nil {

@@ -579,3 +579,55 @@ func BenchmarkStore(b *testing.B) {
 		s.tell()
 	}
 }
+
+// TestWorkerPanicsInCalls: a driver that panics in what it was asked is as dead as one that panics by itself, with its last words.
+func TestWorkerPanicsInCalls(t *testing.T) {
+	for _, c := range []struct {
+		name, fault string
+		ask         func(s *testSupervisor) error
+	}{
+		{"show", "GPRC#2:panic", func(s *testSupervisor) (err error) {
+			for i := 0; err == nil && i < 40; i++ {
+				_, err = s.file("/proc/net/dev").ReadAll()
+			}
+			return err
+		}},
+		{"store", "STATUS#9:panic", func(s *testSupervisor) (err error) {
+			for i := 0; err == nil && i < 40; i++ {
+				_, err = s.file("/sys/bus/pci/drivers/e1000/"+[]string{"unbind", "bind"}[i%2]).Write(s.ctx(), []byte(s.devices()[0].Address))
+			}
+			return err
+		}},
+		{"control", "GPRC#2:panic", func(s *testSupervisor) (err error) {
+			for i := 0; err == nil && i < 40; i++ {
+				err = s.control(opEthtool, ethtoolArgs{Device: "eth0", Op: "S"}, nil)
+			}
+			return err
+		}},
+		{"configure", "STATUS#2:panic", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newTestSupervisor(t, []string{"eth0=sim:e1000e"}, nil, func(p *Plan) {
+				if err := p.addFaults([]string{"eth0=" + c.fault}); err != nil {
+					t.Fatal(err)
+				}
+			})
+			s.start()
+			_, err := s.configure()
+			if c.ask != nil && err == nil {
+				go func() { <-s.conn.Done(); s.part.Fail(errors.New("it died")) }()
+				err = c.ask(s)
+			}
+			if s.eventually("its death", s.over); err == nil {
+				t.Error("what it was asked ended well")
+			}
+			s.eventually("a report", func() bool { return len(s.reports) > 0 })
+			if r := s.reports[0]; !strings.Contains(r.Cause, "fault "+c.fault) || !strings.Contains(r.Stack, "e1000") {
+				t.Errorf("the report is %+v", r)
+			}
+		})
+	}
+}
+
+// over says whether the worker's link has ended.
+func (s *testSupervisor) over() bool { return s.conn.Err() != nil }

@@ -39,21 +39,25 @@ const (
 
 // watchdog looks after a System.
 type watchdog struct {
-	s    *System
-	tick time.Duration
-	say  func(suspect)
-	end  chan struct{}
-	over sync.WaitGroup
+	s     *System
+	calls *openCalls
+	tick  time.Duration
+	say   func(suspect)
+	end   chan struct{}
+	over  sync.WaitGroup
+	up    atomic.Bool // the devices are in service: all is looked at. Before that, only whether that goes on
 
 	seen   map[suspectKey]int    // looks in a row
 	marks  map[suspectKey]uint64 // what must move
 	quiets map[string]int64      // of trace: time of the last read that was looked at, by device
+	stood  [callWaits]int        // looks at which the oldest call of a kind was the same
+	told   [callWaits]string     // what messages call that one
 }
 
 type suspectKey struct{ kind, device, what string }
 
-func newWatchdog(s *System, tick time.Duration, say func(suspect)) *watchdog {
-	w := &watchdog{s: s, tick: tick, say: say, end: make(chan struct{}), seen: map[suspectKey]int{}, marks: map[suspectKey]uint64{}, quiets: map[string]int64{}}
+func newWatchdog(s *System, calls *openCalls, tick time.Duration, say func(suspect)) *watchdog {
+	w := &watchdog{s: s, calls: calls, tick: tick, say: say, end: make(chan struct{}), seen: map[suspectKey]int{}, marks: map[suspectKey]uint64{}, quiets: map[string]int64{}}
 	w.over.Go(w.run)
 	return w
 }
@@ -83,8 +87,9 @@ func (w *watchdog) run() {
 // look looks once at everything.
 func (w *watchdog) look() {
 	now := map[suspectKey]string{}
+	w.stuck(now)
 	for _, b := range w.s.bound() {
-		if b.driver == nil || b.asleep != nil || b.dev.Err() != nil {
+		if !w.up.Load() || b.driver == nil || b.asleep != nil || b.dev.Err() != nil {
 			continue
 		}
 		w.interrupts(b, now)

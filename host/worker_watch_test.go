@@ -43,11 +43,12 @@ func watchedPlan(t *testing.T, model string, faults fault.Plan, hangs bool) (*Sy
 	}
 	var mu sync.Mutex
 	var all []suspect
-	w := newWatchdog(s, 20*time.Millisecond, func(v suspect) {
+	w := newWatchdog(s, new(openCalls), 20*time.Millisecond, func(v suspect) {
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, v)
 	})
+	w.up.Store(true)
 	t.Cleanup(func() {
 		w.stop()
 		if !hangs {
@@ -157,6 +158,60 @@ func TestWatchdogMemory(t *testing.T) {
 	_, suspected := watched(t, "e1000e", "", false)
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(1 << 20))
 	suspected(suspectMemory, "MB")
+}
+
+// TestWatchdogCalls: what was asked and is not answered. What changes something has longer, and as long as its device is at work; what is there to wait is not looked at.
+func TestWatchdogCalls(t *testing.T) {
+	s, _ := watched(t, "e1000e", "", false)
+	w := &workerSide{}
+	file := func(path string) *node.File {
+		n, err := s.Tree().Walk(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n.(*node.File)
+	}
+	for _, c := range []struct {
+		name    string
+		begin   func() func()
+		at      int    // looks until it is fatal; 0: never
+		text    string // of the suspect
+		working bool   // the device is at work meanwhile
+	}{
+		{"show", func() func() { return w.called("reading", file("/proc/net/dev"), nil) }, ticksFatal + 1, "reading /proc/net/dev", false},
+		{"show while another device works", func() func() { return w.called("reading", file("/proc/net/dev"), nil) }, ticksFatal + 1, "reading /proc/net/dev", true},
+		{"stop", func() func() { return w.called("writing", file("/proc/net/pktgen/pgctrl"), []byte("stop\n")) }, ticksSlow + ticksFatal + 1, "writing /proc/net/pktgen/pgctrl", false},
+		{"start", func() func() { return w.called("writing", file("/proc/net/pktgen/pgctrl"), []byte("start\n")) }, 0, "", false},
+		{"stream", func() func() { return w.called("streaming", nil, nil) }, 0, "", false},
+		{"devices", func() func() { return w.controlled(opDevices, nil) }, ticksFatal + 1, opDevices, false},
+		{"plug", func() func() { return w.controlled(opPlug, nil) }, ticksSlow + ticksFatal + 1, opPlug, false},
+		{"plug at work", func() func() { return w.controlled(opPlug, nil) }, 0, "", true},
+		{"trace", func() func() { return w.controlled(opTrace, nil) }, 0, "", false},
+		{"one figure", func() func() { return w.controlled(opStats, []byte(`{"count":1}`)) }, ticksFatal + 1, opStats, false},
+		{"figures", func() func() { return w.controlled(opStats, []byte(`{}`)) }, 0, "", false},
+		{"identify", func() func() { return w.controlled(opEthtool, []byte(`{"op":"p"}`)) }, 0, "", false},
+	} {
+		var last suspect
+		d := newWatchdog(s, &w.calls, time.Hour, func(v suspect) { last = v }) // it looks when the test says so
+		end := c.begin()
+		at := 0
+		for i := 1; i <= 2*(ticksSlow+ticksFatal) && at == 0; i++ {
+			if c.working {
+				s.Devices()
+			}
+			if d.look(); last.Fatal {
+				at = i
+			}
+		}
+		end()
+		if at != c.at || c.at > 0 && (last.Kind != suspectCall || !strings.HasPrefix(last.Text, c.text+": it does not return")) {
+			t.Errorf("%s: fatal at look %d, %+v, want %d, %q", c.name, at, last, c.at, c.text)
+		}
+		d.stop()
+	}
+	if len(w.calls.all) != 0 {
+		t.Errorf("%d calls are open", len(w.calls.all))
+	}
 }
 
 // TestWatchdog comes last, since what hangs there stays.

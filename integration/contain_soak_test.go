@@ -49,7 +49,7 @@ func soakTime(t *testing.T) time.Duration {
 // TestContainSoak has an instance send, plug cards in and out and ask its TPM while its workers are killed, one after the other and for RING3_SOAK (30m with
 // RING3_LONG): nothing grows, and in the end everything works, and each frame that was sent was received or is counted as lost.
 func TestContainSoak(t *testing.T) {
-	args := []string{"--metrics", ":0", "eth0=sim:e1000e", "eth1=sim:e1000e", "--wire", "eth0-eth1", "rp0=sim:root-port", "tpm0=sim:tpm-tis"}
+	args := []string{"--deaths", "1000000", "--metrics", ":0", "eth0=sim:e1000e", "eth1=sim:e1000e", "--wire", "eth0-eth1", "rp0=sim:root-port", "tpm0=sim:tpm-tis"}
 	s := &soak{groups: []string{"eth0", "rp0", "tpm0"}, over: make(chan struct{})}
 	senders := []string{"eth0"}
 	if _, err := exec.LookPath("qemu-system-x86_64"); err == nil || os.Getenv("RING3_NEED_QEMU") != "" {

@@ -159,6 +159,7 @@ type device struct {
 	wall     int64  // the time of day less CLOCK_MONOTONIC,
 	wallAt   int64  // as it was then
 	linkBy   int64  // until when a link that is down is waited for
+	goneAt   int64  // when it was seen that the network device is gone; the thread's own
 	failure  string // why the run cannot go on
 }
 

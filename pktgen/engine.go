@@ -42,6 +42,10 @@ type Config struct {
 	Open func(path string) (*os.File, error)
 	// Ledger keeps how far runs are, and what receivers have accounted for, beyond the end of this process: see Save. nil: nothing does.
 	Ledger *ledger.Ledger
+	// Linger is how long a run goes on whose network device died, before it ends for that: where this process has a successor, which goes on with the
+	// run, it is that long at most until somebody ended it. Until then `start` is not answered. 0: it ends at once, as in the kernel. RemoveDevice,
+	// `stop` and Close end it all the same.
+	Linger time.Duration
 	// Changed is called after something changed that Save tells: a device came or went, a command was taken, a run ended. No lock is held. It
 	// must not call back but for Save. nil: nobody is told.
 	Changed func()
@@ -67,6 +71,7 @@ type Engine struct {
 	rx      receivers
 	left    atomic.Bool // Leave was called
 	ledger  *ledger.Ledger
+	linger  time.Duration
 	changes func()
 
 	epoch    atomic.Uint64 // of starts
@@ -101,7 +106,7 @@ func New(c Config) (*Engine, error) {
 	if len(cpus) == 0 || cpus[0] < 0 {
 		return nil, fmt.Errorf("starting pktgen: CPUs %v, want at least one, none negative", cpus)
 	}
-	e := &Engine{lookup: c.Lookup, up: c.Receiver, opener: c.Open, log: c.Log, prof: &p.Pktgen, rt: c.RT, dir: &procfs.Dir{}, ports: make(map[portKey]*port), ledger: c.Ledger, changes: c.Changed}
+	e := &Engine{lookup: c.Lookup, up: c.Receiver, opener: c.Open, log: c.Log, prof: &p.Pktgen, rt: c.RT, dir: &procfs.Dir{}, ports: make(map[portKey]*port), ledger: c.Ledger, linger: c.Linger, changes: c.Changed}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}

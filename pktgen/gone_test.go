@@ -1,8 +1,10 @@
 package pktgen_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/fault"
@@ -89,4 +91,58 @@ func file(t *testing.T, e *pktgen.Engine, name string) *procfs.File {
 		t.Fatalf("no file %s: %v", name, err)
 	}
 	return f
+}
+
+// TestDeviceDiesInWorker: where another process goes on with a run, the end of its device does not end it, and it is open in what is saved; stop ends it.
+func TestDeviceDiesInWorker(t *testing.T) {
+	bustest.NoLeaks(t)
+	m := simtest.Machine(t, sim.Config{Devices: []sim.DeviceSpec{{Name: "eth0", Model: "e1000e"}}})
+	plan, err := fault.Parse("TDT#9:gone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := simtest.Device(t, m, "eth0")
+	plan.Registers = e1000.Driver.Registers(pci.ReadID(inner.Config()))
+	dev := fault.Wrap(inner, plan)
+	r := pci.Bind(t.Context(), dev, pci.Env{Name: "eth0"}, []*pci.Driver{e1000.Driver})
+	if r.Outcome != pci.Bound {
+		t.Fatal(r.Err)
+	}
+	nd := r.Instance.(netdev.Device)
+	e, err := pktgen.New(pktgen.Config{Linger: time.Hour, Lookup: func(string) (netdev.Device, error) { return nd, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, command string) {
+		if _, err := file(t, e, name).Write(t.Context(), []byte(command+"\n")); err != nil {
+			t.Errorf("%s > %s = %v", command, name, err)
+		}
+	}
+	write("kpktgend_0", "add_device eth0")
+	write("eth0", "count 0")
+	over := make(chan struct{})
+	go func() { defer close(over); write("pgctrl", "start") }()
+	<-nd.Done()
+	select {
+	case <-over:
+		t.Error("start was answered when the device died")
+	case <-time.After(50 * time.Millisecond): // the thread has looked
+	}
+	var s struct{ Open bool }
+	if err := json.Unmarshal(e.Save(), &s); err != nil || !s.Open || !e.Running() {
+		t.Errorf("the run is not open for who goes on with it: %v, running %v", err, e.Running())
+	}
+	write("pgctrl", "stop")
+	<-over
+	if text, err := file(t, e, "eth0").ReadAll(); err != nil || !strings.Contains(string(text), "Result: OK: ") {
+		t.Errorf("after stop: %v\n%s", err, text)
+	}
+	e.Close()
+	if err := r.Instance.Close(); err != nil {
+		t.Error(err)
+	}
+	e.Close()
+	if held := dev.Held(); len(held) != 0 {
+		t.Errorf("left: %q", held)
+	}
 }

@@ -55,7 +55,7 @@ func (d *device) setUp() {
 	if !d.prof().Strict {
 		d.pace = new(pace)
 	}
-	d.nextTx = mono()
+	d.nextTx, d.goneAt = mono(), 0
 	d.wall, d.wallAt = wallOffset(), d.nextTx
 	d.result = "Starting"
 	d.failure = ""
@@ -139,6 +139,14 @@ func (d *device) gone() bool {
 	}
 }
 
+// lingers tells whether the run of a device that is gone does not end for that yet.
+func (d *device) lingers(now int64) bool {
+	if d.goneAt == 0 {
+		d.goneAt = now
+	}
+	return now-d.goneAt < int64(d.thr.eng.linger)
+}
+
 // progress is what came of one turn of a device.
 type progress uint8
 
@@ -164,6 +172,9 @@ const (
 // turn sends one burst, or several small ones. due is when to come back, for waiting.
 func (d *device) turn() (_ progress, due int64) {
 	if d.gone() {
+		if now := mono(); d.lingers(now) {
+			return waiting, now + stoppedTime
+		}
 		return finished, 0
 	}
 	if l := d.nd.Link(); l.Stopped {

@@ -47,6 +47,7 @@ type Loan struct {
 	next   int
 	bytes  uint64
 	told   bool // that the device has no reset
+	dirty  bool // the last borrower's work could not be stopped: nobody borrows it until it can
 }
 
 var _ Lender = (*Loan)(nil)
@@ -127,6 +128,11 @@ func (l *Loan) open() (*lentDevice, []*os.File, error) {
 	if l.lent {
 		return nil, nil, fmt.Errorf("somebody has it already: %w", bus.ErrBusy)
 	}
+	if l.dirty { // its memory would be at the addresses that the device may still write to
+		if err := l.stop(context.Background()); err != nil {
+			return nil, nil, fmt.Errorf("what the last borrower had it do goes on: %w", err)
+		}
+	}
 	l.d.mu.Lock()
 	defer l.d.mu.Unlock()
 	if l.d.fd < 0 {
@@ -163,18 +169,28 @@ func (l *Loan) reset(ctx context.Context) error {
 // Recall takes the device back from a borrower that is dead, or has let go of it: interrupts off, a reset, bus mastering
 // off, and only then the DMA memory away from the device and back to the system. Who borrows next finds it so. A device without
 // a reset is as the last one left it, but reaches no memory and interrupts nobody; the log says so once. An error says what of it
-// failed; the memory is away from the device in any case. Recall of what is not lent does nothing.
+// failed; the memory is away from the device in any case, and nobody borrows it before a Recall, or the attempt to borrow it, could stop it. Recall of what is
+// not lent, and stopped, does nothing.
 func (l *Loan) Recall(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.lent {
+	if !l.lent && !l.dirty {
 		return nil
 	}
-	err := l.quiesce(ctx)
-	l.drop()
+	err := l.stop(ctx)
+	if l.lent {
+		l.drop()
+	}
 	if l.d.Err() != nil {
 		return nil // nobody borrows it any more, and what ends it has its own reason
 	}
+	return err
+}
+
+// stop is quiesce, and remembers whether that is still to be done. mu is held.
+func (l *Loan) stop(ctx context.Context) error {
+	err := l.quiesce(ctx)
+	l.dirty = err != nil
 	return err
 }
 
@@ -216,7 +232,7 @@ func (l *Loan) quiesce(ctx context.Context) error {
 	}
 	if d.Err() != nil {
 		// The kernel wants it back, and has its lock: it resets it by itself once all descriptors are closed.
-	} else if err := d.resetSoon(ctx); errors.Is(err, bus.ErrNotSupported) && !errors.Is(err, unix.EAGAIN) {
+	} else if err := d.resetSoon(ctx); errors.Is(err, bus.ErrNotSupported) && !d.canReset && !errors.Is(err, unix.EAGAIN) {
 		if !l.told {
 			d.log.Warn(d.errorf("it cannot be reset when its driver dies: %w", err).Error())
 		}

@@ -398,3 +398,45 @@ func TestBorrowFromLiar(t *testing.T) {
 		t.Errorf("%d descriptors, want %d as before", n, before)
 	}
 }
+
+// What could not be stopped is nobody's until it is: who asks for it then gets it.
+func TestRecallThatFails(t *testing.T) {
+	f := newFake(t)
+	fn := f.add(addr, 7, "vfio-pci")
+	owner, l := lend(t, f, LoanOptions{})
+	crash(borrow(t, f, l))
+	f.trace = nil
+	if err := l.Recall(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	reset := slices.Index(f.trace, "reset") + 1
+	if reset == 0 {
+		t.Fatalf("recalled by %q, want a reset", f.trace)
+	}
+	fn.resets = 0
+	crash(borrow(t, f, l))
+	f.failAt = f.ops + reset
+	if err := l.Recall(t.Context()); err == nil || fn.resets != 0 {
+		t.Fatalf("Recall = %v, %d resets, want an error and none", err, fn.resets)
+	}
+	f.failAt = f.ops + reset
+	if d, err := Borrow(t.Context(), l, f.options()); err == nil {
+		_ = d.Close()
+		t.Error("a device that was not stopped is lent")
+	}
+	d := borrow(t, f, l)
+	if fn.resets != 1 {
+		t.Errorf("lent after %d resets, want 1", fn.resets)
+	}
+	crash(d)
+	f.failAt = f.ops + reset
+	if err := l.Recall(t.Context()); err == nil {
+		t.Error("Recall = nil, want an error")
+	}
+	if err := l.Recall(t.Context()); err != nil || fn.resets != 2 {
+		t.Errorf("Recall again = %v, %d resets, want 2", err, fn.resets)
+	}
+	if err := owner.Close(); err != nil {
+		t.Error(err)
+	}
+}

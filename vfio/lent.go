@@ -139,11 +139,8 @@ func (b *lent) open(q *lentDevice, files []*os.File, o Options) (*Device, error)
 	return d, nil
 }
 
-// call asks who lent the device. ctx may be nil: nobody waits for less than an answer.
+// call asks who lent the device.
 func (b *lent) call(ctx context.Context, q lendRequest) (*lendReply, []*os.File, error) {
-	if ctx == nil {
-		ctx = context.Background()
-	}
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	body, err := json.Marshal(q)
@@ -189,7 +186,7 @@ func (b *lent) leave() {
 	defer b.mu.Unlock()
 	b.closed = true
 	// Where this fails nobody is there, or who lent it says so.
-	if _, _, err := b.call(nil, lendRequest{Op: lendClose}); err != nil {
+	if _, _, err := b.call(context.Background(), lendRequest{Op: lendClose}); err != nil {
 		b.d.log.Debug(b.d.errorf("giving it back: %w", err).Error())
 	}
 }
@@ -220,7 +217,7 @@ func (b *lent) Alloc(q bus.DMARequest) (*bus.Memory, error) {
 	if b.closed {
 		return nil, fmt.Errorf("%s DMA memory: %w", step, bus.ErrClosed)
 	}
-	r, files, err := b.call(nil, lendRequest{Op: lendAlloc, Size: q.Size, Align: q.Align, Boundary: q.Boundary, Mask: q.Mask, Dir: q.Dir})
+	r, files, err := b.call(context.Background(), lendRequest{Op: lendAlloc, Size: q.Size, Align: q.Align, Boundary: q.Boundary, Mask: q.Mask, Dir: q.Dir})
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +260,7 @@ func (b *lent) free(id, chunk int, mem []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.closed {
-		if r, _, err := b.call(nil, lendRequest{Op: lendFree, ID: id}); err != nil || r.Memory == nil {
+		if r, _, err := b.call(context.Background(), lendRequest{Op: lendFree, ID: id}); err != nil || r.Memory == nil {
 			b.d.log.Debug(b.d.errorf("freeing DMA memory: %w", err).Error())
 		}
 	}

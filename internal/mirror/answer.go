@@ -14,10 +14,16 @@ import (
 	"github.com/ring3dev/ring3/internal/node"
 )
 
+// deeds are what is done with a file, in words.
+var deeds = map[link.Method]string{methodShow: "reading", methodReadAt: "reading", methodStore: "writing", methodWriteAt: "writing", methodOpen: "opening"}
+
 // answer is what a call's file or stream says.
 func (e *Export) answer(ctx context.Context, m link.Method, id uint64, body []byte) ([]byte, error) {
 	switch m {
 	case methodRead, methodWrite, methodClose, methodPoll:
+		if e.Begun != nil && (m == methodRead || m == methodWrite) {
+			defer e.Begun("streaming", nil, nil)()
+		}
 		return e.streams.answer(ctx, m, id, body)
 	}
 	e.tab.RLock()
@@ -25,6 +31,9 @@ func (e *Export) answer(ctx context.Context, m link.Method, id uint64, body []by
 	e.tab.RUnlock()
 	if f == nil {
 		return nil, errStale
+	}
+	if e.Begun != nil {
+		defer e.Begun(deeds[m], f, body)()
 	}
 	switch {
 	case m == methodShow:

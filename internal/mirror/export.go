@@ -19,6 +19,9 @@ import (
 type Export struct {
 	// Stored is told of each write that a file took, before it is answered; nil: nobody wants to know. It is set before Start.
 	Stored func(f *node.File, p []byte)
+	// Begun is told of each call before it is made: "reading", "writing" (p), "opening" a file, "streaming", which is a read or a write of a stream and has no file. What it
+	// returns is called when the call has ended. nil: nobody wants to know. It is set before Start.
+	Begun func(what string, f *node.File, p []byte) (end func())
 
 	top    *place
 	except []string

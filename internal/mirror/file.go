@@ -46,7 +46,7 @@ const (
 	finish              // what has begun is waited for, though ctx ended
 )
 
-// maxRetries bounds how many workers a call that only asks may cost, if it is what kills them.
+// maxRetries bounds how many workers a call may cost, if it is what kills them.
 const maxRetries = 2
 
 // call asks one part's worker. body gets the worker's number of the node put before it.
@@ -173,6 +173,75 @@ func names(parts []*seen) []string {
 	return all
 }
 
+// errLate is said for a part that a joined file is shown without. Nobody sees it.
+var errLate = errors.New("it is late")
+
+// shows asks several parts for their texts. Once one has answered, the others have a fifth of Patience: what one driver shows is not held up by another that hangs, or
+// that comes back only now. A part that was late is not waited for again, until it has answered.
+func (e *entry) shows(ctx context.Context, parts []*seen) (replies [][]byte, errs []error) {
+	type answer struct {
+		i    int
+		text []byte
+		err  error
+	}
+	replies, errs = make([][]byte, len(parts)), make([]error, len(parts))
+	answers := make(chan answer, len(parts))
+	asking, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	left, late := map[int]*Part{}, 0
+	for _, s := range parts {
+		if s.of.part.late.Load() > 0 {
+			late++
+		}
+	}
+	for i, s := range parts {
+		p := s.of.part
+		if late < len(parts) && p.late.Load() > 0 {
+			errs[i] = errLate
+			continue
+		}
+		left[i] = p
+		go func() {
+			text, err := e.call(asking, p, methodShow, nil, retry|bounded)
+			answers <- answer{i, text, err}
+		}()
+	}
+	limit := time.NewTimer(e.lateTime(parts))
+	defer limit.Stop()
+	some, over := false, false
+	gone := ctx.Done()
+	for len(left) > 0 && !(some && over) {
+		select {
+		case a := <-answers:
+			replies[a.i], errs[a.i] = a.text, a.err
+			delete(left, a.i)
+			some = some || a.err == nil
+		case <-limit.C:
+			over = true
+		case <-gone:
+			cancel()
+			gone = nil
+		}
+	}
+	if len(left) == 0 {
+		cancel()
+		return replies, errs
+	}
+	for i, p := range left {
+		errs[i] = errLate
+		p.late.Add(1)
+	}
+	go func() { // each call ends: it is bounded
+		defer cancel()
+		for range len(left) {
+			left[(<-answers).i].late.Add(-1)
+		}
+	}()
+	return replies, errs
+}
+
+// lateTime is how long a part may take when others have answered.
+func (e *entry) lateTime(parts []*seen) time.Duration { return parts[0].of.part.t.o.Patience / 5 }
+
 // show is File.ShowContext. A joined file shows what there is: one that all parts fail to show has the first one's error.
 func (e *entry) show(ctx context.Context, w *bytes.Buffer) error {
 	parts := *e.users.Load()
@@ -191,7 +260,7 @@ func (e *entry) show(ctx context.Context, w *bytes.Buffer) error {
 		w.Write(text)
 		return nil
 	}
-	replies, errs := e.each(ctx, parts, methodShow, nil, retry|bounded)
+	replies, errs := e.shows(ctx, parts)
 	var from []string
 	var texts [][]byte
 	var first error
@@ -223,7 +292,9 @@ func (e *entry) store(ctx context.Context, p []byte) (int, error) {
 	}
 	how := 0
 	if e.rule != nil && e.rule.Again {
-		how = always
+		if how = retry; e.rule.Lasts != nil && e.rule.Lasts(p) {
+			how = always
+		}
 	}
 	parts := e.choose(p)
 	if len(parts) == 0 {

@@ -66,7 +66,7 @@ func joinedTree(patience time.Duration) *Tree {
 			return slices.DeleteFunc(slices.Clone(parts), func(s string) bool { return !strings.Contains(string(p), s) })
 		}},
 		{Pattern: "/proc/first", One: true},
-		{Pattern: "/proc/start", Again: true},
+		{Pattern: "/proc/start", Again: true, Lasts: func(p []byte) bool { return string(p) == "start" }},
 	}})
 }
 
@@ -295,5 +295,74 @@ func TestOwner(t *testing.T) {
 	p.Remove()
 	if got, want := dump(tr.Root(), ""), "/link/ 0\n/proc/ 0\n/proc/private 444 0 0 false\n"; got != want {
 		t.Errorf("with the worker removed there is\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestJoinedLate: what several parts show is shown without one that hangs, and that is not waited for again until it has answered.
+func TestJoinedLate(t *testing.T) {
+	tr := joinedTree(20 * time.Second)
+	pa, pb := tr.Part("a"), tr.Part("b")
+	a, b := newGroup("a"), newGroup("b")
+	hangs, asked := make(chan struct{}), make(chan struct{}, 16)
+	a.root.MkdirAll("proc").Put("all", &node.File{Mode: 0o644, Show: func(w *bytes.Buffer) error {
+		asked <- struct{}{}
+		<-hangs
+		w.WriteString("a\n")
+		return nil
+	}})
+	run(t, pa, a.root)
+	run(t, pb, b.root)
+	for range 3 {
+		if got, err := find(t, tr, "proc/all").ReadAll(); string(got) != "b\n" || err != nil {
+			t.Errorf("ReadAll() with a part that hangs = %q, %v, want that of the other", got, err)
+		}
+	}
+	if n := len(asked); n != 1 {
+		t.Errorf("the part that hangs was asked %d times, want once", n)
+	}
+	close(hangs)
+	await(t, func() bool {
+		got, err := find(t, tr, "proc/all").ReadAll()
+		return string(got) == "a\nb\n" && err == nil
+	})
+}
+
+// TestPoisonAgain: a write that is harmless to repeat, and kills whom it reaches, is repeated twice.
+func TestPoisonAgain(t *testing.T) {
+	tr := joinedTree(0)
+	p := tr.Part("a")
+	var took atomic.Int64
+	var w *worker
+	died := make(chan struct{}, 16)
+	grow := func() *node.Dir {
+		root := &node.Dir{}
+		root.MkdirAll("proc").Put("start", &node.File{Mode: 0o200, Store: func(ctx context.Context, _ []byte) (int, error) {
+			took.Add(1)
+			died <- struct{}{}
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}})
+		return root
+	}
+	w = run(t, p, grow())
+	done := make(chan error, 1)
+	f := find(t, tr, "proc/start")
+	go func() {
+		_, err := f.Write(context.Background(), []byte("x"))
+		done <- err
+	}()
+	for {
+		select {
+		case <-died:
+			w.kill()
+			p.Detach(errors.New("killed"))
+			w = run(t, p, grow())
+			continue
+		case err := <-done:
+			if n := took.Load(); n != 1+maxRetries || !errors.Is(err, syscall.EIO) {
+				t.Errorf("a write that kills was made %d times, and is %v, want %d and EIO", n, err, 1+maxRetries)
+			}
+		}
+		return
 	}
 }

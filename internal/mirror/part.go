@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ type Part struct {
 	order int
 	calls chan struct{} // one for each call that is open
 	hides bool          // it was logged that something is not shown; guarded by Tree.mu
+	late  atomic.Int32  // shows of joined files that went on without it, and that it has not answered
 
 	sessions map[*link.Conn]*session // of links that have not ended; guarded by Tree.mu
 

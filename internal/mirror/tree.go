@@ -17,14 +17,18 @@ import (
 type Rule struct {
 	// Pattern is a path from the top, as path.Match has it: "/proc/net/pktgen/kpktgend_*". The first Rule that matches counts.
 	Pattern string
-	// Show makes the text of the texts of several parts, in the order in which Part made them; a part that has failed is left out. nil: one after the other.
+	// Show makes the text of the texts of several parts, in the order in which Part made them; a part that has failed
+	// is left out, and one that has not answered within a fifth of Patience when another has. nil: one after the other.
 	Show func(parts []string, texts [][]byte) []byte
 	// One says that the texts are the same, and one is shown: the others are not asked. Show is not called.
 	One bool
 	// Store names those of parts that get a write, also where there is one; none means the first, whose answer is the writer's. nil: all.
 	Store func(parts []string, p []byte) []string
-	// Again says that a write that was on its way when its worker died is harmless to repeat: it goes to the next worker.
+	// Again says that a write that was on its way when its worker died is harmless to repeat: it goes to the next worker, and to one more.
 	Again bool
+	// Lasts says that such a write is for as long as something goes on, whichever worker does it: it goes to each of them, until it is answered or the part has failed.
+	// nil: none is.
+	Lasts func(p []byte) bool
 }
 
 // TreeOptions say how a Tree behaves. The zero value is good for a test.
