@@ -166,8 +166,14 @@ func TestRootBindRefused(t *testing.T) {
 		"bind", a, "--driver", "vfio-pci", "--owner", "nobody")
 	must(t, "bind", a, b, "--driver", "vfio-pci", "--owner", "nobody")
 	in := up(t, "--no-mount", "eth0=vfio:"+a, "eth1=vfio:"+b) // in one address space
-	if code := in.end(unix.SIGINT); code != 0 || in.stderr() != "" {
-		t.Errorf("ring3 up of both ends with %d: %s", code, in.stderr())
+	code, said := in.end(unix.SIGINT), in.stderr()
+	for line := range strings.Lines(said) { // neither has a reset of its own, which is worth a warning, and no more
+		if !strings.Contains(line, ": it cannot be reset when its driver dies: the function has no reset, and its bus's would hit ") {
+			t.Errorf("ring3 up of both says %s", line)
+		}
+	}
+	if code != 0 {
+		t.Errorf("ring3 up of both ends with %d: %s", code, said)
 	}
 	if out := must(t, "unbind", a); !strings.Contains(out, b+" of the same IOMMU group is still bound for nobody") {
 		t.Errorf("unbind of one says %q", out)

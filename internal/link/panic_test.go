@@ -21,11 +21,19 @@ func (guilty) Call(context.Context, Method, []byte, []*os.File, func([]byte) err
 
 // TestPanic: a handler's panic is the answer; with Options.Panics it is the end of the process, which has its last words before.
 func TestPanic(t *testing.T) {
-	x, y := pair(t, guilty{})
+	x, _ := pair(t, guilty{})
 	if os.Getenv("RING3_LINK_PANICS") != "" {
 		crash.Notify(func() { os.Stderr.WriteString("last words\n") })
-		y.o.Panics = true
-		_, _, err := x.Call(t.Context(), 0x101, nil)
+		ours, theirs, err := Pair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		far, err := Open(theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		New(far, Mux{1: guilty{}}, Options{Panics: true})
+		_, _, err = New(ours, Mux{}, Options{}).Call(t.Context(), 0x101, nil)
 		t.Fatalf("it lives: %v", err)
 	}
 	if _, _, err := x.Call(t.Context(), 0x101, nil); !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "guilty") {
