@@ -36,7 +36,7 @@ func startContain(ctx context.Context, o *Options, model, mode string) (_ *conta
 		return nil, err
 	}
 	u := &containUp{self: self, name: containName(mode)}
-	u.cmd = exec.Command(self, "up", "-i", u.name, "--supervise="+mode, "eth0="+model, "eth1="+model, "--wire", "eth0-eth1")
+	u.cmd = exec.Command(self, "up", "-i", u.name, "--deaths", "1000000", "--supervise="+mode, "eth0="+model, "eth1="+model, "--wire", "eth0-eth1")
 	u.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	u.cmd.Stderr = o.Stderr
 	out, err := u.cmd.StdoutPipe()
