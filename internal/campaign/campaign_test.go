@@ -72,8 +72,12 @@ func TestSlice(t *testing.T) {
 	if r.Runs != n || r.Made() < n*9/10 || r.Beside == 0 {
 		t.Errorf("%d runs of %d, faults in %d, %d rounds beside", r.Runs, n, r.Made(), r.Beside)
 	}
-	if mute, wrong := r.Total(Mute), r.Total(Wrong); mute*100 > 4*n || wrong*100 > 3*n {
-		t.Errorf("of %d runs %d were mute and %d wrong, want 4 %% and 3 %% at most", n, mute, wrong)
+	scatter := 0 // the whole slice has the share that is wanted; so few runs have it give or take
+	if testing.Short() {
+		scatter = 5
+	}
+	if mute, wrong := r.Total(Mute), r.Total(Wrong); mute > n*3/100+scatter || wrong > n/100+scatter {
+		t.Errorf("of %d runs %d were mute and %d wrong, want 3 %% and 1 %% at most", n, mute, wrong)
 	}
 }
 
@@ -100,9 +104,6 @@ func TestFindings(t *testing.T) {
 					break
 				}
 				o = once(t.Context(), s, Backend{Name: "sim"}, nil, plan.Faults, false)
-			}
-			if o.Verdict == NotMade {
-				t.Skip("the driver never read that often")
 			}
 			if o.Verdict != Recovered && o.Verdict != Harmless {
 				t.Errorf("%s: %s, %s, want it recovered", c.faults, o.Verdict, o.Why)
