@@ -29,8 +29,9 @@ func TestDeviceDies(t *testing.T) {
 	}
 }
 
-func deviceDies(t *testing.T, faults, count string) {
-	bustest.NoLeaks(t)
+// faulty is a network device of which something goes wrong.
+func faulty(t *testing.T, faults string) (*fault.Device, pci.Result, netdev.Device) {
+	t.Helper()
 	m := simtest.Machine(t, sim.Config{Devices: []sim.DeviceSpec{{Name: "eth0", Model: "e1000e"}}})
 	plan, err := fault.Parse(faults)
 	if err != nil {
@@ -44,6 +45,12 @@ func deviceDies(t *testing.T, faults, count string) {
 		t.Fatal(r.Err)
 	}
 	nd := r.Instance.(netdev.Device)
+	return dev, r, nd
+}
+
+func deviceDies(t *testing.T, faults, count string) {
+	bustest.NoLeaks(t)
+	dev, r, nd := faulty(t, faults)
 	e, err := pktgen.New(pktgen.Config{Lookup: func(string) (netdev.Device, error) { return nd, nil }})
 	if err != nil {
 		t.Fatal(err)
@@ -96,19 +103,7 @@ func file(t *testing.T, e *pktgen.Engine, name string) *procfs.File {
 // TestDeviceDiesInWorker: where another process goes on with a run, the end of its device does not end it, and it is open in what is saved; stop ends it.
 func TestDeviceDiesInWorker(t *testing.T) {
 	bustest.NoLeaks(t)
-	m := simtest.Machine(t, sim.Config{Devices: []sim.DeviceSpec{{Name: "eth0", Model: "e1000e"}}})
-	plan, err := fault.Parse("TDT#9:gone")
-	if err != nil {
-		t.Fatal(err)
-	}
-	inner := simtest.Device(t, m, "eth0")
-	plan.Registers = e1000.Driver.Registers(pci.ReadID(inner.Config()))
-	dev := fault.Wrap(inner, plan)
-	r := pci.Bind(t.Context(), dev, pci.Env{Name: "eth0"}, []*pci.Driver{e1000.Driver})
-	if r.Outcome != pci.Bound {
-		t.Fatal(r.Err)
-	}
-	nd := r.Instance.(netdev.Device)
+	dev, r, nd := faulty(t, "TDT#9:gone")
 	e, err := pktgen.New(pktgen.Config{Linger: time.Hour, Lookup: func(string) (netdev.Device, error) { return nd, nil }})
 	if err != nil {
 		t.Fatal(err)

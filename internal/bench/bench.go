@@ -30,6 +30,8 @@ type Row struct {
 	Ratio float64 `json:"ratio,omitempty"` // Value to Limit
 	// Wanted is the least ratio that is aimed at; 0: none is.
 	Wanted float64 `json:"wanted,omitempty"`
+	// Most is the largest ratio that is aimed at, of a row whose value is a cost; 0: none is.
+	Most float64 `json:"most,omitempty"`
 	// Samples are what Ratio, or Value where there is no limit, is the median of, where that is known.
 	Samples []float64 `json:"samples,omitempty"`
 }
@@ -42,6 +44,9 @@ func (r Row) String() string {
 	}
 	if r.Wanted != 0 {
 		s += fmt.Sprintf("  wanted %g", r.Wanted)
+	}
+	if r.Most != 0 {
+		s += fmt.Sprintf("  wanted at most %g", r.Most)
 	}
 	return s
 }
