@@ -115,6 +115,7 @@ func scrape(t *testing.T, url string) string {
 
 // TestMetrics: Prometheus gets what ring3 stats prints, from loopback, for as long as the instance is there.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	w := startWatched(t, "--metrics", ":0")
 	url := w.url(t)
 	if !strings.HasPrefix(url, "http://127.0.0.1:") {
@@ -155,6 +156,7 @@ func TestMetrics(t *testing.T) {
 
 // TestReport: a page is well-formed, and has lines for everything, whatever ended it.
 func TestReport(t *testing.T) {
+	t.Parallel()
 	w := startWatched(t)
 	w.send(t, 1000)
 	file := filepath.Join(w.dir, "r.html")
@@ -259,6 +261,7 @@ func (w *watched) onTerminal(t *testing.T, args ...string) (*terminal, *exec.Cmd
 
 // TestTop: it shows the devices, follows the size of the terminal, and gives the terminal back.
 func TestTop(t *testing.T) {
+	t.Parallel()
 	w := startWatched(t)
 	w.send(t, 1234)
 	c, cmd := w.onTerminal(t, "top", "-n", "0.1")

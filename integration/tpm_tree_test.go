@@ -149,6 +149,7 @@ func fileDifferences(text, seen string) (differences []string) {
 
 // TestTPMDifferences: whichever line is missing is noticed.
 func TestTPMDifferences(t *testing.T) {
+	t.Parallel()
 	for _, kept := range []string{"tis20", "crb20", "tis12", "tis12-owned"} {
 		text, err := os.ReadFile(filepath.Join(tpmFilesDir, kept+".txt"))
 		if err != nil {
@@ -209,6 +210,7 @@ next:
 
 // TestTPMTree: ring3's files of a TPM are the kernel's, but for deviantFiles, and what it logs about it is what the kernel does.
 func TestTPMTree(t *testing.T) {
+	t.Parallel()
 	off := func(cmd []byte) string {
 		dir := t.TempDir()
 		tpmCommands(t, dir, true, present12(0x0020), present12(0x0008), cmd)
