@@ -170,7 +170,7 @@ func TestReport(t *testing.T) {
 		c.shows(t, "ring3: report: recording; Ctrl-C ends it and draws")
 		end.do(c)
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("ring3 report after %s: %v", end.name, err)
+			t.Errorf("ring3 report after %s: %v: %s", end.name, err, c.all())
 		}
 		checkReport(t, file)
 		os.Remove(file)
@@ -243,6 +243,14 @@ func (c *terminal) shows(t *testing.T, texts ...string) {
 			t.Fatalf("%q is not on the terminal: %q", missing, shown)
 		}
 	}
+}
+
+// all is what was shown until the program's end.
+func (c *terminal) all() string {
+	<-c.end
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.text.String()
 }
 
 // onTerminal runs a ring3 on a terminal of its own.

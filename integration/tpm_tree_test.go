@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ring3dev/ring3/integration/vm"
@@ -181,13 +182,17 @@ func deviantFile(name, stat string) bool {
 	if _, to, ok := strings.Cut(stat, " -> "); ok {
 		name += " -> " + to
 	}
-	for _, d := range deviantFiles {
-		if regexp.MustCompile("^(" + d.path + ")$").MatchString(name) {
-			return true
-		}
-	}
-	return false
+	return deviant().MatchString(name)
 }
+
+// deviant matches the paths of deviantFiles.
+var deviant = sync.OnceValue(func() *regexp.Regexp {
+	var paths []string
+	for _, d := range deviantFiles {
+		paths = append(paths, d.path)
+	}
+	return regexp.MustCompile("^(?:" + strings.Join(paths, "|") + ")$")
+})
 
 // tpmLog are the lines of a log that both should have, without addresses.
 func tpmLog(text string) string {
