@@ -166,7 +166,7 @@ func (s *Scenario) singles(kinds []fault.Kind) []fault.Fault {
 
 // random is one fault somewhere.
 func (s *Scenario) random(kinds []fault.Kind, rnd *rand.Rand) fault.Fault {
-	sum, memory := 0, false
+	sum, memory := 0, s.up != nil && s.up.group.sends
 	for _, p := range s.accesses {
 		sum += min(p.count, most)
 		memory = memory || p.op == fault.Alloc || p.op == fault.Map

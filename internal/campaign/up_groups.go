@@ -26,7 +26,7 @@ type upGroup struct {
 	devices []string // a %d stands for the lane's number
 	wires   []string
 	lanes   int  // how many of it; 0: one
-	sends   bool // its use is a `start` of pgctrl, which has the pair beside send too
+	sends   bool // controllers, with rings in memory: its use is a `start` of pgctrl, which has the pair beside send too
 	lane    func(ctx context.Context, l *upLane) error
 }
 

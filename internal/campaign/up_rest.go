@@ -108,26 +108,29 @@ func (u upUse) more(was upUse) string {
 	return strings.Join(all, ", ")
 }
 
-// settle takes the first look: once nothing gets less any more.
+// settle takes the first look, once the processes are those that there are at rest. Goroutines come and go there too: of some looks the most counts.
 func (in *upInstance) settle(ctx context.Context) error {
 	in.turn.Lock()
 	defer in.turn.Unlock()
 	same := 0
-	for end := time.Now().Add(upRest); same < 8 && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(upRest); same < 6; time.Sleep(20 * time.Millisecond) {
 		u, err := in.usage()
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if same++; u.Descriptors != in.first.Descriptors || u.Goroutines != in.first.Goroutines || u.Processes != in.first.Processes || u.Files != in.first.Files {
-			same = 0
-		}
-		in.first = u
-		if time.Now().After(end) {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case time.Now().After(end):
 			return fmt.Errorf("it does not come to rest: %+v", u)
 		}
+		if same++; u.Processes != in.first.Processes || u.Files != in.first.Files || u.Descriptors != in.first.Descriptors {
+			same, in.first.Goroutines = 0, 0
+		}
+		u.Goroutines = max(u.Goroutines, in.first.Goroutines)
+		in.first = u
 	}
 	in.last = in.first
-	return ctx.Err()
+	return nil
 }
 
 // resting looks, between batches, that the instance uses no more than at first, and that the pair beside has lost nothing.

@@ -61,7 +61,12 @@ func (l *upLane) run(ctx context.Context, s *Scenario, f upFaults) (o upOutcome)
 	made := false
 	if f.signal != "" {
 		err := <-signalled
-		made = err == nil
+		if made = err == nil; made { // it is a death, whatever became of the use
+			if err := l.awaitRestart(ctx, before.restarts+1); err != nil {
+				o.fail("not in service", "after %s: %v", f.signal, err)
+				return o
+			}
+		}
 	}
 	if o.ends(first) {
 		return o
