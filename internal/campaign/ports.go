@@ -25,6 +25,9 @@ import (
 // nothing else is waited for.
 const portTime = 5 * time.Second
 
+// portLook is how often a port is looked at: not before it has had the time for all that it is asked in a run, or the number of an access would depend on it.
+const portLook = 200 * time.Millisecond
+
 func portScenario() *Scenario {
 	return &Scenario{
 		Name: "portbus", About: "a root port: a card plugged in, used, an error of its bus, the card taken out by its slot's power", Driver: portbus.DriverName,
@@ -61,6 +64,7 @@ func livePort(ctx context.Context, m *sim.Machine, dev bus.Device) (err error) {
 	if err != nil {
 		return err
 	}
+	b.SetLook(portLook)
 	h := &portHost{m: m, port: dev, drivers: []*pci.Driver{b.PortDriver(), edu.Driver}, turn: make(chan struct{}, 1)}
 	h.log = slog.New(&h.said)
 	defer func() {
