@@ -46,6 +46,9 @@ type looks struct {
 	upset  atomic.Int64  // until when it may be reset, in ns since lookStart; 0: it is not
 	failed atomic.Pointer[error]
 
+	caps    capabilities // as they were found, with those that are not used
+	offered Service
+	sure    bool // all that was found out when the port came into service was found once more
 	bridge  bool // it has buses behind it
 	command pci.Command
 	header  [windows]uint32 // as they were when the port came into service
@@ -195,6 +198,9 @@ func (p *Port) look(again time.Duration) {
 	if p.quiet() {
 		return
 	}
+	if !p.looks.sure {
+		p.confirm(again)
+	}
 	lost, _ := p.restoreIRQs() // where that cannot be done the port does not answer, which is seen now
 	first := p.examine()
 	if first.none() && !lost {
@@ -202,14 +208,7 @@ func (p *Port) look(again time.Duration) {
 		clear(p.looks.mended)
 		return
 	}
-	t := time.NewTimer(again)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-p.ctx.Done():
-		return
-	}
-	if p.quiet() {
+	if !p.wait(again) || p.quiet() {
 		return
 	}
 	f := p.examine()
@@ -223,6 +222,49 @@ func (p *Port) look(again time.Duration) {
 	if !f.none() || lost {
 		p.mend(&f, lost)
 	}
+}
+
+// wait waits by the wall clock, and says whether the port is still in service.
+func (p *Port) wait(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-p.ctx.Done():
+		return false
+	}
+}
+
+// confirm finds out once more what the port offers, since one read that lied while it came into service would leave it without a service, or with an interrupt that
+// never comes, for good.
+func (p *Port) confirm(again time.Duration) {
+	l := &p.looks
+	for range goneLooks {
+		if pci.ReadID(p.cfg).Vendor == 0xffff {
+			return // later
+		}
+		if l.sure = p.offers(); l.sure || !p.wait(again) {
+			return
+		}
+	}
+	if !p.quiet() && !p.Gone() {
+		p.fail(fmt.Errorf("%s %s: in service: its capabilities are not those that it came into service with: %w", p.addr, DriverName, bus.ErrProtocol))
+	}
+}
+
+// offers says whether it offers what it did, by the same vectors.
+func (p *Port) offers() bool {
+	exp, ok := pci.FindExpress(p.cfg)
+	now := &Port{cfg: p.cfg, prof: p.prof, exp: exp, mode: p.mode, irqs: p.irqs}
+	now.findExtended()
+	if !ok || exp != p.exp || now.caps != p.looks.caps {
+		return false
+	}
+	if now.caps = p.caps; now.discover() != p.looks.offered {
+		return false
+	}
+	return !slices.ContainsFunc(p.devices, func(d *Device) bool { return now.vectorOf(d.service) != d.vector })
 }
 
 // restoreIRQs brings messages back to where they go. INTx has nothing to forget.

@@ -96,14 +96,14 @@ func (b *Bus) probePort(ctx context.Context, dev bus.Device, env pci.Env) (*Port
 	}
 	p.looks.over = make(chan struct{})
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	for id, at := range map[uint16]*bus.Off{pci.ExtCapAER: &p.caps.aer, pci.ExtCapDPC: &p.caps.dpc, pci.ExtCapVC: &p.caps.vc} {
-		*at, _ = pci.FindExtCap(p.cfg, id)
-	}
+	p.findExtended()
+	p.looks.caps = p.caps
 	p.check(&p.caps.aer, "Advanced Error Reporting", aerSize(exp))
 	p.check(&p.caps.dpc, "Downstream Port Containment", dpcLeast)
 	// A bridge forwards what those below it send, which its own driver has no other say in.
 	pci.SetCommand(p.cfg, pci.CmdMaster|pci.CmdMem|pci.CmdIO, 0)
 	offered := p.discover()
+	p.looks.offered = offered
 	p.silence(offered)
 	if err := p.enableIRQs(offered); err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -124,6 +124,13 @@ func (b *Bus) probePort(ctx context.Context, dev bus.Device, env pci.Env) (*Port
 		return nil, errors.Join(fmt.Errorf("%s: the port died while it was probed: %w", p.addr, err), p.Close())
 	}
 	return p, nil
+}
+
+// findExtended finds the extended capabilities.
+func (p *Port) findExtended() {
+	for id, at := range map[uint16]*bus.Off{pci.ExtCapAER: &p.caps.aer, pci.ExtCapDPC: &p.caps.dpc, pci.ExtCapVC: &p.caps.vc} {
+		*at, _ = pci.FindExtCap(p.cfg, id)
+	}
 }
 
 // check forgets a capability whose registers do not fit before the next one: it would be changed with it.
