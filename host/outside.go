@@ -36,6 +36,8 @@ type Outside interface {
 	VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error)
 	// TAP lends the kernel interface that the plan makes of a device.
 	TAP(device string) tap.Lender
+	// Took tells that a device was opened by this process itself, since nobody could lend it.
+	Took(ctx context.Context, device string) error
 }
 
 // Uses of Outside.File.
@@ -46,7 +48,8 @@ const (
 	useNetDev  = "net/dev" // the machine's /proc/net/dev, to read again and again; no name
 )
 
-// Methods of linkOutside. Bodies are JSON. Backends have sixteen each: QEMU from 0x0310, VFIO from 0x0320, TAP from 0x0330.
+// Methods of linkOutside. Bodies are JSON. Backends have sixteen each: QEMU from 0x0310, VFIO from 0x0320, TAP from 0x0330, what is
+// opened without an IOMMU from 0x0340.
 const (
 	outsideFile  link.Method = 0x0301 // fileArgs; the file
 	outsideBegin link.Method = 0x0302 // fileArgs
@@ -134,7 +137,7 @@ type outsideBackend interface {
 
 // outsideBackends make those of a group; nil: it has no such device. They open what a worker of the group asks for first, or at once.
 var outsideBackends = []func(c Config, g groupPlan) (outsideBackend, error){
-	holdVFIO, holdTAPs,
+	holdVFIO, holdTAPs, holdBare,
 }
 
 // nearOutside gives a group's workers what its plan says; outside.
