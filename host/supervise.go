@@ -218,8 +218,6 @@ func supervisable(p *Plan, passed bool) error {
 		switch {
 		case d.Backend == vfioUser: // its client makes memory of its own to share, which a worker may not
 			return fmt.Errorf("%s is a device of another process", d.Name)
-		case fabricOf(d).path != "": // its client makes sockets, which a worker may not
-			return fmt.Errorf("%s is a node of a fabric", d.Name)
 		}
 	}
 	for name, file := range p.Trace.Files {

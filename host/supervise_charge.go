@@ -292,6 +292,7 @@ func (ch *charge) recover(w *worker, cause error) {
 		if !ch.sleep(ch.s.ctx, ch.delay()) {
 			return
 		}
+		ch.awaitWorld()
 		if w, cause = ch.bring(ch.s.ctx); cause == nil {
 			ch.mu.Lock()
 			took, n := ch.deaths.took, ch.deaths.count
@@ -386,6 +387,19 @@ func (ch *charge) died(w *worker, cause error) bool {
 		return true
 	}
 	return false
+}
+
+// awaitWorld waits until what the devices are part of is there: a fabric may be gone for longer than a worker may take to come up.
+func (ch *charge) awaitWorld() {
+	o, ok := ch.out.(*nearOutside)
+	if !ok {
+		return
+	}
+	o.awaitWorld(ch.s.ctx, func(why error) {
+		why = plain(why)
+		ch.set(func() { ch.deaths.why = why.Error() })
+		ch.s.log.Warn(fmt.Sprintf("%s: its next worker waits: %v", ch.Name, why))
+	})
 }
 
 // mostDeaths is how many deaths in a row are too many.
