@@ -107,7 +107,7 @@ func (w *watchdog) look() {
 	w.process(now)
 	for k := range w.seen {
 		if _, still := now[k]; !still {
-			if w.seen[k] >= ticksTold {
+			if w.seen[k] >= ticksTold || k.kind == suspectDriver {
 				w.say(suspect{Kind: k.kind, Device: k.device, Text: k.text("it has passed"), Over: true})
 			}
 			delete(w.seen, k)
@@ -117,8 +117,8 @@ func (w *watchdog) look() {
 		w.seen[k]++
 		switch n := w.seen[k]; {
 		case k.kind == suspectDriver:
-			if n == ticksGaveUp {
-				w.say(suspect{Kind: k.kind, Device: k.device, Text: k.text(text), Fatal: true})
+			if n <= ticksGaveUp {
+				w.say(suspect{Kind: k.kind, Device: k.device, Text: k.text(text), Fatal: n == ticksGaveUp})
 			}
 		case n == ticksTold:
 			w.say(suspect{Kind: k.kind, Device: k.device, Text: k.text(text)})
