@@ -204,7 +204,9 @@ func (in *upInstance) prepare(ctx context.Context) error {
 		var err error
 		for ctx.Err() == nil && err == nil {
 			in.turn.Lock()
-			err = in.send(context.WithoutCancel(ctx))
+			if err = in.send(context.WithoutCancel(ctx)); errors.Is(err, syscall.EIO) {
+				err = nil // pgctrl is every group's: another one was out of service for longer than its clients have patience
+			}
 			in.turn.Unlock()
 			select {
 			case <-ctx.Done():
@@ -222,8 +224,14 @@ func (in *upInstance) prepare(ctx context.Context) error {
 
 // warm uses the group, has it replaced, and uses it again.
 func (l *upLane) warm(ctx context.Context) error {
-	if err := l.use(ctx); err != nil {
-		return fmt.Errorf("before any fault: %w", err)
+	for end := time.Now().Add(upMute); ; time.Sleep(upRetry) {
+		err := l.use(ctx)
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) || errors.As(err, new(hangError)) || ctx.Err() != nil {
+			return fmt.Errorf("before any fault: %w", err)
+		}
 	}
 	st, err := l.awaitUp(ctx)
 	if err == nil {
