@@ -23,7 +23,7 @@ type FaultOptions struct {
 	Seed     uint64
 	Slice    string // "I/K"; empty: all
 	Parallel int    // 0: what suits the backend
-	Backend  string // "sim", "qemu", "vfio:ADDRESS"
+	Backend  string // "sim", "qemu", "vfio:ADDRESS", "up"
 	Only     *regexp.Regexp
 
 	JSON           bool
@@ -69,7 +69,7 @@ its results does), or failed.`,
 		},
 	}
 	backend := func(c *cobra.Command) *cobra.Command {
-		c.Flags().StringVar(&o.Backend, "backend", "sim", "where devices come from: `sim`, qemu, or vfio:ADDRESS")
+		c.Flags().StringVar(&o.Backend, "backend", "sim", "where devices come from: `sim`, qemu, or vfio:ADDRESS; or up: devices of sim, in workers of a 'ring3 up'")
 		return c
 	}
 	list := &cobra.Command{

@@ -78,7 +78,7 @@ const (
 	helloTime     = 20 * time.Second // from its start until it says hello; the machine may be loaded
 	configureTime = 90 * time.Second // until its devices are in service: QEMU may have to be started
 	stopTime      = 10 * time.Second // for an orderly end
-	killTime      = 10 * time.Second // for the kernel to end it
+	killTime      = 60 * time.Second // for the kernel to end it, and to take gigabytes back where many wait for a CPU
 	quiesceTime   = 10 * time.Second // for its devices to be stopped
 	syncTime      = 20 * time.Second // for its tree to be whole
 	patience      = 10 * time.Second // of who uses a file or asks something meanwhile
