@@ -336,6 +336,18 @@ func (p *Port) mend(f *finding, lost bool) {
 		p.repair(d, reset)
 	}
 	p.takeIn(todo)
+	if reset && len(p.Below()) > 0 {
+		p.Recover(p.ctx, p.Member(), true, p.bringBack)
+	}
+}
+
+// bringBack is for what was reset with the port.
+func (p *Port) bringBack(ctx context.Context) bus.Verdict {
+	if err := p.RestoreBelow(ctx, "port reset"); err != nil {
+		p.Log(slog.LevelWarn, "bringing back what was reset with it: %v", err)
+		return bus.Disconnect
+	}
+	return bus.Recovered
 }
 
 // setCommand lets the port work.
