@@ -34,6 +34,7 @@ func (s *safeBuffer) String() string {
 // TestHostile puts programs in the worker's place that try everything that its rights allow (integration/hostile). Each gets nothing, the group beside it goes on, the
 // supervisor neither dies nor grows, and the real driver is back at the user's word.
 func TestHostile(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
