@@ -10,9 +10,16 @@ import (
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/fault"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/bus/qemu"
+	"github.com/ring3dev/ring3/bus/qemu/qemutest"
 	"github.com/ring3dev/ring3/bus/sim"
 	"github.com/ring3dev/ring3/drivers/e1000"
+	"github.com/ring3dev/ring3/drivers/edu"
 	"github.com/ring3dev/ring3/drivers/portbus"
+	"github.com/ring3dev/ring3/drivers/portbus/aer"
+	"github.com/ring3dev/ring3/drivers/portbus/bwctrl"
+	"github.com/ring3dev/ring3/drivers/portbus/dpc"
+	"github.com/ring3dev/ring3/drivers/portbus/pme"
 	"github.com/ring3dev/ring3/drivers/portbus/porttest"
 	"github.com/ring3dev/ring3/netdev"
 )
@@ -138,4 +145,46 @@ func TestLookAsleep(t *testing.T) {
 	}
 	p.ErrorResume()
 	r.Await(t, "the port being set up again", func() bool { return pci.Command(c.Read16(pci.CfgCommand))&pci.CmdMaster != 0 })
+}
+
+// TestLookQEMU: the table of a port's messages, on QEMU's model, is written anew once it is not as it was, and so is what else the port forgot.
+func TestLookQEMU(t *testing.T) {
+	bustest.NoLeaks(t)
+	m := qemutest.Machine(t, qemu.Config{Devices: []qemu.DeviceSpec{
+		{Name: "rp0", Model: "pcie-root-port"}, {Name: "rp1", Model: "ioh3420"}, {Name: "rp2", Model: "pcie-root-port"},
+		{Name: "sw0", Model: "x3130-upstream", Bus: "rp2"}, {Name: "dn0", Model: "xio3130-downstream", Bus: "sw0"}}})
+	b, err := portbus.New(&pme.Driver, &aer.Driver, Driver(Options{}), &dpc.Driver, &bwctrl.Driver)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.SetLook(100 * time.Millisecond)
+	var dev bus.Device
+	r := porttest.Over(t, m, porttest.Options{Bus: b, Drivers: []*pci.Driver{edu.Driver}, Wrap: func(name string, d bus.Device) bus.Device {
+		if name == "rp0" {
+			dev = d
+		}
+		return d
+	}})
+	s := slotOf(t, r, "rp0")
+	is(t, r, s, off)
+	time.Sleep(500 * time.Millisecond) // a few looks at ports on which nothing is wrong: those that do not come prove nothing, and fail nothing
+	for _, l := range r.Lines() {
+		if strings.Contains(l.Text, "set up") || strings.Contains(l.Text, "did not interrupt") {
+			t.Errorf("a port on which nothing is wrong: %s", l.Text)
+		}
+	}
+	x, err := pci.OpenMSIX(dev.Config(), dev.Region)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Set(0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	dev.Config().Write16(s.exp+pci.ExpSltCtl, pci.SltCtlPowerOff)
+	r.AwaitLine(t, "set up again: interrupt messages go nowhere")
+	r.Await(t, "the slot interrupting again", func() bool { return dev.Config().Read16(s.exp+pci.ExpSltCtl)&pci.SltCtlHP != 0 })
+	if err := m.Plug(t.Context(), qemu.DeviceSpec{Name: "c0", Model: "edu", Bus: "rp0"}); err != nil {
+		t.Fatal(err)
+	}
+	is(t, r, s, on)
 }

@@ -181,7 +181,7 @@ func (s *Slot) Check() (wrong, missed string) {
 	}
 	want := s.last&^notification | s.listens
 	s.cmd.Unlock()
-	kept := s.listens
+	kept := s.listens &^ pci.SltCtlLink // QEMU's ports do not keep that bit, and tell of the link all the same
 	if s.caps&pci.SltCapPower != 0 {
 		kept |= pci.SltCtlPowerOff
 	}
