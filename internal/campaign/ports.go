@@ -139,8 +139,11 @@ func named(m *sim.Machine, name string) (*pci.Function, bus.Device, bool) {
 type said struct {
 	mu    sync.Mutex // guards what follows
 	lines []string
-	bad   string // the first warning or error
+	bad   string // the first warning, error, or failure
 }
+
+// failures are what pciehp says where a card cannot be taken into service, at the kernel's level, which is no warning.
+var failures = []string{"No link", "Cannot train link", "No device found", "Timeout on hotplug command", "Timeout waiting for Presence Detect", "no response from device"}
 
 // Enabled is a slog.Handler's.
 func (s *said) Enabled(context.Context, slog.Level) bool { return true }
@@ -150,7 +153,8 @@ func (s *said) Handle(_ context.Context, r slog.Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lines = append(s.lines, r.Message)
-	if r.Level >= slog.LevelWarn && s.bad == "" {
+	failed := slices.ContainsFunc(failures, func(t string) bool { return strings.Contains(r.Message, t) })
+	if (r.Level >= slog.LevelWarn || failed) && s.bad == "" {
 		s.bad = r.Message
 	}
 	return nil
