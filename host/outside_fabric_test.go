@@ -124,7 +124,10 @@ func TestSuperviseFabricGone(t *testing.T) {
 	if err := syscall.Kill(ch.worker().p.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "it waits for the fabric", func() bool { d := nodeInfo(s); return d.State == stateRecovering && d.Restarts == 1 && d.Cause != d.LastCause })
+	await(t, "it waits for the fabric", func() bool {
+		d := nodeInfo(s)
+		return d.State == stateRecovering && d.Restarts == 1 && d.Cause != d.LastCause
+	})
 	runFabric(t, socket, "8")
 	awaitUp(t, ch, 1)
 	await(t, "it is back", func() bool { d := nodeInfo(s); return d.State == stateUp && d.MAC == mac && d.Restarts == 1 })

@@ -214,12 +214,6 @@ func (s *supervisor) chargeOf(device string) *charge {
 
 // supervisable says why a plan's drivers cannot run in workers yet; nil: they can.
 func supervisable(p *Plan, passed bool) error {
-	for _, d := range p.Devices {
-		switch {
-		case d.Backend == vfioUser: // its client makes memory of its own to share, which a worker may not
-			return fmt.Errorf("%s is a device of another process", d.Name)
-		}
-	}
 	for name, file := range p.Trace.Files {
 		if file == "-" {
 			return fmt.Errorf("the trace of %s goes to standard error, which no worker may have", name)
