@@ -212,7 +212,7 @@ func (s *supervisor) chargeOf(device string) *charge {
 	return nil
 }
 
-// supervisable says why a plan's drivers cannot run in workers yet; nil: they can.
+// supervisable says why none of a plan's drivers can run in a worker, which is what concerns the whole process; nil: they can.
 func supervisable(p *Plan, passed bool) error {
 	for name, file := range p.Trace.Files {
 		if file == "-" {
