@@ -167,6 +167,9 @@ func (s *System) handlers() instance.Handlers {
 	}
 	h[opTrace], h[opTraceLast], h[opTraceSet] = s.traceHandler, s.traceLastHandler, s.traceSetHandler
 	h[opInject] = s.injectHandler
+	if s.plan.Arm {
+		h[opFault] = s.faultHandler
+	}
 	s.eventHandlers(h)
 	s.plugHandlers(h)
 	return h

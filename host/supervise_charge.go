@@ -325,7 +325,7 @@ func (ch *charge) died(w *worker, cause error) bool {
 	ch.set(func() {
 		d := &ch.deaths
 		switch {
-		case life >= workedTime || w != nil && at.Sub(d.at) > deathTime:
+		case life >= ch.worked() || w != nil && at.Sub(d.at) > deathTime:
 			d.early = 1
 		default:
 			d.early++
@@ -387,6 +387,15 @@ func (ch *charge) died(w *worker, cause error) bool {
 		return true
 	}
 	return false
+}
+
+// worked is how long the devices have to have been in service, so that their worker's death is no early one. Where faults are asked for while they are
+// in use, as often as somebody likes, it is enough that they were.
+func (ch *charge) worked() time.Duration {
+	if ch.Plan.Arm {
+		return 1
+	}
+	return workedTime
 }
 
 // awaitWorld waits until what the devices are part of is there: a fabric may be gone for longer than a worker may take to come up.

@@ -301,6 +301,9 @@ func (s *supervisor) handlers() instance.Handlers {
 		}))
 	}
 	h[opReload] = s.reloadHandler
+	if s.c.Plan.Arm {
+		h[opFault] = s.route(opFault, nil, faultRoute)
+	}
 	return h
 }
 
