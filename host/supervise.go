@@ -212,14 +212,8 @@ func (s *supervisor) chargeOf(device string) *charge {
 	return nil
 }
 
-// supervisable says why a plan's drivers cannot run in workers yet; nil: they can.
+// supervisable says why none of a plan's drivers can run in a worker, which is what concerns the whole process; nil: they can.
 func supervisable(p *Plan, passed bool) error {
-	for _, d := range p.Devices {
-		switch {
-		case d.Backend == vfioUser: // its client makes memory of its own to share, which a worker may not
-			return fmt.Errorf("%s is a device of another process", d.Name)
-		}
-	}
 	for name, file := range p.Trace.Files {
 		if file == "-" {
 			return fmt.Errorf("the trace of %s goes to standard error, which no worker may have", name)
