@@ -3,9 +3,12 @@ package host
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"regexp"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -108,6 +111,44 @@ exit status is 1.`,
 			return call(c.Context(), "sum")
 		},
 	}
-	c.AddCommand(list, run, campaign, sum)
+	c.AddCommand(list, run, campaign, sum, a.faultArmCmd())
+	return c
+}
+
+func (a *app) faultArmCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "arm NAME [SPEC]",
+		Short: "Have a device of a running instance fail, which was started with --fault-arm; without SPEC: not any more",
+		Long: `Have a device of a running instance fail, which was started with --fault-arm: SPEC is as for 'ring3 up --fault', and counts the
+driver's accesses from now on. What became of the faults before is printed. Without SPEC nothing fails any more, and what was to last is over.`,
+		Example: "  ring3 fault arm eth0 'TDT#20:panic'",
+		Args:    usageArgs(cobra.RangeArgs(1, 2)),
+		RunE: func(c *cobra.Command, args []string) error {
+			_, cl, err := a.dial()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			q := armArgs{Device: args[0]}
+			if len(args) > 1 {
+				q.Spec = args[1]
+			}
+			var r FaultArmed
+			if err := cl.Call(c.Context(), opFault, q, &r); err != nil {
+				if errors.Is(err, syscall.EOPNOTSUPP) {
+					err = errors.New("the instance was not started with --fault-arm")
+				}
+				return fmt.Errorf("fault arm: %s: %w", args[0], err)
+			}
+			if a.json {
+				return a.printJSON(r)
+			}
+			for _, o := range r.Outcomes {
+				fmt.Fprintln(a.stdout, printable(o.Text))
+			}
+			return nil
+		},
+	}
+	a.instanceFlag(c, "the instance, where several run")
 	return c
 }

@@ -140,6 +140,9 @@ func (p *Plan) flags() string {
 	for _, n := range slices.Sorted(maps.Keys(p.Faults)) {
 		add("fault", n+"="+p.Faults[n].String())
 	}
+	if p.Arm {
+		all = append(all, "--fault-arm")
+	}
 	for _, n := range slices.Sorted(maps.Keys(p.Trace.Files)) {
 		add("trace", n+"="+p.Trace.Files[n])
 	}

@@ -21,6 +21,7 @@ func TestFlagsAreAll(t *testing.T) {
 		"Taps":     {Taps: []TapSpec{{Device: "eth0", Interface: "rt0"}}},
 		"Forwards": {Forwards: [][2]string{{"eth0", "eth1"}}},
 		"Faults":   {Faults: map[string]fault.Plan{"eth0": {Faults: []fault.Fault{{}}}}},
+		"Arm":      {Arm: true},
 		"Trace":    {Trace: TracePlan{Files: map[string]string{"eth0": "-"}, Crash: defaultCrash}},
 		"RT":       {RT: 5},
 		"Profile":  {Profile: "6.1"},

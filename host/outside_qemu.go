@@ -366,12 +366,8 @@ func (m *heldMachine) start(ctx context.Context) (err error) {
 
 // watchEmulator tells of an swtpm that ended before its QEMU.
 func (m *heldMachine) watchEmulator(p *qemu.Process, sw *swtpm.Process) {
-	select {
-	case <-p.Done():
-	case <-sw.Done():
-		if p.Err() == nil {
-			m.log.Error(sw.End())
-		}
+	if endedAlone(sw, p.Done()) {
+		m.log.Error(sw.End())
 	}
 }
 

@@ -172,6 +172,7 @@ type Plan struct {
 	Taps     []TapSpec
 	Forwards [][2]string           // pairs of devices that send what the other receives
 	Faults   map[string]fault.Plan // by device name
+	Arm      bool                  // every device may be told to fail while it is in use
 	Trace    TracePlan
 	RT       int // priority of real-time threads; 0: there are none
 	Measure  MeasurePlan

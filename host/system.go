@@ -220,7 +220,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	if err := s.startPorts(ctx); err != nil {
+	if err := s.startPorts(ctx, saved); err != nil {
 		return err
 	}
 	locked = false

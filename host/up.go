@@ -28,6 +28,7 @@ type upFlags struct {
 	taps            []string
 	forwards        []string
 	faults          []string
+	faultArm        bool
 	traces          []string
 	traceFilter     string
 	crashRecords    int
@@ -49,6 +50,7 @@ func (f *upFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.taps, "tap", nil, "make a network device a kernel interface: `NAME[=IFNAME][,offload=off][,gro=off][,up=on][,pktgen_drop=on][,share=N]`")
 	c.Flags().StringArrayVar(&f.forwards, "forward", nil, "send what each of two network devices receives out of the other: `A-B`")
 	c.Flags().StringArrayVar(&f.faults, "fault", nil, faultHelp)
+	c.Flags().BoolVar(&f.faultArm, "fault-arm", false, faultArmHelp)
 	c.Flags().StringArrayVar(&f.traces, "trace", nil, "trace a device's registers, interrupts and doorbells: `NAME=FILE`, pcapng (*.pcapng) or text")
 	c.Flags().StringVar(&f.traceFilter, "trace-filter", "", "trace "+filterHelp)
 	c.Flags().IntVar(&f.crashRecords, "crash-records", defaultCrash, "log the last `N` accesses of a device that dies")
@@ -63,6 +65,7 @@ func (f *upFlags) add(c *cobra.Command) {
 // plan reads the devices and what the flags say of them.
 func (f *upFlags) plan(devices []string) (Plan, error) {
 	p, err := ParsePlan(devices, f.wires, f.captures)
+	p.Arm = f.faultArm
 	if err == nil {
 		err = p.addTaps(f.taps)
 	}
@@ -289,7 +292,7 @@ func (u *up) serveDevices(ctx context.Context, c Config, f upFlags) error {
 	var why error
 	if f.supervise == "on" {
 		if why = supervisable(&c.Plan, len(c.Files) > 0); why == nil {
-			s, err := newSupervisor(ctx, superviseConfig{Config: c, Args: []string{workerArg}, Deaths: f.deaths, Ended: func(pid int) { _ = u.in.RemoveChild(pid) }})
+			s, err := newSupervisor(ctx, superviseConfig{Config: c, Args: []string{workerArg}, Deaths: f.deaths, Asked: f.supervised, Ended: func(pid int) { _ = u.in.RemoveChild(pid) }})
 			if err == nil {
 				u.sys = s
 			}

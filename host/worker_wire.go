@@ -159,6 +159,7 @@ const (
 	suspectCall   = "call"   // what was asked is not answered
 	suspectMemory = "memory" // the heap grows without end
 	suspectThread = "thread" // goroutines without end
+	suspectSpin   = "spin"   // a goroutine that never stops
 	suspectDMA    = "dma"    // a device reached for what is not mapped for it
 )
 

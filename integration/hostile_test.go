@@ -242,6 +242,7 @@ func (r *hostileRig) try(t *testing.T, cases []hostileCase) {
 // TestHostile puts programs in the worker's place that try everything that its rights allow (integration/hostile). Each gets nothing, the group beside it goes on, the
 // supervisor neither dies nor grows, and the real driver is back at the user's word.
 func TestHostile(t *testing.T) {
+	t.Parallel()
 	const died, done = hostileDied, hostileDone
 	newHostileRig(t, "eth0=sim:e1000e", "eth1=sim:e1000e", "eth2=sim:e1000e").try(t, []hostileCase{
 		{"files", done},

@@ -236,7 +236,7 @@ type record struct {
 	nth    int
 	place  place
 	value  uint64
-	faults []int // of the plan, that were made
+	faults []Kind // that were made
 }
 
 // maxLog is how many accesses the log keeps, the first ones; later ones are only counted.
@@ -257,8 +257,8 @@ func (d *Device) Log() []Access {
 func (d *Device) access(n int, r *record) Access {
 	a := Access{N: n, Nth: r.nth, Op: r.op, Place: d.places.name(r.place), Where: r.place.where(), Width: int(r.width), Value: r.value}
 	var made []string
-	for _, i := range r.faults {
-		made = append(made, d.plan.Faults[i].Kind.String())
+	for _, k := range r.faults {
+		made = append(made, k.String())
 	}
 	a.Fault = strings.Join(slices.Compact(made), ", ")
 	return a

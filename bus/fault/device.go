@@ -17,11 +17,12 @@ type Device struct {
 	in   bus.Device
 	plan Plan
 	// tearing: the plan may want to know what the device wrote.
-	tearing bool
+	tearing atomic.Bool
 
 	mu      sync.Mutex // guards all below up to the blank line; nothing of in is called with it
 	places  places
-	n       int // accesses so far
+	n       int // accesses so far, since Arm
+	arming  int // how often Arm was called
 	counts  map[place]int
 	log     []record
 	stuck   map[place][]stuckBit
@@ -84,16 +85,7 @@ func Wrap(dev bus.Device, plan Plan) *Device {
 		byNumber: map[int][]int{}, byPlace: map[where][]int{},
 		done: make(chan struct{}),
 	}
-	for i, f := range plan.Faults {
-		d.tearing = d.tearing || slices.Contains(tears, f.Kind)
-		d.hits = append(d.hits, Outcome{Fault: f})
-		if f.At.Place == "" {
-			d.byNumber[f.At.Nth] = append(d.byNumber[f.At.Nth], i)
-		} else if p, ok := d.places.find(f.At.Place); ok {
-			w := where{p, f.At.Nth}
-			d.byPlace[w] = append(d.byPlace[w], i)
-		}
-	}
+	d.load(plan.Faults)
 	go func() {
 		select {
 		case <-dev.Done():
@@ -102,6 +94,45 @@ func Wrap(dev bus.Device, plan Plan) *Device {
 		}
 	}()
 	return d
+}
+
+// load makes faults the plan's. Called with mu held, or before anybody has the device.
+func (d *Device) load(faults []Fault) {
+	d.plan.Faults, d.hits = faults, nil
+	d.byNumber, d.byPlace = map[int][]int{}, map[where][]int{}
+	tearing := false
+	for i, f := range faults {
+		tearing = tearing || slices.Contains(tears, f.Kind)
+		d.hits = append(d.hits, Outcome{Fault: f})
+		if f.At.Place == "" {
+			d.byNumber[f.At.Nth] = append(d.byNumber[f.At.Nth], i)
+		} else if p, ok := d.places.find(f.At.Place); ok {
+			w := where{p, f.At.Nth}
+			d.byPlace[w] = append(d.byPlace[w], i)
+		}
+	}
+	d.tearing.Store(tearing)
+}
+
+// Arm gives a device that is in use other faults, and returns what became of those before. Accesses are counted anew, and the log begins
+// anew. What was to last is over, but for a link that is dead: bits no longer stick, config space is there, vectors deliver. The rest of
+// the plan stays. A fault whose place does not exist is never reached; see Plan.Check.
+func (d *Device) Arm(faults []Fault) []Outcome {
+	d.vecMu.Lock()
+	if d.irqs != nil {
+		for i := range d.irqs.mute {
+			d.irqs.mute[i].Store(false)
+		}
+	}
+	d.vecMu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.hits
+	d.n, d.log, d.counts, d.stuck, d.cfgGone = 0, nil, map[place]int{}, map[place][]stuckBit{}, false
+	d.arming++
+	d.load(slices.Clone(faults))
+	d.watch() // from here on it may want to know what the device writes
+	return before
 }
 
 // Unwrap is the device inside.
@@ -123,9 +154,10 @@ func (d *Device) Accesses() int {
 
 // ticket is an access under way.
 type ticket struct {
-	n    int
-	op   Op
-	todo []int // faults of the plan that may be made of it
+	n      int
+	arming int // of the plan that n counts for
+	op     Op
+	todo   []Fault // of the plan, that may be made of it
 }
 
 // step counts an access, and kills the link where that is planned.
@@ -134,20 +166,22 @@ func (d *Device) step(op Op, at place, width int, value uint64) ticket {
 	d.n++
 	at = d.places.canonical(at)
 	d.counts[at]++
-	t := ticket{n: d.n, op: op}
+	t := ticket{n: d.n, arming: d.arming, op: op}
 	r := record{op: op, width: uint8(width), nth: d.counts[at], place: at, value: value}
+	var todo []int
 	if len(d.plan.Faults) > 0 {
-		t.todo = d.byNumber[d.n]
+		todo = d.byNumber[d.n]
 		if more := d.byPlace[where{at, r.nth}]; len(more) > 0 {
-			t.todo = slices.Concat(t.todo, more)
+			todo = slices.Concat(todo, more)
 		}
 	}
 	var hit []Outcome
-	for _, i := range t.todo {
+	for _, i := range todo {
 		f := d.plan.Faults[i]
+		t.todo = append(t.todo, f)
 		o := Outcome{Fault: f, Reached: true, Access: d.access(t.n, &r), Made: d.err == nil && f.Kind.Applies(op) && (d.plan.Process || !f.Kind.ToProcess())}
 		if o.Made {
-			r.faults = append(r.faults, i)
+			r.faults = append(r.faults, f.Kind)
 			hit = append(hit, o)
 		}
 		d.hits[i] = o
@@ -178,8 +212,8 @@ func (d *Device) step(op Op, at place, width int, value uint64) ticket {
 
 // planned is the fault of a kind that is to be made of an access, nil for none.
 func (d *Device) planned(t ticket, k Kind) *Fault {
-	for _, i := range t.todo {
-		if f := &d.plan.Faults[i]; f.Kind == k && k.Applies(t.op) {
+	for i := range t.todo {
+		if f := &t.todo[i]; f.Kind == k && k.Applies(t.op) {
 			return f
 		}
 	}
@@ -189,13 +223,13 @@ func (d *Device) planned(t ticket, k Kind) *Fault {
 // after is what happens once an access was made. value is what the log shows.
 func (d *Device) after(t ticket, value uint64) {
 	d.mu.Lock()
-	if t.n <= len(d.log) {
+	if t.arming == d.arming && t.n <= len(d.log) {
 		d.log[t.n-1].value = value
 	}
 	reset := false
 	if d.err == nil {
-		for _, i := range t.todo {
-			f := &d.plan.Faults[i]
+		for i := range t.todo {
+			f := &t.todo[i]
 			if !f.Kind.Applies(t.op) {
 				continue
 			}
@@ -336,6 +370,14 @@ func (d *Device) SaveState() (restore func() error) {
 		}
 		return inner()
 	}
+}
+
+// RestoreIRQs is the device's; bus.IRQKeeper. It does not count as an access. After the link's death it fails.
+func (d *Device) RestoreIRQs() (lost bool, err error) {
+	if d.dead.Load() {
+		return false, d.Err()
+	}
+	return bus.RestoreIRQs(d.in)
 }
 
 // Clock is the device's; bus.TimeKeeper. Nothing of it counts as an access.

@@ -10,8 +10,8 @@ import (
 
 // strike does to this process what was planned for an access. It may not return.
 func (d *Device) strike(t ticket) {
-	for _, i := range t.todo {
-		f := &d.plan.Faults[i]
+	for i := range t.todo {
+		f := &t.todo[i]
 		if !f.Kind.ToProcess() || !d.plan.Process {
 			continue
 		}

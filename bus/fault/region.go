@@ -22,8 +22,8 @@ func (d *Device) read(op Op, at place, width int, do func() uint64) uint64 {
 	if d.stuckBits() {
 		v = d.hold(at, width, v)
 	}
-	for _, i := range t.todo {
-		f := &d.plan.Faults[i]
+	for i := range t.todo {
+		f := &t.todo[i]
 		switch f.Kind {
 		case Ones:
 			v = ones

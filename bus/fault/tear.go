@@ -35,7 +35,7 @@ var tears = []Kind{DMATorn, DMALost, DMALength}
 
 // watchRings remembers what is in the rings, so that what the device writes from here on can be told, where the plan may want that.
 func (d *Device) watchRings() {
-	if !d.tearing {
+	if !d.tearing.Load() {
 		return
 	}
 	d.mu.Lock()
@@ -45,7 +45,7 @@ func (d *Device) watchRings() {
 
 // watch is watchRings with mu held.
 func (d *Device) watch() {
-	if !d.tearing {
+	if !d.tearing.Load() {
 		return
 	}
 	for _, p := range d.rings() {
@@ -56,7 +56,7 @@ func (d *Device) watch() {
 
 // flush waits until the device has seen what was written: where writes are posted, a read comes after them.
 func (d *Device) flush() {
-	if d.tearing && d.in.Config().Size() > 0 {
+	if d.tearing.Load() && d.in.Config().Size() > 0 {
 		d.in.Config().Read16(pci.CfgCommand)
 	}
 }

@@ -25,7 +25,7 @@ type Options struct {
 	N         int    // runs of the whole campaign
 	Seed      uint64 // which faults
 	Slice     Slice  // the part that is run here; the zero value is all
-	Parallel  int    // runs at a time; 0: 64 on sim, 4 where devices are dear
+	Parallel  int    // runs at a time; 0: 64 on sim, 16 on up, where most wait for something, 4 where devices are dear
 	// Progress gets a line now and then; nil: nothing.
 	Progress io.Writer
 	// Failed is told of each failed run, shrunk, as it is found; nil: nobody.
@@ -65,6 +65,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		if o.Parallel = 64; !o.Backend.fresh() {
 			o.Parallel = 4
 		}
+		if o.Backend.Name == upBackend {
+			o.Parallel = upParallel
+		}
 	}
 	if o.Backend.single() {
 		o.Parallel = 1
@@ -76,6 +79,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 				return nil, err
 			}
 		}
+	}
+	if o.Backend.Name == upBackend {
+		return runUp(ctx, o)
 	}
 	beside, err := startBystander(ctx)
 	if err != nil {

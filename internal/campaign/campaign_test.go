@@ -12,14 +12,33 @@ import (
 	"testing"
 
 	"github.com/ring3dev/ring3/bus/fault"
+	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/drivers/e1000"
+	"github.com/ring3dev/ring3/drivers/edu"
+	"github.com/ring3dev/ring3/drivers/portbus"
+	"github.com/ring3dev/ring3/drivers/portbus/pciehp"
+	"github.com/ring3dev/ring3/host"
+	"github.com/ring3dev/ring3/tpmdd/crb"
+	"github.com/ring3dev/ring3/tpmdd/tis"
 )
 
 var update = flag.Bool("update", false, "write the accesses of each scenario down anew")
 
+// TestMain lets this binary be a `ring3 up`, and all that one starts.
+func TestMain(m *testing.M) {
+	if len(os.Args) < 2 || !strings.HasPrefix(os.Args[1], "-test.") {
+		(&host.Program{
+			Drivers:  []*pci.Driver{e1000.Driver, edu.Driver, tis.Driver, crb.Driver},
+			Services: []*portbus.ServiceDriver{pciehp.Driver(pciehp.Options{})},
+		}).Main()
+	}
+	os.Exit(m.Run())
+}
+
 // TestUniverse: what is written down is about what drivers do.
 func TestUniverse(t *testing.T) {
 	for _, s := range Scenarios() {
-		now, err := record(t.Context(), s, Backend{Name: "sim"})
+		now, err := record(t.Context(), s, Backend{Name: s.backends[0]})
 		if err != nil {
 			t.Error(err)
 			continue

@@ -103,6 +103,9 @@ func runOne(ctx context.Context, o host.FaultOptions, b Backend) error {
 	if !s.On(b) {
 		return host.Usage(fmt.Errorf("%s does not run on %s: it does on %s", s.Name, b, strings.Join(s.backends, ", ")))
 	}
+	if s.up != nil {
+		return runUpOnce(ctx, o, b, s)
+	}
 	var plan fault.Plan
 	if len(o.Faults) > 0 {
 		if plan, err = fault.Parse(strings.Join(o.Faults, "+")); err != nil {

@@ -25,6 +25,8 @@ const (
 	Mute      Verdict = "mute"      // the driver said nothing, and did nothing any more: who waited noticed; a driver anew works in full
 	Wrong     Verdict = "wrong"     // it gave as good what is not: who compared noticed; a driver anew works in full
 	Failed    Verdict = "failed"    // anything else
+	// Gone is for the backend up only: the device's link died, which `ring3 ls` says; `ring3 reload` has it back.
+	Gone Verdict = "gone"
 )
 
 // Verdicts are all, in order.

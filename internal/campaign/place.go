@@ -86,28 +86,34 @@ func (p place) String() string {
 
 // record lives a scenario's life some times without fault, and gives the accesses that all of them had.
 func record(ctx context.Context, s *Scenario, b Backend) ([]place, error) {
+	if s.up != nil {
+		return recordUp(ctx, s, b)
+	}
 	var out []place
 	for i := range 3 {
 		log, err := clean(ctx, s, b)
 		if err != nil {
 			return nil, err
 		}
-		now := places(log)
-		if i == 0 {
-			out = now
-			continue
-		}
-		for k := range out {
-			j := slices.IndexFunc(now, func(p place) bool { return p.name == out[k].name && p.op == out[k].op && p.width == out[k].width })
-			if j < 0 {
-				out[k].count = 0
-			} else {
-				out[k].count = min(out[k].count, now[j].count)
-			}
-		}
-		out = slices.DeleteFunc(out, func(p place) bool { return p.count == 0 })
+		out = common(out, places(log), i == 0)
 	}
 	return out, nil
+}
+
+// common are the accesses that two lives have; all of now where it is the first.
+func common(out, now []place, first bool) []place {
+	if first {
+		return now
+	}
+	for k := range out {
+		j := slices.IndexFunc(now, func(p place) bool { return p.name == out[k].name && p.op == out[k].op && p.width == out[k].width })
+		if j < 0 {
+			out[k].count = 0
+		} else {
+			out[k].count = min(out[k].count, now[j].count)
+		}
+	}
+	return slices.DeleteFunc(out, func(p place) bool { return p.count == 0 })
 }
 
 // clean is what a driver does where nothing fails.
@@ -160,7 +166,7 @@ func (s *Scenario) singles(kinds []fault.Kind) []fault.Fault {
 
 // random is one fault somewhere.
 func (s *Scenario) random(kinds []fault.Kind, rnd *rand.Rand) fault.Fault {
-	sum, memory := 0, false
+	sum, memory := 0, s.up != nil && s.up.group.sends
 	for _, p := range s.accesses {
 		sum += min(p.count, most)
 		memory = memory || p.op == fault.Alloc || p.op == fault.Map

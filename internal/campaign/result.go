@@ -30,6 +30,8 @@ type Result struct {
 	// Classes are runs by verdict, class and kind, with one of each that can be repeated.
 	Classes  map[string]*Class `json:"classes"`
 	Failures []Outcome         `json:"failures,omitempty"`
+	// Up is what supervisors did; nil: there were none.
+	Up *upFigures `json:"supervisor,omitempty"`
 	// Others are failures that belong to no single run.
 	Others []Outcome `json:"others,omitempty"`
 }
@@ -127,6 +129,12 @@ func Sum(parts ...*Result) (*Result, error) {
 		sum.Seconds += p.Seconds
 		sum.Beside += p.Beside
 		sum.Again += p.Again
+		if p.Up != nil {
+			if sum.Up == nil {
+				sum.Up = &upFigures{}
+			}
+			sum.Up.add(p.Up)
+		}
 		sum.Failures = append(sum.Failures, p.Failures...)
 		sum.Others = append(sum.Others, p.Others...)
 		for s, kinds := range p.Counts {
@@ -155,6 +163,14 @@ func Sum(parts ...*Result) (*Result, error) {
 		}
 	}
 	return sum, nil
+}
+
+// verdicts are those that the result can have.
+func (r *Result) verdicts() []Verdict {
+	if r.Up == nil {
+		return Verdicts
+	}
+	return append(slices.Clone(Verdicts), Gone)
 }
 
 func (r *Result) what() string {
@@ -195,14 +211,14 @@ func (r *Result) WriteText(to io.Writer) error {
 			runs += n
 		}
 		fmt.Fprintf(w, "%s\t%d\t", name, runs)
-		for _, v := range Verdicts {
+		for _, v := range r.verdicts() {
 			fmt.Fprintf(w, "%d\t", by[v])
 		}
 		fmt.Fprintln(w)
 	}
 	head := func(what string) {
 		fmt.Fprintf(w, "%s\truns\t", what)
-		for _, v := range Verdicts {
+		for _, v := range r.verdicts() {
 			fmt.Fprintf(w, "%s\t", v)
 		}
 		fmt.Fprintln(w)
@@ -233,15 +249,19 @@ func (r *Result) WriteText(to io.Writer) error {
 		return err
 	}
 	made := r.Made()
+	mended := made - all[Failed] - all[Mute] - all[Wrong] - all[Gone]
 	fmt.Fprintf(to, "\nseed %d, slices %s, %s: %d runs in %.0f s, faults made in %d; unharmed or recovered %s, with those anew after somebody's wait %s, failed %d; the driver beside made %d rounds; %d runs made again for a time limit\n",
-		r.Seed, strings.Join(r.Slices, " "), r.Backend, r.Runs, r.Seconds, made, percent(made-all[Failed]-all[Mute]-all[Wrong], made), percent(made-all[Failed]-all[Wrong], made), all[Failed]+len(r.Others), r.Beside, r.Again)
+		r.Seed, strings.Join(r.Slices, " "), r.Backend, r.Runs, r.Seconds, made, percent(mended, made), percent(made-all[Failed]-all[Wrong], made), all[Failed]+len(r.Others), r.Beside, r.Again)
+	if r.Up != nil {
+		fmt.Fprintln(to, r.Up)
+	}
 	r.writeClasses(to)
 	return nil
 }
 
 func kindsInOrder(have map[string]map[Verdict]int) []string {
 	var order []string
-	for _, k := range fault.Kinds() {
+	for _, k := range append(fault.Kinds(), fault.ProcessKinds()...) {
 		order = append(order, k.String())
 	}
 	order = append(order, "several")
@@ -268,7 +288,7 @@ func (r *Result) writeClasses(to io.Writer) {
 	})
 	title := ""
 	for _, c := range classes {
-		if c.Verdict != Mute && c.Verdict != Wrong {
+		if c.Verdict != Mute && c.Verdict != Wrong && c.Verdict != Gone {
 			continue
 		}
 		if t := fmt.Sprintf("%s: %s", c.Verdict, explain[c.Verdict]); t != title {
@@ -285,5 +305,6 @@ func (r *Result) writeClasses(to io.Writer) {
 // explain is why a driver does not notice.
 var explain = map[Verdict]string{
 	Wrong: "nothing that the driver sees tells the right number from the wrong one; a check from end to end does, and did",
+	Gone:  "the link died, and a link is not a driver's to mend; 'ring3 ls' says so, and 'ring3 reload' has the device back",
 	Mute:  "what is lost is what would have told of it; who waits for progress notices, and a driver anew works",
 }

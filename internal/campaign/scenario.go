@@ -30,6 +30,7 @@ type Scenario struct {
 	backends []string // that it can run on
 	open     func(ctx context.Context, b Backend) (*rig, error)
 	accesses []place // of a run without fault: universe.txt
+	up       *upPart // of the backend up; nil: of the others
 }
 
 // On says whether the scenario runs on a backend.
@@ -53,10 +54,10 @@ type Backend struct {
 func ParseBackend(s string) (Backend, error) {
 	name, device, _ := strings.Cut(s, ":")
 	switch {
-	case (name == "sim" || name == "qemu") && device == "", name == "vfio" && device != "":
+	case (name == "sim" || name == "qemu" || name == upBackend) && device == "", name == "vfio" && device != "":
 		return Backend{Name: name, Device: device}, nil
 	}
-	return Backend{}, fmt.Errorf("backend %q: want sim, qemu, or vfio:ADDRESS, for a NIC vfio:ADDRESS,ADDRESS of two that are wired", s)
+	return Backend{}, fmt.Errorf("backend %q: want sim, qemu, up, or vfio:ADDRESS, for a NIC vfio:ADDRESS,ADDRESS of two that are wired", s)
 }
 
 // fresh says whether each run has a device of its own: where one costs nothing.
@@ -107,7 +108,7 @@ func foreign(format string, args ...any) error { return foreignError{fmt.Errorf(
 func Scenarios() []*Scenario {
 	all := append(e1000Scenarios(), eduScenario())
 	all = append(all, tpmScenarios()...)
-	all = append(all, portScenario())
+	all = append(append(all, portScenario()), upScenarios()...)
 	for _, s := range all {
 		s.accesses = universe(s.Name)
 	}

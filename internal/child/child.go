@@ -105,6 +105,9 @@ func (p *Process) LastWords() string {
 	return p.last[len(p.last)-1]
 }
 
+// Err is what was wrong with the end of a program that has ended; nil: it ended by itself, with exit status 0.
+func (p *Process) Err() error { return p.status }
+
 // End describes the end of a program that has ended: its exit status, and its last words.
 func (p *Process) End() string {
 	status := "exit status 0"
