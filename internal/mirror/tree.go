@@ -40,6 +40,8 @@ type TreeOptions struct {
 	// May says whether a part may have an entry ("/sys/class/net/eth1"), where what is above it is there. It is asked once for each, with the Tree's lock held: it must not
 	// wait, nor use the Tree. nil: each may have any.
 	May func(part, path string) bool
+	// Leads says whether a link of a part's may lead out of the tree. It is asked as May is. nil: none may.
+	Leads func(part, path, target string) bool
 	// Patience is how long a call waits for the next worker, and how long one that cannot be interrupted waits for its answer; 0: 10 s.
 	Patience time.Duration
 	Log      *slog.Logger // nil discards
@@ -125,7 +127,7 @@ func (t *Tree) join(up *entry, s *seen) *entry {
 		s.of.part.hidden("it may not have that", up.path+"/"+s.name)
 		return nil
 	}
-	if s.kind == kindLink && !inside(up.path+"/"+s.name, s.target) {
+	if at := up.path + "/" + s.name; s.kind == kindLink && !inside(at, s.target) && (t.o.Leads == nil || !t.o.Leads(s.of.part.name, at, s.target)) {
 		s.of.part.hidden("its link leads out of the tree", up.path+"/"+s.name)
 		return nil
 	}
