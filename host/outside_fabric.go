@@ -100,7 +100,8 @@ type heldNode struct {
 	watched bool // somebody watches windows
 	number  uint64
 	windows []fabricd.Window
-	more    chan struct{} // closed when number changes
+	before  []fabricd.Window // that they were until then
+	more    chan struct{}    // closed when number changes
 }
 
 // holdFabrics is one of outsideBackends. Nodes by way of QEMU's device are QEMU's.
@@ -218,6 +219,20 @@ func (h *heldFabrics) wait(ctx context.Context, body []byte, _ []*os.File) (any,
 	return nil, nil, bus.ErrClosed
 }
 
+// told says whether there is a memory window at a path, or was until just now: who was told of it may not have heard better.
+func (h *heldFabrics) told(path string) bool {
+	at := func(w fabricd.Window) bool { return w.Path == path }
+	for _, n := range h.nodes {
+		n.mu.Lock()
+		is := slices.ContainsFunc(n.windows, at) || slices.ContainsFunc(n.before, at)
+		n.mu.Unlock()
+		if is {
+			return true
+		}
+	}
+	return false
+}
+
 // set takes the windows of all nodes.
 func (n *heldNode) set(list []fabricd.Window) {
 	n.mu.Lock()
@@ -226,7 +241,7 @@ func (n *heldNode) set(list []fabricd.Window) {
 		return
 	}
 	n.number++
-	n.windows = list
+	n.before, n.windows = n.windows, list
 	close(n.more)
 	n.more = make(chan struct{})
 }

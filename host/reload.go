@@ -173,7 +173,7 @@ func (ch *charge) retire(w *worker) error {
 	}
 	quiesce, cancel2 := context.WithTimeout(context.Background(), quiesceTime)
 	defer cancel2()
-	return errors.Join(unkilled, ch.out.Quiesce(quiesce))
+	return errors.Join(unkilled, ch.out.Quiesce(quiesce), ch.mendLedger())
 }
 
 func (a *app) reloadCmd() *cobra.Command {

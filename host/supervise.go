@@ -94,7 +94,7 @@ func newSupervisor(ctx context.Context, c superviseConfig) (_ *supervisor, err e
 		}
 	}()
 	s.spare = &spares{s: s}
-	s.tree = mirror.NewTree(mirror.TreeOptions{Rules: s.rules(), Except: []string{userns.ViewName}, May: s.may, Patience: patience, Log: s.log})
+	s.tree = mirror.NewTree(mirror.TreeOptions{Rules: s.rules(), Except: []string{userns.ViewName}, May: s.may, Leads: s.leads, Patience: patience, Log: s.log})
 	s.prepareView()
 	for i, g := range c.Plan.cut(iommuGroupOf) {
 		ch, err := newCharge(s, i, g)

@@ -236,9 +236,7 @@ func (ch *charge) employ(ctx context.Context, w *worker) error {
 	if err := ch.part.Sync(syncing); err != nil {
 		return fmt.Errorf("%s: its tree: %w%w", ch.Name, err, silent{errDied})
 	}
-	for _, lost := range up.Lost {
-		ch.s.log.Warn(said(lost))
-	}
+	ch.lost(up.Lost)
 	w.since = time.Now()
 	ch.set(func() {
 		ch.gone = false
@@ -360,6 +358,10 @@ func (ch *charge) died(w *worker, cause error) bool {
 		ch.report(w, last, hardware)
 	}
 	ch.s.log.Error(fmt.Sprintf("%s: %v", ch.Name, last))
+	if err := ch.mendLedger(); err != nil {
+		ch.give(err)
+		return false
+	}
 	ch.mu.Lock()
 	early, row := ch.deaths.early, ch.deaths.row
 	ch.mu.Unlock()

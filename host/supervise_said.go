@@ -1,6 +1,7 @@
 package host
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 )
@@ -33,6 +34,31 @@ func (ch *charge) bounded(said []DeviceInfo) []DeviceInfo {
 	}
 	tame(reflect.ValueOf(d))
 	return d
+}
+
+// mendLedger replaces a ledger of which a worker that is dead has made nonsense: the next one would not come up.
+func (ch *charge) mendLedger() error {
+	ch.mu.Lock()
+	err := ch.ledger.Check()
+	ch.mu.Unlock()
+	if err == nil {
+		return nil
+	}
+	ch.s.log.Warn(fmt.Sprintf("%s: its counters begin anew: %v", ch.Name, err))
+	return ch.newLedger()
+}
+
+// maxLost is how many lines of what could not be replayed a worker may have logged.
+const maxLost = 64
+
+// lost tells what a worker says that it could not replay.
+func (ch *charge) lost(lines []string) {
+	for _, l := range lines[:min(len(lines), maxLost)] {
+		ch.s.log.Warn(said(l))
+	}
+	if n := len(lines) - maxLost; n > 0 {
+		ch.s.log.Warn(fmt.Sprintf("%s: and %d more", ch.Name, n))
+	}
 }
 
 // said is what a worker said as one bearable line that steers no terminal.

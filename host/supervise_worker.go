@@ -32,6 +32,8 @@ type worker struct {
 	hi    chan workerHello // its first word
 	fatal chan error       // why it is to be ended, by what it said
 	logs  bucket
+	// doubts are of its watchdog's.
+	doubts bucket
 
 	mu     sync.Mutex
 	ch     *charge       // nil while it waits
@@ -48,6 +50,8 @@ const (
 	maxSuspects = 32
 	logBurst    = 2000 // messages at once
 	logRate     = 200  // a second, after those
+	doubtBurst  = 100
+	doubtRate   = 1
 )
 
 // startWorker starts one, of a program (nil for this one), and waits until it has given up its rights, or was told to keep them.
@@ -56,7 +60,7 @@ func startWorker(ctx context.Context, s *supervisor, program *os.File, bare bool
 	if err != nil {
 		return nil, err
 	}
-	w := &worker{s: s, hi: make(chan workerHello, 1), fatal: make(chan error, 1), logs: bucket{burst: logBurst, rate: logRate}}
+	w := &worker{s: s, hi: make(chan workerHello, 1), fatal: make(chan error, 1), logs: bucket{burst: logBurst, rate: logRate}, doubts: bucket{burst: doubtBurst, rate: doubtRate}}
 	w.p, err = sandbox.Start(sandbox.Options{Program: program, Args: s.c.Args, Env: s.c.Env, Files: []*os.File{theirs}, Bare: bare, CPUs: workerCPUs(), Log: slog.New(atLeast{s.log.Handler(), slog.LevelInfo}),
 		Started: func(pid int) {
 			if s.c.Started != nil {
@@ -246,13 +250,18 @@ func closeFiles(files []*os.File) {
 	}
 }
 
-// log takes a message over. One that says too much is cut short.
-func (w *worker) log(r workerRecord) {
-	ok, missed := w.logs.take(time.Now())
+// heard says whether one more is taken over of what b bounds. A worker that says too much is cut short.
+func (w *worker) heard(b *bucket) bool {
+	ok, missed := b.take(time.Now())
 	if missed > 0 {
-		w.s.log.Warn(fmt.Sprintf("%s: %d messages of its worker's are left out: they came faster than %d a second", w.name(), missed, logRate))
+		w.s.log.Warn(fmt.Sprintf("%s: %d messages of its worker's are left out: they came faster than %.0f a second", w.name(), missed, b.rate))
 	}
-	if ok {
+	return ok
+}
+
+// log takes a message over.
+func (w *worker) log(r workerRecord) {
+	if w.heard(&w.logs) {
 		w.s.log.Log(context.Background(), slog.Level(r.Level), printable(r.Text))
 	}
 }
@@ -275,6 +284,7 @@ func (w *worker) suspects(v suspect) {
 	switch {
 	case v.Fatal && !w.p.Traced(): // in a debugger everything stands still
 		w.condemn(errors.New(v.Text))
+	case !w.heard(&w.doubts):
 	case v.Over:
 		w.s.log.Info(v.Text)
 	default:

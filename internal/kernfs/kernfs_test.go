@@ -50,7 +50,7 @@ func TestHabits(t *testing.T) {
 			{`readlink $D/merged/dev; cat $D/merged/dev | grep -c lo:; ls $D/merged | diff - <(ls /proc/self/net)`, "/proc/self/net/dev\n1\n"},
 			{`cd $D/sys/class/x; stat sub > /dev/null; cat $D/sys/class/x/sub/back > /dev/null; ls $D/sys/class > /dev/null; pwd -P; cd sub; pwd -P; cd ..; /bin/pwd`,
 				s.dir + "/sys/class/x\n" + s.dir + "/sys/class/x/sub\n" + s.dir + "/sys/class/x\n"},
-			{`stat -f -c %l $D; df $D > /dev/null && grep -c "^ring3 $D fuse.ring3 .*nosuid,nodev" /proc/mounts`, "255\n1\n"},
+			{`stat -f -c %l $D; df $D > /dev/null && grep -c "^ring3 $D fuse.ring3 .*nosuid,nodev,noexec" /proc/mounts`, "255\n1\n"},
 			{`find $D/sys -type f | wc -l; cp $D/proc/hello /tmp/c.$$; cat /tmp/c.$$; rm /tmp/c.$$`, "5\nhello\n"},
 		} {
 			if got := s.sh(c.script, as...); got != c.want {

@@ -175,7 +175,7 @@ func mountDirect(dir string, opts Options) (int, error) {
 	if opts.AllowOther {
 		data += ",allow_other"
 	}
-	if err := unix.Mount(opts.Source, dir, "fuse.ring3", unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
+	if err := unix.Mount(opts.Source, dir, "fuse.ring3", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, data); err != nil {
 		unix.Close(fd)
 		if errors.Is(err, syscall.ENODEV) {
 			return -1, fmt.Errorf("mount: %w: the kernel has no FUSE, load it with `sudo modprobe fuse`", err)
@@ -203,7 +203,7 @@ func mountUser(dir string, opts Options) (int, error) {
 	ours, theirs := pair[0], os.NewFile(uintptr(pair[1]), "fusermount")
 	defer unix.Close(ours)
 	defer theirs.Close()
-	o := fmt.Sprintf("fsname=%s,subtype=ring3,default_permissions,max_read=%d", strings.NewReplacer(`\`, `\\`, ",", `\,`).Replace(opts.Source), maxIO)
+	o := fmt.Sprintf("fsname=%s,subtype=ring3,noexec,default_permissions,max_read=%d", strings.NewReplacer(`\`, `\\`, ",", `\,`).Replace(opts.Source), maxIO)
 	if opts.AllowOther {
 		o += ",allow_other"
 	}

@@ -370,3 +370,58 @@ func BenchmarkPair(b *testing.B) {
 		p.Store(v)
 	}
 }
+
+// TestCheck: what writers leave behind that keep to the rules is right at each moment, and nonsense in any part of it is found.
+func TestCheck(t *testing.T) {
+	l, f, err := Create("check")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	defer f.Close()
+	right := func(when string) {
+		t.Helper()
+		if err := l.Check(); err != nil {
+			t.Errorf("Check %s = %v", when, err)
+		}
+	}
+	right("of an empty one")
+	if _, err := l.Counter("beat"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := l.Area("flight/eth0", 100); err != nil {
+		t.Fatal(err)
+	}
+	right("of one that is used")
+	for i := 0; ; i++ { // until there is no room: that is no lie
+		if _, _, err := l.Area(fmt.Sprint("a", i), totalWords/8); err != nil {
+			break
+		}
+	}
+	right("of one that is full")
+	slot, err := l.slot("half", counterKind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.m.words.Store(slot+slotLen, 0)
+	right("of one whose writer died in the middle of a name")
+	area, err := l.slot("flight/eth0", areaKind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, bad := range map[string]struct {
+		at int
+		v  uint64
+	}{
+		"no magic": {wordMagic, 1}, "next areas before the first": {wordNext, 3}, "next areas far behind the last": {wordNext, 1 << 60}, "a name of another hash": {area + slotKey, 5},
+		"a long name": {area + slotLen, 1 << 40}, "an area elsewhere": {area + slotValue, 1<<lenBits | 5}, "an area without end": {area + slotValue, areasAt<<lenBits | 1<<31},
+	} {
+		was := l.m.words.Load(bad.at)
+		l.m.words.Store(bad.at, bad.v)
+		if err := l.Check(); !errors.Is(err, bus.ErrProtocol) {
+			t.Errorf("Check of %s = %v, want ErrProtocol", what, err)
+		}
+		l.m.words.Store(bad.at, was)
+	}
+	right("of one that is right again")
+}

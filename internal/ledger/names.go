@@ -149,6 +149,40 @@ func (l *Ledger) Snapshot() map[string]uint64 {
 	return all
 }
 
+// Check says what no writer that keeps to this package leaves behind, at whatever instruction it was killed: bus.ErrProtocol. What it finds nothing wrong with may still lie.
+func (l *Ledger) Check() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.m == nil {
+		return nil
+	}
+	w := l.m.words
+	if v := w.Load(wordMagic); v != magic {
+		return fmt.Errorf("ledger: it begins with %#x, want %#x: %w", v, uint64(magic), bus.ErrProtocol)
+	}
+	next := w.Load(wordNext)
+	if next < areasAt || next > 2*totalWords { // one that found no room has counted on
+		return fmt.Errorf("ledger: the next area begins at word %d, want %d to %d: %w", next, areasAt, totalWords, bus.ErrProtocol)
+	}
+	for at := slotsAt; at < areasAt; at += slotWords {
+		if w.Load(at+slotKey) == 0 || w.Load(at+slotLen) == 0 { // free, or not named yet
+			continue
+		}
+		if _, ok := readName(w, at, counterKind); ok {
+			continue
+		}
+		name, ok := readName(w, at, areaKind)
+		if !ok {
+			return fmt.Errorf("ledger: the name at word %d is none: %w", at, bus.ErrProtocol)
+		}
+		v := w.Load(at + slotValue)
+		if start, n := v>>lenBits, v&(1<<lenBits-1); v != 0 && (start < areasAt || n == 0 || n > totalWords || start > totalWords-n) {
+			return fmt.Errorf("ledger: area %q has %d words at %d: %w", name, n, start, bus.ErrProtocol)
+		}
+	}
+	return nil
+}
+
 // Area finds the words of a name, or makes them, all 0. fresh: they were made. It fails with EINVAL where the name or the number is
 // none, with ErrFull where there is no room, with bus.ErrProtocol where there is an area of the name and another length, and
 // with ErrClosed.

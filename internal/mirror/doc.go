@@ -38,7 +38,8 @@
 //
 // Of a worker nothing: the number of entries, their depth, names, targets and sizes have bounds, and so have the calls and streams that are open in it. Whatever breaks
 // one ends its link with bus.ErrProtocol. It changes only its own part, below the top, and never what the tree's owner put there;
-// what its part may have at all is TreeOptions.May's to say.
+// what its part may have at all is TreeOptions.May's to say. A link of its that leads out of the tree is not shown,
+// unless TreeOptions.Leads says so.
 // The kernel's entries of merged directories (node.Dir.Kernel) are not told.
 //
 // # Locks

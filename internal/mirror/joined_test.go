@@ -370,3 +370,58 @@ func TestPoisonAgain(t *testing.T) {
 		return
 	}
 }
+
+// TestInside: a link may go up to the top, and from there down; none goes further, whatever other links stand on its way.
+func TestInside(t *testing.T) {
+	for _, tt := range []struct {
+		at, target string
+		want       bool
+	}{
+		{"/sys/class/net/eth0", "../../devices/pci0000:00/net/eth0", true},
+		{"/sys/class/net/eth0", "../../../proc/net", true},
+		{"/sys/class/net/eth0", "../../../proc/self/fd/5", false},
+		{"/sys/class/net/eth0", "../../../etc/passwd", false},
+		{"/proc/x", "self/root/etc/passwd", false},
+		{"/sys/class/net/eth0", "../../../../etc/passwd", false},
+		{"/sys/class/net/eth0", "/proc/self/fd/5", false},
+		{"/sys/class/net/eth0", "//proc", false},
+		{"/sys/class/net/eth0", "device/../../../../../x", false}, // device may lead up
+		{"/sys/class/net/eth0", "device/..", false},
+		{"/sys/class/net/eth0", "..", true},
+		{"/sys/class/net/eth0", "...", true},
+		{"/sys/class/net/eth0", "./x", true},
+		{"/sys/class/net/eth0", "./../x", false},
+		{"/proc/net", "self/net", true},
+		{"/proc/net", "../etc", false},
+		{"/link", "b", true},
+		{"/link", "../b", false},
+	} {
+		if got := inside(tt.at, tt.target); got != tt.want {
+			t.Errorf("inside(%q, %q) = %v, want %v", tt.at, tt.target, got, tt.want)
+		}
+	}
+}
+
+// TestLinkOut: a worker's link that leads out of the tree is not shown, and what leads elsewhere in it is. QEMU would run what a worker has in its RAM if it could be had by a name.
+func TestLinkOut(t *testing.T) {
+	tr := NewTree(TreeOptions{Leads: func(part, path, target string) bool {
+		return part == "a" && path == "/sys/window0" && target == "/run/w"
+	}})
+	s := &session{part: newPart(tr, "a", 1), nodes: map[uint64]*seen{}, opens: map[uint64]*stream{}}
+	s.nodes[0] = &seen{of: s, at: tr.top, kindInfo: kindInfo{kind: kindDir}, kids: map[string]*seen{}}
+	for _, r := range []record{put(1, 0, "sys", aDir), put(4, 1, "window0", kindInfo{kind: kindLink, target: "/run/w"}), put(5, 1, "window1", kindInfo{kind: kindLink, target: "/run/w"}), put(2, 1, "evil.so", kindInfo{kind: kindLink, target: "/proc/self/fd/5"}), put(3, 1, "net", kindInfo{kind: kindLink, target: "../proc/net"})} {
+		if err := s.take(&r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := tr.Root().Own("sys").(*node.Dir)
+	if n := d.Own("evil.so"); n != nil {
+		t.Errorf("a link to memory of the worker's is shown: %+v", n)
+	}
+	if d.Own("window0") == nil || d.Own("window1") != nil {
+		t.Errorf("window0 is %v, window1 %v, want the one that may lead out", d.Own("window0"), d.Own("window1"))
+	}
+	if n, ok := d.Own("net").(*node.Link); !ok || n.Target != "../proc/net" {
+		t.Errorf("a link inside the tree is %+v", d.Own("net"))
+	}
+}

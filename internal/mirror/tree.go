@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,8 @@ type TreeOptions struct {
 	// May says whether a part may have an entry ("/sys/class/net/eth1"), where what is above it is there. It is asked once for each, with the Tree's lock held: it must not
 	// wait, nor use the Tree. nil: each may have any.
 	May func(part, path string) bool
+	// Leads says whether a link of a part's may lead out of the tree. It is asked as May is. nil: none may.
+	Leads func(part, path, target string) bool
 	// Patience is how long a call waits for the next worker, and how long one that cannot be interrupted waits for its answer; 0: 10 s.
 	Patience time.Duration
 	Log      *slog.Logger // nil discards
@@ -124,6 +127,10 @@ func (t *Tree) join(up *entry, s *seen) *entry {
 		s.of.part.hidden("it may not have that", up.path+"/"+s.name)
 		return nil
 	}
+	if at := up.path + "/" + s.name; s.kind == kindLink && !inside(at, s.target) && (t.o.Leads == nil || !t.o.Leads(s.of.part.name, at, s.target)) {
+		s.of.part.hidden("its link leads out of the tree", up.path+"/"+s.name)
+		return nil
+	}
 	if e == nil {
 		e = &entry{up: up, name: s.name, path: up.path + "/" + s.name}
 		switch s.kind {
@@ -158,6 +165,30 @@ func (t *Tree) join(up *entry, s *seen) *entry {
 	s.at = e
 	e.refresh()
 	return e
+}
+
+// tops are the directories between which links may lead, and magic the names in /proc of what leads everywhere.
+var (
+	tops  = []string{"dev", "proc", "sys"}
+	magic = []string{"cwd", "exe", "fd", "map_files", "ns", "root"}
+)
+
+// inside says whether a link at a path leads to somewhere in the tree, wherever other links that are so lead: first up, and then down only. By one that leads
+// elsewhere a worker would have whoever follows it take a file of the user's, or memory of the worker's, for what is shown here.
+func inside(at, target string) bool {
+	most := strings.Count(strings.Trim(at, "/"), "/")
+	up := 0
+	for ; target == ".." || strings.HasPrefix(target, "../"); up++ {
+		target = strings.TrimPrefix(target[2:], "/")
+	}
+	words := strings.Split(target, "/")
+	switch {
+	case up > most, strings.HasPrefix(target, "/"), slices.Contains(words, ".."):
+		return false
+	case up > 0 && up == most && !slices.Contains(tops, words[0]): // in 'ring3 shell' that is the machine's root
+		return false
+	}
+	return !slices.ContainsFunc(words, func(w string) bool { return slices.Contains(magic, w) })
 }
 
 // takes says whether a worker's node may stand here beside, or in the place of, what is here.
