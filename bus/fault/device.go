@@ -18,6 +18,9 @@ type Device struct {
 	plan Plan
 	// tearing: the plan may want to know what the device wrote.
 	tearing bool
+	// brief: only accesses to spots, the places of the plan's faults, are counted by place, and none is written down.
+	brief bool
+	spots []spot
 
 	mu      sync.Mutex // guards all below up to the blank line; nothing of in is called with it
 	places  places
@@ -49,6 +52,21 @@ type Device struct {
 type where struct {
 	place place
 	nth   int
+}
+
+// spot is the place of a fault, and the register that it is in, nil for none.
+type spot struct {
+	place
+	reg *bus.Register
+}
+
+// holds says whether an access may be one to the spot.
+func (s spot) holds(at place) bool {
+	if s.class != inRegion || at.class != inRegion || s.reg == nil {
+		return s.place == at
+	}
+	_, ok := s.reg.Find(at.n, at.off)
+	return ok
 }
 
 // stuckBit is a bit that reads as one value.
@@ -92,8 +110,11 @@ func Wrap(dev bus.Device, plan Plan) *Device {
 		} else if p, ok := d.places.find(f.At.Place); ok {
 			w := where{p, f.At.Nth}
 			d.byPlace[w] = append(d.byPlace[w], i)
+			r, _ := d.places.register(p)
+			d.spots = append(d.spots, spot{p, r})
 		}
 	}
+	d.brief = plan.NoLog && len(d.byNumber) == 0
 	go func() {
 		select {
 		case <-dev.Done():
@@ -132,6 +153,10 @@ type ticket struct {
 func (d *Device) step(op Op, at place, width int, value uint64) ticket {
 	d.mu.Lock()
 	d.n++
+	if d.brief && !slices.ContainsFunc(d.spots, func(s spot) bool { return s.holds(at) }) {
+		defer d.mu.Unlock()
+		return ticket{n: d.n, op: op}
+	}
 	at = d.places.canonical(at)
 	d.counts[at]++
 	t := ticket{n: d.n, op: op}
@@ -152,7 +177,7 @@ func (d *Device) step(op Op, at place, width int, value uint64) ticket {
 		}
 		d.hits[i] = o
 	}
-	if len(d.log) < maxLog {
+	if len(d.log) < maxLog && !d.plan.NoLog {
 		d.log = append(d.log, r)
 	}
 	if len(hit) == 0 {
@@ -188,6 +213,9 @@ func (d *Device) planned(t ticket, k Kind) *Fault {
 
 // after is what happens once an access was made. value is what the log shows.
 func (d *Device) after(t ticket, value uint64) {
+	if d.brief && !d.tearing && len(t.todo) == 0 {
+		return
+	}
 	d.mu.Lock()
 	if t.n <= len(d.log) {
 		d.log[t.n-1].value = value

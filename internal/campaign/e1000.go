@@ -164,7 +164,9 @@ func bothWays(ctx context.Context, n, peer netdev.Device) error {
 
 // hears waits until a receiver listens: QEMU's 82540EM does not for the first second, and says so by having no free descriptors.
 func hears(ctx context.Context, d netdev.Device) {
-	for end := time.Now().Add(3 * time.Second); d.Rx(0).Free() == 0 && d.Err() == nil && ctx.Err() == nil && time.Now().Before(end); {
+	ctx, cancel := within(ctx, 3*time.Second)
+	defer cancel()
+	for d.Rx(0).Free() == 0 && d.Err() == nil && ctx.Err() == nil {
 		time.Sleep(2 * time.Millisecond) // nothing tells of it
 	}
 }
@@ -221,8 +223,8 @@ func exchange(ctx context.Context, n, from, to netdev.Device) (came int, err err
 	came, err = receive(ctx, n, to, g)
 	if err != nil || came < frames {
 		// What was sent and not received is not waited for longer than a moment.
-		stop := time.AfterFunc(patience/4, cancel)
-		defer stop.Stop()
+		stop := after(patience/4, cancel)
+		defer stop.stop()
 	}
 	if e := healthy(<-sent); e != nil && err == nil {
 		if errors.Is(e, context.Canceled) {
@@ -237,7 +239,7 @@ func exchange(ctx context.Context, n, from, to netdev.Device) (came int, err err
 func receive(ctx context.Context, n, d netdev.Device, g uint32) (came int, err error) {
 	var bufs [8]*dma.Buf
 	next := 0
-	wait, cancel := context.WithTimeout(ctx, 20*patience)
+	wait, cancel := within(ctx, 20*patience)
 	defer cancel()
 	for came < frames {
 		k := d.Rx(0).Burst(bufs[:])

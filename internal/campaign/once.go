@@ -61,8 +61,8 @@ func once(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fa
 	out := make(chan Outcome, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	expire := time.AfterFunc(wholeLife, cancel)
-	defer expire.Stop()
+	expire := after(wholeLife, cancel)
+	defer expire.stop()
 	go pprof.Do(ctx, pprof.Labels(label, s.Name+" "+spec), func(ctx context.Context) {
 		o := Outcome{Scenario: s.Name, Faults: spec, Kind: "several"}
 		if len(faults) == 1 {
@@ -81,10 +81,12 @@ func once(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fa
 		return o
 	case <-ctx.Done():
 	}
+	hangs, over := awhile(ctx, hangTime)
+	defer over()
 	select {
 	case o := <-out:
 		return o
-	case <-time.After(hangTime):
+	case <-hangs.Done():
 	}
 	o := Outcome{Scenario: s.Name, Faults: spec}
 	o.fail("hang", "hangs %s after its time was over; goroutines:\n%s", hangTime, labelled())
@@ -96,7 +98,7 @@ func (o *Outcome) fail(class, format string, args ...any) {
 }
 
 // live is both lives. A nil rig is one of its own.
-func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fault, expire *time.Timer, keepLog bool) {
+func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fault, expire *limit, keepLog bool) {
 	if r == nil {
 		var err error
 		if r, err = s.open(ctx, b); err != nil {
@@ -109,8 +111,8 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 			}
 		}()
 	}
-	plan := fault.Plan{Faults: faults, Registers: s.Registers, Reset: r.selfReset}
-	plan.OnHit = func(fault.Fault, fault.Access) { expire.Reset(b.afterFault()) }
+	plan := fault.Plan{Faults: faults, Registers: s.Registers, Reset: r.selfReset, NoLog: !keepLog}
+	plan.OnHit = func(fault.Fault, fault.Access) { expire.reset(b.afterFault()) }
 	dev := fault.Wrap(r.dev, plan)
 	died, err := guard(func() error { return r.live(ctx, dev) })
 	held := dev.Held()
@@ -128,7 +130,7 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 	// The fault is over: the device is reset, and the next driver must find nothing amiss.
 	ctx, cancel := awhile(ctx, wholeLife)
 	defer cancel()
-	expire.Stop()
+	expire.stop()
 	if r.dev.Err() != nil && !b.fresh() {
 		// The emulator did not survive what the device did (QEMU's edu aborts it): a supervisor starts another.
 		other, err := s.open(ctx, b)
@@ -160,7 +162,7 @@ func (o *Outcome) again(ctx context.Context, r *rig) {
 		o.fail("reset", "resetting the device after %s: %v", o.Verdict, err)
 		return
 	}
-	next := fault.Wrap(r.dev, fault.Plan{})
+	next := fault.Wrap(r.dev, fault.Plan{NoLog: true})
 	died, err := guard(func() error { return r.live(ctx, next) })
 	held := next.Held()
 	e := next.Release()
@@ -168,7 +170,7 @@ func (o *Outcome) again(ctx context.Context, r *rig) {
 	case died != "":
 		o.fail("panic anew", "the driver anew: %s", died)
 	case err != nil || e != nil:
-		o.late = lateError(err)
+		o.late = lateError(err) || ctx.Err() != nil
 		o.fail("not recovered", "%s (%s), and the driver anew: %v", o.Verdict, o.Why, errors.Join(err, e))
 	case len(held) > 0:
 		o.fail("leak", "the driver anew left %s", strings.Join(held, ", "))

@@ -62,6 +62,14 @@ func ParseBackend(s string) (Backend, error) {
 // fresh says whether each run has a device of its own: where one costs nothing.
 func (b Backend) fresh() bool { return b.Name == "sim" }
 
+// waiting is how many runs may be on their way for one that is at work: one that waits costs nothing but its device.
+func (b Backend) waiting() int {
+	if b.fresh() {
+		return 8
+	}
+	return 1
+}
+
 // single says that there is one device, whose runs come one after the other, each with it opened anew.
 func (b Backend) single() bool { return b.Name == "vfio" }
 
@@ -207,9 +215,4 @@ func selfResetIn(m machine, name string) func() error {
 		return func() error { return s.Reset(context.Background(), name) }
 	}
 	return nil
-}
-
-// awhile is a context for what comes after a fault: it outlives the one that the fault ended.
-func awhile(ctx context.Context, t time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), t)
 }
