@@ -1,88 +1,111 @@
 package campaign
 
 import (
+	"container/heap"
 	"context"
 	"sync"
 	"time"
 )
 
-// Limits here count the time that this process was given, not the wall clock's: a machine with too much to do makes nothing late. A limit is
-// waited for in steps, and a step that came late counts as what it was to be.
+// Limits here count the time that this process was given, not the wall clock's, so that a machine with too much to do, or a campaign with too many runs
+// in flight, makes nothing late. Time goes on in ticks: one that comes late, since others had the CPU, counts for little more than one in time.
 
-// steps is how many a limit has, stepLeast how long one is at least.
+// tick is how long one is, tickMost what one counts for at most.
 const (
-	steps     = 8
-	stepLeast = 5 * time.Millisecond
+	tick     = 2 * time.Millisecond
+	tickMost = 3 * time.Millisecond
 )
+
+// pace is the time that was given since the start, and who waits for some of it. It ticks while there is somebody.
+var pace struct {
+	sync.Mutex // guards what follows
+	given      time.Duration
+	last       time.Time // when the last tick was
+	ticks      bool
+	waits      limits
+}
 
 // limit calls f once, when the process was given some time. Safe for concurrent use.
 type limit struct {
-	f func()
-
-	mu    sync.Mutex // guards what follows
-	left  time.Duration
-	step  time.Duration
-	timer *time.Timer // nil: it came, or was stopped
-	era   int         // of the last reset: a step that is on its way from before counts for nothing
+	f     func()
+	at    time.Duration
+	index int // among those that wait; -1 for none: it came, or was stopped
 }
 
-// after makes a limit.
+// limits is a heap; heap.Interface.
+type limits []*limit
+
+func (l limits) Len() int           { return len(l) }
+func (l limits) Less(i, k int) bool { return l[i].at < l[k].at }
+
+func (l limits) Swap(i, k int) {
+	l[i], l[k] = l[k], l[i]
+	l[i].index, l[k].index = i, k
+}
+
+// Push is heap.Interface's.
+func (l *limits) Push(x any) {
+	x.(*limit).index = len(*l)
+	*l = append(*l, x.(*limit))
+}
+
+// Pop is heap.Interface's.
+func (l *limits) Pop() any {
+	n := len(*l) - 1
+	x := (*l)[n]
+	(*l)[n], *l = nil, (*l)[:n]
+	x.index = -1
+	return x
+}
+
+// after makes a limit. f must not wait.
 func after(d time.Duration, f func()) *limit {
-	l := &limit{f: f}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.begin(d)
+	pace.Lock()
+	defer pace.Unlock()
+	if !pace.ticks {
+		pace.ticks, pace.last = true, time.Now()
+		time.AfterFunc(tick, ticked)
+	}
+	l := &limit{f: f, at: pace.given + d}
+	heap.Push(&pace.waits, l)
 	return l
 }
 
-// begin starts anew. Called with mu held.
-func (l *limit) begin(d time.Duration) {
-	l.left, l.step = d, max(d/steps, stepLeast)
-	l.era++
-	l.next()
-}
-
-// next waits for a step. Called with mu held.
-func (l *limit) next() {
-	if l.timer != nil {
-		l.timer.Stop()
+// ticked calls those whose time has come.
+func ticked() {
+	pace.Lock()
+	now := time.Now()
+	pace.given += min(now.Sub(pace.last), tickMost)
+	pace.last = now
+	var come []*limit
+	for len(pace.waits) > 0 && pace.waits[0].at <= pace.given {
+		come = append(come, heap.Pop(&pace.waits).(*limit))
 	}
-	era := l.era
-	l.timer = time.AfterFunc(min(l.step, l.left), func() { l.came(era) })
-}
-
-func (l *limit) came(era int) {
-	l.mu.Lock()
-	if era != l.era || l.timer == nil {
-		l.mu.Unlock()
-		return
+	if pace.ticks = len(pace.waits) > 0; pace.ticks {
+		time.AfterFunc(tick, ticked)
 	}
-	if l.left -= l.step; l.left > 0 {
-		l.next()
-		l.mu.Unlock()
-		return
+	pace.Unlock()
+	for _, l := range come {
+		l.f()
 	}
-	l.timer = nil
-	l.mu.Unlock()
-	l.f()
 }
 
 // reset has it come later, or earlier; nothing where it came, or was stopped.
 func (l *limit) reset(d time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.timer != nil {
-		l.begin(d)
+	pace.Lock()
+	defer pace.Unlock()
+	if l.index >= 0 {
+		l.at = pace.given + d
+		heap.Fix(&pace.waits, l.index)
 	}
 }
 
 // stop has it never come.
 func (l *limit) stop() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.timer != nil {
-		l.timer.Stop()
-		l.timer = nil
+	pace.Lock()
+	defer pace.Unlock()
+	if l.index >= 0 {
+		heap.Remove(&pace.waits, l.index)
 	}
 }
 

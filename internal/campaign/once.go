@@ -170,7 +170,7 @@ func (o *Outcome) again(ctx context.Context, r *rig) {
 	case died != "":
 		o.fail("panic anew", "the driver anew: %s", died)
 	case err != nil || e != nil:
-		o.late = lateError(err) || ctx.Err() != nil
+		o.late = lateError(err)
 		o.fail("not recovered", "%s (%s), and the driver anew: %v", o.Verdict, o.Why, errors.Join(err, e))
 	case len(held) > 0:
 		o.fail("leak", "the driver anew left %s", strings.Join(held, ", "))
@@ -181,7 +181,7 @@ func (o *Outcome) again(ctx context.Context, r *rig) {
 func lateError(err error) bool {
 	var away lostError
 	var mute silentError
-	return errors.Is(err, bus.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &away) || errors.As(err, &mute)
+	return errors.Is(err, bus.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.As(err, &away) || errors.As(err, &mute)
 }
 
 // guard calls f, and tells of its panic.
@@ -222,6 +222,7 @@ func (o *Outcome) judge(err error, died string, held []string) {
 	case err == nil:
 		o.Verdict = Harmless
 	case errors.As(err, &bad) && only(fault.Gone):
+		o.late = true
 		o.fail("unnoticed", "a dead link was not noticed: %v", err)
 	case errors.As(err, &bad):
 		o.Verdict, o.Class, o.Why = Wrong, "wrong data", err.Error()
