@@ -22,13 +22,14 @@ const (
 	NotMade   Verdict = "not made"  // the access never came
 	Harmless  Verdict = "harmless"  // nobody noticed, and nothing was wrong
 	Recovered Verdict = "recovered" // noticed; the driver went on by itself, or was closed, and one anew works in full
+	Corrupt   Verdict = "corrupt"   // some of what it gave as good is not, and it went on right by itself, or said so later and one anew works in full
 	Mute      Verdict = "mute"      // the driver said nothing, and did nothing any more: who waited noticed; a driver anew works in full
-	Wrong     Verdict = "wrong"     // it gave as good what is not: who compared noticed; a driver anew works in full
+	Wrong     Verdict = "wrong"     // it goes on giving as good what is not, until who compares has it restarted; a driver anew works in full
 	Failed    Verdict = "failed"    // anything else
 )
 
 // Verdicts are all, in order.
-var Verdicts = []Verdict{NotMade, Harmless, Recovered, Mute, Wrong, Failed}
+var Verdicts = []Verdict{NotMade, Harmless, Recovered, Corrupt, Mute, Wrong, Failed}
 
 // Outcome is one run.
 type Outcome struct {
@@ -38,7 +39,8 @@ type Outcome struct {
 	Verdict  Verdict `json:"verdict"`
 	Class    string  `json:"class,omitempty"` // a few words: why silent or failed, how recovered
 	Why      string  `json:"why,omitempty"`
-	Number   int     `json:"number"` // in the campaign
+	Number   int     `json:"number"`             // in the campaign
+	BadData  bool    `json:"bad_data,omitempty"` // it gave as good what is not, whatever the verdict
 
 	late     bool // failed by a time limit, as on a machine that has too much to do
 	repeated bool // made once more for that reason, and well then
@@ -206,7 +208,9 @@ func (o *Outcome) judge(err error, died string, held []string) {
 	held = slices.DeleteFunc(held, func(s string) bool { return denied && strings.HasSuffix(s, "interrupt vectors") })
 	var away lostError
 	var bad silentError
+	var data dataError
 	var other foreignError
+	o.BadData = errors.As(err, &data)
 	switch {
 	case died != "":
 		o.fail("panic", "%s", died)
@@ -229,6 +233,10 @@ func (o *Outcome) judge(err error, died string, held []string) {
 		if strings.HasPrefix(bad.Error(), "mute") {
 			o.Verdict, o.Class = Mute, "mute"
 		}
+	case o.BadData && data.right:
+		o.Verdict, o.Class, o.Why = Corrupt, "then right", err.Error()
+	case o.BadData:
+		o.Verdict, o.Class, o.Why = Corrupt, "then restarted", err.Error()
 	case errors.As(err, &away):
 		o.Verdict, o.Class, o.Why = Recovered, "went on", err.Error()
 	default:
