@@ -108,7 +108,9 @@ func nicLife(ctx context.Context, dev bus.Device, options map[string]string, pee
 	if peer != nil {
 		err = bothWays(ctx, n, peer)
 	}
-	n.Stats() // the driver looks whether the device is as it was set up, as it does every other second
+	for range 2 { // the driver looks whether the device is as it was set up, as it does every other second; what it finds odd, it looks at twice
+		n.Stats()
+	}
 	n.Link()
 	var bad silentError
 	if n.Err() != nil && errors.As(err, &bad) {
@@ -126,6 +128,7 @@ func nicLife(ctx context.Context, dev bus.Device, options map[string]string, pee
 // where all is well.
 const (
 	frames   = 12
+	turns    = 64/frames + 2 // exchanges after which a ring has been around, and so what was in it
 	patience = 400 * time.Millisecond
 )
 
@@ -155,7 +158,7 @@ func bothWays(ctx context.Context, n, peer netdev.Device) (err error) {
 		}
 		missing += frames - k
 		again, cancel := awhile(ctx, 4*patience)
-		for range 2 { // the first may meet what is left of the fault
+		for range turns { // the first may meet what is left of the fault
 			k, bad, err = exchange(again, n, way.from, way.to)
 			if wrong += bad; err != nil || k == frames && bad == 0 {
 				break
