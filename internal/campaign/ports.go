@@ -217,12 +217,14 @@ func (h *portHost) noticed(format string, args ...any) error {
 
 // await asks until cond holds, the port is dead, or too much time is over.
 func (h *portHost) await(ctx context.Context, cond func() bool) bool {
-	end := time.Now().Add(portTime)
-	for !cond() {
-		if h.port.Err() != nil || ctx.Err() != nil || time.Now().After(end) {
+	ctx, cancel := within(ctx, portTime)
+	defer cancel()
+	// The port tells nobody. Most that is waited for comes at once; what does not may be asked about less often.
+	for pause := 200 * time.Microsecond; !cond(); pause = min(2*pause, 20*time.Millisecond) {
+		if h.port.Err() != nil || ctx.Err() != nil {
 			return false
 		}
-		time.Sleep(500 * time.Microsecond) // the port tells nobody
+		time.Sleep(pause)
 	}
 	return true
 }
