@@ -245,6 +245,7 @@ func holdQEMU(c Config, g groupPlan) (outsideBackend, error) {
 		if err != nil {
 			return nil, errors.Join(err, h.Close())
 		}
+		q.Log = paced(h.log, group[0].Name)
 		m := &heldMachine{name: group[0].Name, c: c, log: h.log, config: q, group: group, turn: make(chan struct{}, 1), more: make(chan struct{})}
 		if qemu.IsTPM(group[0].Device) {
 			m.tpm = &group[0]
