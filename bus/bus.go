@@ -241,6 +241,21 @@ func SaveState(d Device) (restore func() error) {
 	return func() error { return nil }
 }
 
+// IRQKeeper is implemented by a device whose interrupt messages the backend, not the driver, programmed. A wrapper passes it on.
+type IRQKeeper interface {
+	// RestoreIRQs sees to it that the vectors that are enabled go where EnableIRQs had them go, and says whether one did not any more, as after a
+	// reset that nobody told of. The device must answer to its memory.
+	RestoreIRQs() (lost bool, err error)
+}
+
+// RestoreIRQs is a device's, or nothing.
+func RestoreIRQs(d Device) (lost bool, err error) {
+	if k, ok := d.(IRQKeeper); ok {
+		return k.RestoreIRQs()
+	}
+	return false, nil
+}
+
 // PowerHandler is implemented by a driver instance that can suspend its device.
 type PowerHandler interface {
 	Suspend(ctx context.Context) error

@@ -148,6 +148,9 @@ func (s *System) watch(b *boundDevice) {
 		own := b.fault != nil || b.spec.Backend == "vfio" || b.spec.Backend == vfioUser
 		if err := b.dev.Err(); errors.Is(err, bus.ErrDMAFault) || own && errors.Is(err, bus.ErrGone) {
 			s.log.Error(err.Error())
+			if s.strayed != nil && errors.Is(err, bus.ErrDMAFault) {
+				s.strayed(b.spec.Name, err)
+			}
 		}
 	}()
 }

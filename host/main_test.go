@@ -9,6 +9,7 @@ import (
 	"github.com/ring3dev/ring3/drivers/edu"
 	"github.com/ring3dev/ring3/drivers/portbus"
 	"github.com/ring3dev/ring3/drivers/portbus/pciehp"
+	"github.com/ring3dev/ring3/rionet/mport"
 	"github.com/ring3dev/ring3/tpmdd/crb"
 	"github.com/ring3dev/ring3/tpmdd/tis"
 )
@@ -20,6 +21,6 @@ func TestMain(m *testing.M) {
 }
 
 var testProgram = &Program{
-	Drivers:  []*pci.Driver{e1000.Driver, edu.Driver, tis.Driver, crb.Driver},
+	Drivers:  []*pci.Driver{e1000.Driver, edu.Driver, tis.Driver, crb.Driver, mport.Driver},
 	Services: []*portbus.ServiceDriver{pciehp.Driver(pciehp.Options{})},
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"github.com/ring3dev/ring3/bus/qemu"
 	"github.com/ring3dev/ring3/internal/link"
 	"github.com/ring3dev/ring3/netdev/tap"
+	"github.com/ring3dev/ring3/rionet/fabricd"
 	"github.com/ring3dev/ring3/vfio"
 )
 
@@ -36,6 +38,12 @@ type Outside interface {
 	VFIO(ctx context.Context, device string) (vfio.Lender, FunctionFacts, error)
 	// TAP lends the kernel interface that the plan makes of a device.
 	TAP(device string) tap.Lender
+	// Took tells that a device was opened by this process itself, since nobody could lend it.
+	Took(ctx context.Context, device string) error
+	// Fabric joins the fabric that the plan names as a device's node, and gives the connection. The one before it ends.
+	Fabric(ctx context.Context, device string) (*net.UnixConn, error)
+	// Windows are the memory windows of all nodes of that device's fabric, and the number of that list. It waits for another one than the one numbered seen.
+	Windows(ctx context.Context, device string, seen uint64) ([]fabricd.Window, uint64, error)
 }
 
 // Uses of Outside.File.
@@ -46,7 +54,8 @@ const (
 	useNetDev  = "net/dev" // the machine's /proc/net/dev, to read again and again; no name
 )
 
-// Methods of linkOutside. Bodies are JSON. Backends have sixteen each: QEMU from 0x0310, VFIO from 0x0320, TAP from 0x0330.
+// Methods of linkOutside. Bodies are JSON. Backends have sixteen each: QEMU from 0x0310, VFIO from 0x0320, TAP from 0x0330, what is
+// opened without an IOMMU from 0x0340, fabrics from 0x0350.
 const (
 	outsideFile  link.Method = 0x0301 // fileArgs; the file
 	outsideBegin link.Method = 0x0302 // fileArgs
@@ -134,7 +143,7 @@ type outsideBackend interface {
 
 // outsideBackends make those of a group; nil: it has no such device. They open what a worker of the group asks for first, or at once.
 var outsideBackends = []func(c Config, g groupPlan) (outsideBackend, error){
-	holdVFIO, holdTAPs,
+	holdVFIO, holdTAPs, holdBare, holdFabrics,
 }
 
 // nearOutside gives a group's workers what its plan says; outside.

@@ -245,6 +245,7 @@ func holdQEMU(c Config, g groupPlan) (outsideBackend, error) {
 		if err != nil {
 			return nil, errors.Join(err, h.Close())
 		}
+		q.Log = paced(h.log, group[0].Name)
 		m := &heldMachine{name: group[0].Name, c: c, log: h.log, config: q, group: group, turn: make(chan struct{}, 1), more: make(chan struct{})}
 		if qemu.IsTPM(group[0].Device) {
 			m.tpm = &group[0]
@@ -365,12 +366,8 @@ func (m *heldMachine) start(ctx context.Context) (err error) {
 
 // watchEmulator tells of an swtpm that ended before its QEMU.
 func (m *heldMachine) watchEmulator(p *qemu.Process, sw *swtpm.Process) {
-	select {
-	case <-p.Done():
-	case <-sw.Done():
-		if p.Err() == nil {
-			m.log.Error(sw.End())
-		}
+	if endedAlone(sw, p.Done()) {
+		m.log.Error(sw.End())
 	}
 }
 

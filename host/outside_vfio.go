@@ -263,10 +263,14 @@ func (h *heldVFIO) take(ctx context.Context, d DeviceSpec) (*heldFunction, error
 // not in the way: the next worker hears of it.
 func (h *heldVFIO) Quiesce(ctx context.Context) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	var errs []error
 	for _, f := range h.open {
 		errs = append(errs, f.loan.Recall(ctx))
+	}
+	kernel := h.kernel
+	h.mu.Unlock()
+	if kernel != nil { // what strayed until now is not the next worker's doing. Without mu: strayed wants it
+		kernel.Skip()
 	}
 	return errors.Join(errs...)
 }

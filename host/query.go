@@ -52,6 +52,8 @@ type DeviceInfo struct {
 	LastCause  string  `json:"last_cause,omitempty"`  // of the last death
 	Recovery   float64 `json:"recovery_ms,omitempty"` // from that death until the device was in service again; 0: it is not, yet
 	Report     string  `json:"report,omitempty"`      // file with what was known of it
+	// Uncontained is why its worker keeps its user's rights, and is not replaced by itself; "": it does not, and is.
+	Uncontained string `json:"uncontained,omitempty"`
 }
 
 // line is what up prints of a device.

@@ -154,6 +154,9 @@ func (s *System) planUIO(c Config, group []DeviceSpec, _ uint32) (starter, error
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.Name, err)
 		}
+		if err := s.took(ctx, d); err != nil {
+			return nil, errors.Join(err, dev.Close())
+		}
 		return newReal(dev, dev.Function(), nil)
 	}, nil
 }
@@ -165,7 +168,7 @@ func vfioOptions(d DeviceSpec) vfio.Options {
 
 func (s *System) planVFIO(c Config, group []DeviceSpec, _ uint32) (starter, error) {
 	d := group[0]
-	if c.Outside != nil {
+	if c.Outside != nil && unconfined(d) == nil {
 		return func(ctx context.Context) (machine, error) { return s.borrowVFIO(ctx, c.Outside, d) }, nil
 	}
 	o := vfioOptions(d)
@@ -174,6 +177,11 @@ func (s *System) planVFIO(c Config, group []DeviceSpec, _ uint32) (starter, erro
 		dev, err := vfio.Open(ctx, d.Device, o)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.Name, err)
+		}
+		if unconfined(d) != nil {
+			if err := s.took(ctx, d); err != nil {
+				return nil, errors.Join(err, dev.Close())
+			}
 		}
 		return newReal(dev, dev.Function(), nil)
 	}, nil

@@ -104,7 +104,7 @@ func (ch *charge) exchanged(w *worker, program *os.File) (time.Duration, error) 
 		}
 	}
 	// Whether it can be had at all is known before anything changes.
-	next, err := ch.s.spare.take(ch.s.ctx, program)
+	next, err := ch.s.spare.take(ch.s.ctx, program, ch.bare != nil)
 	if err == nil {
 		err = next.speaks()
 	}

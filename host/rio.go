@@ -236,31 +236,37 @@ func (b *boundDevice) closePort() error {
 	return errors.Join(err, p.link.Close())
 }
 
-// settleTime is how long the start waits for a port to be numbered and its network device to be there.
-const settleTime = 2 * time.Second
+// How long the start waits for a port to be numbered and its network device to be there; and where there was one before, whose settings, and a run of pktgen's, are to go on
+// with it. The host numbers a node that comes back as soon as it hears of it.
+const (
+	settleTime = 2 * time.Second
+	backTime   = 8 * time.Second
+)
 
 // startPorts begins to look for devices at all ports. It waits a little, so that what comes at once is there when the start is over.
-func (s *System) startPorts(ctx context.Context) error {
+func (s *System) startPorts(ctx context.Context, saved *Saved) error {
 	for _, b := range s.bound() {
 		s.runPort(b)
 	}
-	late := time.NewTimer(settleTime)
-	defer late.Stop()
-	expired := false
+	began := time.Now()
 	for _, b := range s.bound() {
 		p := b.rio
 		if p == nil {
 			continue
 		}
-		if !expired {
-			select {
-			case <-p.settled:
-			case <-late.C:
-				expired = true
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
+		wait := settleTime
+		if saved.hadNet(p.name) {
+			wait = backTime
 		}
+		late := time.NewTimer(max(0, wait-time.Since(began)))
+		select {
+		case <-p.settled:
+		case <-late.C:
+		case <-ctx.Done():
+			late.Stop()
+			return context.Cause(ctx)
+		}
+		late.Stop()
 		p.mu.Lock()
 		settled, failed := p.started(), p.failed
 		if !settled {

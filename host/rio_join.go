@@ -81,7 +81,13 @@ const joinTime = 10 * time.Second
 func (s *System) joinFabric(ctx context.Context, d DeviceSpec) (bus.Device, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTime)
 	defer cancel()
-	conn, err := connect(ctx, d)
+	var conn *net.UnixConn
+	var err error
+	if s.outside != nil {
+		conn, err = s.outside.Fabric(ctx, d.Name)
+	} else {
+		conn, err = connect(ctx, d)
+	}
 	if err != nil {
 		return nil, err
 	}

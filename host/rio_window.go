@@ -45,23 +45,44 @@ func (w *windows) set(list []fabricd.Window) bool {
 
 // watchWindows keeps the links as the windows come and go with their nodes.
 func (p *rioPort) watchWindows() {
-	for p.ctx.Err() == nil {
-		if c, err := fabricd.Dial(p.ctx, p.fabric.path, p.owners...); err == nil {
-			p.watchWindowsAt(c)
-		}
-		if p.ctx.Err() == nil && p.windows.set(nil) { // a fabric that is gone has none
+	set := func(list []fabricd.Window) {
+		if p.windows.set(list) {
 			p.port.WindowsChanged()
 		}
+	}
+	if p.s.outside != nil {
+		askWindows(p.ctx, p.s.outside, p.name, set)
+		return
+	}
+	windowWatch{p.fabric.path, p.owners, set}.run(p.ctx)
+}
+
+// windowWatch watches which windows the nodes of a fabric have.
+type windowWatch struct {
+	path   string
+	owners []int
+	set    func([]fabricd.Window) // told of all of them, each time that they may be others; nil: the fabric is gone
+}
+
+// run does it until ctx ends.
+func (w windowWatch) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if c, err := fabricd.Dial(ctx, w.path, w.owners...); err == nil {
+			w.at(ctx, c)
+		}
+		if ctx.Err() == nil {
+			w.set(nil)
+		}
 		select {
-		case <-p.ctx.Done():
+		case <-ctx.Done():
 		case <-time.After(rejoinFirst):
 		}
 	}
 }
 
-// watchWindowsAt does it as long as the fabric is there.
-func (p *rioPort) watchWindowsAt(c *fabricd.Client) {
-	ctx, cancel := context.WithCancel(p.ctx)
+// at does it as long as the fabric is there.
+func (w windowWatch) at(ctx context.Context, c *fabricd.Client) {
+	ctx, cancel := context.WithCancel(ctx)
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	defer cancel()
@@ -72,7 +93,7 @@ func (p *rioPort) watchWindowsAt(c *fabricd.Client) {
 		default:
 		}
 	}
-	reading.Go(func() { p.readWindows(ctx, c, news) })
+	reading.Go(func() { w.read(ctx, c, news) })
 	_ = c.Watch(ctx, tell, func(e fabricd.Event) error {
 		switch e.What {
 		case fabricd.EventJoined, fabricd.EventLeft, fabricd.EventNumbered:
@@ -82,8 +103,8 @@ func (p *rioPort) watchWindowsAt(c *fabricd.Client) {
 	}) // it ends with the fabric
 }
 
-// readWindows reads the list whenever there is news, until ctx ends.
-func (p *rioPort) readWindows(ctx context.Context, c *fabricd.Client, news <-chan struct{}) {
+// read reads the list whenever there is news, until ctx ends.
+func (w windowWatch) read(ctx context.Context, c *fabricd.Client, news <-chan struct{}) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -92,8 +113,8 @@ func (p *rioPort) readWindows(ctx context.Context, c *fabricd.Client, news <-cha
 		}
 		for {
 			list, err := c.Windows(ctx)
-			if err == nil && p.windows.set(list) {
-				p.port.WindowsChanged()
+			if err == nil {
+				w.set(list)
 			}
 			select {
 			case <-ctx.Done():

@@ -340,6 +340,11 @@ func readSaved(raw json.RawMessage) (*Saved, error) {
 	return v, nil
 }
 
+// hadNet says whether a device was a network device.
+func (v *Saved) hadNet(device string) bool {
+	return v != nil && slices.ContainsFunc(v.Nets, func(n savedNet) bool { return n.Device == device })
+}
+
 // lose notes something that is not as it was.
 func (s *System) lose(format string, a ...any) {
 	line := fmt.Sprintf(format, a...)

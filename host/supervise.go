@@ -67,6 +67,10 @@ type superviseConfig struct {
 	Deaths int
 	// Ended is told of each process that Started was told of and that is no more.
 	Ended func(pid int)
+	// Asked: somebody asked for supervision, so what does without part of it is worth a warning.
+	Asked bool
+	// Unconfined says why a device's driver cannot be contained; nil: what its backend says.
+	Unconfined func(d DeviceSpec) error
 }
 
 // Bounds of a worker's life.
@@ -98,6 +102,7 @@ func newSupervisor(ctx context.Context, c superviseConfig) (_ *supervisor, err e
 			return nil, err
 		}
 		s.charges = append(s.charges, ch)
+		ch.tellBare()
 	}
 	errs := make([]error, len(s.charges))
 	var wg sync.WaitGroup
@@ -211,12 +216,8 @@ func (s *supervisor) chargeOf(device string) *charge {
 func supervisable(p *Plan, passed bool) error {
 	for _, d := range p.Devices {
 		switch {
-		case unconfined(d) != nil:
-			return unconfined(d)
 		case d.Backend == vfioUser: // its client makes memory of its own to share, which a worker may not
 			return fmt.Errorf("%s is a device of another process", d.Name)
-		case fabricOf(d).path != "": // its client makes sockets, which a worker may not
-			return fmt.Errorf("%s is a node of a fabric", d.Name)
 		}
 	}
 	for name, file := range p.Trace.Files {

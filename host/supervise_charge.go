@@ -50,6 +50,7 @@ type charge struct {
 	out     outside // what it has of the world
 	orders  chan *order
 	devices []string // names in the plan, for the case that no worker ever said them
+	bare    error    // why its workers keep their rights, and are not replaced by themselves; nil: they do not, and are
 
 	unmade bool // valid after close
 
@@ -103,6 +104,7 @@ func newCharge(s *supervisor, index int, g groupPlan) (_ *charge, err error) {
 			ch.devices = append(ch.devices, d.Name)
 		}
 	}
+	ch.bare = s.uncontained(g)
 	if err := ch.newLedger(); err != nil {
 		return nil, err
 	}
@@ -193,11 +195,11 @@ func (ch *charge) bring(ctx context.Context) (*worker, error) {
 	ch.mu.Lock()
 	program := ch.program
 	ch.mu.Unlock()
-	w, err := ch.s.spare.take(ctx, program)
+	w, err := ch.s.spare.take(ctx, program, ch.bare != nil)
 	if err != nil && program != nil && ctx.Err() == nil {
 		ch.s.log.Warn(fmt.Sprintf("%s: %s cannot be started any more, and this program takes its place: %v", ch.Name, program.Name(), plain(err)))
 		ch.setProgram(nil)
-		w, err = ch.s.spare.take(ctx, nil)
+		w, err = ch.s.spare.take(ctx, nil, ch.bare != nil)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: starting a worker: %w%w", ch.Name, err, silent{errDied})
@@ -290,6 +292,7 @@ func (ch *charge) recover(w *worker, cause error) {
 		if !ch.sleep(ch.s.ctx, ch.delay()) {
 			return
 		}
+		ch.awaitWorld()
 		if w, cause = ch.bring(ch.s.ctx); cause == nil {
 			ch.mu.Lock()
 			took, n := ch.deaths.took, ch.deaths.count
@@ -365,6 +368,8 @@ func (ch *charge) died(w *worker, cause error) bool {
 		ch.give(unkilled)
 	case hardware != nil:
 		ch.give(fmt.Errorf("its devices cannot be stopped: %w", hardware))
+	case ch.bare != nil:
+		ch.give(fmt.Errorf("%w, so it is not started again by itself; 'ring3 reload' does: %w", ch.bare, last))
 	case early >= maxDeaths && w == nil:
 		ch.give(fmt.Errorf("no worker can be started for it; 'ring3 reload' tries again: %w", last))
 	case early >= maxDeaths:
@@ -391,6 +396,19 @@ func (ch *charge) worked() time.Duration {
 		return 1
 	}
 	return workedTime
+}
+
+// awaitWorld waits until what the devices are part of is there: a fabric may be gone for longer than a worker may take to come up.
+func (ch *charge) awaitWorld() {
+	o, ok := ch.out.(*nearOutside)
+	if !ok {
+		return
+	}
+	o.awaitWorld(ch.s.ctx, func(why error) {
+		why = plain(why)
+		ch.set(func() { ch.deaths.why = why.Error() })
+		ch.s.log.Warn(fmt.Sprintf("%s: its next worker waits: %v", ch.Name, why))
+	})
 }
 
 // mostDeaths is how many deaths in a row are too many.

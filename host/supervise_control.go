@@ -166,6 +166,10 @@ func (ch *charge) describe(ctx context.Context) []DeviceInfo {
 	for i := range out {
 		v := &out[i]
 		v.Supervised, v.Worker, v.Restarts, v.LastCause, v.Report = true, pid, d.count, d.last, d.report
+		v.Uncontained = ""
+		if ch.bare != nil {
+			v.Uncontained = ch.bare.Error()
+		}
 		v.Recovery = float64(d.took.Microseconds()) / 1000
 		if ch.state != stateUp {
 			v.State, v.Link = ch.state, downLink(v.Link)

@@ -50,14 +50,14 @@ const (
 	logRate     = 200  // a second, after those
 )
 
-// startWorker starts one, of a program (nil for this one), and waits until it has given up its rights.
-func startWorker(ctx context.Context, s *supervisor, program *os.File) (_ *worker, err error) {
+// startWorker starts one, of a program (nil for this one), and waits until it has given up its rights, or was told to keep them.
+func startWorker(ctx context.Context, s *supervisor, program *os.File, bare bool) (_ *worker, err error) {
 	ours, theirs, err := link.Pair()
 	if err != nil {
 		return nil, err
 	}
 	w := &worker{s: s, hi: make(chan workerHello, 1), fatal: make(chan error, 1), logs: bucket{burst: logBurst, rate: logRate}}
-	w.p, err = sandbox.Start(sandbox.Options{Program: program, Args: s.c.Args, Env: s.c.Env, Files: []*os.File{theirs}, CPUs: workerCPUs(), Log: slog.New(atLeast{s.log.Handler(), slog.LevelInfo}),
+	w.p, err = sandbox.Start(sandbox.Options{Program: program, Args: s.c.Args, Env: s.c.Env, Files: []*os.File{theirs}, Bare: bare, CPUs: workerCPUs(), Log: slog.New(atLeast{s.log.Handler(), slog.LevelInfo}),
 		Started: func(pid int) {
 			if s.c.Started != nil {
 				s.c.Started(pid, "worker")
@@ -580,7 +580,7 @@ func (p *spares) refill() {
 	p.next = n
 	go func() {
 		defer close(n.ready)
-		w, err := startWorker(p.s.ctx, p.s, nil)
+		w, err := startWorker(p.s.ctx, p.s, nil, false)
 		if err != nil {
 			if p.s.ctx.Err() == nil {
 				p.s.log.Warn(fmt.Sprintf("starting a worker in advance: %v", err))
@@ -591,9 +591,9 @@ func (p *spares) refill() {
 	}()
 }
 
-// take gives a worker of a program; nil for this one, of which there may be one that waits.
-func (p *spares) take(ctx context.Context, program *os.File) (*worker, error) {
-	if program == nil {
+// take gives a worker of a program; nil for this one, of which there may be one that waits. A bare one never waited: who waits has given up its rights.
+func (p *spares) take(ctx context.Context, program *os.File, bare bool) (*worker, error) {
+	if program == nil && !bare {
 		p.mu.Lock()
 		n := p.next
 		p.next = nil
@@ -608,7 +608,7 @@ func (p *spares) take(ctx context.Context, program *os.File) (*worker, error) {
 			}
 		}
 	}
-	return startWorker(ctx, p.s, program)
+	return startWorker(ctx, p.s, program, bare)
 }
 
 // close ends the one that waits.

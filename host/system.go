@@ -67,6 +67,8 @@ type Config struct {
 	Watched bool
 	// Violate is what the kind violate of a fault does, where Watched; nil: nothing.
 	Violate func()
+	// Strayed is told of a device that an IOMMU cut off, and why, where Watched; nil: nobody is. It must not wait.
+	Strayed func(device string, why error)
 }
 
 // System is a set of devices in service, with what stands on them. Close it.
@@ -107,6 +109,7 @@ type System struct {
 	serving bool // devices are served, and have no drivers
 	watched bool // faults may end this process
 	violate func()
+	strayed func(device string, why error)
 
 	done chan struct{} // closed when the last machine died
 
@@ -171,7 +174,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 	if c.Watched {
 		s.lines = new(irqLines)
 	}
-	s.watched, s.violate = c.Watched, c.Violate
+	s.watched, s.violate, s.strayed = c.Watched, c.Violate, c.Strayed
 	if s.ports, err = portbus.New(c.Services...); err != nil {
 		return err
 	}
@@ -217,7 +220,7 @@ func (s *System) start(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	if err := s.startPorts(ctx); err != nil {
+	if err := s.startPorts(ctx, saved); err != nil {
 		return err
 	}
 	locked = false

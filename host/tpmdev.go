@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -123,12 +124,32 @@ func (s *System) planTPM(c Config, d DeviceSpec, q qemu.Config) starter {
 
 // watchEmulator tells of an swtpm that ended before its QEMU.
 func (s *System) watchEmulator(m *tpmMachine) {
+	if endedAlone(m.sw, m.Done()) {
+		s.log.Error(m.sw.End())
+	}
+}
+
+// togetherWait is how much later the end of a QEMU may be noticed than that of its swtpm, which ends with it.
+const togetherWait = time.Second
+
+// endedAlone waits for the end of an swtpm or its QEMU, and says whether that of swtpm came by itself.
+func endedAlone(sw *swtpm.Process, qemu <-chan struct{}) bool {
 	select {
-	case <-m.Done():
-	case <-m.sw.Done():
-		if m.Err() == nil {
-			s.log.Error(m.sw.End())
+	case <-qemu:
+		return false
+	case <-sw.Done():
+	}
+	if sw.Err() == nil {
+		select {
+		case <-qemu:
+		case <-time.After(togetherWait):
 		}
+	}
+	select {
+	case <-qemu:
+		return false
+	default:
+		return true
 	}
 }
 

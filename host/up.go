@@ -292,7 +292,7 @@ func (u *up) serveDevices(ctx context.Context, c Config, f upFlags) error {
 	var why error
 	if f.supervise == "on" {
 		if why = supervisable(&c.Plan, len(c.Files) > 0); why == nil {
-			s, err := newSupervisor(ctx, superviseConfig{Config: c, Args: []string{workerArg}, Deaths: f.deaths, Ended: func(pid int) { _ = u.in.RemoveChild(pid) }})
+			s, err := newSupervisor(ctx, superviseConfig{Config: c, Args: []string{workerArg}, Deaths: f.deaths, Asked: f.supervised, Ended: func(pid int) { _ = u.in.RemoveChild(pid) }})
 			if err == nil {
 				u.sys = s
 			}

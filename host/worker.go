@@ -236,7 +236,11 @@ func (w *workerSide) configure(ctx context.Context, body []byte, files []*os.Fil
 	config := Config{Plan: plan, Drivers: w.p.Drivers, Services: w.p.Services, Log: w.log.Logger(), Stderr: os.Stderr,
 		Outside: &farOutside{w.conn}, Numbers: c.Numbers, Facts: c.Facts, Saved: c.Saved, Ledger: book, Watched: true,
 		Changed: func(v Saved) { w.tell(lifeState, v) },
-		Violate: func() { _ = w.conn.Send(violation, nil) }}
+		Violate: func() { _ = w.conn.Send(violation, nil) },
+		// Only a worker anew, whose devices were reset, has the device again.
+		Strayed: func(device string, why error) {
+			w.tell(lifeSuspect, suspect{Kind: suspectDMA, Device: device, Text: why.Error(), Fatal: true})
+		}}
 	sys := newSystem(config)
 	var watch *watchdog
 	if !c.Debug {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/trace"
+	"github.com/ring3dev/ring3/drivers/portbus"
 	"github.com/ring3dev/ring3/netdev"
 )
 
@@ -37,7 +38,9 @@ const (
 	someReads     = 4       // reads of at least two registers that all give all-ones
 	memoryPercent = 90      // of the limit that the process has
 	memoryNoLimit = 4 << 30 // bytes, where it has none
-	maxQueues     = 64      // of a device
+	tpmSlack      = 5 * time.Second
+	tpmLongest    = time.Minute // beyond what a command may take, whatever goes on
+	maxQueues     = 64          // of a device
 )
 
 // watchdog looks after a System.
@@ -55,12 +58,14 @@ type watchdog struct {
 	quiets map[string]int64      // of trace: time of the last read that was looked at, by device
 	stood  [callWaits]int        // looks at which the oldest call of a kind was the same
 	told   [callWaits]string     // what messages call that one
+	spin   spinners
+	slack  time.Duration // tpmSlack
 }
 
 type suspectKey struct{ kind, device, what string }
 
 func newWatchdog(s *System, calls *openCalls, tick time.Duration, say func(suspect)) *watchdog {
-	w := &watchdog{s: s, calls: calls, tick: tick, say: say, end: make(chan struct{}), seen: map[suspectKey]int{}, marks: map[suspectKey]uint64{}, quiets: map[string]int64{}}
+	w := &watchdog{s: s, calls: calls, tick: tick, say: say, end: make(chan struct{}), seen: map[suspectKey]int{}, marks: map[suspectKey]uint64{}, quiets: map[string]int64{}, slack: tpmSlack}
 	w.over.Go(w.run)
 	return w
 }
@@ -103,8 +108,11 @@ func (w *watchdog) look() {
 		w.interrupts(b, now)
 		w.queues(b, now)
 		w.silent(b, now)
+		w.late(b, now)
+		w.failed(b, now)
 	}
 	w.process(now)
+	w.spins(now)
 	for k := range w.seen {
 		if _, still := now[k]; !still {
 			if w.seen[k] >= ticksTold || k.kind == suspectDriver {
@@ -245,6 +253,17 @@ func (w *watchdog) silent(b *boundDevice, now map[suspectKey]string) {
 	// Who reads nothing for a while has not heard better.
 	if reads >= someReads && len(offsets) > 1 || reads == 0 && w.seen[k] > 0 {
 		now[k] = "all that are read give all-ones"
+	}
+}
+
+// failed looks whether the driver itself gave its device up, though that does not say that it is dead: a port whose config space is gone.
+func (w *watchdog) failed(b *boundDevice, now map[suspectKey]string) {
+	if !b.use.TryLock() {
+		return
+	}
+	defer b.use.Unlock()
+	if p, ok := b.inst.(*portbus.Port); ok && p.Err() != nil {
+		now[suspectKey{suspectSilent, b.spec.Name, "the port"}] = p.Err().Error()
 	}
 }
 

@@ -160,6 +160,8 @@ const (
 	suspectCall   = "call"   // what was asked is not answered
 	suspectMemory = "memory" // the heap grows without end
 	suspectThread = "thread" // goroutines without end
+	suspectSpin   = "spin"   // a goroutine that never stops
+	suspectDMA    = "dma"    // a device reached for what is not mapped for it
 )
 
 // Numbers are where a group begins to count, so that nothing of one group collides with another's in the joined tree. The zero value, but

@@ -2,10 +2,12 @@ package integration
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,81 +33,218 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-// TestHostile puts programs in the worker's place that try everything that its rights allow (integration/hostile). Each gets nothing, the group beside it goes on, the
-// supervisor neither dies nor grows, and the real driver is back at the user's word.
-func TestHostile(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o755); err != nil {
+// hostileCase is one attack, and what the supervisor is to say of it; "": nothing, and nobody is hurt.
+type hostileCase struct{ what, want string }
+
+// Beginnings of what it says: of the death of eth2's worker, and of one that has tried all and got nothing.
+const (
+	hostileDied = "eth2: "
+	hostileDone = "hostile: done"
+)
+
+// hostileRig is an instance of which eth2's worker is hostile, and in which eth0 sends to eth1 in another group.
+type hostileRig struct {
+	t       *testing.T
+	dir     string
+	program string // integration/hostile
+	env     []string
+	cmd     *exec.Cmd
+	out     *safeBuffer
+	said    *safeBuffer // stderr
+	ended   chan struct{}
+}
+
+// newHostileRig starts one.
+func newHostileRig(t *testing.T, args ...string) *hostileRig {
+	t.Helper()
+	r := &hostileRig{t: t, dir: t.TempDir(), out: &safeBuffer{}, said: &safeBuffer{}, ended: make(chan struct{})}
+	if err := os.Chmod(r.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	hostile := filepath.Join(dir, "hostile")
-	build := exec.Command("go", "build", "-trimpath", "-o", hostile, "./hostile")
+	r.program = filepath.Join(r.dir, "hostile")
+	build := exec.Command("go", "build", "-trimpath", "-o", r.program, "./hostile")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the hostile worker: %v\n%s", err, out)
 	}
-	run := filepath.Join(dir, "run")
-	env := append(os.Environ(), "RING3_RUNTIME_DIR="+run, "HOME="+dir, "XDG_STATE_HOME="+filepath.Join(dir, "state"))
-	ask := func(args ...string) (string, error) {
-		cmd := exec.Command(ring3, args...)
-		cmd.Env = env
-		out, err := cmd.CombinedOutput()
-		return strings.TrimSpace(string(out)), err
-	}
-	said := &safeBuffer{}
-	cmd := exec.Command(ring3, "up", "--no-mount", "eth0=sim:e1000e", "eth1=sim:e1000e", "eth2=sim:e1000e", "--wire", "eth0-eth1", "--pcap", "eth1="+filepath.Join(dir, "eth1.pcap"))
-	cmd.Env, cmd.Stderr = env, said
-	out := &safeBuffer{}
-	cmd.Stdout = out
-	if err := cmd.Start(); err != nil {
+	r.env = append(os.Environ(), "RING3_RUNTIME_DIR="+filepath.Join(r.dir, "run"), "HOME="+r.dir, "XDG_STATE_HOME="+filepath.Join(r.dir, "state"))
+	r.cmd = exec.Command(ring3, slices.Concat([]string{"up", "--no-mount"}, args, []string{"--wire", "eth0-eth1", "--pcap", "eth1=" + filepath.Join(r.dir, "eth1.pcap")})...)
+	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr = r.env, r.out, r.said
+	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(ended) }()
-	defer func() {
-		_ = cmd.Process.Signal(os.Interrupt)
+	go func() { _ = r.cmd.Wait(); close(r.ended) }()
+	t.Cleanup(func() {
+		_ = r.cmd.Process.Signal(os.Interrupt)
 		select {
-		case <-ended:
+		case <-r.ended:
 		case <-time.After(time.Minute):
-			_ = cmd.Process.Kill()
+			_ = r.cmd.Process.Kill()
 			t.Error("the supervisor does not end")
 		}
-	}()
-	eventually(t, "ring3 up", func() bool { return strings.Contains(out.String(), "is ready") })
-	must := func(args ...string) string {
-		t.Helper()
-		s, err := ask(args...)
-		if err != nil {
-			t.Fatalf("ring3 %s: %v: %s; the supervisor said %s", strings.Join(args, " "), err, s, last(said.String(), 2000))
-		}
-		return s
-	}
+	})
+	eventually(t, "ring3 up", func() bool {
+		r.lives(t)
+		return strings.Contains(r.out.String(), "is ready")
+	})
 	for _, w := range [][2]string{{"kpktgend_0", "add_device eth0"}, {"eth0", "count 0"}, {"eth0", "delay 1000000"}, {"eth0", "dst_mac ff:ff:ff:ff:ff:ff"}} {
-		must("set", "/proc/net/pktgen/"+w[0], w[1])
+		r.must("set", "/proc/net/pktgen/"+w[0], w[1])
 	}
 	sender := exec.Command(ring3, "set", "/proc/net/pktgen/pgctrl", "start")
-	sender.Env = env
+	sender.Env = r.env
 	if err := sender.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = sender.Process.Kill(); _ = sender.Wait() }()
+	t.Cleanup(func() { _ = sender.Process.Kill(); _ = sender.Wait() })
+	r.goesOn(t)
+	return r
+}
+
+func (r *hostileRig) ask(args ...string) (string, error) {
+	cmd := exec.Command(ring3, args...)
+	cmd.Env = r.env
+	out, err := cmd.CombinedOutput()
+	return strings.TrimSpace(string(out)), err
+}
+
+func (r *hostileRig) must(args ...string) string {
+	r.t.Helper()
+	s, err := r.ask(args...)
+	if err != nil {
+		r.t.Fatalf("ring3 %s: %v: %s; the supervisor said %s", strings.Join(args, " "), err, s, last(r.said.String(), 2000))
+	}
+	return s
+}
+
+// lives ends the test where the supervisor has ended.
+func (r *hostileRig) lives(t *testing.T) {
+	t.Helper()
+	select {
+	case <-r.ended:
+		t.Fatalf("the supervisor ended and said %s", last(r.said.String(), 4000))
+	default:
+	}
+}
+
+// goesOn waits for frames in the group beside.
+func (r *hostileRig) goesOn(t *testing.T) {
+	t.Helper()
 	received := func() uint64 {
-		s := must("get", "/sys/class/net/eth1/statistics/rx_packets")
+		s := r.must("get", "/sys/class/net/eth1/statistics/rx_packets")
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
 			t.Fatalf("rx_packets of eth1: %v", err)
 		}
 		return n
 	}
-	goesOn := func() {
-		t.Helper()
-		before := received()
-		eventually(t, "traffic of the group beside it", func() bool { return received() > before })
+	before := received()
+	eventually(t, "traffic of the group beside it", func() bool { return received() > before })
+}
+
+// beside are what ls says of the group beside, and of its worker.
+func (r *hostileRig) beside(t *testing.T) (all []string) {
+	t.Helper()
+	var list []struct {
+		Name, State      string
+		Worker, Restarts int
 	}
-	goesOn()
-	fds, rss := costs(t, cmd.Process.Pid)
-	const died, done = "eth2: ", "hostile: done"
-	for _, c := range []struct{ what, want string }{
+	if err := json.Unmarshal([]byte(r.must("ls", "-json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range list {
+		if d.Name == "eth0" || d.Name == "eth1" {
+			all = append(all, fmt.Sprintf("%+v", d))
+		}
+	}
+	return all
+}
+
+// attack has a hostile worker try one thing in eth2's place, and eth2's real driver back afterwards.
+func (r *hostileRig) attack(t *testing.T, c hostileCase) {
+	program := filepath.Join(r.dir, "hostile-"+c.what)
+	if err := os.Link(r.program, program); err != nil {
+		t.Fatal(err)
+	}
+	from := len(r.said.String())
+	s, err := r.ask("reload", "eth2", program)
+	if err != nil && strings.HasPrefix(c.want, hostileDone) {
+		t.Errorf("reload: %v: %s", err, s)
+	}
+	if strings.ContainsAny(s, "\x1b\r") {
+		t.Errorf("what reload prints steers the terminal: %q", s)
+	}
+	if c.want == "" { // paced, or ended: nobody is hurt
+		time.Sleep(time.Second)
+	} else {
+		eventually(t, fmt.Sprintf("%q in what the supervisor says", c.want), func() bool {
+			r.lives(t)
+			return strings.Contains(r.said.String()[from:], c.want)
+		})
+	}
+	r.goesOn(t)
+	if c.what == "claim" {
+		if ls := r.must("ls", "-json"); strings.Contains(ls, "mine") || strings.Contains(ls, `\u001b`) {
+			t.Errorf("ls shows what it claims: %s", ls)
+		}
+	}
+	within(t, 90*time.Second, "reload of the real driver", func() bool {
+		r.lives(t)
+		if s, err = r.ask("reload", "eth2", ring3); err != nil {
+			t.Log(s)
+		}
+		return err == nil
+	})
+	eventually(t, "eth2 in service", func() bool {
+		s, err := r.ask("get", "/sys/class/net/eth2/address")
+		return err == nil && strings.Count(s, ":") == 5
+	})
+	now := r.said.String()[from:]
+	if i := strings.Index(now, "hostile: got"); i >= 0 {
+		t.Errorf("it %.300s", now[i:])
+	}
+	if strings.ContainsAny(now, "\x1b\r") {
+		t.Errorf("its text steers the terminal: %q", last(now, 300))
+	}
+	if n := strings.Count(now, "\n"); n > 3000 {
+		t.Errorf("it has the supervisor say %d lines: %s", n, last(now, 1000))
+	}
+	if i := strings.Index(now, "\nforged"); i >= 0 {
+		t.Errorf("it forges lines: %q", now[i:min(len(now), i+300)])
+	}
+}
+
+// try makes all attacks. The supervisor, and the group beside, are as they were.
+func (r *hostileRig) try(t *testing.T, cases []hostileCase) {
+	fds, rss := costs(t, r.cmd.Process.Pid)
+	beside := r.beside(t)
+	for _, c := range cases {
+		t.Run(strings.TrimPrefix(c.what, "qemu-"), func(t *testing.T) {
+			if c.what == "half" && os.Getenv("RING3_LONG") == "" {
+				t.Skip("RING3_LONG is not set: like mute, it takes the 10 s that a worker has to end")
+			}
+			r.attack(t, c)
+		})
+		r.lives(t)
+		if now := r.beside(t); !slices.Equal(now, beside) {
+			t.Errorf("after %s the group beside is %v, want %v", c.what, now, beside)
+		}
+	}
+	eventually(t, "descriptors as before", func() bool {
+		now, _ := costs(t, r.cmd.Process.Pid)
+		return now <= fds+4
+	})
+	if _, now := costs(t, r.cmd.Process.Pid); now > rss+256<<20 {
+		t.Errorf("the supervisor has %d MiB, %d before: it grew", now>>20, rss>>20)
+	}
+	r.goesOn(t)
+}
+
+// TestHostile puts programs in the worker's place that try everything that its rights allow (integration/hostile). Each gets nothing, the group beside it goes on, the
+// supervisor neither dies nor grows, and the real driver is back at the user's word.
+func TestHostile(t *testing.T) {
+	t.Parallel()
+	const died, done = hostileDied, hostileDone
+	newHostileRig(t, "eth0=sim:e1000e", "eth1=sim:e1000e", "eth2=sim:e1000e").try(t, []hostileCase{
 		{"files", done},
 		{"devices", done},
 		{"calls", done},
@@ -134,73 +273,43 @@ func TestHostile(t *testing.T) {
 		{"kill", died + "killed for the system call kill("},
 		{"fork", died + "killed for the system call clone("},
 		{"truncate", died + "killed for the system call ftruncate("},
+		{"ptrace", died + "killed for the system call ptrace("},
+		{"ioctl", died + "killed for the system call ioctl("},
+		{"ledger", died + "exit status 77"},
+		{"ledger-lies", died + "exit status 77"},
+		{"lost", done},
+		{"stop-exit", done},
+		{"stop-lies", done},
+		{"stop-bomb", done},
 		{"mute", done},
-	} {
-		ok := t.Run(c.what, func(t *testing.T) {
-			if c.what == "half" && os.Getenv("RING3_LONG") == "" {
-				t.Skip("RING3_LONG is not set: like mute, it takes the 10 s that a worker has to end")
-			}
-			program := filepath.Join(dir, "hostile-"+c.what)
-			if err := os.Link(hostile, program); err != nil {
-				t.Fatal(err)
-			}
-			from := len(said.String())
-			s, err := ask("reload", "eth2", program)
-			if err != nil && strings.HasPrefix(c.want, done) {
-				t.Errorf("reload: %v: %s", err, s)
-			}
-			if c.want == "" { // paced, or ended: nobody is hurt
-				time.Sleep(time.Second)
-			} else {
-				eventually(t, fmt.Sprintf("%q in what the supervisor says", c.want), func() bool {
-					select {
-					case <-ended:
-						t.Fatalf("the supervisor ended and said %s", last(said.String(), 4000))
-					default:
-					}
-					return strings.Contains(said.String()[from:], c.want)
-				})
-			}
-			goesOn()
-			now := said.String()[from:]
-			if i := strings.Index(now, "hostile: got"); i >= 0 {
-				t.Errorf("it %.300s", now[i:])
-			}
-			if strings.ContainsAny(now, "\x1b\r") {
-				t.Errorf("its text steers the terminal: %q", last(now, 300))
-			}
-			if c.what == "claim" {
-				if ls := must("ls", "-json"); strings.Contains(ls, "mine") || strings.Contains(ls, `\u001b`) {
-					t.Errorf("ls shows what it claims: %s", ls)
-				}
-			}
-			within(t, 90*time.Second, "reload of the real driver", func() bool {
-				if s, err = ask("reload", "eth2", ring3); err != nil {
-					t.Log(s)
-				}
-				return err == nil
-			})
-			eventually(t, "eth2 in service", func() bool {
-				s, err := ask("get", "/sys/class/net/eth2/address")
-				return err == nil && strings.Count(s, ":") == 5
-			})
-		})
-		if !ok && t.Failed() {
-			select {
-			case <-ended:
-				t.Fatalf("the supervisor ended and said %s", last(said.String(), 4000))
-			default:
-			}
-		}
-	}
-	eventually(t, "descriptors as before", func() bool {
-		now, _ := costs(t, cmd.Process.Pid)
-		return now <= fds+4
 	})
-	if _, now := costs(t, cmd.Process.Pid); now > rss+256<<20 {
-		t.Errorf("the supervisor has %d MiB, %d before: it grew", now>>20, rss>>20)
+}
+
+// TestHostileQEMU is TestHostile where the group has a QEMU of its own, whose descriptors the worker has: RAM, qtest socket, eventfds. What it can do with them ends at that
+// QEMU, which is another one afterwards if need be; the QEMU beside it has traffic all the time.
+func TestHostileQEMU(t *testing.T) {
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip(err)
 	}
-	goesOn()
+	const died, done = hostileDied, hostileDone
+	newHostileRig(t, "eth0=qemu:e1000e", "eth1=qemu:e1000e", "eth2=qemu:e1000e").try(t, []hostileCase{
+		{"qemu-names", done},
+		{"qemu-monitor", done},
+		{"qemu-chatter", done},
+		{"qemu-assert", done},
+		{"qemu-partial", done},
+		{"qemu-line", done},
+		{"qemu-memory", "failed to allocate"},
+		{"qemu-flood", done},
+		{"qemu-shut", done},
+		{"qemu-power", done},
+		{"qemu-bells", done},
+		{"qemu-pass", died + "exit status 77"},
+		{"qemu-ram", died + "killed for the system call fcntl("},
+		{"truncate", died + "killed for the system call ftruncate("},
+		{"stop-exit", done},
+		{"ledger-lies", died + "exit status 77"},
+	})
 }
 
 // last is the end of a text.

@@ -44,6 +44,7 @@ func samples(t *testing.T, dir string) {
 
 // TestPktgenSamples runs the scripts that come with the kernel, unmodified, in ring3 shell.
 func TestPktgenSamples(t *testing.T) {
+	t.Parallel()
 	dir := folder(t)
 	samples(t, dir)
 	for _, c := range []struct {

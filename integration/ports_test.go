@@ -18,6 +18,7 @@ import (
 // TestPorts plays the scenario that the kernel 6.1 was played in the VM to ring3, guest-less, and compares what is seen line by line with
 // testdata/ports/kernel-6.1.txt. What differs, and why, is portDifferences.
 func TestPorts(t *testing.T) {
+	t.Parallel()
 	dir, err := os.MkdirTemp("", "ports")
 	if err != nil {
 		t.Fatal(err)

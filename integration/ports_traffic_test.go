@@ -16,6 +16,7 @@ const (
 // TestPortsRecoverTraffic: errors while pktgen sends. The device recovers, the run goes on to its end, and each frame either came or is counted
 // as lost.
 func TestPortsRecoverTraffic(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		devices []string

@@ -90,6 +90,7 @@ var uioDifferences = []*regexp.Regexp{
 }
 
 func TestOfPorts(t *testing.T) {
+	t.Parallel()
 	const text = "== state\n     bus/pci/devices/rp1/class: x\n     bus/pci/devices/rp2/class: x\n== 7 one\ndo   plug eth2 into rp1: ok\ndo   root rescans: ok ~2.00s\n" +
 		"uev  add /devices/pci/rp1/eth2 SUBSYSTEM=pci\n== 9 two\nlog  pcieport rp0: x\nlog  pcieport dn1: x\n"
 	for _, test := range []struct {

@@ -84,6 +84,7 @@ func portsVersion() string {
 // TestVMPorts plays the scenario of package portseen to ring3 in a VM, which has two ports by UIO, as far as it concerns those; and with RING3_LONG to the
 // kernel, whose recording is kept (make golden).
 func TestVMPorts(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("the scenario takes minutes, twice")
 	}

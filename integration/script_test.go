@@ -78,6 +78,7 @@ func leftovers(dir string) string {
 }
 
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	top, err := filepath.Abs("..")
 	if err != nil {
 		t.Fatal(err)

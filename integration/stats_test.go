@@ -115,6 +115,7 @@ func scrape(t *testing.T, url string) string {
 
 // TestMetrics: Prometheus gets what ring3 stats prints, from loopback, for as long as the instance is there.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	w := startWatched(t, "--metrics", ":0")
 	url := w.url(t)
 	if !strings.HasPrefix(url, "http://127.0.0.1:") {
@@ -155,6 +156,7 @@ func TestMetrics(t *testing.T) {
 
 // TestReport: a page is well-formed, and has lines for everything, whatever ended it.
 func TestReport(t *testing.T) {
+	t.Parallel()
 	w := startWatched(t)
 	w.send(t, 1000)
 	file := filepath.Join(w.dir, "r.html")
@@ -168,7 +170,7 @@ func TestReport(t *testing.T) {
 		c.shows(t, "ring3: report: recording; Ctrl-C ends it and draws")
 		end.do(c)
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("ring3 report after %s: %v", end.name, err)
+			t.Errorf("ring3 report after %s: %v: %s", end.name, err, c.all())
 		}
 		checkReport(t, file)
 		os.Remove(file)
@@ -243,6 +245,14 @@ func (c *terminal) shows(t *testing.T, texts ...string) {
 	}
 }
 
+// all is what was shown until the program's end.
+func (c *terminal) all() string {
+	<-c.end
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.text.String()
+}
+
 // onTerminal runs a ring3 on a terminal of its own.
 func (w *watched) onTerminal(t *testing.T, args ...string) (*terminal, *exec.Cmd) {
 	t.Helper()
@@ -259,6 +269,7 @@ func (w *watched) onTerminal(t *testing.T, args ...string) (*terminal, *exec.Cmd
 
 // TestTop: it shows the devices, follows the size of the terminal, and gives the terminal back.
 func TestTop(t *testing.T) {
+	t.Parallel()
 	w := startWatched(t)
 	w.send(t, 1234)
 	c, cmd := w.onTerminal(t, "top", "-n", "0.1")

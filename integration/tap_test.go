@@ -35,8 +35,9 @@ func runInside(t *testing.T, test string) {
 	if os.Getenv(insideTap) != "" {
 		t.Skip("inside")
 	}
+	t.Parallel()
 	// A user cannot reach the folder that go test runs it from.
-	self := filepath.Join(filepath.Dir(ring3), "integration.test")
+	self := filepath.Join(filepath.Dir(ring3), test+".test")
 	copyFile(t, "/proc/self/exe", self)
 	root := os.Geteuid() == 0
 	for _, c := range []struct {

@@ -11,6 +11,7 @@ import (
 // TestTPMNames has a TPM of each family, with names of the user's, in a run folder with a long one: what stands in /dev and /sys,
 // and that the files are the TPMs'.
 func TestTPMNames(t *testing.T) {
+	t.Parallel()
 	dir := tpmDir(t)
 	dir = filepath.Join(dir, strings.Repeat("d", 91-len(dir))) // of 92 characters; a socket's address has 107
 	if err := os.Mkdir(dir, 0o700); err != nil {

@@ -106,6 +106,7 @@ const (
 // TestTPMOpeners has 64 openers use /dev/tpmrm0 at once for a minute, from several programs, each with a key of its own and some
 // with sessions. They leave the machine to the tests beside this one but for the first seconds, or with RING3_LONG not at all. Nobody sees an answer of another's, and nothing is left in the TPM, though half of them end without a word.
 func TestTPMOpeners(t *testing.T) {
+	t.Parallel()
 	needTools(t)
 	rush := 5 * time.Second
 	if os.Getenv("RING3_LONG") != "" {
@@ -214,6 +215,7 @@ func checkNothingInTPM(t *testing.T, socket string) {
 
 // TestTPMSockets has go-tpm use the sockets: tpm0's with a connection for each command, tpmrm0's with one for all.
 func TestTPMSockets(t *testing.T) {
+	t.Parallel()
 	needTools(t)
 	dir := tpmDir(t)
 	up := startRing3(t, nil, tpmEnv(dir), "up", "--mount", filepath.Join(dir, "tree"), "tpm7=qemu:tpm-tis")

@@ -149,6 +149,7 @@ var deviantLog = map[string]string{
 
 // TestTPMTables: system calls on ring3's devices give what they give on the kernel's, but for deviations.
 func TestTPMTables(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		device string
 		tables []string

@@ -141,6 +141,7 @@ func checkSteps(t *testing.T, script, printed string) {
 
 // TestTPMTools runs tpm2-tools on both of QEMU's TPMs, and as an ordinary user.
 func TestTPMTools(t *testing.T) {
+	t.Parallel()
 	needTools(t, "tpm2_getrandom")
 	_, text := tpmScript(t, "tools.sh")
 	for _, c := range []struct {
@@ -168,6 +169,7 @@ func TestTPMTools(t *testing.T) {
 // TestTPM12Tools runs tpm-tools on a TPM 1.2, which is reset in between and keeps its state, and tcsd its keys: with `ring3 run`,
 // then with `ring3 shell`, from another folder.
 func TestTPM12Tools(t *testing.T) {
+	t.Parallel()
 	needTools(t, "tcsd", "tpm_version")
 	dir := tpmDir(t)
 	path, text := tpmScript(t, "tools12.sh")
@@ -230,6 +232,7 @@ func (m mode) report() string {
 // TestTPM12Modes goes through the eight operational modes of a TPM 1.2 (enabled, active, owned). Each change is made by
 // tpm-tools and looked at after a reset.
 func TestTPM12Modes(t *testing.T) {
+	t.Parallel()
 	needTools(t, "tcsd", "tpm_version")
 	dir := tpmDir(t)
 	path, _ := tpmScript(t, "mode12.sh")
@@ -267,6 +270,7 @@ func TestTPM12Modes(t *testing.T) {
 
 // TestTPMPKCS11 has an SSH key in the TPM.
 func TestTPMPKCS11(t *testing.T) {
+	t.Parallel()
 	needTools(t, "tpm2_getrandom", "tpm2_ptool", "pkcs11-tool", "ssh-keygen", "openssl", "libtpm2_pkcs11.so")
 	path, text := tpmScript(t, "pkcs11.sh")
 	checkSteps(t, text, tpmRun(t, nil, tpmDir(t), "tpm0=qemu:tpm-crb", "--", "sh", path, module("libtpm2_pkcs11.so")))
@@ -274,6 +278,7 @@ func TestTPMPKCS11(t *testing.T) {
 
 // TestTPMTLS has the key of a TLS server in the TPM.
 func TestTPMTLS(t *testing.T) {
+	t.Parallel()
 	needTools(t, "tpm2_getrandom", "openssl", "tpm2.so")
 	path, text := tpmScript(t, "tls.sh")
 	l, err := net.Listen("tcp", "localhost:0")

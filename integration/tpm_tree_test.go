@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ring3dev/ring3/integration/vm"
@@ -149,6 +150,7 @@ func fileDifferences(text, seen string) (differences []string) {
 
 // TestTPMDifferences: whichever line is missing is noticed.
 func TestTPMDifferences(t *testing.T) {
+	t.Parallel()
 	for _, kept := range []string{"tis20", "crb20", "tis12", "tis12-owned"} {
 		text, err := os.ReadFile(filepath.Join(tpmFilesDir, kept+".txt"))
 		if err != nil {
@@ -180,13 +182,17 @@ func deviantFile(name, stat string) bool {
 	if _, to, ok := strings.Cut(stat, " -> "); ok {
 		name += " -> " + to
 	}
-	for _, d := range deviantFiles {
-		if regexp.MustCompile("^(" + d.path + ")$").MatchString(name) {
-			return true
-		}
-	}
-	return false
+	return deviant().MatchString(name)
 }
+
+// deviant matches the paths of deviantFiles.
+var deviant = sync.OnceValue(func() *regexp.Regexp {
+	var paths []string
+	for _, d := range deviantFiles {
+		paths = append(paths, d.path)
+	}
+	return regexp.MustCompile("^(?:" + strings.Join(paths, "|") + ")$")
+})
 
 // tpmLog are the lines of a log that both should have, without addresses.
 func tpmLog(text string) string {
@@ -209,6 +215,7 @@ next:
 
 // TestTPMTree: ring3's files of a TPM are the kernel's, but for deviantFiles, and what it logs about it is what the kernel does.
 func TestTPMTree(t *testing.T) {
+	t.Parallel()
 	off := func(cmd []byte) string {
 		dir := t.TempDir()
 		tpmCommands(t, dir, true, present12(0x0020), present12(0x0008), cmd)

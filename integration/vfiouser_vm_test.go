@@ -71,6 +71,7 @@ func serveModels(t *testing.T, devices []vm.Served, models ...string) {
 
 // TestVMVFIOUser runs tests in a VM whose devices are models in Go, in a process of their own.
 func TestVMVFIOUser(t *testing.T) {
+	t.Parallel()
 	vm.Need(t, vmArch)
 	c := vm.Config{Arch: vmArch, Image: image(t)}
 	dir := t.TempDir()

@@ -15,6 +15,7 @@ const containTests = "Contain"
 
 // TestVMContain runs drivers of real functions in workers, in a VM with an IOMMU, and has them die: -run 'TestVMContain/TestRootContainKilled'.
 func TestVMContain(t *testing.T) {
+	t.Parallel()
 	vm.Need(t, vmArch)
 	limit := 10 * time.Minute
 	if os.Getenv("RING3_FAULTS") != "" {

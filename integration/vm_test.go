@@ -62,6 +62,7 @@ const noIOMMU = "TestNoIOMMU"
 
 // TestVM runs the tests of package guest in a VM with an IOMMU; -run TestVM/NAME runs one.
 func TestVM(t *testing.T) {
+	t.Parallel()
 	vm.Need(t, vmArch)
 	s := vm.Suite{
 		Package: "integration/guest", Dir: filepath.Dir(ring3),
@@ -81,6 +82,7 @@ func TestVM(t *testing.T) {
 
 // TestVMNoIOMMU runs those that want a VM without one.
 func TestVMNoIOMMU(t *testing.T) {
+	t.Parallel()
 	vm.Need(t, vmArch)
 	s := vm.Suite{
 		Package: "integration/guest", Dir: filepath.Dir(ring3),

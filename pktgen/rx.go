@@ -1,6 +1,7 @@
 package pktgen
 
 import (
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -107,6 +108,7 @@ type rxState struct {
 	restarts, gap uint64 // processes that went on with this, and numbers that did not come because of that
 
 	histogram histogram
+	counted   uint32 // which rows of subBuckets of it changed since they were kept
 	runs      [maxRuns]run
 	table     flowTable
 	windows   [maxRuns]window
@@ -133,7 +135,7 @@ func newRx(e *Engine, name string) *Rx {
 }
 
 func newRxState() *rxState {
-	s := &rxState{}
+	s := &rxState{counted: math.MaxUint32}
 	s.table.seed = rand.Uint64()
 	s.table.last = otherFlow
 	for i := range s.runs {
@@ -171,7 +173,6 @@ func (r *Rx) Take(frames []*dma.Buf) {
 	var p parsed
 	var wall int64 // now, by the time of day
 	var now int64
-	defer r.keepSoon()
 	prefetch(frames[:min(ahead, len(frames))])
 	for i, b := range frames {
 		if i+ahead < len(frames) {
@@ -187,6 +188,7 @@ func (r *Rx) Take(frames []*dma.Buf) {
 		}
 		r.state.account(&p, now, wall)
 	}
+	r.keepSoon(now)
 }
 
 // clock reads the clock for a burst with frames of pktgen's.
@@ -241,7 +243,7 @@ func (s *rxState) account(p *parsed, now, wall int64) {
 	}
 	s.latency.add(took)
 	f.latency.add(took)
-	s.histogram.add(took)
+	s.counted |= 1 << (s.histogram.add(took) / subBuckets)
 }
 
 // elsewhere books a frame that is not what its flow's run expects, and returns the run that it belongs to.
@@ -326,5 +328,5 @@ func (r *Rx) clear() {
 	old.bytes, old.started, old.ended, old.begun = 0, 0, 0, 0
 	old.restarts, old.gap = 0, 0
 	old.past, old.noStamp, old.badStamp, old.latency = totals{}, 0, 0, span{}
-	old.histogram = histogram{}
+	old.histogram, old.counted = histogram{}, math.MaxUint32
 }

@@ -28,7 +28,12 @@ func lower(i int) uint64 {
 	return uint64(i-shift*subBuckets) << shift
 }
 
-func (h *histogram) add(ns uint64) { h[bucket(ns)%buckets]++ }
+// add counts a latency, and tells in which bucket.
+func (h *histogram) add(ns uint64) int {
+	i := bucket(ns) % buckets
+	h[i]++
+	return i
+}
 
 // quantile is the latency that q of n are not above: the middle of its bucket.
 func (h *histogram) quantile(q float64, s *span) uint64 {

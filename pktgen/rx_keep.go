@@ -2,7 +2,7 @@ package pktgen
 
 import (
 	"math"
-	"sync/atomic"
+	"math/bits"
 	"time"
 
 	"github.com/ring3dev/ring3/internal/ledger"
@@ -11,9 +11,11 @@ import (
 // What a receiver has accounted for, kept in a ledger, which outlives this process. All that belongs together is changed there in one step, a
 // while after it changed here: so what is there is how things were at one moment.
 
-// keepAfter is how long a change waits for others; with many flows, which take longer to look through, more.
+// keepAfter is how long a change waits for others; with many flows, which take longer to look through, more. Who takes frames keeps them as they come: a
+// timer, which costs a goroutine that wants the lock, is for the last ones, and waits keepTail.
 const (
 	keepAfter     = time.Millisecond
+	keepTail      = 4 * keepAfter
 	keepFlowsUnit = 512
 )
 
@@ -34,8 +36,10 @@ const (
 type rxKept struct {
 	j     *ledger.Journal
 	timer *time.Timer
-	armed atomic.Bool
-	done  bool // guarded by the receiver's mu
+	// Guarded by the receiver's mu: whether the timer runs, whether something changed since all was kept, when that was, and the end.
+	armed, changed bool
+	at             int64
+	done           bool
 	// resumed are the numbers that runs expected when this process took over, while nothing came since.
 	resumed map[int32]resumedRun
 }
@@ -76,8 +80,8 @@ func (r *Rx) close() {
 	}
 }
 
-// keepSoon is called when something changed, with mu held.
-func (r *Rx) keepSoon() {
+// keepSoon is called when something changed, with mu held; now is the time, or 0 where nobody knows.
+func (r *Rx) keepSoon(now int64) {
 	k := r.keep
 	if k == nil || k.done {
 		return
@@ -85,22 +89,29 @@ func (r *Rx) keepSoon() {
 	if len(k.resumed) > 0 {
 		r.findGaps()
 	}
-	if !k.armed.Load() {
-		k.armed.Store(true)
-		after := keepAfter
-		if r.state != nil {
-			after *= time.Duration(1 + r.state.table.n/keepFlowsUnit)
-		}
-		k.timer.Reset(after)
+	after := keepAfter
+	if r.state != nil {
+		after *= time.Duration(1 + r.state.table.n/keepFlowsUnit)
+	}
+	k.changed = true
+	if now != 0 && now-k.at >= int64(after) {
+		k.at = now
+		r.keepAll()
+	}
+	if k.changed && !k.armed {
+		k.armed = true
+		k.timer.Reset(after / keepAfter * keepTail)
 	}
 }
 
 func (r *Rx) keepNow() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.keep.done {
-		r.keep.armed.Store(false)
-		r.keepAll()
+	if k := r.keep; !k.done {
+		k.armed = false
+		if k.changed {
+			r.keepAll()
+		}
 	}
 }
 
@@ -115,9 +126,11 @@ func (r *Rx) keepAll() {
 	copy(w[1:], r.seen[:])
 	if s := r.state; s != nil {
 		s.words(&w)
-		for i, n := range s.histogram {
-			k.j.Update(rxHistAt+i, n)
+		for rows := s.counted; rows != 0; rows &= rows - 1 {
+			at := bits.TrailingZeros32(rows) * subBuckets
+			k.update(rxHistAt+at, s.histogram[at:at+subBuckets])
 		}
+		s.counted = 0
 		for i := range s.runs[:s.live] {
 			v := s.runs[i].words()
 			k.update(rxRunsAt+i*rxRunLen, v[:])
@@ -131,6 +144,7 @@ func (r *Rx) keepAll() {
 	}
 	k.update(0, w[:])
 	k.j.Commit()
+	k.changed = false
 }
 
 func (k *rxKept) update(at int, words []uint64) {

@@ -39,6 +39,7 @@ type Chip struct {
 	asleep    atomic.Bool
 	flight    sync.Mutex
 	inFlight  bool // guarded by flight
+	step      atomic.Pointer[step]
 
 	// identity is what was found out at the start, before anybody else has the chip.
 	identity Identity
@@ -165,7 +166,9 @@ func (c *Chip) Do(ctx context.Context, f func(x Exchanger) error) error {
 func (c *Chip) hold(ctx context.Context, limit time.Duration, f func(x Exchanger) error) error {
 	x := &exchange{c: c, limit: limit}
 	defer x.end()
-	if err := c.t.Begin(ctx); err != nil {
+	end := c.begin("claiming the interface", c.identity.Timeouts.A)
+	err := c.t.Begin(ctx)
+	if end(); err != nil {
 		return c.explain("claiming the interface", err)
 	}
 	x.begun = true
@@ -180,6 +183,29 @@ func (c *Chip) explain(step string, err error) error {
 	return c.errorf("%s: %w", step, err)
 }
 
+// step is what the chip is asked for now, and until when that must be done.
+type step struct {
+	what string
+	due  time.Time
+}
+
+// begin notes a step that takes so long at most, until end. They have each their own end.
+func (c *Chip) begin(what string, d time.Duration) (end func()) {
+	s := &step{what, time.Now().Add(d)}
+	c.step.Store(s)
+	return func() { c.step.CompareAndSwap(s, nil) }
+}
+
+// Overdue says what the chip is asked for, "command 0x17b", and for how long that should have been done by now, by what the command may take and by nothing else: the process may have
+// stood still, and accesses to the chip may be slow. 0: nothing is. It never waits.
+func (c *Chip) Overdue() (what string, by time.Duration) {
+	s := c.step.Load()
+	if s == nil {
+		return "", 0
+	}
+	return s.what, max(0, time.Since(s.due))
+}
+
 // exchange is the chip while it is kept.
 type exchange struct {
 	c     *Chip
@@ -191,6 +217,7 @@ type exchange struct {
 func (x *exchange) end() {
 	x.over.Store(true)
 	if x.begun {
+		defer x.c.begin("letting the interface go", x.c.identity.Timeouts.A)()
 		x.c.t.End()
 	}
 }
@@ -257,13 +284,14 @@ func (c *Chip) once(h Header, cmd []byte, limit time.Duration) ([]byte, error) {
 	c.flying(true)
 	defer c.flying(false)
 	what := fmt.Sprintf("command %#x", h.Code)
-	if err := c.t.Send(cmd); err != nil {
-		c.log.Error(fmt.Sprintf("tpm %s: tpm_try_transmit: send(): error %d", c.o.Name, -int(errno(err))))
-		return nil, c.explain(what+": sending", err)
-	}
 	d := c.Duration(h.Code)
 	if limit > 0 {
 		d = min(d, limit)
+	}
+	defer c.begin(what, d)()
+	if err := c.t.Send(cmd); err != nil {
+		c.log.Error(fmt.Sprintf("tpm %s: tpm_try_transmit: send(): error %d", c.o.Name, -int(errno(err))))
+		return nil, c.explain(what+": sending", err)
 	}
 	if err := c.t.Wait(d); err != nil {
 		switch errno(err) {

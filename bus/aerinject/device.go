@@ -44,6 +44,9 @@ func (d *Device) HardwareIDs() []string { return bus.HardwareIDs(d.Device) }
 // SaveState is the device's; bus.StateKeeper. What is injected stays, as sticky registers do over a reset.
 func (d *Device) SaveState() (restore func() error) { return bus.SaveState(d.Device) }
 
+// RestoreIRQs is the device's; bus.IRQKeeper.
+func (d *Device) RestoreIRQs() (lost bool, err error) { return bus.RestoreIRQs(d.Device) }
+
 // Config is bus.Device's, with what was injected.
 func (d *Device) Config() bus.Config { return &d.cfg }
 

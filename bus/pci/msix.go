@@ -149,3 +149,40 @@ func (m *MSIX) Disable() { m.control(0, msixEnable|msixMask) }
 func (m *MSIX) control(set, clear uint16) {
 	m.c.Write16(m.at+msixControl, m.c.Read16(m.at+msixControl)&^clear|set)
 }
+
+// Restore has the first n vectors write their datum to addr, and no other message, as Set, Unmask and Enable had them, and says whether that
+// was not so any more. It fails with ErrProtocol where the function does not take it.
+func (m *MSIX) Restore(n int, addr uint64, data func(i int) uint32) (lost bool, err error) {
+	for try := range 2 {
+		right := m.c.Read16(m.at+msixControl)&(msixEnable|msixMask) == msixEnable
+		for i := range n {
+			e, err := m.entry(i, "restoring")
+			if err != nil {
+				return lost, err
+			}
+			if m.table.Read32(e+entryAddr) == uint32(addr) && m.table.Read32(e+entryAddrHi) == uint32(addr>>32) && m.table.Read32(e+entryData) == data(i) &&
+				m.table.Read32(e+entryCtrl)&entryMasked == 0 {
+				continue
+			}
+			if right = false; try > 0 {
+				break
+			}
+			if err := m.Mask(i); err != nil {
+				return true, err
+			}
+			if err := m.Set(i, addr, data(i)); err != nil {
+				return true, err
+			}
+			if err := m.Unmask(i); err != nil {
+				return true, err
+			}
+		}
+		if right {
+			return lost, nil
+		}
+		if lost = true; try == 0 {
+			m.Enable()
+		}
+	}
+	return true, fmt.Errorf("restoring %d MSI-X vectors: they are not as they were written: %w", n, bus.ErrProtocol)
+}

@@ -15,6 +15,7 @@ type irqState struct {
 	mode bus.IRQMode
 	base int // first doorbell vector
 	took int // doorbell vectors reserved from base on
+	log2 int // of MSI: how many, as its capability has it
 	msi  *pci.MSI
 	msix *pci.MSIX
 	wire *intx
@@ -127,12 +128,11 @@ func (d *device) programMSI(n int) (err error) {
 	if s.msi, err = pci.OpenMSI(d.cfg); err != nil {
 		return err
 	}
-	log2 := 0
-	for 1<<log2 < n {
-		log2++
+	for s.log2 = 0; 1<<s.log2 < n; {
+		s.log2++
 	}
 	// The datum is 16 bits: the peer above it is 0, which is this process.
-	if err := s.msi.Set(d.m.bell.addr, uint16(s.base), log2); err != nil {
+	if err := s.msi.Set(d.m.bell.addr, uint16(s.base), s.log2); err != nil {
 		return err
 	}
 	s.msi.Enable()
@@ -160,6 +160,25 @@ func (d *device) programMSIX(n int) (err error) {
 	}
 	s.msix.Enable()
 	return nil
+}
+
+// RestoreIRQs sees to it that messages go where they went; bus.IRQKeeper.
+func (d *device) RestoreIRQs() (lost bool, err error) {
+	d.m.irqMu.Lock()
+	defer d.m.irqMu.Unlock()
+	s := &d.irq
+	switch {
+	case !d.alive():
+		return false, d.Err()
+	case s.msi != nil:
+		lost, err = s.msi.Restore(d.m.bell.addr, uint16(s.base), s.log2)
+	case s.msix != nil:
+		lost, err = s.msix.Restore(len(s.irqs), d.m.bell.addr, func(i int) uint32 { return d.m.bell.message(s.base + i) })
+	}
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w", d.Address(), d.spec.Name, err)
+	}
+	return lost, err
 }
 
 // firstPIRQ is the IOAPIC line of PIRQE. The ICH9 routes INTx of slot s, pin p (0 to 3)

@@ -17,6 +17,10 @@ import (
 // it was touched.
 const ramSize = 512 << 20
 
+// maxMemory is how much memory of its own QEMU may have, in bytes; what is shared (RAM, other processes' memory) does not count. It needs some 60 MiB. Whoever
+// has its qtest socket can ask it for any amount, by a line without end, or by a read of all addresses.
+const maxMemory = 2 << 30
+
 // firmware is a 64 KiB image whose entry, its last 16 bytes, disables interrupts and
 // halts.
 func firmware() []byte {
@@ -129,6 +133,10 @@ func (p *Process) start(path string, args []string, inherit files, sandbox bool)
 	cmd.ExtraFiles = inherit
 	if p.child, err = child.Start(cmd, func(line string) bool { return p.said(line) }); err != nil {
 		return fmt.Errorf("qemu: starting %s: %w", path, err)
+	}
+	// Before it has read any command.
+	if err := unix.Prlimit(p.child.PID(), unix.RLIMIT_DATA, &unix.Rlimit{Cur: maxMemory, Max: maxMemory}, nil); err != nil && err != unix.ESRCH {
+		p.log.Debug(fmt.Sprintf("qemu: QEMU's memory is not limited: %v", err))
 	}
 	if p.c.Started != nil {
 		p.c.Started(p.child.PID())

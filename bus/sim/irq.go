@@ -22,6 +22,7 @@ type irqState struct {
 	irqs []*bus.IRQ
 	base int // first datum
 	took int // data reserved from base on
+	log2 int // of MSI: how many, as its capability has it
 	msi  *pci.MSI
 	msix *pci.MSIX
 }
@@ -162,11 +163,10 @@ func (d *device) programMSI(n int) (err error) {
 	if s.msi, err = pci.OpenMSI(d.Config()); err != nil {
 		return err
 	}
-	log2 := 0
-	for 1<<log2 < n {
-		log2++
+	for s.log2 = 0; 1<<s.log2 < n; {
+		s.log2++
 	}
-	if err := s.msi.Set(doorbell, uint16(s.base), log2); err != nil {
+	if err := s.msi.Set(doorbell, uint16(s.base), s.log2); err != nil {
 		return err
 	}
 	s.msi.Enable()
@@ -194,6 +194,25 @@ func (d *device) programMSIX(n int) (err error) {
 	}
 	s.msix.Enable()
 	return nil
+}
+
+// RestoreIRQs sees to it that messages go where they went; bus.IRQKeeper.
+func (d *device) RestoreIRQs() (lost bool, err error) {
+	d.irqMu.Lock()
+	defer d.irqMu.Unlock()
+	s := &d.irq
+	switch {
+	case d.Err() != nil:
+		return false, d.Err()
+	case s.msi != nil:
+		lost, err = s.msi.Restore(doorbell, uint16(s.base), s.log2)
+	case s.msix != nil:
+		lost, err = s.msix.Restore(len(s.irqs), doorbell, func(i int) uint32 { return uint32(s.base + i) })
+	}
+	if err != nil {
+		err = d.errorf("%w", err)
+	}
+	return lost, err
 }
 
 func (d *device) enableINTx() error {

@@ -218,6 +218,9 @@ func (d *Device) SaveState() (restore func() error) {
 	}
 }
 
+// RestoreIRQs is bus.IRQKeeper's.
+func (d *Device) RestoreIRQs() (lost bool, err error) { return bus.RestoreIRQs(d.dev) }
+
 // Clock is bus.TimeKeeper's.
 func (d *Device) Clock() bus.Clock { return bus.ClockOf(d.dev) }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -17,7 +18,8 @@ import (
 
 // Bus is the bus of the services: drivers, and what ports offer. Safe for concurrent use.
 type Bus struct {
-	tree *tree
+	tree  *tree
+	every atomic.Int64 // ns between two looks at a port
 
 	mu      sync.Mutex // guards what follows
 	drivers []*ServiceDriver
@@ -31,6 +33,7 @@ type Bus struct {
 func New(drivers ...*ServiceDriver) (*Bus, error) {
 	b := &Bus{ports: map[pci.Addr]*Port{}, roots: map[pci.Addr]chan struct{}{}}
 	b.tree = newTree(b)
+	b.SetLook(LookEvery)
 	for _, d := range drivers {
 		if err := b.Register(context.Background(), d); err != nil {
 			return nil, err

@@ -60,6 +60,7 @@ type Port struct {
 	regs     sync.Mutex    // a read-modify-write of a shared register
 	ctx      context.Context
 	cancel   context.CancelFunc
+	looks    looks
 
 	devices []*Device // in the order of their bits; fixed once it is probed
 
@@ -93,15 +94,16 @@ func (b *Bus) probePort(ctx context.Context, dev bus.Device, env pci.Env) (*Port
 	} else {
 		p.function = &pci.Function{Addr: p.addr, ID: pci.ReadID(p.cfg), Config: readOnly{p.cfg}, Header: pci.HeaderBridge}
 	}
+	p.looks.over = make(chan struct{})
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	for id, at := range map[uint16]*bus.Off{pci.ExtCapAER: &p.caps.aer, pci.ExtCapDPC: &p.caps.dpc, pci.ExtCapVC: &p.caps.vc} {
-		*at, _ = pci.FindExtCap(p.cfg, id)
-	}
+	p.findExtended()
+	p.looks.caps = p.caps
 	p.check(&p.caps.aer, "Advanced Error Reporting", aerSize(exp))
 	p.check(&p.caps.dpc, "Downstream Port Containment", dpcLeast)
 	// A bridge forwards what those below it send, which its own driver has no other say in.
 	pci.SetCommand(p.cfg, pci.CmdMaster|pci.CmdMem|pci.CmdIO, 0)
 	offered := p.discover()
+	p.looks.offered = offered
 	p.silence(offered)
 	if err := p.enableIRQs(offered); err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -117,10 +119,18 @@ func (b *Bus) probePort(ctx context.Context, dev bus.Device, env pci.Env) (*Port
 		p.devices = append(p.devices, d)
 	}
 	b.add(ctx, p)
+	p.startLooking()
 	if err := dev.Err(); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: the port died while it was probed: %w", p.addr, err), p.Close())
 	}
 	return p, nil
+}
+
+// findExtended finds the extended capabilities.
+func (p *Port) findExtended() {
+	for id, at := range map[uint16]*bus.Off{pci.ExtCapAER: &p.caps.aer, pci.ExtCapDPC: &p.caps.dpc, pci.ExtCapVC: &p.caps.vc} {
+		*at, _ = pci.FindExtCap(p.cfg, id)
+	}
 }
 
 // check forgets a capability whose registers do not fit before the next one: it would be changed with it.
@@ -223,8 +233,13 @@ func (p *Port) Profile() profile.Ports { return p.prof.Ports }
 // Name is the user's name of the port.
 func (p *Port) Name() string { return p.env.Name }
 
-// Err is why the port is dead; nil while it lives.
-func (p *Port) Err() error { return p.dev.Err() }
+// Err is why the port is dead, or as good as that; nil while it lives.
+func (p *Port) Err() error {
+	if err := p.looks.failed.Load(); err != nil {
+		return *err
+	}
+	return p.dev.Err()
+}
 
 // Clock is the time that the port lives in.
 func (p *Port) Clock() bus.Clock { return bus.ClockOf(p.dev) }
@@ -332,6 +347,9 @@ func (p *Port) Close() error {
 	p.closeOnce.Do(func() {
 		p.cancel()
 		p.closeErr = p.bus.remove(p)
+		if p.looks.mended != nil { // it was begun
+			<-p.looks.over
+		}
 		for _, v := range p.irqs {
 			p.closeErr = errors.Join(p.closeErr, v.handler.Close())
 		}

@@ -11,12 +11,14 @@ import (
 
 // Suspend suspends the services, the last first; bus.PowerHandler. What one cannot is undone for those before.
 func (p *Port) Suspend(ctx context.Context) error {
+	p.looks.asleep.Store(true)
 	for i, d := range slices.Backward(p.devices) {
 		if err := d.power(func(h bus.PowerHandler) error { return h.Suspend(ctx) }); err != nil {
 			err = fmt.Errorf("suspending: %w", err)
 			for _, done := range p.devices[i+1:] {
 				err = errors.Join(err, done.power(func(h bus.PowerHandler) error { return h.Resume(ctx) }))
 			}
+			p.looks.asleep.Store(false)
 			return err
 		}
 	}
@@ -26,6 +28,7 @@ func (p *Port) Suspend(ctx context.Context) error {
 // Resume resumes the services in order; bus.PowerHandler.
 func (p *Port) Resume(ctx context.Context) error {
 	var errs []error
+	defer p.looks.asleep.Store(false)
 	for _, d := range p.devices {
 		if err := d.power(func(h bus.PowerHandler) error { return h.Resume(ctx) }); err != nil {
 			errs = append(errs, fmt.Errorf("resuming: %w", err))

@@ -195,6 +195,7 @@ func Merge(so, vote bus.Verdict) bus.Verdict {
 
 // ErrorDetected is the port's own vote when a port above it recovers; bus.ErrorHandler.
 func (p *Port) ErrorDetected(frozen bool) bus.Verdict {
+	p.upset(true)
 	if frozen {
 		return bus.NeedReset
 	}
@@ -206,6 +207,7 @@ func (p *Port) MMIOEnabled() bus.Verdict { return bus.Recovered }
 
 // SlotReset sets the services up again after the port was reset; bus.ErrorHandler.
 func (p *Port) SlotReset(ctx context.Context) bus.Verdict {
+	defer p.upset(false)
 	for _, d := range p.devices {
 		// Who holds it takes the service into service or out of it just now, or suspends it: there is nothing to set up. He may wait for
 		// the very recovery that asks.
@@ -227,4 +229,4 @@ func (p *Port) SlotReset(ctx context.Context) bus.Verdict {
 }
 
 // ErrorResume is a bus.ErrorHandler's: services never stopped.
-func (p *Port) ErrorResume() {}
+func (p *Port) ErrorResume() { p.upset(false) }

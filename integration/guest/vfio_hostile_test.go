@@ -36,6 +36,25 @@ func hostileIoctls(fd int) map[string]error {
 	// Of iommufd, by number.
 	try("IOMMU_IOAS_ALLOC", 0x81, 12, 0, 0)
 	try("IOMMU_IOAS_MAP", 0x85, 40, 7, 1, 0, 0, 0, 4096, 0, 0x100000, 0)
+	try("IOMMU_DESTROY", 0x80, 8, 0)
+	try("IOMMU_IOAS_COPY", 0x83, 40, 3, 1, 1, 4096, 0, 0, 0, 0, 0)
+	try("IOMMU_IOAS_UNMAP", 0x86, 24, 1, 0, 0, 0xffffffff, 0xffffffff)
+	// Of a device that is opened by itself: to bind it to another iommufd, to attach it to other addresses.
+	try("VFIO_DEVICE_BIND_IOMMUFD", 118, 16, 0, 0, 0)
+	try("VFIO_DEVICE_ATTACH_IOMMUFD_PT", 119, 12, 0, 1)
+	try("VFIO_DEVICE_FEATURE of migration", 117, 8, 1|1<<17, 0, 0)
+	// Regions that are none, and more than one has.
+	try("VFIO_DEVICE_GET_REGION_INFO of an index that is none", 108, 32, 0, 777, 0, 0, 0, 0, 0)
+	for what, at := range map[string]int64{"region 0": 0, "the ROM": 6 << 40, "config space": 7 << 40} {
+		if b, err := unix.Mmap(fd, at, 1<<30, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
+			_ = unix.Munmap(b)
+			out["mmap of 1 GiB of "+what] = nil
+		} else {
+			out["mmap of 1 GiB of "+what] = err
+		}
+		_, err := unix.Pwrite(fd, []byte{1, 2, 3, 4}, at+1<<39)
+		out["write behind "+what] = err
+	}
 	// The memory of who lent it is not behind it.
 	b, err := unix.Mmap(fd, int64(63)<<40, 4096, unix.PROT_READ, unix.MAP_SHARED)
 	if err == nil {

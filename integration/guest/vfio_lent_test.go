@@ -5,6 +5,7 @@ package guest
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -14,10 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/drivers/e1000"
+	"github.com/ring3dev/ring3/internal/ioctl"
 	"github.com/ring3dev/ring3/internal/link"
 	"github.com/ring3dev/ring3/netdev"
 	"github.com/ring3dev/ring3/vfio"
@@ -229,5 +233,85 @@ func TestVFIOLentRights(t *testing.T) {
 	}
 	if _, err := vfio.Borrow(t.Context(), l, vfio.Options{}); !errors.Is(err, bus.ErrBusy) {
 		t.Errorf("borrowing it twice = %v, want ErrBusy", err)
+	}
+}
+
+// fixed are the bytes of a function's config space that nobody but its kernel may set: what it is, BARs, ROM, and where its capabilities say that interrupts go.
+func fixed(t *testing.T, addr string) []byte {
+	t.Helper()
+	b := []byte(ReadRoot(t, "/sys/bus/pci/devices/"+addr+"/config"))
+	if len(b) < 256 {
+		t.Fatalf("%s: its config space has %d bytes, want 256 at least", addr, len(b))
+	}
+	out := append(slices.Clone(b[:4]), b[8:0x0c]...)
+	out = append(out, b[0x10:0x3c]...)
+	for p, n := b[0x34]&^3, 0; p >= 0x40 && n < 48; p, n = b[p+1]&^3, n+1 {
+		switch b[p] {
+		case pci.CapMSI:
+			out = append(out, b[p+4:p+14]...) // address, data
+		case pci.CapMSIX:
+			out = append(out, b[p+4:p+12]...) // where table and PBA are
+		}
+	}
+	return out
+}
+
+// TestVFIOLentConfig writes everything that can be written to a borrowed device's config space: BARs, message addresses and data, Command, power. The hardware's BARs and
+// messages are what the kernel made them; and once the device is taken back, the next borrower has one that works.
+func TestVFIOLentConfig(t *testing.T) {
+	Memlock(t, enough)
+	owner, l := lentVFIO(t, "nic0")
+	before := fixed(t, owner.Address())
+	_, files, err := l.Call(t.Context(), []byte(`{"op":"open"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := int(files[0].Fd())
+	region := make([]byte, 32) // struct vfio_region_info
+	binary.NativeEndian.PutUint32(region, 32)
+	binary.NativeEndian.PutUint32(region[8:], 7) // VFIO_PCI_CONFIG_REGION_INDEX
+	if _, err := ioctl.Bytes(fd, 0x3b00+108, region); err != nil {
+		t.Fatal(err)
+	}
+	size, at := int64(binary.NativeEndian.Uint64(region[16:])), int64(binary.NativeEndian.Uint64(region[24:]))
+	if size < 256 || size > 4096 {
+		t.Fatalf("config space has %d bytes", size)
+	}
+	for _, v := range []byte{0xff, 0x00, 0xa5, 0x5a, 0x01, 0x07} {
+		for off := range size {
+			_, _ = unix.Pwrite(fd, []byte{v}, at+off)
+		}
+		for off := int64(0); off < size; off += 4 {
+			_, _ = unix.Pwrite(fd, []byte{v, v, v, v}, at+off)
+		}
+		if now := fixed(t, owner.Address()); !bytes.Equal(now, before) {
+			t.Errorf("after %#02x everywhere: the hardware has % x, want % x as before", v, now, before)
+		}
+	}
+	if _, err := unix.Pwrite(fd, make([]byte, 4096), at+size-4); err == nil {
+		if now := fixed(t, owner.Address()); !bytes.Equal(now, before) {
+			t.Errorf("after a write over the end: % x, want % x", now, before)
+		}
+	}
+	for _, f := range files {
+		f.Close()
+	}
+	if err := l.Recall(t.Context()); err != nil {
+		t.Fatalf("Recall = %v", err)
+	}
+	if now := fixed(t, owner.Address()); !bytes.Equal(now, before) {
+		t.Errorf("afterwards the hardware has % x, want % x as before", now, before)
+	}
+	d, err := vfio.Borrow(t.Context(), l, vfio.Options{Log: bustest.Log(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	r := pci.Bind(t.Context(), d, pci.Env{Name: "eth0"}, []*pci.Driver{e1000.Driver})
+	if r.Outcome != pci.Bound {
+		t.Fatalf("binding it afterwards: %v", r.Err)
+	}
+	if err := r.Instance.Close(); err != nil {
+		t.Errorf("closing its driver: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -69,6 +70,7 @@ type hostile struct {
 	what  string
 	c     *link.Conn
 	ready sync.WaitGroup
+	book  *os.File // the ledger's
 	once  sync.Once
 	up    chan struct{}
 }
@@ -90,6 +92,7 @@ func (h *hostile) Call(ctx context.Context, m link.Method, body []byte, files []
 	h.ready.Wait()
 	switch {
 	case m == lifeConfigure:
+		h.book = files[0]
 		if l, err := ledger.Open(files[0]); err == nil && h.what != "hang" {
 			if beat, err := l.Counter("beat"); err == nil {
 				go func() {
@@ -107,11 +110,22 @@ func (h *hostile) Call(ctx context.Context, m link.Method, body []byte, files []
 		if h.what == "claim" {
 			devices = append(devices, map[string]any{"name": "eth0", "state": "mine"}, map[string]any{"name": "eth1\x1b[2J\nx", "state": "\x1b[2J"})
 		}
-		reply, err := json.Marshal(map[string]any{"wire": wireVersion, "version": "hostile", "devices": devices})
+		up := map[string]any{"wire": wireVersion, "version": "hostile\x1b[2J\n", "devices": devices}
+		if h.what == "lost" { // what it could not replay, a line each
+			up["lost"] = slices.Repeat([]string{"lost \x1b[2J\rflood\nforged"}, 50000)
+		}
+		reply, err := json.Marshal(up)
 		return reply, nil, err
 	case m == lifeStop:
-		if h.what == "mute" {
+		switch h.what {
+		case "mute":
 			<-ctx.Done()
+		case "stop-exit":
+			os.Exit(77)
+		case "stop-lies":
+			return []byte(`{"saved":{"x":"\u001b[2J"},"error":"\u001b[2J\nforged","unmade":true}`), nil, nil
+		case "stop-bomb":
+			return []byte(`{"saved":` + strings.Repeat("[", 3<<20)), nil, nil
 		}
 		return []byte("{}"), nil, nil
 	case h.what == "mute":
@@ -126,7 +140,11 @@ func (h *hostile) Event(link.Method, []byte, []*os.File) error { return nil }
 
 // ask asks for something that it should not get.
 func (h *hostile) ask(what string, m link.Method, body []byte, files ...*os.File) {
-	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	patience := 200 * time.Millisecond
+	if strings.HasPrefix(h.what, "qemu-") { // QEMU is asked before it is answered
+		patience = 10 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	reply, got, err := h.c.Call(ctx, m, body, files...)
 	if err == nil || len(got) > 0 {
@@ -137,10 +155,31 @@ func (h *hostile) ask(what string, m link.Method, body []byte, files ...*os.File
 	}
 }
 
+// scribble writes nonsense over the ledger from a byte on, and ends.
+func (h *hostile) scribble(from int) {
+	b, err := unix.Mmap(int(h.book.Fd()), 0, ledger.Size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		h.say("cannot map its ledger: %v", err)
+		return
+	}
+	r := rand.NewChaCha8([32]byte{9})
+	_, _ = r.Read(b[from : 8<<20])
+	_ = unix.Madvise(b[16<<20:], unix.MADV_REMOVE)
+	os.Exit(77)
+}
+
 var attacks = map[string]func(h *hostile){
 	"mute":  func(h *hostile) {},
 	"hang":  func(h *hostile) {},
 	"claim": func(h *hostile) {},
+	"lost":  func(h *hostile) {},
+	// How it ends when it is asked to.
+	"stop-exit": func(h *hostile) {},
+	"stop-lies": func(h *hostile) {},
+	"stop-bomb": func(h *hostile) {},
+	// The ledger, of which its successor and the report of its death are made: no ledger any more, and one that lies in each word.
+	"ledger":      func(h *hostile) { h.scribble(0) },
+	"ledger-lies": func(h *hostile) { h.scribble(16) },
 	// Files of another group's, and of nobody's.
 	"files": func(h *hostile) {
 		for _, use := range []string{"pcap", "trace", "replay", "net/dev", "", "x", "../pcap"} {
@@ -268,6 +307,14 @@ var attacks = map[string]func(h *hostile){
 			}()
 		}
 		time.Sleep(2 * time.Second)
+	},
+	"ptrace": func(h *hostile) { _ = unix.PtraceAttach(os.Getppid()) },
+	"ioctl": func(h *hostile) { // a kernel interface's name, by whatever descriptor
+		for fd := range 64 {
+			if unix.IoctlSetInt(fd, unix.TUNSETIFF, 0) == nil {
+				h.say("got descriptor %d set up", fd)
+			}
+		}
 	},
 	"socket": func(h *hostile) { _, _ = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) },
 	"kill":   func(h *hostile) { _ = unix.Kill(os.Getppid(), unix.SIGKILL) },

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"unicode"
 )
 
 // keep is how many of the last lines are kept.
@@ -27,7 +28,7 @@ type Process struct {
 }
 
 // Start starts cmd, whose Stderr and SysProcAttr it sets. said is given each line that the program writes to
-// stderr, cleaned of its name at the beginning ("NAME: "), and says whether it is worth keeping; nil keeps all.
+// stderr, cleaned of its name at the beginning ("NAME: ") and of control characters, and says whether it is worth keeping; nil keeps all.
 func Start(cmd *exec.Cmd, said func(line string) bool) (*Process, error) {
 	p := &Process{cmd: cmd, exited: make(chan struct{})}
 	stderr, err := cmd.StderrPipe()
@@ -60,7 +61,7 @@ func (p *Process) read(r io.Reader, said func(string) bool) {
 	br := bufio.NewReaderSize(r, 4096)
 	for {
 		b, _, err := br.ReadLine()
-		line := strings.TrimPrefix(strings.TrimSpace(string(b)), name)
+		line := strings.TrimPrefix(strings.TrimSpace(clean(string(b))), name)
 		if line != "" && (said == nil || said(line)) {
 			p.mu.Lock()
 			p.last = append(p.last, line)
@@ -73,6 +74,16 @@ func (p *Process) read(r io.Reader, said func(string) bool) {
 			return
 		}
 	}
+}
+
+// clean keeps what a program writes from steering a terminal: some of it may be somebody else's words.
+func clean(s string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) && c != '\t' {
+			return '?'
+		}
+		return c
+	}, s)
 }
 
 // PID is its process id.
@@ -93,6 +104,9 @@ func (p *Process) LastWords() string {
 	}
 	return p.last[len(p.last)-1]
 }
+
+// Err is what was wrong with the end of a program that has ended; nil: it ended by itself, with exit status 0.
+func (p *Process) Err() error { return p.status }
 
 // End describes the end of a program that has ended: its exit status, and its last words.
 func (p *Process) End() string {

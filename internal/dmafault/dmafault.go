@@ -10,7 +10,10 @@
 // interface: what is not understood is left out, and a kernel that words them differently tells nothing. Intel's leave the PCI domain out; it is taken to be 0.
 // The kernel says no more than some ten of them in five seconds.
 //
-// Concurrency: Follow is for one goroutine, Close for any.
+// A line may be read long after it was written, where the machine has much to do: [File.Skip] is for who has stopped the devices, and does not want to take what was
+// written until then for the doing of whoever has them next.
+//
+// Concurrency: Follow is for one goroutine, Skip and Close for any.
 package dmafault
 
 import (
@@ -21,6 +24,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -80,7 +84,22 @@ func Parse(line string) (f Fault, ok bool) {
 }
 
 // File is the kernel's log, from now on.
-type File struct{ f *os.File }
+type File struct {
+	f     *os.File
+	skip  chan chan struct{} // wants what is there left out; closed when that is so
+	ended chan struct{}      // closed when Follow has ended
+}
+
+// maxRecord is how long a record is at most, in bytes (CONSOLE_EXT_LOG_MAX).
+const maxRecord = 8192
+
+// newFile is a File of a log that is open, does not block, and is read from where it stands.
+func newFile(f *os.File) *File {
+	return &File{f: f, skip: make(chan chan struct{}, 1), ended: make(chan struct{})}
+}
+
+// maxSkipped bounds how many records Skip reads, where somebody writes without end.
+const maxSkipped = 1 << 16
 
 // Open opens the log at path; "" is /dev/kmsg. It fails with fs.ErrPermission where this process may not read it.
 func Open(path string) (*File, error) {
@@ -94,19 +113,67 @@ func Open(path string) (*File, error) {
 	if _, err := f.Seek(0, io.SeekEnd); err != nil {
 		return nil, errors.Join(fmt.Errorf("the kernel's log: finding its end: %w", err), f.Close())
 	}
-	return &File{f}, nil
+	return newFile(f), nil
 }
 
 // Close ends Follow.
 func (f *File) Close() error { return f.f.Close() }
 
-// Follow calls each for every fault that is logged, until Close, which gives nil, or an error. Records that were overwritten before they were read are left out.
+// Skip leaves out what is in the log now: when it returns, Follow has told all that it will ever tell of that. It waits for Follow, and for what that calls.
+func (f *File) Skip() {
+	done := make(chan struct{})
+	select {
+	case f.skip <- done:
+	case <-f.ended:
+		return
+	}
+	_ = f.f.SetReadDeadline(time.Unix(1, 0)) // wakes the reader; where it is closed, that has ended
+	select {
+	case <-done:
+	case <-f.ended:
+	}
+}
+
+// skipped does what Skip wants.
+func (f *File) skipped() error {
+	if err := f.f.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	select {
+	case done := <-f.skip: // not before the deadline is gone: one that comes now sets its own
+		defer close(done)
+		raw, err := f.f.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Read(func(fd uintptr) bool {
+			b := make([]byte, maxRecord)
+			for range maxSkipped {
+				if n, err := unix.Read(int(fd), b); err != unix.EPIPE && (err != nil || n == 0) {
+					break // nothing is there; an error is the next reader's to see
+				}
+			}
+			return true
+		})
+	default:
+		return nil
+	}
+}
+
+// Follow calls each for every fault that is logged, until Close, which gives nil, or an error. Records that were overwritten before they were read are left out. It is
+// called once.
 func (f *File) Follow(each func(Fault)) error {
-	b := make([]byte, 8192) // a record is at most that long
+	defer close(f.ended)
+	b := make([]byte, maxRecord)
 	for {
 		n, err := f.f.Read(b)
+		again := errors.Is(err, unix.EPIPE)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = f.skipped()
+			again = err == nil
+		}
 		switch {
-		case errors.Is(err, unix.EPIPE):
+		case again:
 			continue
 		case errors.Is(err, os.ErrClosed):
 			return nil

@@ -2,6 +2,7 @@ package dmafault
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"testing"
@@ -55,7 +56,7 @@ func TestFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	f := &File{r}
+	f := newFile(r)
 	got, ended := make(chan Fault, 1), make(chan error, 1)
 	go func() { ended <- f.Follow(func(x Fault) { got <- x }) }()
 	if _, err := w.WriteString("3,1,2,-;DMAR: [DMA Write NO_PASID] Request device [00:08.0] fault addr 0x7f1000 [fault reason 0x05] x\n SUBSYSTEM=pci\n"); err != nil {
@@ -69,7 +70,41 @@ func TestFollow(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Error("the fault is not told")
 	}
+	// What stands there when somebody has stopped the devices is told before, or not at all; what comes later is told.
+	for i := range 50 {
+		for range 3 {
+			if _, err := w.WriteString("3,1,2,-;DMAR: [DMA Write NO_PASID] Request device [00:08.0] fault addr 0x1000 [fault reason 0x05] x\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		skipped := make(chan struct{})
+		go func() { f.Skip(); close(skipped) }()
+		for over := false; !over; {
+			select {
+			case <-got:
+			case <-skipped:
+				over = true
+			case <-time.After(30 * time.Second):
+				t.Fatal("Skip does not return")
+			}
+		}
+		if _, err := fmt.Fprintf(w, "3,1,2,-;DMAR: [DMA Read NO_PASID] Request device [00:08.0] fault addr %#x [fault reason 0x06] x\n", 0x100000+i); err != nil {
+			t.Fatal(err)
+		}
+		for x := range got {
+			if !x.Write {
+				if x.IOVA != uint64(0x100000+i) {
+					t.Fatalf("after Skip: %+v, want the one that came later, %#x", x, 0x100000+i)
+				}
+				break
+			}
+			if x.IOVA != 0x1000 {
+				t.Fatalf("%+v", x)
+			}
+		}
+	}
 	f.Close()
+	f.Skip() // of one that has ended it returns
 	if err := <-ended; err != nil {
 		t.Errorf("Follow after Close = %v, want nil", err)
 	}

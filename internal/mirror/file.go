@@ -52,7 +52,7 @@ const maxRetries = 2
 // call asks one part's worker. body gets the worker's number of the node put before it.
 func (e *entry) call(ctx context.Context, p *Part, m link.Method, body []byte, how int) ([]byte, error) {
 	for deaths := 0; ; {
-		s, c, err := e.await(ctx, p)
+		s, c, err := e.await(ctx, p, how&always == 0)
 		if err != nil {
 			return nil, err
 		}
@@ -118,8 +118,8 @@ func (e *entry) of(p *Part) *seen {
 	return nil
 }
 
-// await waits for a worker that takes calls, at most Patience.
-func (e *entry) await(ctx context.Context, p *Part) (*seen, *link.Conn, error) {
+// await waits for a worker that takes calls: at most Patience if that is bounded, or else until there is one, or the part has failed.
+func (e *entry) await(ctx context.Context, p *Part, bounded bool) (*seen, *link.Conn, error) {
 	var late <-chan time.Time
 	for {
 		s := e.of(p)
@@ -134,7 +134,7 @@ func (e *entry) await(ctx context.Context, p *Part) (*seen, *link.Conn, error) {
 		if s != e.of(p) || gone != e.gone.Load() { // the next one's tree was shown while we looked
 			continue
 		}
-		if late == nil {
+		if bounded && late == nil {
 			timer := time.NewTimer(p.t.o.Patience)
 			defer timer.Stop()
 			late = timer.C

@@ -136,7 +136,7 @@ func TestJoined(t *testing.T) {
 
 // TestAgain kills the worker under writes: one that may be made again goes on with the next worker, the other gives EIO.
 func TestAgain(t *testing.T) {
-	tr := joinedTree(0)
+	tr := joinedTree(20 * time.Millisecond)
 	p := tr.Part("a")
 	g := newGroup("a")
 	w := run(t, p, g.root)
@@ -160,6 +160,10 @@ func TestAgain(t *testing.T) {
 	for range 5 { // more often than a read would be retried
 		w.kill()
 		p.Detach(errors.New("killed"))
+		// One that does not last waits no longer than Patience, which this one does.
+		if _, err := find(t, tr, "proc/start").Write(context.Background(), []byte("other")); !errors.Is(err, syscall.EIO) {
+			t.Errorf("a write without a worker = %v, want EIO after Patience", err)
+		}
 		g = newGroup("a")
 		w = run(t, p, g.root)
 		await(t, func() bool { g.mu.Lock(); defer g.mu.Unlock(); return len(g.got) == 1 })

@@ -54,7 +54,7 @@ func (x *stream) reopen(ctx context.Context) error {
 	for deaths := 0; ; {
 		var c *link.Conn
 		var err error
-		if s, c, err = x.e.await(ctx, x.part); err != nil {
+		if s, c, err = x.e.await(ctx, x.part, true); err != nil {
 			return err
 		}
 		if reply, err = x.part.ask(ctx, c, methodOpen, s.id, wire.AppendUint32(nil, uint32(x.flags)), bounded); err == nil {

@@ -30,6 +30,11 @@
 // A system may refuse user namespaces, a container the listener. Then what is left is done without, and the supervisor's log says so in a line each, once.
 // [Limits] tries, and lists them. Root's worker runs as nobody (65534), others' as their user, seen as root of an empty namespace.
 //
+// # Bare
+//
+// With [Options.Bare] the program keeps its user's rights, and is watched and ended as any other: for drivers that must open their devices themselves. Enter says so to nobody: who
+// starts a program bare knows it.
+//
 // # Ends
 //
 // The program is killed when the thread of the supervisor that started it ends (PR_SET_PDEATHSIG), so also with the supervisor. The last 64 KiB of its stderr are kept: a panic's

@@ -31,6 +31,7 @@ type order struct {
 	Memory   int64
 	Listener bool // the supervisor hears of calls
 	Probe    bool // exit after Enter
+	Bare     bool // it keeps its rights
 }
 
 type limitPair struct {
@@ -104,6 +105,9 @@ func (e *entering) all() error {
 	}
 	if e.Memory > 0 {
 		debug.SetMemoryLimit(e.Memory / 10 * 8) // the collector works harder before the limit ends it
+	}
+	if e.Bare {
+		return nil
 	}
 	if e.Nobody {
 		if err := becomeNobody(); err != nil {
@@ -222,6 +226,9 @@ func (e *entering) tell() {
 
 // limits are the rlimits of a worker.
 func (o *Options) limits(ownUser bool) []limitPair {
+	if o.Bare {
+		return []limitPair{{unix.RLIMIT_DATA, "DATA", uint64(o.Memory)}, {unix.RLIMIT_CORE, "CORE", 0}}
+	}
 	l := []limitPair{
 		{unix.RLIMIT_DATA, "DATA", uint64(o.Memory)},
 		{unix.RLIMIT_NOFILE, "NOFILE", uint64(o.Descriptors)},

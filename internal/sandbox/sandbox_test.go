@@ -379,3 +379,19 @@ func BenchmarkStart(b *testing.B) {
 		p.Close()
 	}
 }
+
+// TestBare: a program that keeps its rights makes calls that another one is killed for, and is watched all the same.
+func TestBare(t *testing.T) {
+	p, r := launch(t, Options{Bare: true}, "attempt", "memfd_create")
+	if err := p.Entered(patience); err != nil {
+		t.Errorf("Entered = %v", err)
+	}
+	b, err := io.ReadAll(r)
+	if s := ended(t, p); err != nil || string(b) != "memfd_create = <nil>" || s.String() != "exit status 0" {
+		t.Errorf("it said %q, %v, and ended: %v; stderr %s", b, err, s, p.Stderr())
+	}
+	p, _ = launch(t, Options{Bare: true}, "panic")
+	if s := ended(t, p); s.Code != 2 || !strings.Contains(string(p.Stderr()), "panic: as asked") {
+		t.Errorf("a panic: %v; stderr %s", s, p.Stderr())
+	}
+}

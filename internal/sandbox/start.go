@@ -30,13 +30,16 @@ type Options struct {
 	Files   []*os.File
 	Stderr  io.Writer // also gets what it writes there, as far as it keeps up; nil: nobody
 
-	Memory      int64   // bytes of private memory; 1 GiB
-	Descriptors int     // 1024
-	Threads     int     // 512
-	FileSize    int64   // bytes that a file may grow to; 64 GiB, for captures
-	Locked      int64   // bytes of memory that may be locked; 0
-	RealTime    bool    // priorities stay what its user may have
-	CPUs        float64 // how many it may keep busy, where a cgroup is delegated; 0: all
+	Memory      int64 // bytes of private memory; 1 GiB
+	Descriptors int   // 1024
+	Threads     int   // 512
+	FileSize    int64 // bytes that a file may grow to; 64 GiB, for captures
+	Locked      int64 // bytes of memory that may be locked; 0
+	RealTime    bool  // priorities stay what its user may have
+	// Bare: it keeps its user's rights, and has a process of its own and nothing else: no namespaces, no filter, of the limits those of memory and core dumps. For what
+	// opens by itself what nobody can open for it.
+	Bare bool
+	CPUs float64 // how many it may keep busy, where a cgroup is delegated; 0: all
 
 	Log     *slog.Logger  // nil discards
 	Started func(pid int) // called once it runs, before Start returns: for what must outlive this process's death
@@ -157,7 +160,11 @@ func (p *Process) launch(program *os.File, name string, probe bool) error {
 	}
 	p.box = box
 	var last error
-	for _, l := range levels() {
+	ways := levels()
+	if p.o.Bare {
+		ways = []level{{host: -1}}
+	}
+	for _, l := range ways {
 		err := p.try(l, program, name, probe)
 		if err == nil {
 			if l.lacks != "" {
@@ -192,7 +199,7 @@ func (p *Process) try(l level, program *os.File, name string, probe bool) (err e
 	}
 	defer w.Close()
 	own := l.flags&unix.CLONE_NEWUSER != 0
-	what, err := json.Marshal(order{Talk: talkFD(len(p.o.Files)), Spaces: l.flags&unix.CLONE_NEWNS != 0, User: own, Nobody: l.nobody, Limits: p.o.limits(own), Memory: p.o.Memory, Listener: true, Probe: probe})
+	what, err := json.Marshal(order{Talk: talkFD(len(p.o.Files)), Spaces: l.flags&unix.CLONE_NEWNS != 0, User: own, Nobody: l.nobody, Limits: p.o.limits(own), Memory: p.o.Memory, Listener: true, Probe: probe, Bare: p.o.Bare})
 	if err != nil {
 		return err
 	}

@@ -180,6 +180,9 @@ func (p *Process) Signal(s syscall.Signal) error { return p.child.Signal(s) }
 // Done is closed when swtpm ended.
 func (p *Process) Done() <-chan struct{} { return p.child.Done() }
 
+// Err is what was wrong with its end, once it has ended; nil: it ended as it does when its QEMU has.
+func (p *Process) Err() error { return p.child.Err() }
+
 // End says how it ended, once it has.
 func (p *Process) End() string {
 	return fmt.Sprintf("%s: swtpm (pid %d) ended: %s", p.c.Name, p.PID(), p.child.End())

@@ -172,6 +172,7 @@ func TestEvery(t *testing.T) {
 		"fails":             `without any fault: 1000:00:03.0 bad: identification`,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they wait, in processes of their own
 			out, failed := run(t, name)
 			if failed != (want != "") || !regexp.MustCompile(want).MatchString(out) {
 				t.Errorf("%s: failed %v, want %q of:\n%s", name, failed, want, out)

@@ -149,6 +149,41 @@ func (i *instance) Resume(context.Context) error {
 // SlotReset sets the registers up again after the port was reset, but lets no suspended port interrupt; portbus.Restorer.
 func (i *instance) SlotReset(context.Context) error { return i.enable() }
 
+// Check is portbus.Keeper's. A status that reads all-ones may be true, or the port gone: neither is for it to say.
+func (i *instance) Check() (wrong, missed string) {
+	if !i.cmd.TryLock() {
+		return "", ""
+	}
+	defer i.cmd.Unlock()
+	if !i.on {
+		return "", ""
+	}
+	exp := i.port.Express().At
+	if v := i.cfg.Read32(i.at + pci.AERRootCmd); v != 0xffffffff && v&pci.RootCmdAll != pci.RootCmdAll {
+		wrong = fmt.Sprintf("Root Error Command=%#x, want %#x", v, pci.RootCmdAll)
+	} else if v := i.cfg.Read16(exp + pci.ExpDevCtl); v != 0xffff && v&pci.DevCtlErrors != pci.DevCtlErrors {
+		wrong = fmt.Sprintf("Device Control=%#x, want %#x", v, pci.DevCtlErrors)
+	}
+	if v := i.cfg.Read32(i.at + pci.AERRootSta); v != 0xffffffff && v&received != 0 {
+		missed = fmt.Sprintf("Root Error Status=%#x", v)
+	}
+	return wrong, missed
+}
+
+// Repair is enable without forgetting what was recorded; portbus.Keeper.
+func (i *instance) Repair(context.Context, bool) error {
+	if _, err := i.d.Modify(pci.ExpRtCtl, pci.RtCtlSysErr, 0, false); err != nil {
+		return err
+	}
+	if _, err := i.d.Modify(pci.ExpDevCtl, 0, pci.DevCtlErrors, false); err != nil {
+		return err
+	}
+	i.cmd.Lock()
+	defer i.cmd.Unlock()
+	i.command(i.on)
+	return nil
+}
+
 // Close lets a recovery that is under way end, since devices below wait for its end, and drops what is queued.
 func (i *instance) Close() error {
 	i.once.Do(func() {

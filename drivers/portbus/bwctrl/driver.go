@@ -170,6 +170,31 @@ func (s *service) SlotReset(context.Context) error {
 	return s.enable()
 }
 
+// Check is portbus.Keeper's. Who sets the speed changes what is looked at.
+func (s *service) Check() (wrong, missed string) {
+	if !s.irq || s.asleep.Load() || !s.speed.TryLock() {
+		return "", ""
+	}
+	defer s.speed.Unlock()
+	const want = pci.LnkCtlLBMIE | pci.LnkCtlLABIE
+	if v := s.cfg.Read16(s.exp + pci.ExpLnkCtl); v != 0xffff && v&want != want {
+		wrong = fmt.Sprintf("Link Control=%#x, want %#x", v, want)
+	}
+	if v, ok := s.status(); ok && v&events != 0 {
+		missed = fmt.Sprintf("Link Status=%#x", v)
+	}
+	return wrong, missed
+}
+
+// Repair is portbus.Keeper's.
+func (s *service) Repair(context.Context, bool) error {
+	if !s.irq || s.asleep.Load() {
+		return nil
+	}
+	_, err := s.d.Modify(pci.ExpLnkCtl, 0, pci.LnkCtlLBMIE|pci.LnkCtlLABIE, false)
+	return err
+}
+
 // Close is portbus.Instance's.
 func (s *service) Close() error {
 	s.once.Do(func() {

@@ -184,6 +184,29 @@ func (s *Service) Resume(context.Context) error {
 	return s.enable()
 }
 
+// Check is portbus.Keeper's. A port that is contained is at work.
+func (s *Service) Check() (wrong, missed string) {
+	if s.asleep.Load() || s.recovering.Load() {
+		return "", ""
+	}
+	const want = pci.DPCCtlFatal | pci.DPCCtlIRQ
+	if v := s.read(pci.DPCCtl); v != 0xffff && v&want != want {
+		wrong = fmt.Sprintf("DPC Control=%#x, want %#x", v, want)
+	}
+	if v := s.read(pci.DPCSta); v != 0xffff && v&pci.DPCStaIRQ != 0 {
+		missed = fmt.Sprintf("DPC Status=%#x", v)
+	}
+	return wrong, missed
+}
+
+// Repair is portbus.Keeper's.
+func (s *Service) Repair(context.Context, bool) error {
+	if s.asleep.Load() {
+		return nil
+	}
+	return s.enable()
+}
+
 // Close is portbus.Instance's. A recovery that began comes to its end first; a port that is contained and for which none began stays so: whoever comes next
 // releases it.
 func (s *Service) Close() error {

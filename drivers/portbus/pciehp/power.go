@@ -168,6 +168,81 @@ func (s *Slot) SlotReset(ctx context.Context) error {
 	return s.restore(ctx)
 }
 
+// Check is portbus.Keeper's. A slot that is at work is not looked at: what it waits for has a bound. One without interrupts looks by itself.
+func (s *Slot) Check() (wrong, missed string) {
+	select {
+	case s.hold <- struct{}{}:
+		defer s.release()
+	default:
+		return "", ""
+	}
+	if s.suspended || s.ctx.Err() != nil || !s.cmd.TryLock() {
+		return "", ""
+	}
+	want := s.last&^notification | s.listens
+	s.cmd.Unlock()
+	kept := s.listens
+	if s.caps&pci.SltCapPower != 0 {
+		kept |= pci.SltCtlPowerOff
+	}
+	if s.caps&pci.SltCapPowerLED != 0 {
+		kept |= pci.SltCtlPowerLED
+	}
+	if s.caps&pci.SltCapAttnLED != 0 {
+		kept |= pci.SltCtlAttnLED
+	}
+	ctl, sta, lnk := s.cfg.Read16(s.exp+pci.ExpSltCtl), s.cfg.Read16(s.exp+pci.ExpSltSta), s.cfg.Read16(s.exp+pci.ExpLnkSta)
+	full := s.is(on) || s.is(blinkingOff)
+	if ctl != 0xffff && (ctl^want)&kept != 0 {
+		wrong = fmt.Sprintf("Slot Control=%#x, want %#x", ctl, want)
+	}
+	s.sta.Lock()
+	defer s.sta.Unlock()
+	mine := events(watched)
+	if s.mute || s.poll {
+		mine = 0
+	}
+	if mine &^= events(s.stuck); s.faulted {
+		mine &^= evFault
+	}
+	if sta != 0xffff && events(sta)&mine != 0 {
+		missed = fmt.Sprintf("Slot Status=%#x", sta)
+	}
+	if missed == "" && s.pending|s.asked == 0 && !s.away && full && sta != 0xffff && sta&pci.SltStaPresent == 0 && lnk != 0xffff && lnk&pci.LnkStaActive == 0 {
+		missed = "the slot is on, and empty" // what told of it was taken in while the port lied
+	}
+	return wrong, missed
+}
+
+// Repair is restore, but that it forgets no event; portbus.Keeper. After a reset what is in the slot has begun anew, and is taken into service anew.
+func (s *Slot) Repair(ctx context.Context, reset bool) error {
+	if err := s.seize(ctx); errors.Is(err, errEnded) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer s.release()
+	if s.suspended {
+		return nil
+	}
+	s.cmd.Lock()
+	want := s.last&^notification | s.listens
+	s.cmd.Unlock()
+	if err := s.command(ctx, 0xffff, want, false); err != nil {
+		return err
+	}
+	s.deafen(false)
+	s.collect()
+	if reset {
+		s.upsets++
+		if s.is(on) || s.is(blinkingOff) {
+			s.request(evLink)
+		}
+	}
+	s.wakeIfChanged()
+	return nil
+}
+
 // restore writes Slot Control as it was.
 func (s *Slot) restore(ctx context.Context) error {
 	s.cmd.Lock()

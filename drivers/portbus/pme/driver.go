@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
@@ -37,6 +38,8 @@ type service struct {
 
 	mu  sync.Mutex // guards the following, and is held while it is acted upon
 	off bool       // suspended or closed: the interrupt stays disabled
+
+	busy atomic.Bool // an interrupt is seen to, and is disabled until then
 
 	wake *bus.Waker
 	done chan struct{}
@@ -92,7 +95,9 @@ func (s *service) interrupt() bool {
 	if !ok || v&pci.RtStaPME == 0 {
 		return false
 	}
+	s.busy.Store(true)
 	if s.interrupts(false) != nil {
+		s.busy.Store(false)
 		return false // the port is gone
 	}
 	s.wake.Wake()
@@ -150,6 +155,7 @@ func (s *service) isOff() bool {
 func (s *service) rearm() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.busy.Store(false)
 	if !s.off {
 		_ = s.interrupts(true) // it fails where the port is gone
 	}
@@ -204,6 +210,34 @@ func (s *service) SlotReset(context.Context) error {
 		return nil
 	}
 	return s.arm()
+}
+
+// Check is portbus.Keeper's.
+func (s *service) Check() (wrong, missed string) {
+	if !s.mu.TryLock() {
+		return "", ""
+	}
+	defer s.mu.Unlock()
+	if s.off || s.busy.Load() {
+		return "", ""
+	}
+	if v := s.cfg.Read16(s.port.Express().At + pci.ExpRtCtl); v != 0xffff && v&pci.RtCtlPME == 0 {
+		wrong = fmt.Sprintf("Root Control=%#x, want %#x", v, pci.RtCtlPME)
+	}
+	if v, ok := s.status(); ok && v&pci.RtStaPME != 0 {
+		missed = fmt.Sprintf("Root Status=%#x", v)
+	}
+	return wrong, missed
+}
+
+// Repair is portbus.Keeper's.
+func (s *service) Repair(context.Context, bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.off || s.busy.Load() {
+		return nil
+	}
+	return s.interrupts(true)
 }
 
 // Close is portbus.Instance's.

@@ -22,6 +22,9 @@ func (d *device) Clock() bus.Clock { return bus.ClockOf(d.Device) }
 // SaveState is a bus.StateKeeper's.
 func (d *device) SaveState() func() error { return bus.SaveState(d.Device) }
 
+// RestoreIRQs is a bus.IRQKeeper's.
+func (d *device) RestoreIRQs() (bool, error) { return bus.RestoreIRQs(d.Device) }
+
 // HardwareIDs are a bus.Platform's.
 func (d *device) HardwareIDs() []string { return bus.HardwareIDs(d.Device) }
 
