@@ -60,8 +60,8 @@ func (a *app) faultCmd() *cobra.Command {
 		Short: "Have drivers live with devices that fail, and see what comes of it",
 		Long: `Have drivers live with devices that fail: one run that is told in full, or a campaign of any number of them.
 Each run brings a driver up on a device of which something goes wrong, uses and closes it, and then wants
-the driver anew to work in full. It is harmless, recovered, mute (who waits for the driver notices), wrong (who compares
-its results does), or failed.`,
+the driver anew to work in full. It is harmless, recovered, corrupt (wrong data was given, and then right data by the same
+driver), mute (who waits for the driver notices), wrong (it goes on with wrong data, which who compares notices), or failed.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			_ = c.Help()

@@ -8,8 +8,9 @@
 //	not made   the access at which something was to go wrong never came
 //	harmless   nobody noticed, and all results were right
 //	recovered  the driver went on by itself and what is lost is known, or it returned an error and was closed; the driver anew works in full
+//	corrupt    some of what it gave as good is not, and then the same driver went on right by itself, or said that something is wrong; anew it works in full
 //	mute       the driver did nothing any more and said nothing: who waited for it noticed; the driver anew works in full
-//	wrong      it gave as good what is not: whoever compared noticed; the driver anew works in full
+//	wrong      it goes on giving as good what is not: whoever compared noticed; the driver anew works in full
 //	failed     anything else: a panic, a hang, memory, vectors, goroutines or descriptors left behind, a dead link not noticed, a driver anew that
 //	           does not work, or a driver on another machine beside all this that lost a frame
 //
@@ -22,7 +23,8 @@
 // a driver noticed something that was harmless.
 //
 // Runs are made side by side, many at a time, since they mostly wait: for what never comes, and for the device's own time, which on bus/sim costs nothing.
-// On QEMU and on VFIO a device is used again while it lives. What all runs of a batch left behind is looked at together, and then looked for one by one.
+// On QEMU and on VFIO a device is used again while it lives. A run that waits gives its place to another, and limits count
+// the time that the process was given. What 65,536 runs left behind is counted together, exactly, while nothing else is done, and then looked for by halves.
 //
 // # Through a supervisor
 //
