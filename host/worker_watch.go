@@ -100,11 +100,6 @@ func (w *watchdog) look() {
 		if !w.up.Load() || b.driver == nil || b.asleep != nil || b.dev.Err() != nil {
 			continue
 		}
-		if b.net != nil {
-			if err := b.net.Err(); err != nil && !errors.Is(err, bus.ErrClosed) {
-				now[suspectKey{suspectDriver, b.spec.Name, "its driver gave up"}] = err.Error()
-			}
-		}
 		w.interrupts(b, now)
 		w.queues(b, now)
 		w.silent(b, now)
@@ -258,6 +253,11 @@ func (w *watchdog) silent(b *boundDevice, now map[suspectKey]string) {
 
 // failed looks whether the driver itself gave its device up, though that does not say that it is dead: a port whose config space is gone.
 func (w *watchdog) failed(b *boundDevice, now map[suspectKey]string) {
+	if b.net != nil {
+		if err := b.net.Err(); err != nil && !errors.Is(err, bus.ErrClosed) {
+			now[suspectKey{suspectDriver, b.spec.Name, "its driver gave up"}] = err.Error()
+		}
+	}
 	if !b.use.TryLock() {
 		return
 	}
