@@ -20,7 +20,7 @@ func doctorHardware(check func(name, needed string, f func() (string, error)) Fi
 	m := hwbind.This()
 	list, err := m.Status(false)
 	out := []Finding{
-		check("iommu", "the backend vfio is refused; uio drives a device without protection", func() (string, error) {
+		check("iommu", "the backend vfio is refused; uio drives a device without protection, and nothing contains its driver", func() (string, error) {
 			if !m.HasIOMMU() {
 				return "", errors.New("no IOMMU is in use: " + m.IOMMURemedy())
 			}

@@ -44,6 +44,10 @@ type Outside interface {
 	Fabric(ctx context.Context, device string) (*net.UnixConn, error)
 	// Windows are the memory windows of all nodes of that device's fabric, and the number of that list. It waits for another one than the one numbered seen.
 	Windows(ctx context.Context, device string, seen uint64) ([]fabricd.Window, uint64, error)
+	// Served connects to the server of a vfio-user device. The connection before ends.
+	Served(ctx context.Context, device string) (*net.UnixConn, error)
+	// Shared makes memory that is shared with that server, in bytes of whole pages.
+	Shared(ctx context.Context, device string, size int64) (*os.File, error)
 }
 
 // Uses of Outside.File.
@@ -55,7 +59,8 @@ const (
 )
 
 // Methods of linkOutside. Bodies are JSON. Backends have sixteen each: QEMU from 0x0310, VFIO from 0x0320, TAP from 0x0330, what is
-// opened without an IOMMU from 0x0340, fabrics from 0x0350.
+// opened without an IOMMU from 0x0340, fabrics from 0x0350, vfio-user from
+// 0x0360.
 const (
 	outsideFile  link.Method = 0x0301 // fileArgs; the file
 	outsideBegin link.Method = 0x0302 // fileArgs
@@ -143,7 +148,7 @@ type outsideBackend interface {
 
 // outsideBackends make those of a group; nil: it has no such device. They open what a worker of the group asks for first, or at once.
 var outsideBackends = []func(c Config, g groupPlan) (outsideBackend, error){
-	holdVFIO, holdTAPs, holdBare, holdFabrics,
+	holdVFIO, holdTAPs, holdBare, holdFabrics, holdServed,
 }
 
 // nearOutside gives a group's workers what its plan says; outside.

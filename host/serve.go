@@ -30,16 +30,23 @@ func (p *Plan) servedOf(names ...string) string {
 }
 
 // planVFIOUser connects to a socket, which is what such a device is named by.
-func (s *System) planVFIOUser(_ Config, group []DeviceSpec, domain uint32) (starter, error) {
+func (s *System) planVFIOUser(c Config, group []DeviceSpec, domain uint32) (starter, error) {
 	d := group[0]
 	return func(ctx context.Context) (machine, error) {
 		at := pci.Addr{Domain: domain, Dev: 1}
-		dev, err := vfiouser.Dial(ctx, d.Device, vfiouser.Options{Address: at.String(), Name: d.Name, Log: s.log})
+		o := vfiouser.Options{Address: at.String(), Name: d.Name, Log: s.log}
+		var dev *vfiouser.Device
+		var err error
+		if s.outside != nil {
+			dev, err = borrowVFIOUser(ctx, s.outside, d, o, len(c.Saved) > 0)
+		} else {
+			dev, err = vfiouser.Dial(ctx, d.Device, o)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.Name, err)
 		}
-		c := dev.Config()
-		fn := &pci.Function{Addr: at, ID: pci.ReadID(c), Header: c.Read8(pci.CfgHeader) & 0x7f, Config: c, BARs: dev.Regions()}
+		cfg := dev.Config()
+		fn := &pci.Function{Addr: at, ID: pci.ReadID(cfg), Header: cfg.Read8(pci.CfgHeader) & 0x7f, Config: cfg, BARs: dev.Regions()}
 		return &real{dev: dev, fn: fn}, nil
 	}, nil
 }

@@ -78,7 +78,7 @@ const (
 	helloTime     = 20 * time.Second // from its start until it says hello; the machine may be loaded
 	configureTime = 90 * time.Second // until its devices are in service: QEMU may have to be started
 	stopTime      = 10 * time.Second // for an orderly end
-	killTime      = 10 * time.Second // for the kernel to end it
+	killTime      = 60 * time.Second // for the kernel to end it, and to take gigabytes back where many wait for a CPU
 	quiesceTime   = 10 * time.Second // for its devices to be stopped
 	syncTime      = 20 * time.Second // for its tree to be whole
 	patience      = 10 * time.Second // of who uses a file or asks something meanwhile
@@ -212,14 +212,8 @@ func (s *supervisor) chargeOf(device string) *charge {
 	return nil
 }
 
-// supervisable says why a plan's drivers cannot run in workers yet; nil: they can.
+// supervisable says why none of a plan's drivers can run in a worker, which is what concerns the whole process; nil: they can.
 func supervisable(p *Plan, passed bool) error {
-	for _, d := range p.Devices {
-		switch {
-		case d.Backend == vfioUser: // its client makes memory of its own to share, which a worker may not
-			return fmt.Errorf("%s is a device of another process", d.Name)
-		}
-	}
 	for name, file := range p.Trace.Files {
 		if file == "-" {
 			return fmt.Errorf("the trace of %s goes to standard error, which no worker may have", name)

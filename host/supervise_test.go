@@ -296,7 +296,7 @@ func awaitSending(t testing.TB, s *supervisor) {
 
 // What a supervisor refuses to run in workers it says in one line.
 func TestSupervisable(t *testing.T) {
-	p, err := ParsePlan([]string{"eth0=sim:e1000e"}, nil, nil)
+	p, err := ParsePlan([]string{"eth0=sim:e1000e", "rp0=uio:0000:00:05.0", "eth1=vfio:0000:00:06.0,noiommu=unsafe", "eth2=vfio-user:/x.sock", "rio0=fabric:/f.sock,node=pe0"}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,12 +21,13 @@ import (
 
 // worker is a process that runs drivers, or waits for some.
 type worker struct {
-	s      *supervisor
-	p      *sandbox.Process
-	conn   *link.Conn
-	hello  workerHello
-	since  time.Time // when its devices came into service; of run
-	waited uint64    // ns that its threads waited for a CPU; of watch
+	s     *supervisor
+	p     *sandbox.Process
+	conn  *link.Conn
+	hello workerHello
+	since time.Time // when its devices came into service; of run
+	// Of watch, ns: how long its threads waited for a CPU, and had one.
+	waited, ran uint64
 
 	hi    chan workerHello // its first word
 	fatal chan error       // why it is to be ended, by what it said
@@ -543,19 +544,24 @@ func panicOf(stderr []byte) string {
 	return ""
 }
 
-// starved says whether its threads waited for a CPU, mostly, since it was asked last: then it is the machine that is slow.
+// starved says whether its threads waited for a CPU, mostly, since it was asked last: then it is the machine that is slow. The kernel counts a wait
+// once it is over: until then there is a thread that could run, and none that did.
 func (w *worker) starved() bool {
 	var ran, waited uint64
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", w.p.PID()))
+	runnable := false
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", w.p.PID()))
 	for _, t := range tasks {
 		var r, q uint64
-		b, _ := os.ReadFile(t)
+		b, _ := os.ReadFile(t + "/schedstat")
 		_, _ = fmt.Sscan(string(b), &r, &q)
 		ran, waited = ran+r, waited+q
+		b, _ = os.ReadFile(t + "/stat")
+		_, state, _ := strings.Cut(string(b), ") ") // the name before is this program's
+		runnable = runnable || strings.HasPrefix(state, "R")
 	}
-	more := waited - min(waited, w.waited)
-	w.waited = waited
-	return more > uint64(beatTick.Nanoseconds()/2)
+	more, did := waited-min(waited, w.waited), ran-min(ran, w.ran)
+	w.waited, w.ran = waited, ran
+	return more > uint64(beatTick.Nanoseconds()/2) || runnable && did < uint64(beatTick.Nanoseconds()/10)
 }
 
 // spares keeps one worker that waits, since to start one takes longer than all else of a recovery.

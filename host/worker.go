@@ -29,7 +29,7 @@ import (
 )
 
 // A worker is a process that runs the drivers of one group of devices for its supervisor, and may do nothing else. It has given up its rights
-// before it is told which devices; all that it has of the world comes over one link.
+// before it is told which devices; all that it has of the world comes over one link. Only one whose devices nothing confines keeps its user's rights, and opens them itself.
 
 // How a worker is started: with this argument, and the link at this descriptor.
 const (

@@ -61,7 +61,8 @@ func (o *openCalls) oldest() (calls [callWaits + 1]openCall, ids [callWaits + 1]
 	return calls, ids
 }
 
-// called counts a call of a file. A `start` of pgctrl is there to wait, as is what is read from a stream and written to it: a TPM takes minutes for some commands.
+// called counts a call of a file. A `start` of pgctrl is there to wait, as is what is read from a stream and written to it: a TPM takes minutes for some commands, and its chip
+// knows for which: watchdog.late.
 func (w *workerSide) called(op string, f *node.File, p []byte) (end func()) {
 	c := openCall{callQuick, op, f}
 	switch op {

@@ -1,8 +1,10 @@
 package host
 
 import (
+	"context"
 	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/ring3dev/ring3/internal/link"
 )
@@ -14,8 +16,13 @@ func FuzzOutside(f *testing.F) {
 	f.Add(uint16(outsideBegin), []byte(`{"use":"trace","name":"eth0"}`))
 	f.Add(uint16(0x0310), []byte(`{"group":"eth0"}`))
 	f.Add(uint16(0x0320), []byte(`null`))
+	f.Add(uint16(outsideTook), []byte(`{"device":"uio0"}`))
+	f.Add(uint16(outsideJoin), []byte(`{"device":"rio0"}`))
+	f.Add(uint16(outsideWindows), []byte(`{"device":"rio0","seen":1}`))
+	f.Add(uint16(outsideServed), []byte(`{"device":"eth1"}`))
+	f.Add(uint16(outsideShared), []byte(`{"device":"eth1","size":4096}`))
 	f.Fuzz(func(t *testing.T, m uint16, body []byte) {
-		plan, err := ParsePlan([]string{"eth0=sim:e1000e"}, nil, nil)
+		plan, err := ParsePlan([]string{"eth0=sim:e1000e", "uio0=uio:uio7", "rio0=fabric:/none.sock,node=pe0", "eth1=vfio-user:/none.sock"}, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -24,7 +31,9 @@ func FuzzOutside(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer o.Close()
-		_, files, err := o.Call(t.Context(), link.Method(m), body, nil, func([]byte) error { return nil })
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // some wait for news
+		defer cancel()
+		_, files, err := o.Call(ctx, link.Method(m), body, nil, func([]byte) error { return nil })
 		defer closeOpen(files)
 		if err != nil && len(files) > 0 {
 			t.Errorf("an error and %d files", len(files))

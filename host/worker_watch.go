@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
@@ -26,6 +27,8 @@ const watchTick = time.Second
 const (
 	ticksTold  = 3
 	ticksFatal = 8
+	// A driver that took its device out of service does nothing any more. The bus may be about to say that the device is gone.
+	ticksGaveUp = 2
 )
 
 // Bounds.
@@ -97,6 +100,11 @@ func (w *watchdog) look() {
 		if !w.up.Load() || b.driver == nil || b.asleep != nil || b.dev.Err() != nil {
 			continue
 		}
+		if b.net != nil {
+			if err := b.net.Err(); err != nil && !errors.Is(err, bus.ErrClosed) {
+				now[suspectKey{suspectDriver, b.spec.Name, "its driver gave up"}] = err.Error()
+			}
+		}
 		w.interrupts(b, now)
 		w.queues(b, now)
 		w.silent(b, now)
@@ -107,17 +115,22 @@ func (w *watchdog) look() {
 	w.spins(now)
 	for k := range w.seen {
 		if _, still := now[k]; !still {
-			if w.seen[k] >= ticksTold {
+			if w.seen[k] >= ticksTold || k.kind == suspectDriver {
 				w.say(suspect{Kind: k.kind, Device: k.device, Text: k.text("it has passed"), Over: true})
 			}
 			delete(w.seen, k)
 		}
 	}
 	for k, text := range now {
-		switch w.seen[k]++; w.seen[k] {
-		case ticksTold:
+		w.seen[k]++
+		switch n := w.seen[k]; {
+		case k.kind == suspectDriver:
+			if n <= ticksGaveUp {
+				w.say(suspect{Kind: k.kind, Device: k.device, Text: k.text(text), Fatal: n == ticksGaveUp})
+			}
+		case n == ticksTold:
 			w.say(suspect{Kind: k.kind, Device: k.device, Text: k.text(text)})
-		case ticksFatal:
+		case n == ticksFatal:
 			w.say(suspect{Kind: k.kind, Device: k.device, Text: k.text(fmt.Sprintf("%s, for %v", text, ticksFatal*w.tick)), Fatal: true})
 		}
 	}

@@ -226,6 +226,7 @@ func TestWatchdog(t *testing.T) {
 		{"line", "e1000", "ICR#4:hang", true, "eth0", suspectLine, "not unmasked"},
 		{"access", "e1000e", "TDT#20:hang", true, "eth1", suspectQueue, "does not return"},
 		{"vector", "e1000e", "irq0#4:irq-dead", false, "eth0", suspectQueue, "frames came"},
+		{"driver", "e1000e", "TDT#20:cfg-gone", false, "eth1", suspectDriver, "gave up"},
 		{"goroutines", "e1000e", "TDT#5:leak-goroutines:30000", false, "eth1", suspectThread, "goroutines"}, // last: they stay
 	} {
 		t.Run(c.name, func(t *testing.T) {

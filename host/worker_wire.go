@@ -156,6 +156,7 @@ const (
 	suspectLine   = "line"   // an INTx line that nobody unmasks
 	suspectStorm  = "storm"  // interrupts without end
 	suspectSilent = "silent" // a device that reads all-ones, or does not answer
+	suspectDriver = "driver" // it took its device out of service, which is there
 	suspectCall   = "call"   // what was asked is not answered
 	suspectMemory = "memory" // the heap grows without end
 	suspectThread = "thread" // goroutines without end

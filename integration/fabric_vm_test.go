@@ -78,8 +78,8 @@ func (m *meeting) meet(args json.RawMessage) (any, error) {
 }
 
 // TestVMFabric has two VMs on one fabric, whose ivshmem-doorbell devices ring3 drives over VFIO there, and a process of this machine.
+// Not beside others: so there are two VMs at most.
 func TestVMFabric(t *testing.T) {
-	t.Parallel()
 	vm.Need(t, vmArch)
 	dir, err := os.MkdirTemp("", "ring3-fabric-") // 0700, and short
 	if err != nil {

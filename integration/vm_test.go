@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,6 +34,9 @@ var host = map[string]func(json.RawMessage) (any, error){"pktgen": guestlessPktg
 // programs that the VM has.
 var programs = []string{"fusermount3", "sh", "bash", "cat", "ls", "sleep", "grep", "sed", "awk", "head", "tail", "id", "env", "mkdir", "mktemp", "stat", "rm", "chmod", "chown", "dmesg", "ip", "mount", "umount", "kill"}
 
+// foreign builds ring3 for VMs of another architecture, once for all of them.
+var foreign = sync.OnceValue(func() error { return vm.Build(vmArch, "cmd/ring3", ring3+"-"+vmArch) })
+
 // image is what VMs have beside init and the tests: ring3 and programs.
 func image(t *testing.T) *vm.Image {
 	t.Helper()
@@ -43,7 +47,7 @@ func image(t *testing.T) *vm.Image {
 	exe := ring3
 	if root != "" { // this machine's does not run there
 		exe += "-" + vmArch
-		if err := vm.Build(vmArch, "cmd/ring3", exe); err != nil {
+		if err := foreign(); err != nil {
 			t.Fatal(err)
 		}
 	}

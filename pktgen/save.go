@@ -337,6 +337,9 @@ func (s *savedDevice) check() error {
 		bad = fmt.Sprintf("flags %#x", p.Flags)
 	case !tag(p.VLANID) || !tag(p.SVLANID) || p.VLANP > 7 || p.SVLANP > 7 || p.VLANCFI > 1 || p.SVLANCFI > 1:
 		bad = fmt.Sprintf("tags %d/%d/%d and %d/%d/%d", p.VLANID, p.VLANP, p.VLANCFI, p.SVLANID, p.SVLANP, p.SVLANCFI)
+	case p.SVLANID != tagOff && p.VLANID == tagOff, p.VLANID != tagOff && len(p.MPLS) > 0:
+		// No command sets these together, and frames have no place for them.
+		bad = fmt.Sprintf("tags %d and %d beside %d labels", p.VLANID, p.SVLANID, len(p.MPLS))
 	case !(p.PcapSpeed >= 0 && p.PcapSpeed <= maxSpeed):
 		bad = fmt.Sprintf("pcap_speed %g", p.PcapSpeed)
 	case p.Burst == 0:

@@ -19,7 +19,10 @@ type Device struct {
 	// tearing: the plan may want to know what the device wrote.
 	tearing atomic.Bool
 
-	mu      sync.Mutex // guards all below up to the blank line; nothing of in is called with it
+	mu sync.Mutex // guards all below up to the blank line; nothing of in is called with it
+	// brief: only accesses to spots, the places of the plan's faults, are counted by place, and none is written down.
+	brief   bool
+	spots   []spot
 	places  places
 	n       int // accesses so far, since Arm
 	arming  int // how often Arm was called
@@ -50,6 +53,21 @@ type Device struct {
 type where struct {
 	place place
 	nth   int
+}
+
+// spot is the place of a fault, and the register that it is in, nil for none.
+type spot struct {
+	place
+	reg *bus.Register
+}
+
+// holds says whether an access may be one to the spot.
+func (s spot) holds(at place) bool {
+	if s.class != inRegion || at.class != inRegion || s.reg == nil {
+		return s.place == at
+	}
+	_, ok := s.reg.Find(at.n, at.off)
+	return ok
 }
 
 // stuckBit is a bit that reads as one value.
@@ -98,7 +116,7 @@ func Wrap(dev bus.Device, plan Plan) *Device {
 
 // load makes faults the plan's. Called with mu held, or before anybody has the device.
 func (d *Device) load(faults []Fault) {
-	d.plan.Faults, d.hits = faults, nil
+	d.plan.Faults, d.hits, d.spots = faults, nil, nil
 	d.byNumber, d.byPlace = map[int][]int{}, map[where][]int{}
 	tearing := false
 	for i, f := range faults {
@@ -109,8 +127,11 @@ func (d *Device) load(faults []Fault) {
 		} else if p, ok := d.places.find(f.At.Place); ok {
 			w := where{p, f.At.Nth}
 			d.byPlace[w] = append(d.byPlace[w], i)
+			r, _ := d.places.register(p)
+			d.spots = append(d.spots, spot{p, r})
 		}
 	}
+	d.brief = d.plan.NoLog && len(d.byNumber) == 0
 	d.tearing.Store(tearing)
 }
 
@@ -156,6 +177,7 @@ func (d *Device) Accesses() int {
 type ticket struct {
 	n      int
 	arming int // of the plan that n counts for
+	brief  bool
 	op     Op
 	todo   []Fault // of the plan, that may be made of it
 }
@@ -164,9 +186,13 @@ type ticket struct {
 func (d *Device) step(op Op, at place, width int, value uint64) ticket {
 	d.mu.Lock()
 	d.n++
+	if d.brief && !slices.ContainsFunc(d.spots, func(s spot) bool { return s.holds(at) }) {
+		defer d.mu.Unlock()
+		return ticket{n: d.n, arming: d.arming, brief: true, op: op}
+	}
 	at = d.places.canonical(at)
 	d.counts[at]++
-	t := ticket{n: d.n, arming: d.arming, op: op}
+	t := ticket{n: d.n, arming: d.arming, brief: d.brief, op: op}
 	r := record{op: op, width: uint8(width), nth: d.counts[at], place: at, value: value}
 	var todo []int
 	if len(d.plan.Faults) > 0 {
@@ -186,7 +212,7 @@ func (d *Device) step(op Op, at place, width int, value uint64) ticket {
 		}
 		d.hits[i] = o
 	}
-	if len(d.log) < maxLog {
+	if len(d.log) < maxLog && !d.plan.NoLog {
 		d.log = append(d.log, r)
 	}
 	if len(hit) == 0 {
@@ -222,6 +248,9 @@ func (d *Device) planned(t ticket, k Kind) *Fault {
 
 // after is what happens once an access was made. value is what the log shows.
 func (d *Device) after(t ticket, value uint64) {
+	if t.brief && !d.tearing.Load() && len(t.todo) == 0 {
+		return
+	}
 	d.mu.Lock()
 	if t.arming == d.arming && t.n <= len(d.log) {
 		d.log[t.n-1].value = value

@@ -16,6 +16,8 @@
 // driver did. Package faulttest tries every access of a scenario, and prints what fails as a
 // command that repeats it.
 //
+// A device that is in use gets other faults by [Device.Arm], for which accesses count from then on.
+//
 // # What counts
 //
 // One order holds every step: each read and write of a region or of config space, each call of

@@ -363,3 +363,34 @@ func TestPlace(t *testing.T) {
 		t.Errorf("Place on a dead link = %v, want ErrGone", err)
 	}
 }
+
+// Arm: a device in use gets other faults, accesses count anew, and what was to last is over.
+func TestArm(t *testing.T) {
+	d, r := wrap(t, "")
+	good := r.Read32(0)
+	arm := func(spec string) []fault.Outcome {
+		p, err := fault.Parse(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Arm(p.Faults)
+	}
+	if o := arm("2:ones+3:stuck:0+1:cfg-gone"); len(o) != 0 {
+		t.Errorf("Arm = %v of no faults", o)
+	}
+	for i, want := range []uint32{good, 0xffffffff, good ^ 1, good ^ 1} {
+		if v := r.Read32(0); v != want {
+			t.Errorf("read %d gives %#x, want %#x", i+1, v, want)
+		}
+	}
+	if d.Accesses() != 4 || len(d.Log()) != 4 {
+		t.Errorf("%d accesses since Arm, %d in the log, want 4", d.Accesses(), len(d.Log()))
+	}
+	o := d.Arm(nil)
+	if len(o) != 3 || !o[0].Made || !o[1].Made || !o[2].Made {
+		t.Errorf("Arm = %v, want three that were made", o)
+	}
+	if v, c := r.Read32(0), d.Config().Read16(0); v != good || c == 0xffff {
+		t.Errorf("disarmed, a read gives %#x, and of config space %#x", v, c)
+	}
+}

@@ -18,6 +18,8 @@ type Plan struct {
 	Registers []bus.Register
 	// Reset is how the device resets by itself; nil: by Device.Reset. It must not use the wrapper.
 	Reset func() error
+	// NoLog: nobody will ask for Log, so that nothing is written down, and accesses are counted only where a fault may want it.
+	NoLog bool
 	// Process allows kinds that happen to this process and not to the device: whoever wraps a device in a worker that is
 	// there to be killed sets it. Without, they do nothing, which Outcomes tells.
 	Process bool

@@ -117,6 +117,9 @@ func (p *Process) reset(q *wire, limit time.Time) error {
 		return fmt.Errorf("resetting it: nothing said until the deadline: %w", bus.ErrTimeout)
 	}
 	over := time.Now().Add(eduTime)
+	if err := p.unclog(); err != nil {
+		return fmt.Errorf("resetting it: %w", err)
+	}
 	// Who holds the machine can have put it to sleep, which a reset does not end.
 	var status struct{ Running bool }
 	if r, err := p.qmp.execute("query-status", nil); err != nil {

@@ -19,6 +19,7 @@ func validRing(n int) bool { return n >= minRing && n <= maxRing && n&(n-1) == 0
 type counters struct {
 	head, tail uint64
 	mask       uint64 // size-1
+	passed     uint64 // head+1 where the device was seen to be past it without having said that it is done with it; else 0
 }
 
 func (c *counters) used() int          { return int(c.tail - c.head) }

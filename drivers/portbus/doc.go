@@ -65,6 +65,14 @@
 //
 // A function is gone if its device says so, or its Vendor ID reads all-ones. An error status may read all-ones and be true.
 //
+// # Looks
+//
+// A port tells what happens by interrupts alone, and one that was reset by itself, or lost a write, has forgotten for what. So each port is looked at every [LookEvery] ([Bus.SetLook]): Command, the
+// number of the bus behind it, where its messages go (bus.IRQKeeper), and of each service that is a [Keeper] its control register and its status. What is found twice is set up again, what
+// stands is taken in, and one line says so; no interrupt is counted for it. After a reset, which a lost bus number or message tells, what stands behind it is brought back by recovery, as from an error. What does not
+// stay as it is written is left alone after a few looks. The first look also finds out once more what the port offers. A port whose config space reads all-ones at several looks, or that offers something else
+// than it did, is as good as gone: [Port.Err] says so, and it is for a driver anew. Nobody looks at a port that is suspended, or being reset. The kernel does nothing of this.
+//
 // # Power
 //
 // A Port is a bus.PowerHandler: its services are suspended, the last first, and resumed in order. The host
@@ -73,7 +81,7 @@
 // # Locks
 //
 // A Device's mu is held while its driver's Probe or Close runs; Bus.mu guards lists only, and nothing foreign is called under it; Port.regs
-// guards read-modify-writes; a vector's mu is held while handlers run. A recovery has its root port's turn while it
+// guards read-modify-writes; a look tries Device.mu, and waits for it nowhere; a vector's mu is held while handlers run. A recovery has its root port's turn while it
 // asks drivers and resets, and waits for no lock that whoever waits for it could hold. Order: Device.mu, Bus.mu, vector.mu, Port.regs.
 //
 // Sources: PCI Express Base 5.0, 6.2, 6.7, 7.5.3, 7.8, 7.9; Linux, Documentation/PCI/pciebus-howto, pcieaer-howto,

@@ -32,7 +32,7 @@ const (
 // Keeper is implemented by a service that knows how its registers should be. It is called from a goroutine of the port's, and must not wait for anybody but the
 // device.
 type Keeper interface {
-	// Check says what is not as it was set up, "Slot Control=0x0, want 0x17f1", and which event stands that was not taken in, "Slot Status=0x8"; both are "" where all
+	// Check says of bits that the port was seen to keep what is not as it was set up, "Slot Control=0x0, want 0x17f1", and which event stands that was not taken in, "Slot Status=0x8"; both are "" where all
 	// is well, where the service is suspended, and where it is at work on just that. It changes nothing.
 	Check() (wrong, missed string)
 	// Repair sets the registers up again, as Resume does, and forgets no event. reset says that the port was reset, with all that stands behind it.
@@ -336,6 +336,18 @@ func (p *Port) mend(f *finding, lost bool) {
 		p.repair(d, reset)
 	}
 	p.takeIn(todo)
+	if reset && len(p.Below()) > 0 {
+		p.Recover(p.ctx, p.Member(), true, p.bringBack)
+	}
+}
+
+// bringBack is for what was reset with the port.
+func (p *Port) bringBack(ctx context.Context) bus.Verdict {
+	if err := p.RestoreBelow(ctx, "port reset"); err != nil {
+		p.Log(slog.LevelWarn, "bringing back what was reset with it: %v", err)
+		return bus.Disconnect
+	}
+	return bus.Recovered
 }
 
 // setCommand lets the port work.

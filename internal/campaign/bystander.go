@@ -12,6 +12,7 @@ import (
 type bystander struct {
 	stop   context.CancelFunc
 	done   sync.WaitGroup
+	round  sync.Mutex // held in a round, and by who wants none
 	mu     sync.Mutex // guards what follows
 	rounds int
 	err    error
@@ -36,7 +37,10 @@ func startBystander(ctx context.Context) (*bystander, error) {
 		}()
 		for ctx.Err() == nil {
 			// A life that ends because all ends is no failure.
-			if err := r.live(context.WithoutCancel(ctx), r.dev); err != nil {
+			b.round.Lock()
+			err := r.live(context.WithoutCancel(ctx), r.dev)
+			b.round.Unlock()
+			if err != nil {
 				b.saw(err)
 				return
 			}
@@ -48,6 +52,12 @@ func startBystander(ctx context.Context) (*bystander, error) {
 		}
 	})
 	return b, nil
+}
+
+// pause has it do nothing, between two rounds, until resume is called.
+func (b *bystander) pause() (resume func()) {
+	b.round.Lock()
+	return b.round.Unlock
 }
 
 func (b *bystander) saw(err error) {

@@ -1,21 +1,18 @@
 package campaign
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"regexp"
-	"runtime"
 	"runtime/debug"
-	"runtime/pprof"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/ring3dev/ring3/bus/fault"
+	"github.com/ring3dev/ring3/internal/cpuset"
 )
 
 // Options say what to run.
@@ -25,7 +22,7 @@ type Options struct {
 	N         int    // runs of the whole campaign
 	Seed      uint64 // which faults
 	Slice     Slice  // the part that is run here; the zero value is all
-	Parallel  int    // runs at a time; 0: 64 on sim, 16 on up, where most wait for something, 4 where devices are dear
+	Parallel  int    // runs at a time, besides those that wait for something; 0: 64 on sim, 16 on up, 4 where devices are dear
 	// Progress gets a line now and then; nil: nothing.
 	Progress io.Writer
 	// Failed is told of each failed run, shrunk, as it is found; nil: nobody.
@@ -49,11 +46,12 @@ func ParseSlice(s string) (Slice, error) {
 
 func (s Slice) String() string { return fmt.Sprintf("%d/%d", s.I, s.K) }
 
-// batch is how many runs are made between two looks at what they left; shrinkTries how many tries one failure is worth.
+// batch is how many runs are made between two looks at what they left, for which all have to be over; waitsAfter after how long a run is taken to
+// wait for something.
 const (
-	batch      = 2048
-	settleTime = 5 * time.Second // for goroutines that are ending
-	maxTold    = 200             // failures of which all is kept
+	batch      = 1 << 16
+	waitsAfter = 200 * time.Millisecond
+	maxTold    = 200 // failures of which all is kept
 )
 
 // Run makes the runs of a slice. An error says that the campaign could not be made, or that ctx ended; the result is then what was made.
@@ -92,6 +90,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		result: newResult(o), begin: time.Now(), rigs: map[string][]*rig{},
 	}
 	labelTracebacks()
+	if online, err := cpuset.Online(); err == nil {
+		cpuset.Tell(online, cpuset.Nodes()) // each driver that comes up asks, and reads files for it
+	}
 	// Machines come and go by the thousand: collecting less often is twice as fast, for some 100 MB.
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	err = c.all(ctx)
@@ -111,6 +112,7 @@ type campaign struct {
 	*choice
 	beside *bystander
 	begin  time.Time
+	base   leftovers // what there is while nothing runs
 
 	mu     sync.Mutex // guards what follows
 	result *Result
@@ -126,6 +128,7 @@ func (c *campaign) all(ctx context.Context) error {
 			return err
 		}
 	}
+	c.base = c.still()
 	mine := make([]int, 0, batch)
 	for i := c.Slice.I - 1; i < c.N; i += c.Slice.K {
 		mine = append(mine, i)
@@ -142,55 +145,72 @@ func (c *campaign) all(ctx context.Context) error {
 
 // batch makes some runs side by side, and looks what they left behind all together.
 func (c *campaign) batch(ctx context.Context, mine []int) error {
-	before := c.leftovers()
-	next := make(chan int)
-	var wg sync.WaitGroup
-	for range min(c.Parallel, len(mine)) {
-		wg.Go(func() {
-			for i := range next {
-				if o := c.one(ctx, i); ctx.Err() == nil {
-					c.count(o)
-				}
+	late := mine
+	for try := range tries {
+		now := late
+		late = nil
+		c.inFlight(ctx, c.parallel(try), now, func(i int) {
+			if o := c.one(ctx, i, try); ctx.Err() == nil && !c.count(o) {
+				c.mu.Lock()
+				late = append(late, i)
+				c.mu.Unlock()
 			}
 		})
 	}
-	for _, i := range mine {
-		if ctx.Err() != nil {
-			break
-		}
-		next <- i
-	}
-	close(next)
-	wg.Wait()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	c.closeRigs()
-	c.leaks(ctx, mine, before)
-	if _, err := c.beside.state(); err != nil {
-		return nil // told at the end
-	}
+	c.leaks(ctx, mine)
 	return nil
 }
 
-// one makes run i.
-func (c *campaign) one(ctx context.Context, i int) Outcome {
+// inFlight calls do for all runs, for so many at a time, and for more where these wait: whoever is at it for some time gives its place to the next.
+func (c *campaign) inFlight(ctx context.Context, parallel int, mine []int, do func(i int)) {
+	places, all := make(chan struct{}, parallel), make(chan struct{}, parallel*c.Backend.waiting())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, i := range mine {
+		all <- struct{}{}
+		places <- struct{}{}
+		if ctx.Err() != nil {
+			return
+		}
+		wg.Go(func() {
+			leave := sync.OnceFunc(func() { <-places })
+			waits := after(waitsAfter, leave)
+			do(i)
+			waits.stop()
+			leave()
+			<-all
+		})
+	}
+}
+
+// tries is how often a run is made that was late: devices and drivers have limits in real time, and a machine with too much to do breaks them by itself.
+const tries = 4
+
+// parallel is how many runs are at work at a time, fewer where those are made again that were late.
+func (c *campaign) parallel(try int) int {
+	if try == 0 {
+		return c.Parallel
+	}
+	return min(c.Parallel, 2)
+}
+
+// one makes run i. Where the outcome says that it was late, it is to be made again.
+func (c *campaign) one(ctx context.Context, i, try int) Outcome {
 	s, faults := c.run(i)
 	o := c.make(ctx, s, faults)
-	for range 3 {
-		if !o.late || ctx.Err() != nil {
-			break
-		}
-		// Devices have limits in real time; a machine with too much to do breaks them by itself.
-		if o = c.make(ctx, s, faults); o.Verdict != Failed {
-			o.repeated = true
-		}
-	}
 	o.Number = i
-	if o.Verdict == Failed && ctx.Err() == nil {
-		o = c.shrink(ctx, s, faults, o)
+	if o.late = o.late && try < tries-1; o.late || ctx.Err() != nil {
+		return o
 	}
-	return o
+	if o.Verdict != Failed {
+		o.repeated = try > 0
+		return o
+	}
+	return c.shrink(ctx, s, faults, o)
 }
 
 // make makes one run, on a device that others had before where a new one is dear.
@@ -248,8 +268,11 @@ func (c *campaign) closeRigs() {
 	}
 }
 
-// count adds a run to the result.
-func (c *campaign) count(o Outcome) {
+// count adds a run to the result, or says that it is to be made again.
+func (c *campaign) count(o Outcome) bool {
+	if o.late {
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.result.add(o)
@@ -263,6 +286,7 @@ func (c *campaign) count(o Outcome) {
 		fmt.Fprintf(c.Progress, "%d of %d runs, %.0f a second: %d failed, %d mute, %d wrong\n",
 			r.Runs, all, float64(r.Runs)/time.Since(c.begin).Seconds(), r.Total(Failed), r.Total(Mute), r.Total(Wrong))
 	}
+	return true
 }
 
 // failed adds what failed beside the runs.
@@ -273,90 +297,6 @@ func (c *campaign) failed(o Outcome) {
 	if c.Failed != nil {
 		c.Failed(o)
 	}
-}
-
-// leftovers are what a run must not leave.
-type leftovers struct{ goroutines, files int }
-
-func (c *campaign) leftovers() leftovers {
-	return leftovers{runtime.NumGoroutine(), openFiles()}
-}
-
-// openFiles counts this process's descriptors.
-func openFiles() int {
-	d, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return 0
-	}
-	return len(d)
-}
-
-// leaks looks what a batch left, and whose it is.
-func (c *campaign) leaks(ctx context.Context, mine []int, before leftovers) {
-	if c.settled(before) {
-		return
-	}
-	now := c.leftovers()
-	if left := labelled(); len(left) > 0 {
-		for _, l := range left {
-			name, stack, _ := strings.Cut(l, "\n")
-			scenario, spec, _ := strings.Cut(name, " ")
-			c.failed(Outcome{Scenario: scenario, Faults: spec, Verdict: Failed, Class: "leak", Why: "goroutines left behind:\n" + stack})
-		}
-		return
-	}
-	if now.files <= before.files {
-		return // goroutines that nobody here began
-	}
-	for _, i := range mine { // one after the other, to find whose they are
-		s, faults := c.run(i)
-		at := c.leftovers()
-		c.make(ctx, s, faults)
-		c.closeRigs()
-		if !c.settled(at) {
-			o := Outcome{Scenario: s.Name, Faults: fault.Plan{Faults: faults}.String(), Number: i}
-			o.fail("leak", "%d descriptors left behind", openFiles()-at.files)
-			c.failed(o)
-			return
-		}
-	}
-	c.failed(Outcome{Scenario: "all", Verdict: Failed, Class: "leak", Why: fmt.Sprintf("%d descriptors left behind by runs %d to %d, by none of them alone",
-		now.files-before.files, mine[0], mine[len(mine)-1])})
-}
-
-// settled waits until there is no more than there was.
-func (c *campaign) settled(was leftovers) bool {
-	for until := time.Now().Add(settleTime); ; {
-		now := c.leftovers()
-		// The driver beside comes and goes.
-		const coming = 24
-		if now.files <= was.files+coming && (now.goroutines <= was.goroutines+coming || len(labelled()) == 0) {
-			return true
-		}
-		if time.Now().After(until) {
-			return false
-		}
-		time.Sleep(5 * time.Millisecond) // nothing signals that a goroutine is gone
-	}
-}
-
-// labelEntry is a group of goroutines with a label in a profile.
-var labelEntry = regexp.MustCompile(`^[0-9]+ @.*\n# labels: \{.*"` + label + `":"([^"]*)"`)
-
-// labelled are the runs whose goroutines are there: scenario and specification, and a stack below.
-func labelled() []string {
-	var b bytes.Buffer
-	_ = pprof.Lookup("goroutine").WriteTo(&b, 1)
-	var out []string
-	for _, g := range strings.Split(b.String(), "\n\n") {
-		if _, rest, ok := strings.Cut(g, "goroutine profile:"); ok {
-			_, g, _ = strings.Cut(rest, "\n")
-		}
-		if m := labelEntry.FindStringSubmatch(g); m != nil {
-			out = append(out, m[1]+"\n"+g)
-		}
-	}
-	return out
 }
 
 // labelTracebacks has the runtime name the run in a traceback, should a goroutine that nobody here can guard panic.

@@ -95,8 +95,8 @@ func TestSlice(t *testing.T) {
 	if testing.Short() {
 		scatter = 5
 	}
-	if mute, wrong := r.Total(Mute), r.Total(Wrong); mute > n*3/100+scatter || wrong > n/100+scatter {
-		t.Errorf("of %d runs %d were mute and %d wrong, want 3 %% and 1 %% at most", n, mute, wrong)
+	if mute, wrong := r.Total(Mute), r.BadData; mute > n*3/100+scatter || wrong > n/100+scatter {
+		t.Errorf("of %d runs %d were mute and %d gave wrong data, want 3 %% and 1 %% at most", n, mute, wrong)
 	}
 }
 
@@ -190,6 +190,9 @@ func TestSum(t *testing.T) {
 	if _, err := Sum(parts[0], parts[0]); err == nil {
 		t.Error("a slice counts twice")
 	}
+	if _, err := ReadResult(strings.NewReader(`{"n":30,"seed":1,"backend":"sim","slices":["1/3"],"runs":10}`)); err == nil || !strings.Contains(err.Error(), "another version") {
+		t.Errorf("ReadResult of the format before: %v", err)
+	}
 	parts[1].Seed = 2
 	if _, err := Sum(parts...); err == nil {
 		t.Error("another seed's counts too")
@@ -197,7 +200,7 @@ func TestSum(t *testing.T) {
 }
 
 func FuzzReadResult(f *testing.F) {
-	f.Add([]byte(`{"n":30,"seed":1,"backend":"sim","slices":["1/3"],"runs":10,"counts":{"a":{"ones":{"failed":1}}},"classes":{"x":null}}`))
+	f.Add([]byte(`{"format":2,"n":30,"seed":1,"backend":"sim","slices":["1/3"],"runs":10,"counts":{"a":{"ones":{"failed":1}}},"classes":{"x":null}}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		r, err := ReadResult(bytes.NewReader(text))
 		if err != nil {

@@ -62,6 +62,8 @@ func list(o host.FaultOptions) error {
 	type item struct {
 		Name  string `json:"name"`
 		About string `json:"about"`
+		// Backends are those that a scenario runs on.
+		Backends []string `json:"backends,omitempty"`
 	}
 	var all struct {
 		Scenarios []item `json:"scenarios"`
@@ -69,13 +71,13 @@ func list(o host.FaultOptions) error {
 		Process   []item `json:"process_kinds"`
 	}
 	for _, s := range Scenarios() {
-		all.Scenarios = append(all.Scenarios, item{s.Name, s.About})
+		all.Scenarios = append(all.Scenarios, item{s.Name, s.About, s.backends})
 	}
 	for _, k := range fault.Kinds() {
-		all.Kinds = append(all.Kinds, item{k.String(), k.About()})
+		all.Kinds = append(all.Kinds, item{Name: k.String(), About: k.About()})
 	}
 	for _, k := range fault.ProcessKinds() {
-		all.Process = append(all.Process, item{k.String(), k.About()})
+		all.Process = append(all.Process, item{Name: k.String(), About: k.About()})
 	}
 	if o.JSON {
 		return host.PrintJSON(o.Stdout, all)
@@ -87,7 +89,11 @@ func list(o host.FaultOptions) error {
 	}{{"SCENARIO", all.Scenarios}, {"KIND", all.Kinds}, {"KIND, IN A WORKER", all.Process}} {
 		fmt.Fprintf(w, "%s\t\n", part.title)
 		for _, i := range part.items {
-			fmt.Fprintf(w, "%s\t%s\n", i.Name, i.About)
+			fmt.Fprintf(w, "%s\t%s", i.Name, i.About)
+			if len(i.Backends) > 0 {
+				fmt.Fprintf(w, " (%s)", strings.Join(i.Backends, ", "))
+			}
+			fmt.Fprintln(w)
 		}
 		fmt.Fprintln(w, "\t")
 	}

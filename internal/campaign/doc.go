@@ -8,8 +8,9 @@
 //	not made   the access at which something was to go wrong never came
 //	harmless   nobody noticed, and all results were right
 //	recovered  the driver went on by itself and what is lost is known, or it returned an error and was closed; the driver anew works in full
+//	corrupt    some of what it gave as good is not, and then the same driver went on right by itself, or said that something is wrong; anew it works in full
 //	mute       the driver did nothing any more and said nothing: who waited for it noticed; the driver anew works in full
-//	wrong      it gave as good what is not: whoever compared noticed; the driver anew works in full
+//	wrong      it goes on giving as good what is not: whoever compared noticed; the driver anew works in full
 //	failed     anything else: a panic, a hang, memory, vectors, goroutines or descriptors left behind, a dead link not noticed, a driver anew that
 //	           does not work, or a driver on another machine beside all this that lost a frame
 //
@@ -22,9 +23,30 @@
 // a driver noticed something that was harmless.
 //
 // Runs are made side by side, many at a time, since they mostly wait: for what never comes, and for the device's own time, which on bus/sim costs nothing.
-// On QEMU and on VFIO a device is used again while it lives. What all runs of a batch left behind is looked at together, and then looked for one by one.
+// On QEMU and on VFIO a device is used again while it lives. A run that waits gives its place to another, and limits count
+// the time that the process was given. What 65,536 runs left behind is counted together, exactly, while nothing else is done, and then looked for by halves.
 //
-// A failure is shrunk to fewer faults, and earlier ones, and told as one command:
+// # Through a supervisor
+//
+// All that proves drivers. The backend up proves supervision: a real `ring3 up` with its workers, one for each kind of group, in which nobody but the
+// supervisor replaces a driver. A run arms faults on a device that is in service (`ring3 fault arm`, which an instance started with --fault-arm
+// takes), at the driver's accesses from then on, those of the process too, or kills or stops the worker from outside (SIGKILL:3, SIGSTOP:3: so many
+// milliseconds after the use began). Then it uses the group as a user does, by files of the tree and the control socket: a count of pktgen's, commands by
+// /dev/tpmrm0, a card that comes and goes; and uses it again until that is right in full, without lending a hand. The verdicts are those above, where
+// "recovered" may be by another worker, and one more:
+//
+//	mute       the group is in service, is of no use, and nobody noticed for 30 s: `ring3 reload` has it back
+//	gone       the link of a device died, and `ring3 ls` says so: hardware, which `ring3 reload` has back where it is a model
+//	failed     the supervisor ended or said nonsense, gave the group up, or has more descriptors, goroutines, mounts, processes or files at rest than at first;
+//	           a file that has a bound was not answered; a reload did not help; or another group, a pair of controllers that sends all the time, lost a
+//	           frame or its worker
+//
+// What may come yet of a fault whose worker lived, such as a goroutine that hangs and that nobody waited for, ends with that worker: it is killed between
+// runs, which counts apart. Kinds that take seconds to be noticed have a small share. A failure is not shrunk, since a run has an instance of its own then.
+//
+// # Repeating
+//
+// A failure of the other backends is shrunk to fewer faults, and earlier ones, and told as one command:
 //
 //	ring3 fault run e1000e --fault 'TDT#2:gone'
 //

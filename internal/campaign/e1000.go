@@ -108,11 +108,18 @@ func nicLife(ctx context.Context, dev bus.Device, options map[string]string, pee
 	if peer != nil {
 		err = bothWays(ctx, n, peer)
 	}
-	n.Stats() // the driver looks whether the device is as it was set up, as it does every other second
+	for range 2 { // the driver looks whether the device is as it was set up, as it does every other second; what it finds odd, it looks at twice
+		n.Stats()
+	}
 	n.Link()
 	var bad silentError
 	if n.Err() != nil && errors.As(err, &bad) {
-		err = n.Err()
+		var data dataError
+		noticed := n.Err()
+		if errors.As(err, &data) {
+			noticed = errors.Join(data, noticed)
+		}
+		err = noticed
 	}
 	return errors.Join(err, closeNIC(inst))
 }
@@ -121,36 +128,48 @@ func nicLife(ctx context.Context, dev bus.Device, options map[string]string, pee
 // where all is well.
 const (
 	frames   = 12
+	turns    = 64/frames + 2 // exchanges after which a ring has been around, and so what was in it
 	patience = 400 * time.Millisecond
 )
 
 // bothWays sends frames there and back. Those that do not come are sent again, others: if these come, some were lost, and if not the controller
-// is deaf or dumb and does not know.
-func bothWays(ctx context.Context, n, peer netdev.Device) error {
+// is deaf or dumb and does not know. The same is done where one came that is not what was sent.
+func bothWays(ctx context.Context, n, peer netdev.Device) (err error) {
 	missing := 0
+	wrong := 0
+	defer func() {
+		if wrong > 0 {
+			err = wrongData("%d frames that are not what was sent, or came twice", wrong).then(err)
+		}
+	}()
 	hears(ctx, peer)
 	hears(ctx, n)
 	for _, way := range []struct {
 		what     string
 		from, to netdev.Device
 	}{{"sent", n, peer}, {"received", peer, n}} {
-		k, err := exchange(ctx, n, way.from, way.to)
+		k, bad, err := exchange(ctx, n, way.from, way.to)
+		wrong += bad
 		if err != nil {
 			return err
 		}
-		if k == frames {
+		if k == frames && bad == 0 {
 			continue
 		}
 		missing += frames - k
 		again, cancel := awhile(ctx, 4*patience)
-		for range 2 { // the first may meet what is left of the fault
-			if k, err = exchange(again, n, way.from, way.to); err != nil || k == frames {
+		for range turns { // the first may meet what is left of the fault
+			k, bad, err = exchange(again, n, way.from, way.to)
+			if wrong += bad; err != nil || k == frames && bad == 0 {
 				break
 			}
 		}
 		cancel()
 		if err != nil {
 			return err
+		}
+		if bad > 0 {
+			return silent("of %d frames to be %s %d came, and %d others", frames, way.what, k, bad)
 		}
 		if k < frames {
 			return silent("mute: of %d frames to be %s %d came, and nothing was said", frames, way.what, k)
@@ -164,7 +183,9 @@ func bothWays(ctx context.Context, n, peer netdev.Device) error {
 
 // hears waits until a receiver listens: QEMU's 82540EM does not for the first second, and says so by having no free descriptors.
 func hears(ctx context.Context, d netdev.Device) {
-	for end := time.Now().Add(3 * time.Second); d.Rx(0).Free() == 0 && d.Err() == nil && ctx.Err() == nil && time.Now().Before(end); {
+	ctx, cancel := within(ctx, 3*time.Second)
+	defer cancel()
+	for d.Rx(0).Free() == 0 && d.Err() == nil && ctx.Err() == nil {
 		time.Sleep(2 * time.Millisecond) // nothing tells of it
 	}
 }
@@ -172,8 +193,8 @@ func hears(ctx context.Context, d netdev.Device) {
 // generation tells the frames of one exchange from those before, of all.
 var generation atomic.Uint32
 
-// exchange sends frames and tells how many came, whole and in order.
-func exchange(ctx context.Context, n, from, to netdev.Device) (came int, err error) {
+// exchange sends frames and tells how many came, whole and in order, and how many others.
+func exchange(ctx context.Context, n, from, to netdev.Device) (came, bad int, err error) {
 	g := generation.Add(1)
 	healthy := func(e error) error { // of one end; the peer's is no error of the driver's
 		if e == nil || ctx.Err() != nil && n.Err() == nil {
@@ -188,9 +209,9 @@ func exchange(ctx context.Context, n, from, to netdev.Device) (came int, err err
 	pool, err := q.NewPool(frames)
 	if err != nil {
 		if from != n {
-			return 0, foreign("the peer: %w", err)
+			return 0, 0, foreign("the peer: %w", err)
 		}
-		return 0, err
+		return 0, 0, err
 	}
 	defer pool.Close()
 	defer q.Reap()
@@ -210,19 +231,19 @@ func exchange(ctx context.Context, n, from, to netdev.Device) (came int, err err
 			b.Free()
 		}
 		if from.Err() == nil && n.Err() == nil {
-			return 0, nil
+			return 0, 0, nil
 		}
-		return 0, healthy(errors.Join(from.Err(), n.Err()))
+		return 0, 0, healthy(errors.Join(from.Err(), n.Err()))
 	}
 	sent := make(chan error, 1)
 	sendCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { sent <- q.Drain(sendCtx) }()
-	came, err = receive(ctx, n, to, g)
+	came, bad, err = receive(ctx, n, to, g)
 	if err != nil || came < frames {
 		// What was sent and not received is not waited for longer than a moment.
-		stop := time.AfterFunc(patience/4, cancel)
-		defer stop.Stop()
+		stop := after(patience/4, cancel)
+		defer stop.stop()
 	}
 	if e := healthy(<-sent); e != nil && err == nil {
 		if errors.Is(e, context.Canceled) {
@@ -230,14 +251,14 @@ func exchange(ctx context.Context, n, from, to netdev.Device) (came int, err err
 		}
 		err = e
 	}
-	return came, err
+	return came, bad, err
 }
 
-// receive takes the frames of a generation as they come.
-func receive(ctx context.Context, n, d netdev.Device, g uint32) (came int, err error) {
+// receive takes the frames of a generation as they come, and counts those that are not what was sent.
+func receive(ctx context.Context, n, d netdev.Device, g uint32) (came, bad int, err error) {
 	var bufs [8]*dma.Buf
 	next := 0
-	wait, cancel := context.WithTimeout(ctx, 20*patience)
+	wait, cancel := within(ctx, 20*patience)
 	defer cancel()
 	for came < frames {
 		k := d.Rx(0).Burst(bufs[:])
@@ -246,16 +267,11 @@ func receive(ctx context.Context, n, d netdev.Device, g uint32) (came int, err e
 			switch {
 			case !ok: // of an exchange before
 			case i < next || i >= frames || !bytes.Equal(b.Data, frame(d, g, i)):
-				if err == nil {
-					err = silent("wrong data: a frame that is not what was sent, or comes twice")
-				}
+				bad++
 			default:
 				came, next = came+1, i+1
 			}
 			b.Free()
-		}
-		if err != nil {
-			return came, err
 		}
 		if k > 0 || came == frames {
 			continue
@@ -263,16 +279,16 @@ func receive(ctx context.Context, n, d netdev.Device, g uint32) (came int, err e
 		if e := d.Rx(0).Wait(wait); e != nil {
 			switch {
 			case n.Err() != nil:
-				return came, n.Err()
+				return came, bad, n.Err()
 			case wait.Err() != nil:
-				return came, nil
+				return came, bad, nil
 			case d != n:
-				return came, foreign("the peer: %w", e)
+				return came, bad, foreign("the peer: %w", e)
 			}
-			return came, e
+			return came, bad, e
 		}
 	}
-	return came, nil
+	return came, bad, nil
 }
 
 // frame is number i of a generation to a station: i says how long it is and what is in it.

@@ -35,24 +35,41 @@ func liveEdu(ctx context.Context, dev bus.Device) error {
 		return err
 	}
 	d := inst.(*edu.Device)
-	return errors.Join(func() error {
-		got, err := d.Factorial(ctx, 5)
-		if err != nil {
-			return err
+	err = useEdu(ctx, d)
+	var bad dataError
+	if errors.As(err, &bad) {
+		ctx, cancel := awhile(ctx, wholeLife)
+		defer cancel()
+		var again dataError
+		for range 2 { // the first may meet what is left of the fault
+			if err = useEdu(ctx, d); !errors.As(err, &again) {
+				break
+			}
+			err = silent("%w", again)
 		}
-		if got != 120 {
-			return silent("wrong data: 5! = %d, want 120", got)
-		}
-		out, in := []byte("sixteen bytes and a few more"), make([]byte, 28)
-		if err := d.Copy(ctx, out, 100, bus.ToDevice); err != nil {
-			return err
-		}
-		if err := d.Copy(ctx, in, 100, bus.FromDevice); err != nil {
-			return err
-		}
-		if !bytes.Equal(in, out) {
-			return silent("wrong data: a copy there and back is %q, want %q", in, out)
-		}
-		return nil
-	}(), inst.Close())
+		err = bad.then(err)
+	}
+	return errors.Join(err, inst.Close())
+}
+
+// useEdu has an edu do all that it can.
+func useEdu(ctx context.Context, d *edu.Device) error {
+	got, err := d.Factorial(ctx, 5)
+	if err != nil {
+		return err
+	}
+	out, in := []byte("sixteen bytes and a few more"), make([]byte, 28)
+	if err := d.Copy(ctx, out, 100, bus.ToDevice); err != nil {
+		return err
+	}
+	if err := d.Copy(ctx, in, 100, bus.FromDevice); err != nil {
+		return err
+	}
+	switch {
+	case got != 120:
+		return wrongData("5! = %d, want 120", got)
+	case !bytes.Equal(in, out):
+		return wrongData("a copy there and back is %q, want %q", in, out)
+	}
+	return nil
 }

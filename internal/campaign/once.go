@@ -22,15 +22,16 @@ const (
 	NotMade   Verdict = "not made"  // the access never came
 	Harmless  Verdict = "harmless"  // nobody noticed, and nothing was wrong
 	Recovered Verdict = "recovered" // noticed; the driver went on by itself, or was closed, and one anew works in full
+	Corrupt   Verdict = "corrupt"   // some of what it gave as good is not, and it went on right by itself, or said so later and one anew works in full
 	Mute      Verdict = "mute"      // the driver said nothing, and did nothing any more: who waited noticed; a driver anew works in full
-	Wrong     Verdict = "wrong"     // it gave as good what is not: who compared noticed; a driver anew works in full
+	Wrong     Verdict = "wrong"     // it goes on giving as good what is not, until who compares has it restarted; a driver anew works in full
 	Failed    Verdict = "failed"    // anything else
 	// Gone is for the backend up only: the device's link died, which `ring3 ls` says; `ring3 reload` has it back.
 	Gone Verdict = "gone"
 )
 
 // Verdicts are all, in order.
-var Verdicts = []Verdict{NotMade, Harmless, Recovered, Mute, Wrong, Failed}
+var Verdicts = []Verdict{NotMade, Harmless, Recovered, Corrupt, Mute, Wrong, Failed}
 
 // Outcome is one run.
 type Outcome struct {
@@ -40,7 +41,8 @@ type Outcome struct {
 	Verdict  Verdict `json:"verdict"`
 	Class    string  `json:"class,omitempty"` // a few words: why silent or failed, how recovered
 	Why      string  `json:"why,omitempty"`
-	Number   int     `json:"number"` // in the campaign
+	Number   int     `json:"number"`             // in the campaign
+	BadData  bool    `json:"bad_data,omitempty"` // it gave as good what is not, whatever the verdict
 
 	late     bool // failed by a time limit, as on a machine that has too much to do
 	repeated bool // made once more for that reason, and well then
@@ -63,8 +65,8 @@ func once(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fa
 	out := make(chan Outcome, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	expire := time.AfterFunc(wholeLife, cancel)
-	defer expire.Stop()
+	expire := after(wholeLife, cancel)
+	defer expire.stop()
 	go pprof.Do(ctx, pprof.Labels(label, s.Name+" "+spec), func(ctx context.Context) {
 		o := Outcome{Scenario: s.Name, Faults: spec, Kind: "several"}
 		if len(faults) == 1 {
@@ -83,10 +85,12 @@ func once(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fa
 		return o
 	case <-ctx.Done():
 	}
+	hangs, over := awhile(ctx, hangTime)
+	defer over()
 	select {
 	case o := <-out:
 		return o
-	case <-time.After(hangTime):
+	case <-hangs.Done():
 	}
 	o := Outcome{Scenario: s.Name, Faults: spec}
 	o.fail("hang", "hangs %s after its time was over; goroutines:\n%s", hangTime, labelled())
@@ -98,7 +102,7 @@ func (o *Outcome) fail(class, format string, args ...any) {
 }
 
 // live is both lives. A nil rig is one of its own.
-func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fault, expire *time.Timer, keepLog bool) {
+func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fault, expire *limit, keepLog bool) {
 	if r == nil {
 		var err error
 		if r, err = s.open(ctx, b); err != nil {
@@ -111,8 +115,8 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 			}
 		}()
 	}
-	plan := fault.Plan{Faults: faults, Registers: s.Registers, Reset: r.selfReset}
-	plan.OnHit = func(fault.Fault, fault.Access) { expire.Reset(b.afterFault()) }
+	plan := fault.Plan{Faults: faults, Registers: s.Registers, Reset: r.selfReset, NoLog: !keepLog}
+	plan.OnHit = func(fault.Fault, fault.Access) { expire.reset(b.afterFault()) }
 	dev := fault.Wrap(r.dev, plan)
 	died, err := guard(func() error { return r.live(ctx, dev) })
 	held := dev.Held()
@@ -130,7 +134,7 @@ func (o *Outcome) live(ctx context.Context, s *Scenario, b Backend, r *rig, faul
 	// The fault is over: the device is reset, and the next driver must find nothing amiss.
 	ctx, cancel := awhile(ctx, wholeLife)
 	defer cancel()
-	expire.Stop()
+	expire.stop()
 	if r.dev.Err() != nil && !b.fresh() {
 		// The emulator did not survive what the device did (QEMU's edu aborts it): a supervisor starts another.
 		other, err := s.open(ctx, b)
@@ -162,7 +166,7 @@ func (o *Outcome) again(ctx context.Context, r *rig) {
 		o.fail("reset", "resetting the device after %s: %v", o.Verdict, err)
 		return
 	}
-	next := fault.Wrap(r.dev, fault.Plan{})
+	next := fault.Wrap(r.dev, fault.Plan{NoLog: true})
 	died, err := guard(func() error { return r.live(ctx, next) })
 	held := next.Held()
 	e := next.Release()
@@ -181,7 +185,7 @@ func (o *Outcome) again(ctx context.Context, r *rig) {
 func lateError(err error) bool {
 	var away lostError
 	var mute silentError
-	return errors.Is(err, bus.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &away) || errors.As(err, &mute)
+	return errors.Is(err, bus.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.As(err, &away) || errors.As(err, &mute)
 }
 
 // guard calls f, and tells of its panic.
@@ -206,7 +210,9 @@ func (o *Outcome) judge(err error, died string, held []string) {
 	held = slices.DeleteFunc(held, func(s string) bool { return denied && strings.HasSuffix(s, "interrupt vectors") })
 	var away lostError
 	var bad silentError
+	var data dataError
 	var other foreignError
+	o.BadData = errors.As(err, &data)
 	switch {
 	case died != "":
 		o.fail("panic", "%s", died)
@@ -222,12 +228,17 @@ func (o *Outcome) judge(err error, died string, held []string) {
 	case err == nil:
 		o.Verdict = Harmless
 	case errors.As(err, &bad) && only(fault.Gone):
+		o.late = true
 		o.fail("unnoticed", "a dead link was not noticed: %v", err)
 	case errors.As(err, &bad):
 		o.Verdict, o.Class, o.Why = Wrong, "wrong data", err.Error()
 		if strings.HasPrefix(bad.Error(), "mute") {
 			o.Verdict, o.Class = Mute, "mute"
 		}
+	case o.BadData && data.right:
+		o.Verdict, o.Class, o.Why = Corrupt, "then right", err.Error()
+	case o.BadData:
+		o.Verdict, o.Class, o.Why = Corrupt, "then restarted", err.Error()
 	case errors.As(err, &away):
 		o.Verdict, o.Class, o.Why = Recovered, "went on", err.Error()
 	default:

@@ -16,15 +16,17 @@ import (
 
 // Result is what came of a slice, or of several together. Its JSON is what `ring3 fault campaign -json` prints and `ring3 fault sum` reads.
 type Result struct {
-	N       int      `json:"n"` // runs of the whole campaign
+	Format  int      `json:"format"` // resultFormat
+	N       int      `json:"n"`      // runs of the whole campaign
 	Seed    uint64   `json:"seed"`
 	Backend string   `json:"backend"`
 	Names   []string `json:"scenarios"`
 	Slices  []string `json:"slices"`
 	Runs    int      `json:"runs"`
-	Seconds float64  `json:"seconds"` // of all slices together
-	Beside  int      `json:"beside"`  // rounds of the driver beside
-	Again   int      `json:"again"`   // runs that were made once more, since a time limit had failed them
+	Seconds float64  `json:"seconds"`  // of all slices together
+	Beside  int      `json:"beside"`   // rounds of the driver beside
+	BadData int      `json:"bad_data"` // runs in which the driver gave as good what is not, whatever their verdict
+	Again   int      `json:"again"`    // runs that were made once more, since a time limit had failed them
 	// Counts are runs by scenario, kind and verdict.
 	Counts map[string]map[string]map[Verdict]int `json:"counts"`
 	// Classes are runs by verdict, class and kind, with one of each that can be repeated.
@@ -36,6 +38,9 @@ type Result struct {
 	Others []Outcome `json:"others,omitempty"`
 }
 
+// resultFormat says which verdicts there are: the first had no corrupt, which was wrong.
+const resultFormat = 2
+
 // Class are runs that ended alike.
 type Class struct {
 	Verdict Verdict `json:"verdict"`
@@ -46,7 +51,7 @@ type Class struct {
 }
 
 func newResult(o Options) *Result {
-	r := &Result{N: o.N, Seed: o.Seed, Backend: o.Backend.Name, Slices: []string{o.Slice.String()},
+	r := &Result{Format: resultFormat, N: o.N, Seed: o.Seed, Backend: o.Backend.Name, Slices: []string{o.Slice.String()},
 		Counts: map[string]map[string]map[Verdict]int{}, Classes: map[string]*Class{}}
 	for _, s := range o.Scenarios {
 		r.Names = append(r.Names, s.Name)
@@ -56,6 +61,9 @@ func newResult(o Options) *Result {
 
 func (r *Result) add(o Outcome) {
 	r.Runs++
+	if o.BadData {
+		r.BadData++
+	}
 	if o.repeated {
 		r.Again++
 	}
@@ -113,7 +121,7 @@ func Sum(parts ...*Result) (*Result, error) {
 		return nil, errors.New("adding results up: there are none")
 	}
 	first := parts[0]
-	sum := &Result{N: first.N, Seed: first.Seed, Backend: first.Backend, Names: first.Names,
+	sum := &Result{Format: resultFormat, N: first.N, Seed: first.Seed, Backend: first.Backend, Names: first.Names,
 		Counts: map[string]map[string]map[Verdict]int{}, Classes: map[string]*Class{}}
 	for _, p := range parts {
 		if p.N != sum.N || p.Seed != sum.Seed || p.Backend != sum.Backend || !slices.Equal(p.Names, sum.Names) {
@@ -128,6 +136,7 @@ func Sum(parts ...*Result) (*Result, error) {
 		sum.Runs += p.Runs
 		sum.Seconds += p.Seconds
 		sum.Beside += p.Beside
+		sum.BadData += p.BadData
 		sum.Again += p.Again
 		if p.Up != nil {
 			if sum.Up == nil {
@@ -183,6 +192,9 @@ func ReadResult(from io.Reader) (*Result, error) {
 	r := &Result{}
 	if err := d.Decode(r); err != nil {
 		return nil, err
+	}
+	if r.Format != resultFormat {
+		return nil, fmt.Errorf("a result of format %d, want %d: made by another version of ring3, whose verdicts mean something else", r.Format, resultFormat)
 	}
 	if r.Runs < 0 || r.N < r.Runs || len(r.Slices) == 0 {
 		return nil, fmt.Errorf("%d runs of %d in %d slices: no result of a campaign", r.Runs, r.N, len(r.Slices))
@@ -249,9 +261,11 @@ func (r *Result) WriteText(to io.Writer) error {
 		return err
 	}
 	made := r.Made()
-	mended := made - all[Failed] - all[Mute] - all[Wrong] - all[Gone]
-	fmt.Fprintf(to, "\nseed %d, slices %s, %s: %d runs in %.0f s, faults made in %d; unharmed or recovered %s, with those anew after somebody's wait %s, failed %d; the driver beside made %d rounds; %d runs made again for a time limit\n",
-		r.Seed, strings.Join(r.Slices, " "), r.Backend, r.Runs, r.Seconds, made, percent(mended, made), percent(made-all[Failed]-all[Wrong], made), all[Failed]+len(r.Others), r.Beside, r.Again)
+	fmt.Fprintf(to, "\nseed %d, slices %s, %s: %d runs in %.0f s, faults made in %d; the driver beside made %d rounds; %d runs made again for a time limit\n"+
+		"service by itself (harmless, recovered, corrupt): %s; with what somebody who waits or compares has restarted (mute, wrong, gone): %s; failed: %d\n"+
+		"runs in which wrong data was given as good: %d, %s\n",
+		r.Seed, strings.Join(r.Slices, " "), r.Backend, r.Runs, r.Seconds, made, r.Beside, r.Again,
+		percent(made-all[Failed]-all[Mute]-all[Wrong]-all[Gone], made), percent(made-all[Failed], made), all[Failed]+len(r.Others), r.BadData, percent(r.BadData, made))
 	if r.Up != nil {
 		fmt.Fprintln(to, r.Up)
 	}
@@ -288,14 +302,14 @@ func (r *Result) writeClasses(to io.Writer) {
 	})
 	title := ""
 	for _, c := range classes {
-		if c.Verdict != Mute && c.Verdict != Wrong && c.Verdict != Gone {
+		if c.Verdict != Corrupt && c.Verdict != Mute && c.Verdict != Wrong && c.Verdict != Gone {
 			continue
 		}
 		if t := fmt.Sprintf("%s: %s", c.Verdict, explain[c.Verdict]); t != title {
 			title = t
 			fmt.Fprintf(to, "\n%s\n", t)
 		}
-		fmt.Fprintf(to, "  %6d %-10s such as %s\n", c.N, c.Kind, c.Example.Command(backend))
+		fmt.Fprintf(to, "  %6d %-10s %-15s such as %s\n", c.N, c.Kind, c.Class, c.Example.Command(backend))
 	}
 	for _, o := range append(slices.Clone(r.Failures), r.Others...) {
 		fmt.Fprintf(to, "\nfailed, %s: %s\n  %s\n", o.Class, o.Command(backend), strings.ReplaceAll(strings.TrimSpace(o.Why), "\n", "\n  "))
@@ -304,7 +318,8 @@ func (r *Result) writeClasses(to io.Writer) {
 
 // explain is why a driver does not notice.
 var explain = map[Verdict]string{
-	Wrong: "nothing that the driver sees tells the right number from the wrong one; a check from end to end does, and did",
-	Gone:  "the link died, and a link is not a driver's to mend; 'ring3 ls' says so, and 'ring3 reload' has the device back",
-	Mute:  "what is lost is what would have told of it; who waits for progress notices, and a driver anew works",
+	Corrupt: "nothing that the driver sees tells the right number from the wrong one; a check from end to end does, and did; then the driver went on right by itself",
+	Wrong:   "it goes on so; a check from end to end notices, and a driver anew works",
+	Gone:    "the link died, and a link is not a driver's to mend; 'ring3 ls' says so, and 'ring3 reload' has the device back",
+	Mute:    "what is lost is what would have told of it; who waits for progress notices, and a driver anew works",
 }

@@ -63,6 +63,14 @@ func ParseBackend(s string) (Backend, error) {
 // fresh says whether each run has a device of its own: where one costs nothing.
 func (b Backend) fresh() bool { return b.Name == "sim" }
 
+// waiting is how many runs may be on their way for one that is at work: one that waits costs nothing but its device.
+func (b Backend) waiting() int {
+	if b.fresh() {
+		return 8
+	}
+	return 1
+}
+
 // single says that there is one device, whose runs come one after the other, each with it opened anew.
 func (b Backend) single() bool { return b.Name == "vfio" }
 
@@ -90,17 +98,36 @@ type rig struct {
 // lostError: what was sent did not all come, and what was sent after that did.
 type lostError struct{ error }
 
-// silentError: the driver gave as good what is not, or does nothing and says nothing.
+// dataError: the driver gave as good what is not. Whoever meets it goes on with the same driver, to see what comes next, and joins that: to what the driver said
+// then, or as right where it said nothing and all that came was.
+type dataError struct {
+	error
+	right bool
+}
+
+// silentError: the driver goes on giving as good what is not, or does nothing, and says nothing.
 type silentError struct{ error }
 
 // foreignError: something that is not the driver's went wrong.
 type foreignError struct{ error }
 
 func (e lostError) Unwrap() error    { return e.error }
+func (e dataError) Unwrap() error    { return e.error }
 func (e silentError) Unwrap() error  { return e.error }
 func (e foreignError) Unwrap() error { return e.error }
 
-func lost(format string, args ...any) error    { return lostError{fmt.Errorf(format, args...)} }
+func lost(format string, args ...any) error { return lostError{fmt.Errorf(format, args...)} }
+
+func wrongData(format string, args ...any) dataError {
+	return dataError{error: fmt.Errorf("wrong data: "+format, args...)}
+}
+
+// then joins what came of it.
+func (e dataError) then(err error) error {
+	var went lostError
+	e.right = err == nil || errors.As(err, &went)
+	return errors.Join(e, err)
+}
 func silent(format string, args ...any) error  { return silentError{fmt.Errorf(format, args...)} }
 func foreign(format string, args ...any) error { return foreignError{fmt.Errorf(format, args...)} }
 
@@ -208,9 +235,4 @@ func selfResetIn(m machine, name string) func() error {
 		return func() error { return s.Reset(context.Background(), name) }
 	}
 	return nil
-}
-
-// awhile is a context for what comes after a fault: it outlives the one that the fault ended.
-func awhile(ctx context.Context, t time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), t)
 }

@@ -62,6 +62,7 @@ type upLane struct {
 	client  *instance.Client
 	devices []string // in service while it is at rest
 	use     func(ctx context.Context) error
+	undone  <-chan struct{} // of a use that was not done in time; nil: there is none
 }
 
 // full is a use that wants everything to be right.
@@ -203,7 +204,9 @@ func (in *upInstance) prepare(ctx context.Context) error {
 		var err error
 		for ctx.Err() == nil && err == nil {
 			in.turn.Lock()
-			err = in.send(context.WithoutCancel(ctx))
+			if err = in.send(context.WithoutCancel(ctx)); errors.Is(err, syscall.EIO) {
+				err = nil // pgctrl is every group's: another one was out of service for longer than its clients have patience
+			}
 			in.turn.Unlock()
 			select {
 			case <-ctx.Done():
@@ -221,8 +224,14 @@ func (in *upInstance) prepare(ctx context.Context) error {
 
 // warm uses the group, has it replaced, and uses it again.
 func (l *upLane) warm(ctx context.Context) error {
-	if err := l.use(ctx); err != nil {
-		return fmt.Errorf("before any fault: %w", err)
+	for end := time.Now().Add(upMute); ; time.Sleep(upRetry) {
+		err := l.use(ctx)
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) || errors.As(err, new(hangError)) || ctx.Err() != nil {
+			return fmt.Errorf("before any fault: %w", err)
+		}
 	}
 	st, err := l.awaitUp(ctx)
 	if err == nil {
@@ -291,6 +300,32 @@ func (in *upInstance) close() (rounds int, rest []upRests, err error) {
 	return int(in.rounds.Load()), rest, err
 }
 
+// muteError: what has no bound of its own, as a run of pktgen's and a command of a TPM's, is not done within upMute.
+type muteError struct {
+	error
+	done <-chan struct{} // closed when it is
+}
+
+// unbounded is bounded for that.
+func unbounded(ctx context.Context, what string, f func() error) error {
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = f()
+	}()
+	limit := time.NewTimer(upMute)
+	defer limit.Stop()
+	select {
+	case <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-limit.C:
+		return muteError{fmt.Errorf("%s: not done after %v", what, upMute), done}
+	}
+}
+
 // bounded does what may hang, in this process at least: what it waits for ends with the instance.
 func bounded[T any](ctx context.Context, what string, f func() (T, error)) (T, error) {
 	type result struct {
@@ -332,15 +367,17 @@ func (in *upInstance) read(ctx context.Context, name string) (string, error) {
 
 // write writes a line to a file of the tree.
 func (in *upInstance) write(ctx context.Context, name, line string) error {
-	_, err := bounded(ctx, "writing "+name, func() (struct{}, error) {
-		f, err := os.OpenFile(in.path(name), os.O_WRONLY, 0)
-		if err != nil {
-			return struct{}{}, err
-		}
-		_, err = f.WriteString(line + "\n")
-		return struct{}{}, errors.Join(err, f.Close())
-	})
+	_, err := bounded(ctx, "writing "+name, func() (struct{}, error) { return struct{}{}, in.echo(name, line) })
 	return err
+}
+
+func (in *upInstance) echo(name, line string) error {
+	f, err := os.OpenFile(in.path(name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line + "\n")
+	return errors.Join(err, f.Close())
 }
 
 // goroutines asks the instance's figures.

@@ -68,6 +68,7 @@ func (l *upLane) run(ctx context.Context, s *Scenario, f upFaults) (o upOutcome)
 			}
 		}
 	}
+	l.pending(first)
 	if o.ends(first) {
 		return o
 	}
@@ -108,10 +109,13 @@ func (l *upLane) await(ctx context.Context, o *upOutcome, first error, before up
 	end := time.Now().Add(upMute)
 	restarts := before.restarts
 	for ctx.Err() == nil {
-		if last = l.full(ctx); last == nil {
+		if l.waits() { // it was in the way of every other use for long enough
+			last = errors.New("a use is not done")
+		} else if last = l.full(ctx); last == nil {
 			o.tell("used in full")
 			return
 		}
+		l.pending(last)
 		if o.ends(last) {
 			return
 		}
@@ -132,7 +136,7 @@ func (l *upLane) await(ctx context.Context, o *upOutcome, first error, before up
 				o.fail("not in service", "%v", err)
 				return
 			}
-		case time.Now().After(end):
+		case time.Now().After(end), restarts == before.restarts && l.waits():
 			o.Verdict, o.Class, o.Why = Mute, "mute", fmt.Sprintf("%v later: %v (at first: %v)", upMute, last, first)
 			return
 		}
@@ -140,6 +144,35 @@ func (l *upLane) await(ctx context.Context, o *upOutcome, first error, before up
 		case <-ctx.Done():
 		case <-time.After(upRetry):
 		}
+	}
+}
+
+// pending remembers a use that is not done.
+func (l *upLane) pending(err error) {
+	var m muteError
+	if errors.As(err, &m) {
+		l.undone = m.done
+	}
+}
+
+// stuck is closed when no use is pending.
+func (l *upLane) stuck() <-chan struct{} {
+	if l.undone == nil {
+		none := make(chan struct{})
+		close(none)
+		return none
+	}
+	return l.undone
+}
+
+// waits says whether one is.
+func (l *upLane) waits() bool {
+	select {
+	case <-l.stuck():
+		l.undone = nil
+		return false
+	default:
+		return true
 	}
 }
 
@@ -181,6 +214,13 @@ func (l *upLane) tidy(ctx context.Context, o *upOutcome, device string, f upFaul
 		o.figures.Reloaded++
 		if err := l.call(ctx, opReload, map[string]string{"device": device}, nil); err != nil {
 			o.fail("reload", "after %s (%s): %v", o.Verdict, o.Why, err)
+			return
+		}
+		select {
+		case <-l.stuck():
+		case <-ctx.Done():
+		case <-time.After(upBound):
+			o.fail("hang", "after %s (%s) and a reload a use is still not done", o.Verdict, o.Why)
 			return
 		}
 	case deaths == 0 && f.lasting() && o.Verdict != NotMade:

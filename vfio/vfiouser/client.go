@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -37,6 +38,9 @@ type Options struct {
 	Timeout time.Duration // of each request; 0 means DefaultTimeout
 	Without Ways          // not to be used though the server offers them: for tests and comparisons
 	Log     *slog.Logger  // nil discards
+	// Memory makes memory that is shared with the server, of as many bytes in whole pages: as NewMemory does, for who may not. What it gave is used again and kept until the
+	// device is closed. nil: NewMemory.
+	Memory func(size int64) (*os.File, error)
 }
 
 // Device is a device that a server serves: a bus.Device. Safe for concurrent use.

@@ -131,7 +131,7 @@ func (h *heap) take(q bus.DMARequest) (*chunk, uint64, error) {
 	if size > addresses[1].Size() {
 		return nil, 0, iova.NoRoom(h.who("allocating"), q, "the device's addresses")
 	}
-	c, err := newChunk(max(size, chunkSize))
+	c, err := newChunk(h.d.o.Memory, max(size, chunkSize))
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s DMA memory: %w", h.who("allocating"), err)
 	}
@@ -140,8 +140,12 @@ func (h *heap) take(q bus.DMARequest) (*chunk, uint64, error) {
 	return c, at, nil
 }
 
-func newChunk(size uint64) (*chunk, error) {
-	f, err := newMemory("ring3-dma", int64(size))
+// newChunk makes one, of a file that memory gives; nil: of its own.
+func newChunk(memory func(int64) (*os.File, error), size uint64) (*chunk, error) {
+	if memory == nil {
+		memory = NewMemory
+	}
+	f, err := memory(int64(size))
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +180,7 @@ func (h *heap) give(c *chunk, at, size uint64) {
 		clear(c.b[at : at+size])
 	}
 	c.free.Put(iova.Span{Base: at, End: at + size})
-	if c.used == 0 && len(h.chunks) > 1 {
+	if c.used == 0 && len(h.chunks) > 1 && h.d.o.Memory == nil {
 		c.release()
 		h.chunks = slices.DeleteFunc(h.chunks, func(x *chunk) bool { return x == c })
 	}

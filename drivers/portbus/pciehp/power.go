@@ -181,7 +181,7 @@ func (s *Slot) Check() (wrong, missed string) {
 	}
 	want := s.last&^notification | s.listens
 	s.cmd.Unlock()
-	kept := s.listens
+	kept := s.listens &^ pci.SltCtlLink // QEMU's ports do not keep that bit, and tell of the link all the same
 	if s.caps&pci.SltCapPower != 0 {
 		kept |= pci.SltCtlPowerOff
 	}
@@ -214,7 +214,8 @@ func (s *Slot) Check() (wrong, missed string) {
 	return wrong, missed
 }
 
-// Repair is restore, but that it forgets no event; portbus.Keeper. After a reset what is in the slot has begun anew, and is taken into service anew.
+// Repair is restore, but that it forgets no event; portbus.Keeper. What is in the slot stays on, though it was reset: to take it out of service would take its power, and
+// a machine that has no hands takes the card then.
 func (s *Slot) Repair(ctx context.Context, reset bool) error {
 	if err := s.seize(ctx); errors.Is(err, errEnded) {
 		return nil
@@ -235,9 +236,6 @@ func (s *Slot) Repair(ctx context.Context, reset bool) error {
 	s.collect()
 	if reset {
 		s.upsets++
-		if s.is(on) || s.is(blinkingOff) {
-			s.request(evLink)
-		}
 	}
 	s.wakeIfChanged()
 	return nil

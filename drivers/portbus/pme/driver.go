@@ -38,6 +38,8 @@ type service struct {
 
 	mu  sync.Mutex // guards the following, and is held while it is acted upon
 	off bool       // suspended or closed: the interrupt stays disabled
+	// kept: the bit that enables it was seen set. QEMU's ports do not have it.
+	kept bool
 
 	busy atomic.Bool // an interrupt is seen to, and is disabled until then
 
@@ -221,8 +223,11 @@ func (s *service) Check() (wrong, missed string) {
 	if s.off || s.busy.Load() {
 		return "", ""
 	}
-	if v := s.cfg.Read16(s.port.Express().At + pci.ExpRtCtl); v != 0xffff && v&pci.RtCtlPME == 0 {
-		wrong = fmt.Sprintf("Root Control=%#x, want %#x", v, pci.RtCtlPME)
+	if v := s.cfg.Read16(s.port.Express().At + pci.ExpRtCtl); v != 0xffff {
+		s.kept = s.kept || v&pci.RtCtlPME != 0
+		if s.kept && v&pci.RtCtlPME == 0 {
+			wrong = fmt.Sprintf("Root Control=%#x, want %#x", v, pci.RtCtlPME)
+		}
 	}
 	if v, ok := s.status(); ok && v&pci.RtStaPME != 0 {
 		missed = fmt.Sprintf("Root Status=%#x", v)
