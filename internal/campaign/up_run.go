@@ -41,15 +41,21 @@ type upState struct {
 // run makes one run in a lane: a use in which something goes wrong, and then uses until one is in full.
 func (l *upLane) run(ctx context.Context, s *Scenario, f upFaults) (o upOutcome) {
 	o.Outcome = Outcome{Scenario: s.Name, Faults: f.String(), Kind: f.kind()}
-	before, err := l.awaitUp(ctx)
-	if err != nil {
-		o.fail("set-up", "before the run: %v", err)
-		return o
-	}
 	device := l.name(s.up.fails)
-	if _, err := l.arm(ctx, device, fault.Plan{Faults: f.faults}.String(), false, 0); err != nil {
-		o.fail("set-up", "arming: %v", err)
-		return o
+	var before upState
+	for tries := 3; ; tries-- { // its watchdog may come to a late end with what the run before did
+		var err error
+		if before, err = l.awaitUp(ctx); err != nil {
+			o.fail("set-up", "before the run: %v", err)
+			return o
+		}
+		if _, err = l.arm(ctx, device, fault.Plan{Faults: f.faults}.String(), false, 0); err == nil {
+			break
+		}
+		if tries == 0 || !errors.Is(err, syscall.EIO) {
+			o.fail("set-up", "arming: %v", err)
+			return o
+		}
 	}
 	signalled := make(chan error, 1)
 	if f.signal != "" {
