@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
@@ -123,20 +126,31 @@ func (in *upInstance) counters(ctx context.Context, file string) (map[string]int
 
 // send has everything send that pktgen has, and looks that the pair beside did.
 func (in *upInstance) send(ctx context.Context) error {
-	if err := unbounded(ctx, "start of pgctrl", func() error { return in.echo(pktgenDir+"pgctrl", "start") }); err != nil {
+	err := unbounded(ctx, "start of pgctrl", func() error {
+		return undisturbed(func() error { return in.echo(pktgenDir+"pgctrl", "start") })
+	})
+	if err != nil {
 		return err
 	}
 	in.rounds.Add(1)
-	// Its own run may go on when a start is answered that had to be made again for another group's worker.
-	for end := time.Now().Add(upMute); ; time.Sleep(upRetry) {
-		c, err := in.counters(ctx, besideTx)
-		if err != nil || c["pkts-sofar"] == upBesideFrames && c["errors"] == 0 {
-			return err
-		}
-		if time.Now().After(end) || ctx.Err() != nil {
-			return foreign("the pair beside sent %d of %d, with %d errors", c["pkts-sofar"], upBesideFrames, c["errors"])
-		}
+	c, err := in.counters(ctx, besideTx)
+	if err == nil && (c["pkts-sofar"] != upBesideFrames || c["errors"] != 0) {
+		return foreign("the pair beside sent %d of %d, with %d errors", c["pkts-sofar"], upBesideFrames, c["errors"])
 	}
+	return err
+}
+
+// undisturbed makes a call that a signal would end: pktgen, the kernel's too, stops when whoever wrote `start` gets one. Go's runtime sends SIGURG to a
+// thread that it wants to have another goroutine, which may be in the call by then.
+func undisturbed(f func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var set, old unix.Sigset_t
+	set.Val[0] = 1 << (unix.SIGURG - 1)
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
+		return fmt.Errorf("blocking a signal: %w", err)
+	}
+	return errors.Join(f(), unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil))
 }
 
 // besideCounts wants each frame received that the pair beside ever sent.

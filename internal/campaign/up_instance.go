@@ -204,9 +204,7 @@ func (in *upInstance) prepare(ctx context.Context) error {
 		var err error
 		for ctx.Err() == nil && err == nil {
 			in.turn.Lock()
-			if err = in.send(context.WithoutCancel(ctx)); errors.Is(err, syscall.EIO) {
-				err = nil // pgctrl is every group's: another one was out of service for longer than its clients have patience
-			}
+			err = in.send(context.WithoutCancel(ctx))
 			in.turn.Unlock()
 			select {
 			case <-ctx.Done():
