@@ -211,10 +211,17 @@ func (p *portsRun) pktgen(t *testing.T, thread int, device, mac string, count in
 	}
 }
 
-// start starts pktgen; the channel gives what became of that when it is over.
+// start starts pktgen; the channel gives what became of that when it is over. A shell writes: a signal to whoever does ends the run, and Go's runtime sends some to
+// its own threads.
 func (p *portsRun) start() <-chan error {
 	done := make(chan error, 1)
-	go func() { done <- p.write("proc/net/pktgen/pgctrl", []byte("start\n")) }()
+	go func() {
+		out, err := exec.Command("sh", "-c", `echo start >"$0"`, filepath.Join(p.tree, "proc/net/pktgen/pgctrl")).CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("start: %w: %s", err, out)
+		}
+		done <- err
+	}()
 	return done
 }
 
