@@ -96,7 +96,7 @@ type lentDevice struct {
 
 	mu     sync.Mutex
 	conn   *net.UnixConn // nil: nobody has it
-	shared int64         // bytes, since it was connected
+	shared int64         // bytes, by one worker: who connects again may have kept what it was given
 	closed bool
 }
 
@@ -151,7 +151,7 @@ func (h *heldServed) connect(ctx context.Context, body []byte, _ []*os.File) (an
 		c.Close()
 		return nil, nil, err
 	}
-	d.conn, d.shared = c, 0
+	d.conn = c
 	return nil, []*os.File{f}, nil
 }
 
@@ -192,6 +192,7 @@ func (h *heldServed) Quiesce(context.Context) error {
 	for _, d := range h.devices {
 		d.mu.Lock()
 		d.end()
+		d.shared = 0
 		d.mu.Unlock()
 	}
 	return nil

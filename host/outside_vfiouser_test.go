@@ -142,12 +142,16 @@ func TestServedRefused(t *testing.T) {
 	if err := share("4096"); err == nil {
 		t.Error("memory before there is a connection: want an error")
 	}
-	for range 2 {
+	connect := func() {
+		t.Helper()
 		_, files, err := h.connect(t.Context(), []byte(`{"device":"eth0"}`), nil)
 		if err != nil || len(files) != 1 {
 			t.Fatalf("connect: %d files, %v", len(files), err)
 		}
 		closeOpen(files)
+	}
+	for range 2 { // workers
+		connect()
 		for _, c := range []struct {
 			size string
 			want error
@@ -155,6 +159,13 @@ func TestServedRefused(t *testing.T) {
 			if err := share(c.size); !errors.Is(err, c.want) {
 				t.Errorf("%s bytes: %v, want %v", c.size, err, c.want)
 			}
+		}
+		connect()
+		if err := share("4096"); !errors.Is(err, syscall.ENOMEM) {
+			t.Errorf("4096 bytes by a worker that has all it may, and connected again: %v, want ENOMEM", err)
+		}
+		if err := h.Quiesce(t.Context()); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
