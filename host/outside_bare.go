@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -95,11 +97,7 @@ func (h *heldBare) Quiesce(context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, d := range h.taken {
-		a, err := pci.ParseAddr(d.Device)
-		if err != nil {
-			continue // it is called by its UIO device, and may be on no PCI bus
-		}
-		if err := endMastering(h.root, a); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := h.silence(d); err != nil && !errors.Is(err, os.ErrNotExist) {
 			h.log.Warn(fmt.Sprintf("%s: it may go on with DMA: %v", d.Name, err))
 		}
 	}
@@ -107,11 +105,36 @@ func (h *heldBare) Quiesce(context.Context) error {
 	return nil
 }
 
+// silence ends bus mastering of a device, whose error it is that it may not have ended.
+func (h *heldBare) silence(d DeviceSpec) error {
+	a, err := pci.ParseAddr(d.Device)
+	if err == nil {
+		return endMastering(h.root, a)
+	}
+	a, ok, err := h.root.UIOFunction(d.Device)
+	switch {
+	case err != nil:
+		return err
+	case ok:
+		return endMastering(h.root, a)
+	}
+	if _, err := os.Stat(h.root.UIO(d.Device)); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s is no PCI function, so has no bus mastering to end", d.Device)
+}
+
 // Close implements outsideBackend.
 func (h *heldBare) Close() error { return nil }
 
-// endMastering takes bus mastering, and the interrupt pin, from a function that nobody drives any more.
+// endMastering takes bus mastering, and the interrupt pin, from a function that nobody drives any more. One that a driver of the kernel's has by now, which gives it to no
+// process, has been set up by that, and keeps both.
 func endMastering(root syspci.Root, a pci.Addr) error {
+	if by, err := os.Readlink(root.Path(a, "driver")); err == nil && !strings.Contains(path.Base(by), "vfio") {
+		if _, err := os.Stat(root.Path(a, "uio")); errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+	}
 	f, err := os.Open(root.Path(a, "config"))
 	if err != nil {
 		return fmt.Errorf("%s: bus mastering: %w", a, err)

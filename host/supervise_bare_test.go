@@ -103,7 +103,14 @@ func TestSuperviseBare(t *testing.T) {
 func TestBareQuiesce(t *testing.T) {
 	root := t.TempDir()
 	config := func(addr string) string { return filepath.Join(syspci.Root(root).Path(addrOf(t, addr)), "config") }
-	for _, a := range []string{"0000:00:05.0", "0000:00:06.0"} {
+	link := func(to string, at ...string) {
+		t.Helper()
+		path := filepath.Join(append([]string{root}, at...)...)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.Symlink(to, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, a := range []string{"0000:00:05.0", "0000:00:06.0", "0000:00:08.0", "0000:00:09.0", "0000:00:0a.0"} {
 		if err := os.MkdirAll(filepath.Dir(config(a)), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -113,17 +120,29 @@ func TestBareQuiesce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	plan, err := ParsePlan([]string{"a=uio:0000:00:05.0", "b=uio:0000:00:06.0", "c=uio:uio7", "d=uio:0000:00:07.0", "e=sim:edu"}, nil, nil)
+	link("../../drivers/uio_pci_generic", "bus/pci/devices/0000:00:08.0/driver") // called by its UIO device
+	link("../../../pci", "bus/pci/devices/0000:00:08.0/subsystem")
+	link("../../../bus/pci/devices/0000:00:08.0", "class/uio/uio8/device")
+	if err := os.Mkdir(filepath.Join(filepath.Dir(config("0000:00:08.0")), "uio"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	link("../../drivers/e1000e", "bus/pci/devices/0000:00:09.0/driver") // somebody else's by now
+	link("../../drivers/vfio-pci", "bus/pci/devices/0000:00:0a.0/driver")
+	link("../../../platform", "devices/platform/tpm/subsystem")
+	link("../../../devices/platform/tpm", "class/uio/uio9/device")
+	plan, err := ParsePlan([]string{"a=uio:0000:00:05.0", "b=uio:0000:00:06.0", "c=uio:uio7", "d=uio:0000:00:07.0", "e=sim:edu", "f=uio:uio8", "g=uio:0000:00:09.0",
+		"h=vfio:0000:00:0a.0,noiommu=unsafe", "tpm0=uio:uio9,tpm=2.0"}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := holdBare(Config{}, groupPlan{Plan: plan})
+	ring := klog.New(klog.Options{})
+	b, err := holdBare(Config{Log: ring.Logger()}, groupPlan{Plan: plan})
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := b.(*heldBare)
 	h.root = syspci.Root(root)
-	for name, want := range map[string]error{"a": nil, "c": nil, "d": nil, "e": syscall.EACCES, "x": syscall.EACCES} {
+	for name, want := range map[string]error{"a": nil, "c": nil, "d": nil, "f": nil, "g": nil, "h": nil, "tpm0": nil, "e": syscall.EACCES, "x": syscall.EACCES} {
 		if _, _, err := h.took(t.Context(), []byte(`{"device":"`+name+`"}`), nil); !errors.Is(err, want) {
 			t.Errorf("took %s: %v, want %v", name, err, want)
 		}
@@ -131,7 +150,12 @@ func TestBareQuiesce(t *testing.T) {
 	if err := h.Quiesce(context.Background()); err != nil {
 		t.Error(err)
 	}
-	for a, want := range map[string]pci.Command{"0000:00:05.0": pci.CmdMem | pci.CmdINTxDisable, "0000:00:06.0": pci.CmdMem | pci.CmdMaster} {
+	records, _ := ring.Read(0)
+	if len(records) != 1 || !strings.Contains(records[0].Text, "tpm0: it may go on with DMA: uio9 is no PCI function") {
+		t.Errorf("it logged %+v, want the one that has no bus mastering", records)
+	}
+	const off, on = pci.CmdMem | pci.CmdINTxDisable, pci.CmdMem | pci.CmdMaster
+	for a, want := range map[string]pci.Command{"0000:00:05.0": off, "0000:00:06.0": on, "0000:00:08.0": off, "0000:00:09.0": on, "0000:00:0a.0": off} {
 		b, err := os.ReadFile(config(a))
 		if got := pci.Command(binary.LittleEndian.Uint16(b[4:])); err != nil || got != want {
 			t.Errorf("%s: Command = %v, %v, want %v", a, got, err, want)

@@ -59,15 +59,10 @@ func (t tree) locate(device string) (*place, error) {
 		return nil, fmt.Errorf("%s: looking for the device: %w", node, err)
 	}
 	// What stands on the PCI bus is a PCI function, by whatever name it is asked for.
-	if link(t.class(node, "device", "subsystem")) == "pci" {
-		to, err := filepath.EvalSymlinks(t.class(node, "device"))
-		if err != nil {
-			return nil, fmt.Errorf("%s: looking for its PCI function: %w", node, err)
-		}
-		a, err := pci.ParseAddr(filepath.Base(to))
-		if err != nil {
-			return nil, fmt.Errorf("%s: looking for its PCI function: %w: %w", node, err, bus.ErrProtocol)
-		}
+	switch a, ok, err := t.sys.UIOFunction(node); {
+	case err != nil:
+		return nil, err
+	case ok:
 		return t.locatePCI(a)
 	}
 	maps, err := t.windows(node)
@@ -113,9 +108,7 @@ func (t tree) notUIO(fn *syspci.Function) error {
 }
 
 // class is a path below /sys/class/uio.
-func (t tree) class(elem ...string) string {
-	return filepath.Join(append([]string{string(t.sys), "class/uio"}, elem...)...)
-}
+func (t tree) class(elem ...string) string { return t.sys.UIO(elem...) }
 
 // windows reads the maps of a UIO device, in the order of their numbers.
 func (t tree) windows(node string) ([]window, error) {
@@ -170,13 +163,4 @@ func number(path string) (uint64, error) {
 func isNumber(s string) bool {
 	_, err := strconv.ParseUint(s, 10, 20)
 	return err == nil
-}
-
-// link is the last element of what a link points to; "" where there is none.
-func link(path string) string {
-	to, err := os.Readlink(path)
-	if err != nil {
-		return ""
-	}
-	return filepath.Base(to)
 }

@@ -56,6 +56,26 @@ func (r Root) Path(a pci.Addr, file ...string) string {
 	return filepath.Join(append([]string{string(r), "bus/pci/devices", a.String()}, file...)...)
 }
 
+// UIO is a path of a UIO device ("uio0"): UIO(node, "maps"), or its directory: UIO(node). UIO() is the class.
+func (r Root) UIO(elem ...string) string {
+	return filepath.Join(append([]string{string(r), "class/uio"}, elem...)...)
+}
+
+// UIOFunction is the function that a UIO device is; ok is false where it is none, but on another bus, or is not there.
+func (r Root) UIOFunction(node string) (a pci.Addr, ok bool, err error) {
+	if on, err := os.Readlink(r.UIO(node, "device", "subsystem")); err != nil || filepath.Base(on) != "pci" {
+		return a, false, nil
+	}
+	to, err := filepath.EvalSymlinks(r.UIO(node, "device"))
+	if err != nil {
+		return a, false, fmt.Errorf("%s: looking for its PCI function: %w", node, err)
+	}
+	if a, err = pci.ParseAddr(filepath.Base(to)); err != nil {
+		return a, false, fmt.Errorf("%s: looking for its PCI function: %w: %w", node, err, bus.ErrProtocol)
+	}
+	return a, true, nil
+}
+
 // Function reads one function. Where there is none, or it vanishes meanwhile: bus.ErrGone.
 func (r Root) Function(a pci.Addr) (*Function, error) {
 	f, err := r.function(a)
