@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
@@ -259,6 +260,9 @@ func (h *heldVFIO) take(ctx context.Context, d DeviceSpec) (*heldFunction, error
 	return &heldFunction{dev: dev, loan: loan, facts: factsOf(syspci.Sys, dev.Function().Addr)}, nil
 }
 
+// skipTime is how long what reads the kernel's log may take to have read what is there.
+const skipTime = 2 * time.Second
+
 // Quiesce stops what a dead worker had: of each function interrupts, a reset, bus mastering off, and then the memory. What ended by itself is
 // not in the way: the next worker hears of it.
 func (h *heldVFIO) Quiesce(ctx context.Context) error {
@@ -270,7 +274,11 @@ func (h *heldVFIO) Quiesce(ctx context.Context) error {
 	kernel := h.kernel
 	h.mu.Unlock()
 	if kernel != nil { // what strayed until now is not the next worker's doing. Without mu: strayed wants it
-		kernel.Skip()
+		ctx, cancel := context.WithTimeout(ctx, skipTime) // others are to be quiesced in ctx's time, too
+		defer cancel()
+		if err := kernel.Skip(ctx); err != nil {
+			h.log.Warn(fmt.Sprintf("DMA of the worker before may be taken for the next one's: %v", err))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -17,6 +17,7 @@
 package dmafault
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -85,9 +87,10 @@ func Parse(line string) (f Fault, ok bool) {
 
 // File is the kernel's log, from now on.
 type File struct {
-	f     *os.File
-	skip  chan chan struct{} // wants what is there left out; closed when that is so
-	ended chan struct{}      // closed when Follow has ended
+	f      *os.File
+	closed atomic.Bool        // or about to be: os.File has several errors for that
+	skip   chan chan struct{} // wants what is there left out; closed when that is so
+	ended  chan struct{}      // closed when Follow has ended
 }
 
 // maxRecord is how long a record is at most, in bytes (CONSOLE_EXT_LOG_MAX).
@@ -117,21 +120,48 @@ func Open(path string) (*File, error) {
 }
 
 // Close ends Follow.
-func (f *File) Close() error { return f.f.Close() }
+func (f *File) Close() error {
+	f.closed.Store(true)
+	return f.f.Close()
+}
 
-// Skip leaves out what is in the log now: when it returns, Follow has told all that it will ever tell of that. It waits for Follow, and for what that calls.
-func (f *File) Skip() {
+// Skip leaves out what is in the log now: when it returns nil, Follow has told all that it will ever tell of that. It waits for Follow, and for what that calls, until ctx
+// ends. A log that is not pollable fails with os.ErrNoDeadline: its reader sleeps until there is a record.
+func (f *File) Skip(ctx context.Context) error {
+	// Once to see whether it can be done: what is asked for of a reader that cannot be woken would be in the way of who asks next.
+	if err := f.wake(); err != nil {
+		return err
+	}
 	done := make(chan struct{})
 	select {
 	case f.skip <- done:
 	case <-f.ended:
-		return
+		return nil
+	case <-ctx.Done():
+		return f.late(ctx)
 	}
-	_ = f.f.SetReadDeadline(time.Unix(1, 0)) // wakes the reader; where it is closed, that has ended
+	if err := f.wake(); err != nil {
+		return err
+	}
 	select {
 	case <-done:
 	case <-f.ended:
+	case <-ctx.Done():
+		return f.late(ctx)
 	}
+	return nil
+}
+
+// wake has the reader look at skip. Where the log is closed, that ends.
+func (f *File) wake() error {
+	if err := f.f.SetReadDeadline(time.Unix(1, 0)); err != nil && !f.closed.Load() {
+		return fmt.Errorf("the kernel's log: waking its reader: %w", err)
+	}
+	return nil
+}
+
+func (f *File) late(ctx context.Context) error {
+	return fmt.Errorf("the kernel's log: leaving out what is there: %w", context.Cause(ctx))
 }
 
 // skipped does what Skip wants.
@@ -175,7 +205,7 @@ func (f *File) Follow(each func(Fault)) error {
 		switch {
 		case again:
 			continue
-		case errors.Is(err, os.ErrClosed):
+		case err != nil && f.closed.Load():
 			return nil
 		case err != nil:
 			return fmt.Errorf("the kernel's log: %w", err)

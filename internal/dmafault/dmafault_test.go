@@ -1,6 +1,7 @@
 package dmafault
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -78,7 +79,12 @@ func TestFollow(t *testing.T) {
 			}
 		}
 		skipped := make(chan struct{})
-		go func() { f.Skip(); close(skipped) }()
+		go func() {
+			defer close(skipped)
+			if err := f.Skip(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}()
 		for over := false; !over; {
 			select {
 			case <-got:
@@ -104,7 +110,9 @@ func TestFollow(t *testing.T) {
 		}
 	}
 	f.Close()
-	f.Skip() // of one that has ended it returns
+	if err := f.Skip(t.Context()); err != nil { // of one that has ended it returns
+		t.Errorf("Skip after Close = %v, want nil", err)
+	}
 	if err := <-ended; err != nil {
 		t.Errorf("Follow after Close = %v, want nil", err)
 	}
@@ -116,6 +124,52 @@ func TestFollow(t *testing.T) {
 	} else if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Open = %v, want nil, or that it may not be read", err)
 	}
+}
+
+// Of a log whose reader cannot be woken Skip returns, again and again; and so it does when its time is over.
+func TestSkipEnds(t *testing.T) {
+	r, w, err := pipe(t, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	f := newFile(r)
+	ended := make(chan error, 1)
+	go func() { ended <- f.Follow(func(Fault) {}) }()
+	for range 3 {
+		if err := f.Skip(t.Context()); !errors.Is(err, os.ErrNoDeadline) {
+			t.Fatalf("Skip of what is not pollable: %v, want ErrNoDeadline", err)
+		}
+	}
+	w.Close() // wakes the reader, with an end of file
+	if err := <-ended; err == nil {
+		t.Error("Follow of a log that ended: want an error")
+	}
+	f.Close()
+
+	r, w, err = pipe(t, unix.O_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	f = newFile(r) // nobody follows it
+	defer f.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 3 {
+		if err := f.Skip(ctx); !errors.Is(err, context.Canceled) {
+			t.Fatalf("Skip in no time: %v, want that it is over", err)
+		}
+	}
+}
+
+func pipe(t *testing.T, flags int) (r, w *os.File, err error) {
+	t.Helper()
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|flags); err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "log"), os.NewFile(uintptr(fds[1]), "writer"), nil
 }
 
 // FuzzParse: a fault or none, never a panic.
