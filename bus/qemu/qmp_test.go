@@ -93,6 +93,39 @@ func TestQMPEvents(t *testing.T) {
 	}
 }
 
+// A machine whose wires were emptied is not left stopped, however often QEMU says no.
+func TestUnclog(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		no   []bool // by command
+		last uint64 // how many there are
+		fine bool
+	}{
+		{"all well", []bool{false, false}, 2, true},
+		{"cont fails once", []bool{false, true, false}, 3, true},
+		{"cont fails", []bool{false, true, true}, 3, false},
+		{"stop fails", []bool{true, false}, 2, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q, err := monitorOf(t, greeting, nil, func(id uint64) string {
+				if n := id - 2; n >= uint64(len(tt.no)) || !tt.no[n] {
+					return fmt.Sprintf(`{"return": {}, "id": %d}`, id)
+				}
+				return fmt.Sprintf(`{"error": {"class": "GenericError", "desc": "no"}, "id": %d}`, id)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := (&Process{qmp: q}).unclog(); (err == nil) != tt.fine {
+				t.Errorf("unclog = %v", err)
+			}
+			if n := q.id.Load() - 1; n != tt.last {
+				t.Errorf("it gave %d commands, want %d", n, tt.last)
+			}
+		})
+	}
+}
+
 func TestQMPBad(t *testing.T) {
 	for _, tt := range []struct {
 		name, greeting, answer string
