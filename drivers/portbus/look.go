@@ -293,7 +293,8 @@ func (p *Port) mend(f *finding) {
 			p.restoreHeader()
 			delete(m.mended, theMessages) // what did not stay before the reset may stay now
 		}
-		f.lost = f.lost || p.deaf() && p.deaf() // it may be in reach only now
+		again := p.deaf() // they may be in reach only now
+		f.lost = f.lost || again && p.deaf()
 	}
 	reset := header && f.reset
 	var err error
