@@ -243,15 +243,15 @@ func SaveState(d Device) (restore func() error) {
 
 // IRQKeeper is implemented by a device whose interrupt messages the backend, not the driver, programmed. A wrapper passes it on.
 type IRQKeeper interface {
-	// RestoreIRQs sees to it that the vectors that are enabled go where EnableIRQs had them go, and says whether one did not any more, as after a
-	// reset that nobody told of. The device must answer to its memory.
-	RestoreIRQs() (lost bool, err error)
+	// RestoreIRQs says whether one of the vectors that are enabled does not go any more where EnableIRQs had it go, as after a
+	// reset that nobody told of, and with write sees to it that they do. The device must answer to its memory.
+	RestoreIRQs(write bool) (lost bool, err error)
 }
 
 // RestoreIRQs is a device's, or nothing.
-func RestoreIRQs(d Device) (lost bool, err error) {
+func RestoreIRQs(d Device, write bool) (lost bool, err error) {
 	if k, ok := d.(IRQKeeper); ok {
-		return k.RestoreIRQs()
+		return k.RestoreIRQs(write)
 	}
 	return false, nil
 }

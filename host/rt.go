@@ -63,10 +63,12 @@ func (d driverDevice) EnableIRQs(mode bus.IRQMode, n int) ([]*bus.IRQ, error) {
 }
 
 // What an embedded interface would hide.
-func (d driverDevice) HardwareIDs() []string               { return bus.HardwareIDs(d.Device) }
-func (d driverDevice) SaveState() (restore func() error)   { return bus.SaveState(d.Device) }
-func (d driverDevice) RestoreIRQs() (lost bool, err error) { return bus.RestoreIRQs(d.Device) }
-func (d driverDevice) Clock() bus.Clock                    { return bus.ClockOf(d.Device) }
+func (d driverDevice) HardwareIDs() []string             { return bus.HardwareIDs(d.Device) }
+func (d driverDevice) SaveState() (restore func() error) { return bus.SaveState(d.Device) }
+func (d driverDevice) Clock() bus.Clock                  { return bus.ClockOf(d.Device) }
+func (d driverDevice) RestoreIRQs(write bool) (lost bool, err error) {
+	return bus.RestoreIRQs(d.Device, write)
+}
 
 // forDriver is a device as its driver gets it.
 func (s *System) forDriver(b *boundDevice) bus.Device {

@@ -1,8 +1,10 @@
 package host
 
 import (
+	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -57,9 +59,47 @@ goroutine 11 [runnable]:
 runtime.goexit({})
 	/x.go:3
 
+goroutine 12 [running]:
+github.com/ring3dev/ring3/rionet/mport.(*listener).run(0x1)
+	/x.go:3
+
+goroutine 13 [runnable]:
+github.com/ring3dev/ring3/host.beat.func1()
+	/x.go:3
+
 goroutine x [run`
 	if got, want := running([]byte(listing)), map[string]string{"8": "drv.(*nic).loop"}; !maps.Equal(got, want) {
 		t.Errorf("running = %v, want %v", got, want)
+	}
+}
+
+// TestRunningTwice: who only woke when the watchdog did is none who runs, and nobody waits where nobody runs.
+func TestRunningTwice(t *testing.T) {
+	listing := func(running ...int) (s []byte) {
+		for id := range 4 {
+			state := "select"
+			if slices.Contains(running, id) {
+				state = "runnable"
+			}
+			s = fmt.Appendf(s, "goroutine %d [%s]:\nexample.org/drv.run%d(...)\n\t/x.go:3\n\n", id, state, id)
+		}
+		return s
+	}
+	for _, c := range []struct {
+		first, second []int
+		want          map[string]string
+		pauses        int
+	}{
+		{[]int{1, 2}, []int{2, 3}, map[string]string{"2": "drv.run2"}, 1},
+		{[]int{1}, []int{3}, nil, 1},
+		{nil, []int{3}, nil, 0},
+	} {
+		looks := [][]byte{listing(c.first...), listing(c.second...)}
+		pauses := 0
+		got := runningTwice(func() []byte { s := looks[0]; looks = looks[1:]; return s }, func() { pauses++ })
+		if !maps.Equal(got, c.want) || pauses != c.pauses {
+			t.Errorf("runningTwice of %v and %v = %v, %d pauses, want %v, %d", c.first, c.second, got, pauses, c.want, c.pauses)
+		}
 	}
 }
 

@@ -45,7 +45,9 @@ func (d *Device) HardwareIDs() []string { return bus.HardwareIDs(d.Device) }
 func (d *Device) SaveState() (restore func() error) { return bus.SaveState(d.Device) }
 
 // RestoreIRQs is the device's; bus.IRQKeeper.
-func (d *Device) RestoreIRQs() (lost bool, err error) { return bus.RestoreIRQs(d.Device) }
+func (d *Device) RestoreIRQs(write bool) (lost bool, err error) {
+	return bus.RestoreIRQs(d.Device, write)
+}
 
 // Config is bus.Device's, with what was injected.
 func (d *Device) Config() bus.Config { return &d.cfg }

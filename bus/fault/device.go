@@ -402,11 +402,11 @@ func (d *Device) SaveState() (restore func() error) {
 }
 
 // RestoreIRQs is the device's; bus.IRQKeeper. It does not count as an access. After the link's death it fails.
-func (d *Device) RestoreIRQs() (lost bool, err error) {
+func (d *Device) RestoreIRQs(write bool) (lost bool, err error) {
 	if d.dead.Load() {
 		return false, d.Err()
 	}
-	return bus.RestoreIRQs(d.in)
+	return bus.RestoreIRQs(d.in, write)
 }
 
 // Clock is the device's; bus.TimeKeeper. Nothing of it counts as an access.

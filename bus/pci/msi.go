@@ -113,15 +113,17 @@ func (m *MSI) mask(i int, on bool) error {
 	return nil
 }
 
-// Restore is Set and Enable where what they set is not so any more, which it says. It fails with ErrProtocol where the function does not take it.
-func (m *MSI) Restore(addr uint64, data uint16, nLog2 int) (lost bool, err error) {
+// Restore says whether what Set and Enable set is not so any more, and with write does both where that is so. It fails with ErrProtocol where the function does not take it.
+func (m *MSI) Restore(addr uint64, data uint16, nLog2 int, write bool) (lost bool, err error) {
 	for range 2 {
 		ctl := m.c.Read16(m.at + msiControl)
 		if ctl&msiEnable != 0 && int(ctl&msiMME>>4) == nLog2 && m.c.Read32(m.at+msiAddr) == uint32(addr) && m.c.Read16(m.dataAt()) == data &&
 			(!m.Is64() || m.c.Read32(m.at+msiAddrHi) == uint32(addr>>32)) {
 			return lost, nil
 		}
-		lost = true
+		if lost = true; !write {
+			return true, nil
+		}
 		if err := m.Set(addr, data, nLog2); err != nil {
 			return lost, err
 		}

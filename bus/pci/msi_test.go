@@ -3,6 +3,7 @@ package pci
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/ring3dev/ring3/bus"
@@ -118,6 +119,57 @@ func TestMSI(t *testing.T) {
 	for _, f := range []*fn{msiDevice(0x000c), device(1, 1).cap(0xf8, CapMSI, 0, 0x80, 0)} {
 		if _, err := OpenMSI(f); !errors.Is(err, bus.ErrProtocol) {
 			t.Errorf("OpenMSI of nonsense = %v, want ErrProtocol", err)
+		}
+	}
+}
+
+// TestRestore: who only looks says what is lost and changes nothing, who writes brings it back, and what does not stay is an error.
+func TestRestore(t *testing.T) {
+	f, g, r := msiDevice(0x018a), msixDevice(5, 0x1000|3, 0x2000|3), newRegionModel(0x4000)
+	m, err := OpenMSI(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := OpenMSIX(g, func(int) (bus.Region, error) { return r, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name        string
+		restore     func(write bool) (bool, error)
+		lose, stuck func()
+		state       func() string
+	}{
+		{"MSI", func(write bool) (bool, error) { return m.Restore(0xfee01004, 0x4140, 2, write) },
+			func() { f.set32(0x54, 0) }, func() { f.writable[0x52] = 0; f.set16(0x52, 0x0180) }, func() string { return fmt.Sprintf("% x", f.data[0x50:0x60]) }},
+		{"MSI-X", func(write bool) (bool, error) {
+			return x.Restore(2, 0xfee01004, func(i int) uint32 { return uint32(0x41 + i) }, write)
+		}, func() { r.Write32(0x1018, 0) }, func() { g.writable[0x73] = 0; g.set16(0x72, 4) }, func() string { return fmt.Sprintf("% x % x", g.data[0x70:0x7c], r.mem[0x1000:0x1020]) }},
+	} {
+		if lost, err := c.restore(true); !lost || err != nil {
+			t.Errorf("%s: Restore of what was never set = %t, %v, want that it was lost", c.name, lost, err)
+		}
+		for _, write := range []bool{false, true} {
+			before := c.state()
+			if lost, err := c.restore(write); lost || err != nil || c.state() != before {
+				t.Errorf("%s: Restore(write: %t) where all is well = %t, %v, %s, want nothing done: %s", c.name, write, lost, err, c.state(), before)
+			}
+		}
+		well := c.state()
+		c.lose()
+		before := c.state()
+		if lost, err := c.restore(false); !lost || err != nil || c.state() != before {
+			t.Errorf("%s: a look = %t, %v, %s, want that it is lost, and nothing written: %s", c.name, lost, err, c.state(), before)
+		}
+		if lost, err := c.restore(true); !lost || err != nil || c.state() != well {
+			t.Errorf("%s: Restore = %t, %v, %s, want it as it was: %s", c.name, lost, err, c.state(), well)
+		}
+		c.stuck()
+		if lost, err := c.restore(false); !lost || err != nil {
+			t.Errorf("%s: a look at what is stuck = %t, %v, want that it is lost", c.name, lost, err)
+		}
+		if _, err := c.restore(true); !errors.Is(err, bus.ErrProtocol) {
+			t.Errorf("%s: Restore of what is stuck = %v, want ErrProtocol", c.name, err)
 		}
 	}
 }

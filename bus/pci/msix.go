@@ -150,9 +150,9 @@ func (m *MSIX) control(set, clear uint16) {
 	m.c.Write16(m.at+msixControl, m.c.Read16(m.at+msixControl)&^clear|set)
 }
 
-// Restore has the first n vectors write their datum to addr, and no other message, as Set, Unmask and Enable had them, and says whether that
-// was not so any more. It fails with ErrProtocol where the function does not take it.
-func (m *MSIX) Restore(n int, addr uint64, data func(i int) uint32) (lost bool, err error) {
+// Restore says whether the first n vectors do not write their datum to addr any more, and no other message, as Set, Unmask and Enable had them, and with write has them
+// do so. It fails with ErrProtocol where the function does not take it.
+func (m *MSIX) Restore(n int, addr uint64, data func(i int) uint32, write bool) (lost bool, err error) {
 	for try := range 2 {
 		right := m.c.Read16(m.at+msixControl)&(msixEnable|msixMask) == msixEnable
 		for i := range n {
@@ -164,7 +164,7 @@ func (m *MSIX) Restore(n int, addr uint64, data func(i int) uint32) (lost bool, 
 				m.table.Read32(e+entryCtrl)&entryMasked == 0 {
 				continue
 			}
-			if right = false; try > 0 {
+			if right = false; try > 0 || !write {
 				break
 			}
 			if err := m.Mask(i); err != nil {
@@ -180,7 +180,10 @@ func (m *MSIX) Restore(n int, addr uint64, data func(i int) uint32) (lost bool, 
 		if right {
 			return lost, nil
 		}
-		if lost = true; try == 0 {
+		if lost = true; !write {
+			return true, nil
+		}
+		if try == 0 {
 			m.Enable()
 		}
 	}

@@ -162,8 +162,8 @@ func (d *device) programMSIX(n int) (err error) {
 	return nil
 }
 
-// RestoreIRQs sees to it that messages go where they went; bus.IRQKeeper.
-func (d *device) RestoreIRQs() (lost bool, err error) {
+// RestoreIRQs looks whether messages go where they went, and sees to it with write; bus.IRQKeeper.
+func (d *device) RestoreIRQs(write bool) (lost bool, err error) {
 	d.m.irqMu.Lock()
 	defer d.m.irqMu.Unlock()
 	s := &d.irq
@@ -171,9 +171,9 @@ func (d *device) RestoreIRQs() (lost bool, err error) {
 	case !d.alive():
 		return false, d.Err()
 	case s.msi != nil:
-		lost, err = s.msi.Restore(d.m.bell.addr, uint16(s.base), s.log2)
+		lost, err = s.msi.Restore(d.m.bell.addr, uint16(s.base), s.log2, write)
 	case s.msix != nil:
-		lost, err = s.msix.Restore(len(s.irqs), d.m.bell.addr, func(i int) uint32 { return d.m.bell.message(s.base + i) })
+		lost, err = s.msix.Restore(len(s.irqs), d.m.bell.addr, func(i int) uint32 { return d.m.bell.message(s.base + i) }, write)
 	}
 	if err != nil {
 		err = fmt.Errorf("%s %s: %w", d.Address(), d.spec.Name, err)

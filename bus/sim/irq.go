@@ -196,8 +196,8 @@ func (d *device) programMSIX(n int) (err error) {
 	return nil
 }
 
-// RestoreIRQs sees to it that messages go where they went; bus.IRQKeeper.
-func (d *device) RestoreIRQs() (lost bool, err error) {
+// RestoreIRQs looks whether messages go where they went, and sees to it with write; bus.IRQKeeper.
+func (d *device) RestoreIRQs(write bool) (lost bool, err error) {
 	d.irqMu.Lock()
 	defer d.irqMu.Unlock()
 	s := &d.irq
@@ -205,9 +205,9 @@ func (d *device) RestoreIRQs() (lost bool, err error) {
 	case d.Err() != nil:
 		return false, d.Err()
 	case s.msi != nil:
-		lost, err = s.msi.Restore(doorbell, uint16(s.base), s.log2)
+		lost, err = s.msi.Restore(doorbell, uint16(s.base), s.log2, write)
 	case s.msix != nil:
-		lost, err = s.msix.Restore(len(s.irqs), doorbell, func(i int) uint32 { return uint32(s.base + i) })
+		lost, err = s.msix.Restore(len(s.irqs), doorbell, func(i int) uint32 { return uint32(s.base + i) }, write)
 	}
 	if err != nil {
 		err = d.errorf("%w", err)

@@ -219,7 +219,9 @@ func (d *Device) SaveState() (restore func() error) {
 }
 
 // RestoreIRQs is bus.IRQKeeper's.
-func (d *Device) RestoreIRQs() (lost bool, err error) { return bus.RestoreIRQs(d.dev) }
+func (d *Device) RestoreIRQs(write bool) (lost bool, err error) {
+	return bus.RestoreIRQs(d.dev, write)
+}
 
 // Clock is bus.TimeKeeper's.
 func (d *Device) Clock() bus.Clock { return bus.ClockOf(d.dev) }

@@ -70,8 +70,9 @@
 // A port tells what happens by interrupts alone, and one that was reset by itself, or lost a write, has forgotten for what. So each port is looked at every [LookEvery] ([Bus.SetLook]): Command, the
 // number of the bus behind it, where its messages go (bus.IRQKeeper), and of each service that is a [Keeper] its control register and its status. What is found twice is set up again, what
 // stands is taken in, and one line says so; no interrupt is counted for it. After a reset, which a lost bus number or message tells, what stands behind it is brought back by recovery, as from an error. What does not
-// stay as it is written is left alone after a few looks. The first look also finds out once more what the port offers. A port whose config space reads all-ones at several looks, or that offers something else
-// than it did, is as good as gone: [Port.Err] says so, and it is for a driver anew. Nobody looks at a port that is suspended, or being reset. The kernel does nothing of this.
+// stay as it is written is left alone after a few looks, messages too, and resets nothing any more; what stands at each look is taken in further on, ever more seldom. The first look also
+// finds out once more what the port offers. A port whose config space reads all-ones at several looks, or that offers something else than it did, is as good as gone: [Port.Err] says so, and it is
+// for a driver anew. Nobody looks at a port that is suspended, or being reset. The kernel does nothing of this.
 //
 // # Power
 //

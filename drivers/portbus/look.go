@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -53,7 +54,7 @@ type looks struct {
 	command pci.Command
 	header  [windows]uint32 // as they were when the port came into service
 	gone    int             // looks in a row
-	mended  map[string]int  // looks in a row, by who was not as he was set up
+	mended  map[string]int  // looks in a row, by who was not as he was set up, or missed something
 }
 
 // Registers of a bridge's header that a reset clears: bus numbers, windows.
@@ -128,6 +129,7 @@ type finding struct {
 	gone     bool
 	header   []string // what of the port's own is wrong
 	reset    bool     // the numbers of the buses behind it are gone: it was reset
+	lost     bool     // interrupt messages go nowhere
 	services []serviceFinding
 }
 
@@ -136,7 +138,9 @@ type serviceFinding struct {
 	wrong, missed string
 }
 
-func (f *finding) none() bool { return !f.gone && len(f.header) == 0 && len(f.services) == 0 }
+func (f *finding) none() bool {
+	return !f.gone && !f.lost && len(f.header) == 0 && len(f.services) == 0
+}
 
 // examine looks once. It changes nothing.
 func (p *Port) examine() (f finding) {
@@ -146,6 +150,7 @@ func (p *Port) examine() (f finding) {
 		f.gone = p.Gone()
 		return f
 	}
+	f.lost = p.deaf()
 	if v := pci.Command(command); v&l.command != l.command {
 		f.header = append(f.header, fmt.Sprintf("Command=%#x, want %#x", command, uint16(l.command)))
 	}
@@ -169,9 +174,10 @@ func (p *Port) examine() (f finding) {
 
 // still is what of a finding was found before, too.
 func (f *finding) still(before *finding) {
-	f.gone = f.gone && before.gone
+	f.gone, f.lost = f.gone && before.gone, f.lost && before.lost
+	f.reset = f.reset && before.reset
 	if len(before.header) == 0 {
-		f.header, f.reset = nil, false
+		f.header = nil
 	}
 	var both []serviceFinding
 	for _, s := range f.services {
@@ -201,9 +207,8 @@ func (p *Port) look(again time.Duration) {
 	if !p.looks.sure {
 		p.confirm(again)
 	}
-	lost, _ := p.restoreIRQs() // where that cannot be done the port does not answer, which is seen now
 	first := p.examine()
-	if first.none() && !lost {
+	if first.none() {
 		p.looks.gone = 0
 		clear(p.looks.mended)
 		return
@@ -219,9 +224,7 @@ func (p *Port) look(again time.Duration) {
 		return
 	}
 	p.looks.gone = 0
-	if !f.none() || lost {
-		p.mend(&f, lost)
-	}
+	p.mend(&f)
 }
 
 // wait waits by the wall clock, and says whether the port is still in service.
@@ -267,66 +270,48 @@ func (p *Port) offers() bool {
 	return !slices.ContainsFunc(p.devices, func(d *Device) bool { return now.vectorOf(d.service) != d.vector })
 }
 
-// restoreIRQs brings messages back to where they go. INTx has nothing to forget.
-func (p *Port) restoreIRQs() (lost bool, err error) {
+// deaf says whether messages do not go where they went. INTx has nothing to forget.
+func (p *Port) deaf() bool {
 	if len(p.irqs) == 0 || p.mode == bus.INTx {
-		return false, nil
+		return false
 	}
 	if c := pci.Command(p.cfg.Read16(pci.CfgCommand)); c == 0xffff || c&pci.CmdMem == 0 {
-		return false, nil // its table is out of reach; that is seen to first
+		return false // its table is out of reach; that is seen to first
 	}
-	return bus.RestoreIRQs(p.dev)
+	lost, err := bus.RestoreIRQs(p.dev, false)
+	return lost && err == nil // where there is an error the port does not answer, which is seen elsewhere
 }
 
 // mend sets up again what is not as it was set up, and takes in what was missed, with one line for all. What does not stay is left alone in the end.
-func (p *Port) mend(f *finding, lost bool) {
-	l := &p.looks
-	var wrong, missed, given []string
-	tries := func(who string, texts *[]string, text string) bool {
-		n := l.mended[who]
-		if text == "" || n > mendings {
-			return false
-		}
-		if l.mended[who]++; n == mendings {
-			given = append(given, text)
-			return false
-		}
-		*texts = append(*texts, text)
-		return true
-	}
-	if lost {
-		wrong = append(wrong, "interrupt messages go nowhere")
-	}
-	header := tries("the port", &wrong, strings.Join(f.header, ", "))
+func (p *Port) mend(f *finding) {
+	m := mending{looks: &p.looks}
+	m.forget(f)
+	header := m.tries(thePort, strings.Join(f.header, ", "))
 	if header {
 		p.setCommand()
 		if f.reset {
 			p.restoreHeader()
+			delete(m.mended, theMessages) // what did not stay before the reset may stay now
 		}
-		again, _ := p.restoreIRQs()
-		lost = lost || again
+		again := p.deaf() // they may be in reach only now
+		f.lost = f.lost || again && p.deaf()
 	}
-	reset := lost || header && f.reset
+	reset := header && f.reset
+	var err error
+	if f.lost && m.tries(theMessages, "interrupt messages go nowhere") {
+		_, err = bus.RestoreIRQs(p.dev, true)
+		reset = reset || err == nil // those that do not stay were taken away by no reset
+	}
 	var todo []*Device
 	for _, s := range f.services {
-		w := tries(s.d.name+" wrong", &wrong, s.wrong)
-		m := tries(s.d.name+" missed", &missed, s.missed)
-		if w || m {
+		wrong, missed := m.tries(s.d.name+isWrong, s.wrong), m.takes(s.d.name+isMissed, s.missed)
+		if wrong || missed {
 			todo = append(todo, s.d)
 		}
 	}
-	switch {
-	case len(wrong) > 0:
-		text := "it is not as it was set up, and is set up again: " + strings.Join(wrong, ", ")
-		if len(missed) > 0 {
-			text += "; what it did not interrupt for is taken in: " + strings.Join(missed, ", ")
-		}
-		p.Log(slog.LevelWarn, "%s", text)
-	case len(missed) > 0:
-		p.Log(slog.LevelWarn, "what it did not interrupt for is taken in: %s", strings.Join(missed, ", "))
-	}
-	if len(given) > 0 {
-		p.Log(slog.LevelError, "it cannot be set up, and is left as it is: %s", strings.Join(given, ", "))
+	m.tell(p)
+	if err != nil && p.Err() == nil {
+		p.Log(slog.LevelWarn, "setting up again: %v", err)
 	}
 	if header || reset {
 		todo = p.devices
@@ -338,6 +323,73 @@ func (p *Port) mend(f *finding, lost bool) {
 	p.takeIn(todo)
 	if reset && len(p.Below()) > 0 {
 		p.Recover(p.ctx, p.Member(), true, p.bringBack)
+	}
+}
+
+// mending is what is done about one finding, in words.
+type mending struct {
+	*looks
+	wrong, missed, given []string
+}
+
+// Who stands in looks.mended; the last two follow a service's name.
+const (
+	thePort, theMessages = "the port", "messages"
+	isWrong, isMissed    = " wrong", " missed"
+)
+
+// forget has all those begin anew of whom a finding says nothing.
+func (m *mending) forget(f *finding) {
+	keep := map[string]bool{thePort: len(f.header) > 0, theMessages: f.lost}
+	for _, s := range f.services {
+		keep[s.d.name+isWrong], keep[s.d.name+isMissed] = s.wrong != "", s.missed != ""
+	}
+	maps.DeleteFunc(m.mended, func(who string, _ int) bool { return !keep[who] })
+}
+
+// tries says whether what is wrong, if anything is, is set up once more.
+func (m *mending) tries(who, wrong string) bool {
+	n := m.mended[who]
+	if wrong == "" || n > mendings {
+		return false
+	}
+	if m.mended[who]++; n == mendings {
+		m.given = append(m.given, wrong)
+		return false
+	}
+	m.wrong = append(m.wrong, wrong)
+	return true
+}
+
+// takes says whether what was missed, if anything was, is taken in. What stands at every look is no fault of the port's, and not given up: it may be a storm, or a bit that is
+// stuck. It is taken in at ever longer intervals.
+func (m *mending) takes(who, missed string) bool {
+	if missed == "" {
+		return false
+	}
+	n := m.mended[who]
+	if m.mended[who]++; n >= mendings && n&(n-1) != 0 {
+		return false
+	}
+	m.missed = append(m.missed, missed)
+	return true
+}
+
+// tell logs it.
+func (m *mending) tell(p *Port) {
+	missed := "what it did not interrupt for is taken in: " + strings.Join(m.missed, ", ")
+	switch {
+	case len(m.wrong) > 0:
+		text := "it is not as it was set up, and is set up again: " + strings.Join(m.wrong, ", ")
+		if len(m.missed) > 0 {
+			text += "; " + missed
+		}
+		p.Log(slog.LevelWarn, "%s", text)
+	case len(m.missed) > 0:
+		p.Log(slog.LevelWarn, "%s", missed)
+	}
+	if len(m.given) > 0 {
+		p.Log(slog.LevelError, "it cannot be set up, and is left as it is: %s", strings.Join(m.given, ", "))
 	}
 }
 

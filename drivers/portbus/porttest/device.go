@@ -23,7 +23,7 @@ func (d *device) Clock() bus.Clock { return bus.ClockOf(d.Device) }
 func (d *device) SaveState() func() error { return bus.SaveState(d.Device) }
 
 // RestoreIRQs is a bus.IRQKeeper's.
-func (d *device) RestoreIRQs() (bool, error) { return bus.RestoreIRQs(d.Device) }
+func (d *device) RestoreIRQs(write bool) (bool, error) { return bus.RestoreIRQs(d.Device, write) }
 
 // HardwareIDs are a bus.Platform's.
 func (d *device) HardwareIDs() []string { return bus.HardwareIDs(d.Device) }

@@ -53,6 +53,24 @@ func (p *Port) DisableIRQs() error {
 	return nil
 }
 
+// OnRestoreIRQs sets what becomes of the port's messages; without it they go where they went.
+func (p *Port) OnRestoreIRQs(f func(write bool) (lost bool, err error)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.keeper = f
+}
+
+// RestoreIRQs is bus.IRQKeeper's.
+func (p *Port) RestoreIRQs(write bool) (lost bool, err error) {
+	p.mu.Lock()
+	f := p.keeper
+	p.mu.Unlock()
+	if f == nil {
+		return false, nil
+	}
+	return f(write)
+}
+
 // Enabled lists the numbers of vectors that EnableIRQs was asked for.
 func (p *Port) Enabled() []int {
 	p.mu.Lock()

@@ -50,6 +50,7 @@ type Port struct {
 	writable [4096]byte
 	w1c      [4096]byte
 	hook     func(off bus.Off, width int, v uint32)
+	keeper   func(write bool) (lost bool, err error)
 	irqs     []*bus.IRQ
 	enabled  []int // arguments of EnableIRQs so far
 	line     bool  // of INTx
