@@ -61,7 +61,8 @@ func (a *app) faultCmd() *cobra.Command {
 		Long: `Have drivers live with devices that fail: one run that is told in full, or a campaign of any number of them.
 Each run brings a driver up on a device of which something goes wrong, uses and closes it, and then wants
 the driver anew to work in full. It is harmless, recovered, corrupt (wrong data was given, and then right data by the same
-driver), mute (who waits for the driver notices), wrong (it goes on with wrong data, which who compares notices), or failed.`,
+driver), mute (who waits for the driver notices), wrong (it goes on with wrong data, which who compares notices), gone (on the backend up:
+the device's link died, and 'ring3 ls' says so), or failed.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			_ = c.Help()
