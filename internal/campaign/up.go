@@ -231,7 +231,7 @@ func (u *upCampaign) serve(ctx context.Context, g *upGroup, batches <-chan []int
 		if in == nil {
 			return
 		}
-		rounds, rest, err := in.close()
+		rounds, rest, err := in.finish(ctx)
 		u.mu.Lock()
 		u.result.Beside += rounds
 		u.result.Up.Rest = append(u.result.Up.Rest, rest...)

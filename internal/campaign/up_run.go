@@ -249,17 +249,9 @@ func (l *upLane) tidy(ctx context.Context, o *upOutcome, device string, f upFaul
 			return
 		}
 	case deaths == 0 && f.lasting() && o.Verdict != NotMade:
-		st, err := l.state(ctx)
-		if err == nil && st.worker > 0 {
-			err = syscall.Kill(st.worker, syscall.SIGKILL)
-		}
-		if err != nil {
-			o.fail("supervisor", "taking its worker away: %v", err)
-			return
-		}
 		o.figures.Killed++
-		if err := l.awaitRestart(ctx, st.restarts+1); err != nil {
-			o.fail("not in service", "after its worker was taken away: %v", err)
+		if err := l.renew(ctx); err != nil {
+			o.fail("not in service", "taking its worker away: %v", err)
 			return
 		}
 	case deaths == 0:
@@ -395,7 +387,10 @@ func runUpOnce(ctx context.Context, o host.FaultOptions, b Backend, s *Scenario)
 	if rest != nil && out.Verdict != Failed {
 		out.fail(class(rest), "%v", rest)
 	}
-	if _, _, err := in.close(); err != nil && out.Verdict != Failed {
+	if out.Verdict == Failed {
+		in.broken.Store(true)
+	}
+	if _, _, err := in.finish(ctx); err != nil && out.Verdict != Failed {
 		out.fail("ending", "%v", err)
 	}
 	if o.JSON {

@@ -11,9 +11,9 @@ import (
 	"github.com/ring3dev/ring3/bus/fault"
 )
 
-// TestUp is a slice of the campaign through supervisors: `ring3 fault campaign --backend up -n 100 -seed 3`.
+// TestUp is a slice of the campaign through supervisors: `ring3 fault campaign --backend up -n 60 -seed 3`.
 func TestUp(t *testing.T) {
-	n := 100
+	n := 60
 	if testing.Short() {
 		n = 40
 	}
