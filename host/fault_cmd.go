@@ -23,7 +23,7 @@ type FaultOptions struct {
 	Seed     uint64
 	Slice    string // "I/K"; empty: all
 	Parallel int    // 0: what suits the backend
-	Backend  string // "sim", "qemu", "vfio:ADDRESS", "up"
+	Backend  string // "sim", "qemu", "vfio:ADDRESS", "up", "up-qemu"
 	Only     *regexp.Regexp
 
 	JSON           bool
@@ -70,7 +70,7 @@ the device's link died, and 'ring3 ls' says so), or failed.`,
 		},
 	}
 	backend := func(c *cobra.Command) *cobra.Command {
-		c.Flags().StringVar(&o.Backend, "backend", "sim", "where devices come from: `sim`, qemu, or vfio:ADDRESS; or up: devices of sim, in workers of a 'ring3 up'")
+		c.Flags().StringVar(&o.Backend, "backend", "sim", "where devices come from: `sim`, qemu, or vfio:ADDRESS; or up, up-qemu: devices of sim or qemu, in workers of a 'ring3 up'")
 		return c
 	}
 	list := &cobra.Command{

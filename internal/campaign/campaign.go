@@ -63,7 +63,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		if o.Parallel = 64; !o.Backend.fresh() {
 			o.Parallel = 4
 		}
-		if o.Backend.Name == upBackend {
+		if o.Backend.supervised() {
 			o.Parallel = upParallel
 		}
 	}
@@ -78,7 +78,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 			}
 		}
 	}
-	if o.Backend.Name == upBackend {
+	if o.Backend.supervised() {
 		return runUp(ctx, o)
 	}
 	beside, err := startBystander(ctx)

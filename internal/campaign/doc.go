@@ -28,8 +28,8 @@
 //
 // # Through a supervisor
 //
-// All that proves drivers. The backend up proves supervision: a real `ring3 up` with its workers, one for each kind of group, in which nobody but the
-// supervisor replaces a driver. A run arms faults on a device that is in service (`ring3 fault arm`, which an instance started with --fault-arm
+// All that proves drivers. The backend up, and up-qemu with QEMU's 82574L, prove supervision: a real `ring3 up` with its workers, one for each kind
+// of group, in which nobody but the supervisor replaces a driver. A run arms faults on a device that is in service (`ring3 fault arm`, which an instance started with --fault-arm
 // takes), at the driver's accesses from then on, those of the process too, or kills or stops the worker from outside (SIGKILL:3, SIGSTOP:3: so many
 // milliseconds after the use began). Then it uses the group as a user does, by files of the tree and the control socket: a count of pktgen's, commands by
 // /dev/tpmrm0, a card that comes and goes; and uses it again until that is right in full, without lending a hand. The verdicts are those above, where

@@ -16,8 +16,14 @@ import (
 
 // The backend "up" is a real `ring3 up`: drivers in workers, and nobody but the supervisor to replace them.
 
-// upBackend is the backend's name.
-const upBackend = "up"
+// The backends' names: with the devices that fail on bus/sim, in the worker, or on QEMU, which the supervisor holds. The pair beside is on bus/sim.
+const (
+	upBackend = "up"
+	upQEMU    = "up-qemu"
+)
+
+// supervised says whether a supervisor replaces drivers.
+func (b Backend) supervised() bool { return b.Name == upBackend || b.Name == upQEMU }
 
 // Bounds of a run. None decides what becomes of a group that is well.
 const (

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/fault"
 )
 
@@ -17,7 +18,16 @@ func TestUp(t *testing.T) {
 	if testing.Short() {
 		n = 40
 	}
-	b := Backend{Name: upBackend}
+	testUp(t, Backend{Name: upBackend}, n)
+}
+
+// TestUpQEMU is one with controllers of QEMU's.
+func TestUpQEMU(t *testing.T) {
+	bustest.NeedQEMU(t)
+	testUp(t, Backend{Name: upQEMU}, 20)
+}
+
+func testUp(t *testing.T, b Backend, n int) {
 	scenarios, err := Select(Scenarios(), nil, b)
 	if err != nil {
 		t.Fatal(err)
