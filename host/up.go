@@ -20,6 +20,7 @@ import (
 	"github.com/ring3dev/ring3/internal/kernfs"
 	"github.com/ring3dev/ring3/internal/klog"
 	"github.com/ring3dev/ring3/internal/profile"
+	"github.com/ring3dev/ring3/internal/sandbox"
 )
 
 // upFlags are what up and run have in common.
@@ -236,6 +237,9 @@ func (a *app) bringUp(ctx context.Context, plan Plan, f upFlags) (_ *up, err err
 	u.in, err = instance.Create(instance.Options{Name: a.name, Version: version(), Devices: devices, Extra: extra, Measure: plan.Measure.TPM, Log: u.log.Logger()})
 	if err != nil {
 		return nil, err
+	}
+	if f.supervise == "on" {
+		sandbox.Settle()
 	}
 	// The watcher takes some milliseconds to start; QEMU takes more.
 	watching := make(chan error, 1)

@@ -77,6 +77,10 @@ func prepareCgroup(dir string) (string, error) {
 	return dir, nil
 }
 
+// Settle moves this process into a cgroup of its own below one that was delegated to its user, which makes room for those of workers. It is called before this process
+// has children, which would be in the way. Where none was delegated it does nothing.
+func Settle() { _, _ = cgroupBase() }
+
 var cgroupCount atomic.Uint64
 
 // newCgroup makes one with the limits of o.
