@@ -82,7 +82,11 @@ func TestSlice(t *testing.T) {
 	if testing.Short() {
 		n = 1000
 	}
-	r, err := Run(t.Context(), Options{Scenarios: Scenarios(), Backend: Backend{Name: "sim"}, N: n, Seed: 10, Failed: func(o Outcome) {
+	scenarios, err := Select(Scenarios(), nil, Backend{Name: "sim"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Run(t.Context(), Options{Scenarios: scenarios, Backend: Backend{Name: "sim"}, N: n, Seed: 10, Failed: func(o Outcome) {
 		t.Errorf("%s: %s\n%s", o.Class, o.Command(Backend{Name: "sim"}), o.Why)
 	}})
 	if err != nil {
