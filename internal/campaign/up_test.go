@@ -14,6 +14,7 @@ import (
 
 // TestUp is a slice of the campaign through supervisors: `ring3 fault campaign --backend up -n 60 -seed 3`.
 func TestUp(t *testing.T) {
+	t.Parallel() // with the next: a campaign mostly waits for what does not come
 	n := 60
 	if testing.Short() {
 		n = 40
@@ -24,6 +25,7 @@ func TestUp(t *testing.T) {
 // TestUpQEMU is one with controllers of QEMU's.
 func TestUpQEMU(t *testing.T) {
 	bustest.NeedQEMU(t)
+	t.Parallel()
 	testUp(t, Backend{Name: upQEMU}, 20)
 }
 
