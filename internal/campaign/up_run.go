@@ -74,7 +74,7 @@ func (l *upLane) run(ctx context.Context, s *Scenario, f upFaults) (o upOutcome)
 	if f.signal != "" {
 		err := <-signalled
 		if made = err == nil; made { // it is a death, whatever became of the use
-			if err := l.awaitRestart(ctx, before.restarts+1); err != nil {
+			if st, err := l.awaitState(ctx, before.restarts+1); err != nil && st.gone == "" { // which await sees
 				o.fail("not in service", "after %s: %v", f.signal, err)
 				return o
 			}
@@ -96,7 +96,11 @@ func (l *upLane) run(ctx context.Context, s *Scenario, f upFaults) (o upOutcome)
 		return o
 	}
 	after, err := l.awaitUp(ctx)
-	if err != nil && o.Verdict != Gone {
+	switch {
+	case err == nil || o.Verdict == Gone:
+	case after.gone != "": // a link that dies after the use that was in full
+		o.Verdict, o.Class, o.Why = Gone, "gone", after.gone
+	default:
 		o.fail("not in service", "after %s: %v", o.Verdict, err)
 		return o
 	}
@@ -249,6 +253,11 @@ func (l *upLane) tidy(ctx context.Context, o *upOutcome, device string, f upFaul
 			return
 		}
 	case deaths == 0 && f.lasting() && o.Verdict != NotMade:
+		if st, _ := l.state(ctx); st.gone != "" { // since then
+			o.Verdict, o.Class, o.Why = Gone, "gone", st.gone
+			l.tidy(ctx, o, device, f, deaths)
+			return
+		}
 		o.figures.Killed++
 		if err := l.renew(ctx); err != nil {
 			o.fail("not in service", "taking its worker away: %v", err)
