@@ -23,7 +23,7 @@ type FaultOptions struct {
 	Seed     uint64
 	Slice    string // "I/K"; empty: all
 	Parallel int    // 0: what suits the backend
-	Backend  string // "sim", "qemu", "vfio:ADDRESS", "up"
+	Backend  string // "sim", "qemu", "vfio:ADDRESS", "up", "up-qemu"
 	Only     *regexp.Regexp
 
 	JSON           bool
@@ -61,7 +61,8 @@ func (a *app) faultCmd() *cobra.Command {
 		Long: `Have drivers live with devices that fail: one run that is told in full, or a campaign of any number of them.
 Each run brings a driver up on a device of which something goes wrong, uses and closes it, and then wants
 the driver anew to work in full. It is harmless, recovered, corrupt (wrong data was given, and then right data by the same
-driver), mute (who waits for the driver notices), wrong (it goes on with wrong data, which who compares notices), or failed.`,
+driver), mute (who waits for the driver notices), wrong (it goes on with wrong data, which who compares notices), gone (on the backend up:
+the device's link died, and 'ring3 ls' says so), or failed.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			_ = c.Help()
@@ -69,7 +70,7 @@ driver), mute (who waits for the driver notices), wrong (it goes on with wrong d
 		},
 	}
 	backend := func(c *cobra.Command) *cobra.Command {
-		c.Flags().StringVar(&o.Backend, "backend", "sim", "where devices come from: `sim`, qemu, or vfio:ADDRESS; or up: devices of sim, in workers of a 'ring3 up'")
+		c.Flags().StringVar(&o.Backend, "backend", "sim", "where devices come from: `sim`, qemu, or vfio:ADDRESS; or up, up-qemu: devices of sim or qemu, in workers of a 'ring3 up'")
 		return c
 	}
 	list := &cobra.Command{

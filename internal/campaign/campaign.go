@@ -63,7 +63,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		if o.Parallel = 64; !o.Backend.fresh() {
 			o.Parallel = 4
 		}
-		if o.Backend.Name == upBackend {
+		if o.Backend.supervised() {
 			o.Parallel = upParallel
 		}
 	}
@@ -71,6 +71,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		o.Parallel = 1
 	}
 	for _, s := range o.Scenarios {
+		if !s.On(o.Backend) {
+			return nil, fmt.Errorf("fault: %s does not run on %s", s.Name, o.Backend)
+		}
 		if len(s.accesses) == 0 {
 			var err error
 			if s.accesses, err = record(ctx, s, o.Backend); err != nil {
@@ -78,7 +81,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 			}
 		}
 	}
-	if o.Backend.Name == upBackend {
+	if o.Backend.supervised() {
 		return runUp(ctx, o)
 	}
 	beside, err := startBystander(ctx)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -38,6 +39,10 @@ func TestMain(m *testing.M) {
 // TestUniverse: what is written down is about what drivers do.
 func TestUniverse(t *testing.T) {
 	for _, s := range Scenarios() {
+		if _, err := exec.LookPath("qemu-system-x86_64"); err != nil && s.backends[0] == upQEMU {
+			t.Logf("%s: needs QEMU: %v", s.Name, err)
+			continue
+		}
 		now, err := record(t.Context(), s, Backend{Name: s.backends[0]})
 		if err != nil {
 			t.Error(err)
@@ -77,7 +82,11 @@ func TestSlice(t *testing.T) {
 	if testing.Short() {
 		n = 1000
 	}
-	r, err := Run(t.Context(), Options{Scenarios: Scenarios(), Backend: Backend{Name: "sim"}, N: n, Seed: 10, Failed: func(o Outcome) {
+	scenarios, err := Select(Scenarios(), nil, Backend{Name: "sim"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Run(t.Context(), Options{Scenarios: scenarios, Backend: Backend{Name: "sim"}, N: n, Seed: 10, Failed: func(o Outcome) {
 		t.Errorf("%s: %s\n%s", o.Class, o.Command(Backend{Name: "sim"}), o.Why)
 	}})
 	if err != nil {

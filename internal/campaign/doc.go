@@ -28,14 +28,16 @@
 //
 // # Through a supervisor
 //
-// All that proves drivers. The backend up proves supervision: a real `ring3 up` with its workers, one for each kind of group, in which nobody but the
-// supervisor replaces a driver. A run arms faults on a device that is in service (`ring3 fault arm`, which an instance started with --fault-arm
+// All that proves drivers. The backend up, and up-qemu with QEMU's 82574L, prove supervision: a real `ring3 up` with its workers, one for each kind
+// of group, in which nobody but the supervisor replaces a driver. A run arms faults on a device that is in service (`ring3 fault arm`, which an instance started with --fault-arm
 // takes), at the driver's accesses from then on, those of the process too, or kills or stops the worker from outside (SIGKILL:3, SIGSTOP:3: so many
 // milliseconds after the use began). Then it uses the group as a user does, by files of the tree and the control socket: a count of pktgen's, commands by
 // /dev/tpmrm0, a card that comes and goes; and uses it again until that is right in full, without lending a hand. The verdicts are those above, where
-// "recovered" may be by another worker, and one more:
+// "recovered" may be by another worker, and one more, gone. Of those that mean something else here:
 //
+//	corrupt    some of what was given as good is not, and then the same worker, or another one, went on right
 //	mute       the group is in service, is of no use, and nobody noticed for 30 s: `ring3 reload` has it back
+//	wrong      the same, but that it goes on giving as good what is not
 //	gone       the link of a device died, and `ring3 ls` says so: hardware, which `ring3 reload` has back where it is a model
 //	failed     the supervisor ended or said nonsense, gave the group up, or has more descriptors, goroutines, mounts, processes or files at rest than at first;
 //	           a file that has a bound was not answered; a reload did not help; or another group, a pair of controllers that sends all the time, lost a
@@ -43,6 +45,7 @@
 //
 // What may come yet of a fault whose worker lived, such as a goroutine that hangs and that nobody waited for, ends with that worker: it is killed between
 // runs, which counts apart. Kinds that take seconds to be noticed have a small share. A failure is not shrunk, since a run has an instance of its own then.
+// Of groups that there are several of, ports, it says which one it was; the command repeats it in the first, since they are alike.
 //
 // # Repeating
 //

@@ -30,7 +30,7 @@ type Scenario struct {
 	backends []string // that it can run on
 	open     func(ctx context.Context, b Backend) (*rig, error)
 	accesses []place // of a run without fault: universe.txt
-	up       *upPart // of the backend up; nil: of the others
+	up       *upPart // of the backends up and up-qemu; nil: of the others
 }
 
 // On says whether the scenario runs on a backend.
@@ -45,19 +45,19 @@ func (s *Scenario) On(b Backend) bool {
 
 // Backend is where devices come from.
 type Backend struct {
-	Name   string // "sim", "qemu", "vfio"
+	Name   string // "sim", "qemu", "vfio", "up", "up-qemu"
 	Device string // of vfio: the addresses of the devices, the one that fails first
 	Log    *slog.Logger
 }
 
-// ParseBackend reads sim, qemu or vfio:ADDRESS[,ADDRESS].
+// ParseBackend reads sim, qemu, up, up-qemu or vfio:ADDRESS[,ADDRESS].
 func ParseBackend(s string) (Backend, error) {
 	name, device, _ := strings.Cut(s, ":")
 	switch {
-	case (name == "sim" || name == "qemu" || name == upBackend) && device == "", name == "vfio" && device != "":
+	case (name == "sim" || name == "qemu" || name == upBackend || name == upQEMU) && device == "", name == "vfio" && device != "":
 		return Backend{Name: name, Device: device}, nil
 	}
-	return Backend{}, fmt.Errorf("backend %q: want sim, qemu, up, or vfio:ADDRESS, for a NIC vfio:ADDRESS,ADDRESS of two that are wired", s)
+	return Backend{}, fmt.Errorf("backend %q: want sim, qemu, up, up-qemu, or vfio:ADDRESS, for a NIC vfio:ADDRESS,ADDRESS of two that are wired", s)
 }
 
 // fresh says whether each run has a device of its own: where one costs nothing.

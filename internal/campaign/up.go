@@ -16,8 +16,14 @@ import (
 
 // The backend "up" is a real `ring3 up`: drivers in workers, and nobody but the supervisor to replace them.
 
-// upBackend is the backend's name.
-const upBackend = "up"
+// The backends' names: with the devices that fail on bus/sim, in the worker, or on QEMU, which the supervisor holds. The pair beside is on bus/sim.
+const (
+	upBackend = "up"
+	upQEMU    = "up-qemu"
+)
+
+// supervised says whether a supervisor replaces drivers.
+func (b Backend) supervised() bool { return b.Name == upBackend || b.Name == upQEMU }
 
 // Bounds of a run. None decides what becomes of a group that is well.
 const (
@@ -26,6 +32,7 @@ const (
 	upWait   = 120 * time.Second     // for a group that recovers to be in service
 	upRest   = 60 * time.Second      // for an instance to use no more than before
 	upRetry  = 20 * time.Millisecond // between two looks
+	upTries  = 3                     // of setting an instance up, which a machine with too much to do may be late with
 	upBatch  = 700                   // runs between two looks at what they left
 	upSignal = 12                    // ms from the begin of a use within which a worker is killed or stopped
 )
@@ -133,6 +140,7 @@ type upFigures struct {
 	Killed   int       `json:"killed,omitempty"`    // workers that were taken away after a run, as something of it might have come yet
 	Reloaded int       `json:"reloaded,omitempty"`  // groups that somebody had to exchange
 	Rest     []upRests `json:"instances,omitempty"` // what instances used at first and in the end
+	Again    []string  `json:"again,omitempty"`     // why instances were set up once more
 }
 
 func (f *upFigures) add(o *upFigures) {
@@ -140,23 +148,27 @@ func (f *upFigures) add(o *upFigures) {
 		return
 	}
 	f.Deaths, f.Killed, f.Reloaded = f.Deaths+o.Deaths, f.Killed+o.Killed, f.Reloaded+o.Reloaded
-	f.Recovery, f.Rest = append(f.Recovery, o.Recovery...), append(f.Rest, o.Rest...)
+	f.Recovery, f.Rest, f.Again = append(f.Recovery, o.Recovery...), append(f.Rest, o.Rest...), append(f.Again, o.Again...)
 }
 
 func (f *upFigures) String() string {
 	times := slices.Sorted(slices.Values(f.Recovery))
-	if len(times) == 0 {
-		return fmt.Sprintf("%d deaths", f.Deaths)
+	text := fmt.Sprintf("%d deaths", f.Deaths)
+	if n := len(times); n > 0 {
+		text += fmt.Sprintf(", in service again after p50 %.1f ms, p99 %.1f ms, %.1f ms at most; %d workers were taken away and %d groups exchanged by hand",
+			times[n/2], times[n*99/100], times[n-1], f.Killed, f.Reloaded)
 	}
-	n := len(times)
-	return fmt.Sprintf("%d deaths, in service again after p50 %.1f ms, p99 %.1f ms, %.1f ms at most; %d workers were taken away and %d groups exchanged by hand",
-		f.Deaths, times[n/2], times[n*99/100], times[n-1], f.Killed, f.Reloaded)
+	for _, why := range f.Again {
+		text += "\nset up once more: " + why
+	}
+	return text
 }
 
 // upCampaign is a campaign on the backend "up": an instance for each kind of group, and runs one after the other in each of its lanes.
 type upCampaign struct {
 	*campaign
-	turn chan struct{} // as many as there may be runs at a time
+	turn  chan struct{} // as many as there may be runs at a time
+	start func(context.Context, *upGroup, Backend) (*upInstance, error)
 }
 
 // runUp is Run on this backend.
@@ -169,7 +181,11 @@ func runUp(ctx context.Context, o Options) (*Result, error) {
 
 // up makes all runs of a slice.
 func (c *campaign) up(ctx context.Context) error {
-	u := &upCampaign{campaign: c, turn: make(chan struct{}, c.Parallel)}
+	return (&upCampaign{campaign: c, turn: make(chan struct{}, c.Parallel), start: startUp}).all(ctx)
+}
+
+func (u *upCampaign) all(ctx context.Context) error {
+	c := u.campaign
 	c.result.Up = &upFigures{}
 	groups := map[*upGroup][]*Scenario{}
 	var order []*upGroup
@@ -221,7 +237,7 @@ func (u *upCampaign) serve(ctx context.Context, g *upGroup, batches <-chan []int
 		if in == nil {
 			return
 		}
-		rounds, rest, err := in.close()
+		rounds, rest, err := in.finish(ctx)
 		u.mu.Lock()
 		u.result.Beside += rounds
 		u.result.Up.Rest = append(u.result.Up.Rest, rest...)
@@ -246,12 +262,10 @@ func (u *upCampaign) serve(ctx context.Context, g *upGroup, batches <-chan []int
 		}()
 		for more := true; more && ctx.Err() == nil; {
 			if in == nil {
-				var err error
-				if in, err = startUp(ctx, g, u.Backend); err != nil {
-					if ctx.Err() == nil {
-						u.failed(Outcome{Scenario: g.name, Verdict: Failed, Class: "set-up", Why: err.Error()})
+				if in = u.setUp(ctx, g); in == nil { // nobody makes these runs, nor others: who gives them must not wait
+					for range next {
 					}
-					for range next { // nobody makes them
+					for range batches {
 					}
 					return
 				}
@@ -273,6 +287,25 @@ func (u *upCampaign) serve(ctx context.Context, g *upGroup, batches <-chan []int
 		}
 		for range next {
 		}
+	}
+}
+
+// setUp starts an instance, if need be by several tries; nil: none came up, which is told.
+func (u *upCampaign) setUp(ctx context.Context, g *upGroup) *upInstance {
+	for try := 1; ; try++ {
+		in, err := u.start(ctx, g, u.Backend)
+		switch {
+		case err == nil:
+			return in
+		case ctx.Err() != nil:
+			return nil
+		case try == upTries:
+			u.failed(Outcome{Scenario: g.name, Verdict: Failed, Class: "set-up", Why: err.Error()})
+			return nil
+		}
+		u.mu.Lock()
+		u.result.Up.Again = append(u.result.Up.Again, err.Error())
+		u.mu.Unlock()
 	}
 }
 

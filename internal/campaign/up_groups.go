@@ -55,20 +55,21 @@ func (g *upGroup) arguments() (args []string) {
 	return args
 }
 
-// upScenarios are those of the backend up.
+// upScenarios are those of the backends up and up-qemu.
 func upScenarios() (all []*Scenario) {
+	backend := upBackend
 	add := func(name, about, driver string, weight int, regs []bus.Register, g *upGroup, fails string) {
-		all = append(all, &Scenario{Name: name, About: about, Driver: driver, Registers: regs, Weight: weight, backends: []string{upBackend}, up: &upPart{g, fails}})
+		all = append(all, &Scenario{Name: name, About: about, Driver: driver, Registers: regs, Weight: weight, backends: []string{backend}, up: &upPart{g, fails}})
 	}
-	for _, m := range []struct {
-		model string
-		id    pci.FunctionID
-	}{{"e1000e", pci.FunctionID{Vendor: 0x8086, Device: 0x10d3}}, {"e1000", pci.FunctionID{Vendor: 0x8086, Device: 0x100e}}} {
-		g := &upGroup{name: "up-" + m.model, sends: true, devices: []string{"eth0=sim:" + m.model, "eth1=sim:" + m.model}, wires: []string{"eth0-eth1"}, lane: nicLane}
-		regs := e1000.Driver.Registers(m.id)
-		add(g.name, "ring3 up: pktgen sends a count between two "+m.model+", the sender fails", e1000.Driver.Name, 6, regs, g, "eth0")
+	pair := func(name, on, model string, id pci.FunctionID) {
+		g := &upGroup{name: name, sends: true, devices: []string{"eth0=" + on + ":" + model, "eth1=" + on + ":" + model}, wires: []string{"eth0-eth1"}, lane: nicLane}
+		regs := e1000.Driver.Registers(id)
+		add(g.name, "ring3 up: pktgen sends a count between two "+model+", the sender fails", e1000.Driver.Name, 6, regs, g, "eth0")
 		add(g.name+"-rx", "the same, the receiver fails", e1000.Driver.Name, 4, regs, g, "eth1")
 	}
+	chip82574, chip82540 := pci.FunctionID{Vendor: 0x8086, Device: 0x10d3}, pci.FunctionID{Vendor: 0x8086, Device: 0x100e}
+	pair("up-e1000e", "sim", "e1000e", chip82574)
+	pair("up-e1000", "sim", "e1000", chip82540)
 	for _, d := range []*pci.Driver{tis.Driver, crb.Driver} {
 		model := strings.ReplaceAll(d.Name, "_", "-")
 		g := &upGroup{name: "up-" + model, devices: []string{"tpm0=sim:" + model}, lane: tpmLane}
@@ -80,6 +81,8 @@ func upScenarios() (all []*Scenario) {
 	}
 	g := &upGroup{name: "up-port", devices: []string{"rp%d=sim:root-port"}, lanes: 6, lane: portLane}
 	add(g.name, "ring3 up: a card comes into a slot and goes, its port fails", "pcieport", 1, nil, g, "rp%d")
+	backend = upQEMU
+	pair("up-qemu-e1000e", "qemu", "e1000e", chip82574)
 	return all
 }
 

@@ -231,13 +231,7 @@ func (l *upLane) warm(ctx context.Context) error {
 			return fmt.Errorf("before any fault: %w", err)
 		}
 	}
-	st, err := l.awaitUp(ctx)
-	if err == nil {
-		err = syscall.Kill(st.worker, syscall.SIGKILL)
-	}
-	if err == nil {
-		err = l.awaitRestart(ctx, st.restarts+1)
-	}
+	err := l.renew(ctx)
 	for end := time.Now().Add(upMute); err == nil; time.Sleep(upRetry) {
 		if err = l.use(ctx); err == nil {
 			return nil
@@ -247,6 +241,31 @@ func (l *upLane) warm(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("after one death: %w", err)
+}
+
+// renew takes the worker away, and waits for another one: with it ends what may come yet of faults.
+func (l *upLane) renew(ctx context.Context) error {
+	st, err := l.awaitUp(ctx)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(st.worker, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) { // it may have died of them just now
+		return err
+	}
+	return l.awaitRestart(ctx, st.restarts+1)
+}
+
+// finish closes an instance that had faults. A driver that finds just now what was wrong with its device a moment ago would say so as it is closed, and `ring3 up`
+// with it; so it is not asked.
+func (in *upInstance) finish(ctx context.Context) (rounds int, rest []upRests, err error) {
+	for _, l := range in.lanes {
+		if in.broken.Load() || err != nil || ctx.Err() != nil {
+			break
+		}
+		err = l.renew(ctx)
+	}
+	rounds, rest, e := in.close()
+	return rounds, rest, errors.Join(err, e)
 }
 
 // close ends the instance in order, and looks that nothing is left. It returns how often the pair beside sent.

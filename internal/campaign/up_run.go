@@ -18,6 +18,7 @@ import (
 type upOutcome struct {
 	Outcome
 	figures  upFigures
+	bad      error // the first wrong datum that was given as good; nil: none was
 	outcomes []host.FaultOutcome
 	told     []string // what was seen, in order, for who wants all
 }
@@ -42,6 +43,11 @@ type upState struct {
 func (l *upLane) run(ctx context.Context, s *Scenario, f upFaults) (o upOutcome) {
 	o.Outcome = Outcome{Scenario: s.Name, Faults: f.String(), Kind: f.kind()}
 	device := l.name(s.up.fails)
+	defer func() {
+		if o.Verdict == Failed && len(l.in.lanes) > 1 {
+			o.Why = device + ": " + o.Why
+		}
+	}()
 	var before upState
 	for tries := 3; ; tries-- { // its watchdog may come to a late end with what the run before did
 		var err error
@@ -68,7 +74,7 @@ func (l *upLane) run(ctx context.Context, s *Scenario, f upFaults) (o upOutcome)
 	if f.signal != "" {
 		err := <-signalled
 		if made = err == nil; made { // it is a death, whatever became of the use
-			if err := l.awaitRestart(ctx, before.restarts+1); err != nil {
+			if st, err := l.awaitState(ctx, before.restarts+1); err != nil && st.gone == "" { // which await sees
 				o.fail("not in service", "after %s: %v", f.signal, err)
 				return o
 			}
@@ -90,7 +96,11 @@ func (l *upLane) run(ctx context.Context, s *Scenario, f upFaults) (o upOutcome)
 		return o
 	}
 	after, err := l.awaitUp(ctx)
-	if err != nil && o.Verdict != Gone {
+	switch {
+	case err == nil || o.Verdict == Gone:
+	case after.gone != "": // a link that dies after the use that was in full
+		o.Verdict, o.Class, o.Why = Gone, "gone", after.gone
+	default:
 		o.fail("not in service", "after %s: %v", o.Verdict, err)
 		return o
 	}
@@ -143,7 +153,11 @@ func (l *upLane) await(ctx context.Context, o *upOutcome, first error, before up
 				return
 			}
 		case time.Now().After(end), restarts == before.restarts && l.waits():
-			o.Verdict, o.Class, o.Why = Mute, "mute", fmt.Sprintf("%v later: %v (at first: %v)", upMute, last, first)
+			o.Verdict, o.Class = Mute, "mute"
+			if errors.As(last, new(silentError)) {
+				o.Verdict, o.Class = Wrong, "wrong data"
+			}
+			o.Why = fmt.Sprintf("%v later: %v (at first: %v)", upMute, last, first)
 			return
 		}
 		select {
@@ -182,8 +196,11 @@ func (l *upLane) waits() bool {
 	}
 }
 
-// ends says whether an error of a use is one that no driver may cause.
+// ends says whether an error of a use is one that no driver may cause. It remembers wrong data.
 func (o *upOutcome) ends(err error) bool {
+	if o.bad == nil && errors.As(err, new(silentError)) {
+		o.bad, o.BadData = err, true
+	}
 	switch {
 	case errors.As(err, new(hangError)):
 		o.fail("hang", "%v", err)
@@ -193,17 +210,23 @@ func (o *upOutcome) ends(err error) bool {
 	return o.Verdict == Failed
 }
 
-// judgeUp says what a run was whose group is in service, or whose trouble is told.
+// exchange says whether somebody has to exchange the group's driver.
+func (o *upOutcome) exchange() bool {
+	return o.Verdict == Mute || o.Verdict == Wrong || o.Verdict == Gone
+}
+
+// judgeUp says what a run was whose group was of use in full in the end, or whose trouble is told.
 func (o *upOutcome) judgeUp(first error, made bool, deaths int, after upState) {
-	var bad silentError
 	switch {
-	case o.Verdict == Mute || o.Verdict == Gone:
-	case !made && first == nil:
+	case o.exchange():
+	case !made && first == nil && o.bad == nil:
 		o.Verdict = NotMade
 	case !made:
-		o.fail("no fault", "no fault was made, but: %v", first)
-	case errors.As(first, &bad):
-		o.Verdict, o.Class, o.Why = Wrong, "wrong data", first.Error()
+		o.fail("no fault", "no fault was made, but: %v", errors.Join(first, o.bad))
+	case o.bad != nil && deaths > 0:
+		o.Verdict, o.Class, o.Why = Corrupt, "then another worker", o.bad.Error()
+	case o.bad != nil:
+		o.Verdict, o.Class, o.Why = Corrupt, "then right", o.bad.Error()
 	case deaths > 0:
 		o.Verdict, o.Class, o.Why = Recovered, "another worker", after.cause
 	case first != nil:
@@ -216,7 +239,7 @@ func (o *upOutcome) judgeUp(first error, made bool, deaths int, after upState) {
 // tidy makes the group good for the next run.
 func (l *upLane) tidy(ctx context.Context, o *upOutcome, device string, f upFaults, deaths int) {
 	switch {
-	case o.Verdict == Mute || o.Verdict == Gone:
+	case o.exchange():
 		o.figures.Reloaded++
 		if err := l.call(ctx, opReload, map[string]string{"device": device}, nil); err != nil {
 			o.fail("reload", "after %s (%s): %v", o.Verdict, o.Why, err)
@@ -230,17 +253,14 @@ func (l *upLane) tidy(ctx context.Context, o *upOutcome, device string, f upFaul
 			return
 		}
 	case deaths == 0 && f.lasting() && o.Verdict != NotMade:
-		st, err := l.state(ctx)
-		if err == nil && st.worker > 0 {
-			err = syscall.Kill(st.worker, syscall.SIGKILL)
-		}
-		if err != nil {
-			o.fail("supervisor", "taking its worker away: %v", err)
+		if st, _ := l.state(ctx); st.gone != "" { // since then
+			o.Verdict, o.Class, o.Why = Gone, "gone", st.gone
+			l.tidy(ctx, o, device, f, deaths)
 			return
 		}
 		o.figures.Killed++
-		if err := l.awaitRestart(ctx, st.restarts+1); err != nil {
-			o.fail("not in service", "after its worker was taken away: %v", err)
+		if err := l.renew(ctx); err != nil {
+			o.fail("not in service", "taking its worker away: %v", err)
 			return
 		}
 	case deaths == 0:
@@ -376,7 +396,10 @@ func runUpOnce(ctx context.Context, o host.FaultOptions, b Backend, s *Scenario)
 	if rest != nil && out.Verdict != Failed {
 		out.fail(class(rest), "%v", rest)
 	}
-	if _, _, err := in.close(); err != nil && out.Verdict != Failed {
+	if out.Verdict == Failed {
+		in.broken.Store(true)
+	}
+	if _, _, err := in.finish(ctx); err != nil && out.Verdict != Failed {
 		out.fail("ending", "%v", err)
 	}
 	if o.JSON {

@@ -1,20 +1,35 @@
 package campaign
 
 import (
+	"context"
+	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/fault"
 )
 
-// TestUp is a slice of the campaign through supervisors: `ring3 fault campaign --backend up -n 100 -seed 3`.
+// TestUp is a slice of the campaign through supervisors: `ring3 fault campaign --backend up -n 60 -seed 3`.
 func TestUp(t *testing.T) {
-	n := 100
+	t.Parallel() // with the next: a campaign mostly waits for what does not come
+	n := 60
 	if testing.Short() {
 		n = 40
 	}
-	b := Backend{Name: upBackend}
+	testUp(t, Backend{Name: upBackend}, n)
+}
+
+// TestUpQEMU is one with controllers of QEMU's.
+func TestUpQEMU(t *testing.T) {
+	bustest.NeedQEMU(t)
+	t.Parallel()
+	testUp(t, Backend{Name: upQEMU}, 20)
+}
+
+func testUp(t *testing.T, b Backend, n int) {
 	scenarios, err := Select(Scenarios(), nil, b)
 	if err != nil {
 		t.Fatal(err)
@@ -33,8 +48,75 @@ func TestUp(t *testing.T) {
 	if r.Runs != n || r.Up.Deaths == 0 || r.Beside == 0 || r.Made() < n/2 {
 		t.Errorf("%d runs of %d, faults in %d, %d deaths, %d rounds beside", r.Runs, n, r.Made(), r.Up.Deaths, r.Beside)
 	}
-	if mute, wrong := r.Total(Mute), r.Total(Wrong); mute > 2+n/20 || wrong > 2+n/20 {
-		t.Errorf("of %d runs %d were mute and %d wrong, want 5 %% at most", n, mute, wrong)
+	if mute, bad := r.Total(Mute), r.BadData; mute > 2+n/20 || bad > 2+n/20 {
+		t.Errorf("of %d runs %d were mute and %d gave wrong data, want 5 %% at most", n, mute, bad)
+	}
+}
+
+// TestUpNotSetUp: where no instance comes up, that is told, after some tries, and the campaign ends, however many runs are to come.
+func TestUpNotSetUp(t *testing.T) {
+	b := Backend{Name: upBackend}
+	scenarios, err := Select(Scenarios(), nil, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Scenarios: scenarios, Backend: b, N: 5 * upBatch, Seed: 3, Slice: Slice{1, 1}}
+	c := &campaign{Options: o, choice: newChoice(o.Seed, scenarios, upKinds()), result: newResult(o)}
+	groups := map[*upGroup]int{}
+	var mu sync.Mutex
+	u := &upCampaign{campaign: c, start: func(_ context.Context, g *upGroup, _ Backend) (*upInstance, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		groups[g]++
+		return nil, errors.New("it does not come up")
+	}}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := u.all(ctx); err != nil {
+		t.Fatalf("the campaign does not end: %v", err)
+	}
+	for g, n := range groups {
+		if n != upTries {
+			t.Errorf("%s was set up %d times, want %d", g.name, n, upTries)
+		}
+	}
+	if r := c.result; r.OK() || len(r.Others) != len(groups) || len(r.Up.Again) != len(groups)*(upTries-1) {
+		t.Errorf("of %d groups %d failed, after %d more tries: %+v", len(groups), len(r.Others), len(r.Up.Again), r.Others)
+	}
+}
+
+// TestUpVerdict: what a run was, of what was seen in it.
+func TestUpVerdict(t *testing.T) {
+	bad, other := silent("wrong data: 3 frames"), errors.New("input/output error")
+	for _, c := range []struct {
+		name    string
+		verdict Verdict // that is told already
+		first   error
+		later   error // of a use after the first; the one after it was right
+		made    bool
+		deaths  int
+		want    Verdict
+		badData bool
+	}{
+		{"nothing", "", nil, nil, false, 0, NotMade, false},
+		{"nothing noticed", "", nil, nil, true, 0, Harmless, false},
+		{"an error", "", other, nil, true, 0, Recovered, false},
+		{"a death", "", other, nil, true, 1, Recovered, false},
+		{"trouble without a fault", "", other, nil, false, 0, Failed, false},
+		{"wrong data, then right", "", bad, nil, true, 0, Corrupt, true},
+		{"wrong data, then a death", "", bad, nil, true, 1, Corrupt, true},
+		{"wrong data later", "", nil, bad, true, 0, Corrupt, true},
+		{"wrong data without a fault", "", nil, bad, false, 0, Failed, true},
+		{"wrong data, and mute then", Mute, bad, other, true, 0, Mute, true},
+		{"wrong data for good", Wrong, bad, bad, true, 0, Wrong, true},
+	} {
+		o := upOutcome{Outcome: Outcome{Verdict: c.verdict}}
+		if o.ends(c.first) || o.ends(c.later) {
+			t.Errorf("%s: the run ends", c.name)
+		}
+		if o.judgeUp(c.first, c.made, c.deaths, upState{}); o.Verdict != c.want || o.BadData != c.badData {
+			t.Errorf("%s: %s, bad data %v, want %s, %v", c.name, o.Verdict, o.BadData, c.want, c.badData)
+		}
 	}
 }
 
