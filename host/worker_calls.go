@@ -100,13 +100,23 @@ func (w *workerSide) controlled(op string, args json.RawMessage) (end func()) {
 	return w.calls.begin(c)
 }
 
-// ticksSlow is how many looks more a call may take that changes something. A device's accesses are its progress.
-const ticksSlow = 22
+// ticksSlow is how many looks more a call may take that changes something. A device's accesses are its progress, but not for longer than ticksMost: they may be another's, or
+// of a driver that looks at its device now and then.
+const (
+	ticksSlow = 22
+	ticksMost = 60
+)
 
 // stuck looks at the calls that are open.
 func (w *watchdog) stuck(now map[suspectKey]string) {
 	moved := !w.stands(suspectKey{suspectCall, "", "accesses"}, w.s.accesses())
 	calls, ids := w.calls.oldest()
+	if w.stands(suspectKey{suspectCall, "", "age"}, ids[callSlow]) && ids[callSlow] != 0 {
+		w.aged++
+	} else {
+		w.aged = 0
+	}
+	moved = moved && w.aged <= ticksMost
 	for kind := callQuick; kind < callWaits; kind++ {
 		at := suspectKey{suspectCall, "", map[callKind]string{callQuick: "quick", callSlow: "slow"}[kind]}
 		same := w.stands(at, ids[kind]) && ids[kind] != 0
@@ -118,7 +128,7 @@ func (w *watchdog) stuck(now map[suspectKey]string) {
 			w.stood[kind], w.told[kind] = 0, "" // it may wait for the device that the other one has
 			continue
 		}
-		if w.stood[kind]++; kind == callSlow && w.stood[kind] <= ticksSlow {
+		if w.stood[kind]++; kind == callSlow && w.stood[kind] <= ticksSlow && w.aged <= ticksMost {
 			continue
 		}
 		if w.told[kind] == "" {

@@ -57,6 +57,7 @@ type watchdog struct {
 	marks  map[suspectKey]uint64 // what must move
 	quiets map[string]int64      // of trace: time of the last read that was looked at, by device
 	stood  [callWaits]int        // looks at which the oldest call of a kind was the same
+	aged   int                   // the same of the oldest slow one, whatever else moved
 	told   [callWaits]string     // what messages call that one
 	spin   spinners
 	slack  time.Duration // tpmSlack

@@ -185,7 +185,7 @@ func TestWatchdogCalls(t *testing.T) {
 		{"stream", func() func() { return w.called("streaming", nil, nil) }, 0, "", false},
 		{"devices", func() func() { return w.controlled(opDevices, nil) }, ticksFatal + 1, opDevices, false},
 		{"plug", func() func() { return w.controlled(opPlug, nil) }, ticksSlow + ticksFatal + 1, opPlug, false},
-		{"plug at work", func() func() { return w.controlled(opPlug, nil) }, 0, "", true},
+		{"plug at work", func() func() { return w.controlled(opPlug, nil) }, ticksMost + ticksFatal + 1, opPlug, true},
 		{"trace", func() func() { return w.controlled(opTrace, nil) }, 0, "", false},
 		{"one figure", func() func() { return w.controlled(opStats, []byte(`{"count":1}`)) }, ticksFatal + 1, opStats, false},
 		{"figures", func() func() { return w.controlled(opStats, []byte(`{}`)) }, 0, "", false},
@@ -195,7 +195,7 @@ func TestWatchdogCalls(t *testing.T) {
 		d := newWatchdog(s, &w.calls, time.Hour, func(v suspect) { last = v }) // it looks when the test says so
 		end := c.begin()
 		at := 0
-		for i := 1; i <= 2*(ticksSlow+ticksFatal) && at == 0; i++ {
+		for i := 1; i <= ticksMost+2*ticksFatal && at == 0; i++ {
 			if c.working {
 				s.Devices()
 			}
