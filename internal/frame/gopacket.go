@@ -225,6 +225,9 @@ func decode(b []byte) (Packet, *TCP, error) {
 			seg := append(append([]byte(nil), l.Contents...), l.Payload...)
 			p.UDPChecksumOK = l.Checksum != 0 && Sum(append(pseudo(p.SrcIP, p.DstIP, 17, p.UDPLen), seg...)) == 0
 		case *layers.TCP:
+			if len(l.Contents) < 20 { // one that is cut off is listed, too
+				continue
+			}
 			transport = true
 			p.SrcPort, p.DstPort = uint16(l.SrcPort), uint16(l.DstPort)
 			p.Payload = l.Payload
