@@ -30,7 +30,7 @@ const (
 // workers are who may run for hours, each of them watched by what it does: queues and their frames, interrupts, calls, commands of a TPM, the heartbeat. Of RapidIO it is the peers who say how
 // much there is to do: they could have this worker killed.
 var workers = [][]byte{
-	[]byte("/pktgen.("), []byte("/netdev.("), []byte("/netdev/tap.("), []byte("/bus.(*Handler)"), []byte("/internal/link."), []byte("/tpmdd"), []byte("/rionet/"), []byte("/rionet.("), []byte("/host.beat."),
+	[]byte("/pktgen.("), []byte("/netdev.("), []byte("/netdev/tap.("), []byte("/bus.(*Handler)"), []byte("/internal/link."), []byte("/tpmdd"), []byte("/rionet/"), []byte("/host.beat."),
 }
 
 // spinners finds goroutines that run at every look.

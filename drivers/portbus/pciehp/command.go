@@ -18,7 +18,7 @@ const (
 )
 
 // command changes bits of Slot Control, once the command before completed, and with wait waits until this one did. That one does not
-// complete in time is told, and is no error. It starts from what was written last: a read that lies would be written back, and be what is wanted from then on.
+// complete in time is told, and is no error.
 func (s *Slot) command(ctx context.Context, clear, set uint16, wait bool) error {
 	s.cmd.Lock()
 	defer s.cmd.Unlock()
@@ -30,9 +30,6 @@ func (s *Slot) command(ctx context.Context, clear, set uint16, wait bool) error 
 	s.sta.Lock()
 	s.busy = done
 	s.sta.Unlock()
-	if s.written {
-		clear, set = 0xffff, s.last&^clear|set
-	}
 	old, err := s.dev.Modify(pci.ExpSltCtl, clear, set, true)
 	if err != nil {
 		s.sta.Lock()
@@ -41,7 +38,7 @@ func (s *Slot) command(ctx context.Context, clear, set uint16, wait bool) error 
 		s.sta.Unlock()
 		return err
 	}
-	s.issued, s.last, s.written = s.clock.Now(), old&^clear|set, true
+	s.issued, s.last = s.clock.Now(), old&^clear|set
 	s.sta.Lock()
 	s.deaf = !s.poll && s.last&pci.SltCtlHP == 0
 	s.sta.Unlock()

@@ -76,10 +76,9 @@ type Slot struct {
 	upsets  int           // counts resets and suspensions
 	resumed chan struct{} // closed when the slot is not suspended any more
 
-	cmd     sync.Mutex    // one command at a time; guards the next three
-	issued  time.Duration // when the last one was
-	last    uint16        // what it wrote
-	written bool          // there was one
+	cmd    sync.Mutex    // one command at a time; guards the next two
+	issued time.Duration // when the last one was
+	last   uint16        // what it wrote
 
 	sta     sync.Mutex // one look at Slot Status at a time; guards what follows. Last in the order of locks
 	pending events

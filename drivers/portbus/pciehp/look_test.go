@@ -3,7 +3,6 @@ package pciehp
 import (
 	"errors"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,56 +187,4 @@ func TestLookQEMU(t *testing.T) {
 		t.Fatal(err)
 	}
 	is(t, r, s, on)
-}
-
-// lying is a device of which Slot Control reads with bits flipped.
-type lying struct {
-	bus.Device
-	at   bus.Off
-	flip *atomic.Uint32
-}
-
-func (d lying) Config() bus.Config { return lyingConfig{d.Device.Config(), d} }
-func (d lying) Clock() bus.Clock   { return bus.ClockOf(d.Device) }
-
-type lyingConfig struct {
-	bus.Config
-	d lying
-}
-
-func (c lyingConfig) Read16(o bus.Off) uint16 {
-	v := c.Config.Read16(o)
-	if o == c.d.at {
-		v ^= uint16(c.d.flip.Load())
-	}
-	return v
-}
-
-// TestCommandLies: what a read says that lies is not written back.
-func TestCommandLies(t *testing.T) {
-	bustest.NoLeaks(t)
-	b, err := portbus.New(Driver(Options{}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.SetLook(0)
-	var flip atomic.Uint32
-	var real bus.Config
-	r := rig(t, porttest.Options{Bus: b, Wrap: func(_ string, d bus.Device) bus.Device {
-		real = d.Config()
-		e, _ := pci.FindExpress(real)
-		return lying{d, e.At + pci.ExpSltCtl, &flip}
-	}}, port("rp0"))
-	s := slotOf(t, r, "rp0")
-	is(t, r, s, off)
-	want := real.Read16(s.exp+pci.ExpSltCtl)&^pci.SltCtlAttnLED | pci.LEDBlink<<6
-	flip.Store(uint32(pci.SltCtlPowerOff | pci.SltCtlHP))
-	s.indicators(t.Context(), keep, pci.LEDBlink)
-	if got := real.Read16(s.exp + pci.ExpSltCtl); got != want {
-		t.Errorf("Slot Control = %#x after a command whose read lied, want %#x", got, want)
-	}
-	flip.Store(0)
-	if wrong, _ := s.Check(); wrong != "" {
-		t.Errorf("Check() = %q, want nothing wrong", wrong)
-	}
 }
