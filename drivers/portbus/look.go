@@ -21,7 +21,7 @@ const (
 	// LookEvery is the time between two looks. It is of the wall clock: in virtual time, which runs as fast as somebody waits for it, looks would be all that happens.
 	LookEvery = 2 * time.Second
 	// lookAgain is the part of it after which a finding must still be there: who is at work on the port may have been half-way, and one read may lie.
-	lookAgain = 20
+	lookAgain = 2
 	// goneLooks is how many looks in a row find no port until it is given up. Whatever a reset of the link above takes is over by then.
 	goneLooks = 3
 	// mendings is how many looks in a row set up again what does not stay, until it is left as it is.

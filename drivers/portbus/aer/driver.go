@@ -33,6 +33,7 @@ type instance struct {
 	cmd    sync.Mutex // guards Root Error Command, and:
 	on     bool
 	asleep bool // suspended
+	masked bool // while what is below is reset: see interrupts
 	closed bool
 	kept   uint16 // which bits of Device Control were seen set
 
@@ -156,7 +157,7 @@ func (i *instance) Check() (wrong, missed string) {
 		return "", ""
 	}
 	defer i.cmd.Unlock()
-	if !i.on {
+	if !i.on || i.masked {
 		return "", ""
 	}
 	exp := i.port.Express().At

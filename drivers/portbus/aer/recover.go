@@ -62,7 +62,7 @@ func (i *instance) reset(ctx context.Context, p *portbus.Port, m *pci.Member) bu
 func (i *instance) interrupts(on bool) {
 	i.cmd.Lock()
 	defer i.cmd.Unlock()
-	if i.on {
+	if i.masked = !on; i.on {
 		i.command(on)
 	}
 }
