@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -157,7 +158,16 @@ func (p *portsRun) set(t *testing.T, file, text string) {
 	}
 }
 
+// A signal ends the wait for some: Go's runtime sends SIGURG to its own threads, which may be in the call by then, and begins the write anew.
 func (p *portsRun) write(file string, b []byte) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var set, old unix.Sigset_t
+	set.Val[0] = 1 << (unix.SIGURG - 1)
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
+		return err
+	}
+	defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }()
 	f, err := os.OpenFile(filepath.Join(p.tree, file), os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -211,17 +221,10 @@ func (p *portsRun) pktgen(t *testing.T, thread int, device, mac string, count in
 	}
 }
 
-// start starts pktgen; the channel gives what became of that when it is over. A shell writes: a signal to whoever does ends the run, and Go's runtime sends some to
-// its own threads.
+// start starts pktgen; the channel gives what became of that when it is over.
 func (p *portsRun) start() <-chan error {
 	done := make(chan error, 1)
-	go func() {
-		out, err := exec.Command("sh", "-c", `echo start >"$0"`, filepath.Join(p.tree, "proc/net/pktgen/pgctrl")).CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("start: %w: %s", err, out)
-		}
-		done <- err
-	}()
+	go func() { done <- p.write("proc/net/pktgen/pgctrl", []byte("start\n")) }()
 	return done
 }
 
