@@ -13,7 +13,6 @@ import (
 // TestPortsPulledOut: cards are pulled out while pktgen sends and they receive. What they did ends, others go on, and they can be put
 // in again.
 func TestPortsPulledOut(t *testing.T) {
-	t.Parallel()
 	p := startPorts(t, "rp0=sim:root-port", "eth0=sim:e1000e,under=rp0", "rp1=sim:root-port", "eth1=sim:e1000e,under=rp1", "--wire", "eth0-eth1",
 		"rp2=sim:root-port", "eth2=sim:e1000e,under=rp2", "rp3=sim:root-port", "eth3=sim:e1000e,under=rp3", "--wire", "eth2-eth3")
 	p.pktgen(t, 0, "eth0", p.get(t, "sys/class/net/eth1/address"), 0)
@@ -88,7 +87,6 @@ func (p *portsRun) pluggedAgain(t *testing.T) {
 
 // TestPortsRebound: a device that got its driver anew is on its wire as before, on which nothing is lost.
 func TestPortsRebound(t *testing.T) {
-	t.Parallel()
 	for _, backend := range []string{"sim", "qemu"} {
 		t.Run(backend, func(t *testing.T) {
 			p := startPorts(t, "rp0="+backend+":pcie-root-port", "eth0="+backend+":e1000e,under=rp0", "eth1="+backend+":e1000e", "--wire", "eth0-eth1")
@@ -112,7 +110,6 @@ func TestPortsRebound(t *testing.T) {
 
 // TestPortsAtOnce plugs and unplugs below two ports at once.
 func TestPortsAtOnce(t *testing.T) {
-	t.Parallel()
 	for _, backend := range []string{"sim", "qemu"} {
 		t.Run(backend, func(t *testing.T) {
 			p := startPorts(t, "rp0="+backend+":pcie-root-port", "rp1="+backend+":pcie-root-port", "edu0="+backend+":edu")
@@ -162,7 +159,6 @@ func (p *portsRun) cycle(t *testing.T, backend string, port int) error {
 
 // TestPortsCycles: 50 times a card comes and goes by the power file (3 times without RING3_LONG), and nothing is left of it.
 func TestPortsCycles(t *testing.T) {
-	t.Parallel()
 	p := startPorts(t, "rp0=qemu:pcie-root-port", "eth9=qemu:e1000e")
 	const warm = 2 // what is made once is made then
 	var before usage

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -158,12 +159,14 @@ func (p *portsRun) set(t *testing.T, file, text string) {
 	}
 }
 
-// A signal ends the wait for some: Go's runtime sends SIGURG to its own threads, which may be in the call by then, and begins the write anew.
+// A signal ends the wait for some files, and Go begins the write anew then: SIGCHLD of another test's program, or SIGURG, which the runtime sends to its threads.
 func (p *portsRun) write(file string, b []byte) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var set, old unix.Sigset_t
-	set.Val[0] = 1 << (unix.SIGURG - 1)
+	for i := range set.Val {
+		set.Val[i] = math.MaxUint64
+	}
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
 		return err
 	}

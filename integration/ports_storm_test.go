@@ -55,7 +55,6 @@ func (p *portsRun) cleared(t *testing.T, addr string) bool {
 
 // TestPortsCounted: 10,000 errors (2,000 without RING3_LONG) one after the other, correctable ones of all kinds, and each is counted once.
 func TestPortsCounted(t *testing.T) {
-	t.Parallel()
 	p := startPorts(t, "rp0=sim:root-port", "eth0=sim:e1000e,under=rp0,sim.aer=on")
 	const port, nic, total = "1000:00:03.0", "1000:01:00.0", "sys/bus/pci/devices/1000:00:03.0/aer_rootport_total_err_cor"
 	bits := []uint32{1 << 0, 1 << 6, 1 << 7, 1 << 8, 1 << 12} // those that are not masked
@@ -99,7 +98,6 @@ func TestPortsCounted(t *testing.T) {
 // TestPortsStorm: errors for seconds, as fast as they can be injected, while a card comes and goes in the slot of the same port, whose services
 // share a vector. Nothing grows, and what is injected after that is counted exactly.
 func TestPortsStorm(t *testing.T) {
-	t.Parallel()
 	for _, c := range []struct {
 		backend                    string
 		uncorrectable, correctable uint32
@@ -189,7 +187,6 @@ func storm(t *testing.T, p *portsRun, backend string, rec []byte, kind string) {
 
 // TestPortsUser: an ordinary user has all of that: errors by a program of his own, hot-plug, sleep.
 func TestPortsUser(t *testing.T) {
-	t.Parallel()
 	dir := folder(t)
 	rec, err := recordOf("1000:00:03.0", fmt.Sprint(errTimeout), "0")
 	if err != nil {

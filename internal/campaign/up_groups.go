@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -144,12 +145,14 @@ func (in *upInstance) send(ctx context.Context) error {
 }
 
 // undisturbed makes a call that a signal would end: pktgen, the kernel's too, stops when whoever wrote `start` gets one. Go's runtime sends SIGURG to a
-// thread that it wants to have another goroutine, which may be in the call by then.
+// thread that it wants to have another goroutine, which may be in the call by then, and SIGCHLD goes to any.
 func undisturbed(f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var set, old unix.Sigset_t
-	set.Val[0] = 1 << (unix.SIGURG - 1)
+	for i := range set.Val {
+		set.Val[i] = math.MaxUint64
+	}
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
 		return fmt.Errorf("blocking a signal: %w", err)
 	}
