@@ -60,7 +60,10 @@ func (e *entry) call(ctx context.Context, p *Part, m link.Method, body []byte, h
 		if err == nil {
 			return reply, nil
 		}
-		if !died(err) || ctx.Err() != nil {
+		switch {
+		case died(err) && ctx.Err() != nil && how&always != 0: // its client had a signal, just before: what lasts goes on, and is no failure
+			return nil, context.Cause(ctx)
+		case !died(err) || ctx.Err() != nil:
 			return nil, outcome(err)
 		}
 		if !errors.Is(err, link.ErrUnsent) {
