@@ -1,14 +1,12 @@
 package host
 
 import (
-	"context"
 	"errors"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"testing"
+	"time"
 
-	"github.com/ring3dev/ring3/internal/figures"
 	"github.com/ring3dev/ring3/internal/node"
 	"github.com/ring3dev/ring3/rionet/fabricd"
 )
@@ -37,27 +35,8 @@ func TestSuperviseFabric(t *testing.T) {
 		})
 	}
 	up("first")
-	host.set(t, "/proc/net/pktgen/kpktgend_0", "add_device rio0")
-	for _, c := range []string{"count 0", "pkt_size 60", "delay 1000000", "dst_mac 00:01:00:01:00:01"} {
-		host.set(t, "/proc/net/pktgen/rio0", c)
-	}
-	started := make(chan error, 1)
-	go func() {
-		_, err := host.file(t, "/proc/net/pktgen/pgctrl").Write(context.Background(), []byte("start\n"))
-		started <- err
-	}()
-	receiver := func() figures.Receiver {
-		f := agent.Figures()
-		if i := slices.IndexFunc(f.Receivers, func(r figures.Receiver) bool { return r.Name == "rio0" }); i >= 0 {
-			return f.Receivers[i]
-		}
-		return figures.Receiver{}
-	}
-	receives := func(what string) {
-		t.Helper()
-		before := receiver().Received
-		await(t, what+": frames arrive", func() bool { return receiver().Received > before })
-	}
+	started := sends(t, host, "rio0", "00:01:00:01:00:01", time.Millisecond)
+	receives := func(what string) { awaitReceives(t, agent, "rio0", what) }
 	receives("first")
 	for i, s := range []*supervisor{agent, host, agent} {
 		what := []string{"the receiver died", "the sender died", "the receiver died again"}[i]
@@ -82,7 +61,7 @@ func TestSuperviseFabric(t *testing.T) {
 	if err := <-started; err != nil {
 		t.Errorf("start: %v", err)
 	}
-	sent, rx := host.Figures().Pktgen[0].Packets, receiver()
+	sent, rx := host.Figures().Pktgen[0].Packets, receivedBy(agent, "rio0")
 	if rx.Received+rx.Lost > sent || rx.Received == 0 || rx.Lost == 0 || rx.Duplicated != 0 {
 		t.Errorf("sent %d, received %d, lost %d, twice %d: want some of each received and lost, and none more than sent", sent, rx.Received, rx.Lost, rx.Duplicated)
 	}

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/ring3dev/ring3/internal/figures"
 	"github.com/ring3dev/ring3/vfio/vfiouser"
 )
 
@@ -66,27 +64,8 @@ func TestSuperviseServed(t *testing.T) {
 			mac = d.MAC
 		}
 	}
-	s.set(t, "/proc/net/pktgen/kpktgend_0", "add_device eth0")
-	for _, c := range []string{"count 0", "pkt_size 60", "delay 1000000", "dst_mac " + mac} {
-		s.set(t, "/proc/net/pktgen/eth0", c)
-	}
-	started := make(chan error, 1)
-	go func() {
-		_, err := s.file(t, "/proc/net/pktgen/pgctrl").Write(context.Background(), []byte("start\n"))
-		started <- err
-	}()
-	receiver := func() figures.Receiver {
-		f := s.Figures()
-		if i := slices.IndexFunc(f.Receivers, func(r figures.Receiver) bool { return r.Name == "eth1" }); i >= 0 {
-			return f.Receivers[i]
-		}
-		return figures.Receiver{}
-	}
-	receives := func(what string) {
-		t.Helper()
-		before := receiver().Received
-		await(t, what+": frames arrive", func() bool { return receiver().Received > before })
-	}
+	started := sends(t, s, "eth0", mac, time.Millisecond)
+	receives := func(what string) { awaitReceives(t, s, "eth1", what) }
 	receives("first")
 	for i, ch := range []*charge{to, from, to} {
 		ch.mu.Lock()
@@ -107,7 +86,7 @@ func TestSuperviseServed(t *testing.T) {
 	if err := <-started; err != nil {
 		t.Errorf("start: %v", err)
 	}
-	sent, rx := s.Figures().Pktgen[0].Packets, receiver()
+	sent, rx := s.Figures().Pktgen[0].Packets, receivedBy(s, "eth1")
 	if rx.Received+rx.Lost > sent || rx.Received == 0 || rx.Duplicated != 0 {
 		t.Errorf("sent %d, received %d, lost %d, twice %d: want some received, and none more than sent", sent, rx.Received, rx.Lost, rx.Duplicated)
 	}

@@ -1,13 +1,13 @@
 package host
 
 import (
-	"context"
 	"os/exec"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ring3dev/ring3/internal/figures"
 	"github.com/ring3dev/ring3/internal/klog"
@@ -38,15 +38,7 @@ func TestSuperviseEmulatorDies(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	s.set(t, "/proc/net/pktgen/kpktgend_0", "add_device eth0")
-	for _, c := range []string{"count 0", "pkt_size 60", "delay 100000", "dst_mac 52:54:00:12:34:57"} {
-		s.set(t, "/proc/net/pktgen/eth0", c)
-	}
-	started := make(chan error, 1)
-	go func() {
-		_, err := s.file(t, "/proc/net/pktgen/pgctrl").Write(context.Background(), []byte("start\n"))
-		started <- err
-	}()
+	started := sends(t, s, "eth0", "52:54:00:12:34:57", 100*time.Microsecond)
 	awaitSending(t, s)
 	if err := syscall.Kill(int(emulator.Load()), syscall.SIGKILL); err != nil {
 		t.Fatalf("killing QEMU (pid %d): %v", emulator.Load(), err)

@@ -275,6 +275,37 @@ func TestSuperviseKills(t *testing.T) {
 	}
 }
 
+// sends has pktgen send from a device without end; the channel gives what became of its start.
+func sends(t testing.TB, s *supervisor, device, mac string, delay time.Duration) <-chan error {
+	t.Helper()
+	s.set(t, "/proc/net/pktgen/kpktgend_0", "add_device "+device)
+	for _, c := range []string{"count 0", "pkt_size 60", fmt.Sprintf("delay %d", delay.Nanoseconds()), "dst_mac " + mac} {
+		s.set(t, "/proc/net/pktgen/"+device, c)
+	}
+	started := make(chan error, 1)
+	go func() {
+		_, err := s.file(t, "/proc/net/pktgen/pgctrl").Write(context.Background(), []byte("start\n"))
+		started <- err
+	}()
+	return started
+}
+
+// receivedBy is what a device has received; nothing where there is none of that name.
+func receivedBy(s *supervisor, device string) figures.Receiver {
+	f := s.Figures()
+	if i := slices.IndexFunc(f.Receivers, func(r figures.Receiver) bool { return r.Name == device }); i >= 0 {
+		return f.Receivers[i]
+	}
+	return figures.Receiver{}
+}
+
+// awaitReceives waits until it has received more.
+func awaitReceives(t *testing.T, s *supervisor, device, what string) {
+	t.Helper()
+	before := receivedBy(s, device).Received
+	await(t, what+": frames arrive", func() bool { return receivedBy(s, device).Received > before })
+}
+
 // awaitSending waits until pktgen has sent some more.
 func awaitSending(t testing.TB, s *supervisor) {
 	t.Helper()

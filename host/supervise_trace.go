@@ -70,12 +70,9 @@ func (s *supervisor) traceHandler(ctx context.Context, raw json.RawMessage, send
 	if err != nil {
 		return nil, err
 	}
-	if a.Duration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, a.Duration)
-		defer cancel()
-		a.Duration = 0
-	}
+	ctx, cancel := a.bound(ctx)
+	defer cancel()
+	a.Duration = 0
 	out, err := newTraceJoin(sender(send), infos)
 	if err == nil {
 		err = ask(by, a, func(ch *charge, args json.RawMessage) error {

@@ -69,17 +69,22 @@ func parseTraceArgs(s *System, raw json.RawMessage) (a traceArgs, ds []*trace.De
 	return a, ds, err
 }
 
+// bound is a context that ends when as long was recorded as was asked for.
+func (a *traceArgs) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if a.Duration <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, a.Duration)
+}
+
 // traceHandler streams what is recorded from now on.
 func (s *System) traceHandler(ctx context.Context, raw json.RawMessage, send func(any) error) (any, error) {
 	a, ds, err := parseTraceArgs(s, raw)
 	if err != nil {
 		return nil, err
 	}
-	if a.Duration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, a.Duration)
-		defer cancel()
-	}
+	ctx, cancel := a.bound(ctx)
+	defer cancel()
 	err = writeTrace(ctx, ds, sender(send), true, a.Filter, 0)
 	if ctx.Err() != nil {
 		err = nil // the end that was asked for

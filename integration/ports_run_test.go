@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/osthread"
 )
 
 // portsRun is a `ring3 up` with ports, its tree, and its messages as they come.
@@ -159,27 +159,19 @@ func (p *portsRun) set(t *testing.T, file, text string) {
 	}
 }
 
-// A signal ends the wait for some files, and Go begins the write anew then: SIGCHLD of another test's program, or SIGURG, which the runtime sends to its threads.
+// A signal would end the wait for some files, and the write be begun anew.
 func (p *portsRun) write(file string, b []byte) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var set, old unix.Sigset_t
-	for i := range set.Val {
-		set.Val[i] = math.MaxUint64
-	}
-	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
+	return osthread.Undisturbed(func() error {
+		f, err := os.OpenFile(filepath.Join(p.tree, file), os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(b)
+		if e := f.Close(); err == nil {
+			err = e
+		}
 		return err
-	}
-	defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }()
-	f, err := os.OpenFile(filepath.Join(p.tree, file), os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	return err
+	})
 }
 
 // number finds one in a file.

@@ -27,7 +27,7 @@ const module = "github.com/ring3dev/ring3"
 // layers are from the bottom up. A package belongs to the longest entry that is its path
 // or a parent of it, and imports only from its own layer and those below.
 var layers = [][]string{
-	{"internal/ioctl", "internal/node", "internal/cpuset", "internal/osthread", "internal/crash", "internal/mounts", "internal/netspace", "internal/frame", "internal/journal", "internal/klog", "internal/uevent", "internal/profile", "internal/rt", "internal/child", "internal/sockpath", "internal/unixconn"},
+	{"internal/ioctl", "internal/node", "internal/cpuset", "internal/osthread", "internal/crash", "internal/mounts", "internal/netspace", "internal/frame", "internal/journal", "internal/klog", "internal/uevent", "internal/profile", "internal/rt", "internal/runlabel", "internal/child", "internal/sockpath", "internal/unixconn"},
 	{"procfs", "sysfs", "devfs"},
 	{"bus"}, // the contract itself
 	{"bus/mmio", "bus/dma", "bus/pci", "bus/bustest", "internal/iova", "internal/physmem", "internal/fdio", "internal/syspci", "internal/dmafault", "internal/swtpm", "internal/link", "internal/mirror", "internal/sandbox", "internal/ledger"},

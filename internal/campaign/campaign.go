@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/ring3dev/ring3/bus/fault"
 	"github.com/ring3dev/ring3/internal/cpuset"
+	"github.com/ring3dev/ring3/internal/runlabel"
 )
 
 // Options say what to run.
@@ -92,7 +91,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		Options: o, beside: beside, choice: newChoice(o.Seed, o.Scenarios, fault.Kinds()),
 		result: newResult(o), begin: time.Now(), rigs: map[string][]*rig{},
 	}
-	labelTracebacks()
+	runlabel.InTracebacks()
 	if online, err := cpuset.Online(); err == nil {
 		cpuset.Tell(online, cpuset.Nodes()) // each driver that comes up asks, and reads files for it
 	}
@@ -299,14 +298,6 @@ func (c *campaign) failed(o Outcome) {
 	c.result.beside(o)
 	if c.Failed != nil {
 		c.Failed(o)
-	}
-}
-
-// labelTracebacks has the runtime name the run in a traceback, should a goroutine that nobody here can guard panic.
-func labelTracebacks() {
-	old := os.Getenv("GODEBUG")
-	if !strings.Contains(old, "tracebacklabels") {
-		_ = os.Setenv("GODEBUG", strings.TrimPrefix(old+",tracebacklabels=1", ","))
 	}
 }
 

@@ -134,16 +134,9 @@ func runOne(ctx context.Context, o host.FaultOptions, b Backend) error {
 		for _, x := range out.outcomes {
 			fmt.Fprintln(o.Stdout, x)
 		}
-		fmt.Fprintf(o.Stdout, "%s: %s", s.Name, out.Verdict)
-		if out.Class != "" {
-			fmt.Fprintf(o.Stdout, ", %s: %s", out.Class, out.Why)
-		}
-		fmt.Fprintln(o.Stdout)
+		out.tellVerdict(o.Stdout, s)
 	}
-	if out.Verdict == Failed {
-		return fmt.Errorf("fault: %s: %s", s.Name, out.Class)
-	}
-	return nil
+	return out.failure(s)
 }
 
 // sum adds files up.

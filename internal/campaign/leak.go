@@ -1,17 +1,15 @@
 package campaign
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"regexp"
 	"runtime"
-	"runtime/pprof"
 	"strings"
 	"time"
 
 	"github.com/ring3dev/ring3/bus/fault"
+	"github.com/ring3dev/ring3/internal/runlabel"
 )
 
 // leftovers are what a run must not leave: a count of each, while nothing runs.
@@ -76,7 +74,7 @@ func (c *campaign) leaks(ctx context.Context, mine []int) {
 		return
 	}
 	defer func() { c.base = c.still() }() // what is known to be left is not found again
-	if left := labelled(); len(left) > 0 {
+	if left := runlabel.Left(); len(left) > 0 {
 		for _, l := range left {
 			name, stack, _ := strings.Cut(l, "\n")
 			scenario, spec, _ := strings.Cut(name, " ")
@@ -117,23 +115,4 @@ func (c *campaign) leave(ctx context.Context, mine []int) bool {
 	c.closeRigs()
 	_, ok := c.settled(at)
 	return !ok && ctx.Err() == nil
-}
-
-// labelEntry is a group of goroutines with a label in a profile.
-var labelEntry = regexp.MustCompile(`^[0-9]+ @.*\n# labels: \{.*"` + label + `":"([^"]*)"`)
-
-// labelled are the runs whose goroutines are there: scenario and specification, and a stack below.
-func labelled() []string {
-	var b bytes.Buffer
-	_ = pprof.Lookup("goroutine").WriteTo(&b, 1)
-	var out []string
-	for _, g := range strings.Split(b.String(), "\n\n") {
-		if _, rest, ok := strings.Cut(g, "goroutine profile:"); ok {
-			_, g, _ = strings.Cut(rest, "\n")
-		}
-		if m := labelEntry.FindStringSubmatch(g); m != nil {
-			out = append(out, m[1]+"\n"+g)
-		}
-	}
-	return out
 }

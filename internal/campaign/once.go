@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime/debug"
-	"runtime/pprof"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/fault"
+	"github.com/ring3dev/ring3/internal/runlabel"
 )
 
 // Verdict is what came of a run.
@@ -50,14 +51,28 @@ type Outcome struct {
 	outcomes []fault.Outcome
 }
 
+// tellVerdict prints what became of a scenario.
+func (o *Outcome) tellVerdict(w io.Writer, s *Scenario) {
+	fmt.Fprintf(w, "%s: %s", s.Name, o.Verdict)
+	if o.Class != "" {
+		fmt.Fprintf(w, ", %s: %s", o.Class, o.Why)
+	}
+	fmt.Fprintln(w)
+}
+
+// failure is the error of a command that made one run; nil where it did not fail.
+func (o *Outcome) failure(s *Scenario) error {
+	if o.Verdict != Failed {
+		return nil
+	}
+	return fmt.Errorf("fault: %s: %s", s.Name, o.Class)
+}
+
 // Times. None decides the verdict of a driver that is well.
 const (
 	wholeLife = 60 * time.Second
 	hangTime  = 60 * time.Second // how long a run may go on once its context ended
 )
-
-// label marks the goroutines of a run.
-const label = "ring3fault"
 
 // once makes one run: a life with faults, and one without after it. It returns even if the run does not.
 func once(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fault, keepLog bool) Outcome {
@@ -67,7 +82,7 @@ func once(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fa
 	defer cancel()
 	expire := after(wholeLife, cancel)
 	defer expire.stop()
-	go pprof.Do(ctx, pprof.Labels(label, s.Name+" "+spec), func(ctx context.Context) {
+	go runlabel.Do(ctx, s.Name+" "+spec, func(ctx context.Context) {
 		o := Outcome{Scenario: s.Name, Faults: spec, Kind: "several"}
 		if len(faults) == 1 {
 			o.Kind = faults[0].Kind.String()
@@ -93,7 +108,7 @@ func once(ctx context.Context, s *Scenario, b Backend, r *rig, faults []fault.Fa
 	case <-hangs.Done():
 	}
 	o := Outcome{Scenario: s.Name, Faults: spec}
-	o.fail("hang", "hangs %s after its time was over; goroutines:\n%s", hangTime, labelled())
+	o.fail("hang", "hangs %s after its time was over; goroutines:\n%s", hangTime, runlabel.Left())
 	return o
 }
 

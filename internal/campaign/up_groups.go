@@ -5,20 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/pci"
 	"github.com/ring3dev/ring3/drivers/e1000"
 	"github.com/ring3dev/ring3/host"
+	"github.com/ring3dev/ring3/internal/osthread"
 	"github.com/ring3dev/ring3/tpmdd"
 	"github.com/ring3dev/ring3/tpmdd/crb"
 	"github.com/ring3dev/ring3/tpmdd/tis"
@@ -131,7 +128,8 @@ func (in *upInstance) counters(ctx context.Context, file string) (map[string]int
 // send has everything send that pktgen has, and looks that the pair beside did.
 func (in *upInstance) send(ctx context.Context) error {
 	err := unbounded(ctx, "start of pgctrl", func() error {
-		return undisturbed(func() error { return in.echo(pktgenDir+"pgctrl", "start") })
+		// A signal would end the run: pktgen, the kernel's too, stops when whoever wrote `start` gets one.
+		return osthread.Undisturbed(func() error { return in.echo(pktgenDir+"pgctrl", "start") })
 	})
 	if err != nil {
 		return err
@@ -142,21 +140,6 @@ func (in *upInstance) send(ctx context.Context) error {
 		return foreign("the pair beside sent %d of %d, with %d errors", c["pkts-sofar"], upBesideFrames, c["errors"])
 	}
 	return err
-}
-
-// undisturbed makes a call that a signal would end: pktgen, the kernel's too, stops when whoever wrote `start` gets one. Go's runtime sends SIGURG to a
-// thread that it wants to have another goroutine, which may be in the call by then, and SIGCHLD goes to any.
-func undisturbed(f func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var set, old unix.Sigset_t
-	for i := range set.Val {
-		set.Val[i] = math.MaxUint64
-	}
-	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
-		return fmt.Errorf("blocking a signal: %w", err)
-	}
-	return errors.Join(f(), unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil))
 }
 
 // besideCounts wants each frame received that the pair beside ever sent.

@@ -411,14 +411,10 @@ func runUpOnce(ctx context.Context, o host.FaultOptions, b Backend, s *Scenario)
 		for _, t := range out.told {
 			fmt.Fprintln(o.Stdout, t)
 		}
-		fmt.Fprintf(o.Stdout, "%s: %s", s.Name, out.Verdict)
-		if out.Class != "" {
-			fmt.Fprintf(o.Stdout, ", %s: %s", out.Class, out.Why)
-		}
-		fmt.Fprintln(o.Stdout)
+		out.tellVerdict(o.Stdout, s)
 	}
-	if err == nil && out.Verdict == Failed {
-		err = fmt.Errorf("fault: %s: %s", s.Name, out.Class)
+	if err == nil {
+		err = out.failure(s)
 	}
 	return err
 }

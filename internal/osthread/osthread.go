@@ -3,6 +3,9 @@
 package osthread
 
 import (
+	"errors"
+	"fmt"
+	"math"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -33,4 +36,19 @@ func Go(f func()) {
 		<-other
 		runtime.UnlockOSThread()
 	}()
+}
+
+// Undisturbed makes a call that a signal would end, on a thread that gets none meanwhile. Go's runtime sends SIGURG to a thread that it wants to have another
+// goroutine, which may be in the call by then; SIGCHLD goes to any; and package os begins a read or write anew that a signal ended.
+func Undisturbed(f func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var set, old unix.Sigset_t
+	for i := range set.Val {
+		set.Val[i] = math.MaxUint64
+	}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
+		return fmt.Errorf("blocking signals: %w", err)
+	}
+	return errors.Join(f(), unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil))
 }

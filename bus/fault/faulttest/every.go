@@ -12,6 +12,7 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/bustest"
 	"github.com/ring3dev/ring3/bus/fault"
+	"github.com/ring3dev/ring3/internal/runlabel"
 )
 
 // Scenario is a part of a driver's life that is lived again and again, each time on a fresh
@@ -72,7 +73,7 @@ func Every(t *testing.T, s Scenario, o Options) {
 	t.Helper()
 	t.Run(s.Name, func(t *testing.T) {
 		bustest.NoLeaks(t)
-		labelTracebacks(t)
+		t.Cleanup(runlabel.InTracebacks())
 		c := newCampaign(t, s, o)
 		if spec, ok := os.LookupEnv(Env); ok {
 			c.replay(spec)

@@ -1,7 +1,6 @@
 package faulttest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"regexp"
 	"runtime"
 	"runtime/debug"
-	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -21,10 +19,8 @@ import (
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/bus/fault"
 	"github.com/ring3dev/ring3/bus/pci"
+	"github.com/ring3dev/ring3/internal/runlabel"
 )
-
-// label marks the goroutines of a run, and what they start, in profiles and tracebacks.
-const label = "ring3fault"
 
 // campaign is a scenario under test.
 type campaign struct {
@@ -134,7 +130,7 @@ func (c *campaign) one(plan []fault.Fault) result {
 	defer expire.Stop()
 	spec := fault.Plan{Faults: plan}.String()
 	var dev atomic.Pointer[fault.Device] // once it is open
-	go pprof.Do(ctx, pprof.Labels(label, c.t.Name()+" "+spec), func(ctx context.Context) {
+	go runlabel.Do(ctx, c.t.Name()+" "+spec, func(ctx context.Context) {
 		r := result{plan: plan}
 		defer func() { out <- r }()
 		tb.run(&r, func() { c.live(ctx, tb, expire, &dev, &r) })
@@ -330,40 +326,15 @@ func (c *campaign) leaks() {
 	}
 }
 
-// labelEntry is a group of goroutines with a label in a profile.
-var labelEntry = regexp.MustCompile(`^[0-9]+ @.*\n# labels: \{.*"` + label + `":"([^"]*)"`)
-
 // labelled are the runs of a test whose goroutines are there: a specification, and a stack
 // below it.
-func labelled(test string) []string {
-	var b bytes.Buffer
-	_ = pprof.Lookup("goroutine").WriteTo(&b, 1)
-	var out []string
-	for _, g := range strings.Split(b.String(), "\n\n") {
-		if _, rest, ok := strings.Cut(g, "goroutine profile:"); ok {
-			_, g, _ = strings.Cut(rest, "\n")
-		}
-		if m := labelEntry.FindStringSubmatch(g); m != nil {
-			if spec, ok := strings.CutPrefix(m[1], test+" "); ok {
-				out = append(out, spec+"\n"+g)
-			}
+func labelled(test string) (out []string) {
+	for _, l := range runlabel.Left() {
+		if l, ok := strings.CutPrefix(l, test+" "); ok {
+			out = append(out, l)
 		}
 	}
 	return out
-}
-
-// labelTracebacks has the runtime name the run in a traceback, should a goroutine that nobody
-// here can guard panic.
-func labelTracebacks(t *testing.T) {
-	old, was := os.LookupEnv("GODEBUG")
-	os.Setenv("GODEBUG", strings.TrimPrefix(old+",tracebacklabels=1", ","))
-	t.Cleanup(func() {
-		if was {
-			os.Setenv("GODEBUG", old)
-		} else {
-			os.Unsetenv("GODEBUG")
-		}
-	})
 }
 
 // report tells what was tried.
