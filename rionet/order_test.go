@@ -2,7 +2,9 @@ package rionet
 
 import (
 	"encoding/binary"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ring3dev/ring3/rionet/rapidio"
 )
@@ -86,4 +88,73 @@ func TestSlowPeerShared(t *testing.T) {
 		}
 		t.Logf("trust=%t: %d came, %d sent again, %d dropped", trust, came, tx.retries, tx.dropped)
 	}
+}
+
+// hooked is a port of the fabric that calls somebody before it takes messages.
+type hooked struct {
+	rapidio.Ops
+	add *atomic.Pointer[func()]
+}
+
+func (h hooked) OpenOutbox(mbox, entries int) (rapidio.Outbox, error) {
+	b, err := h.Ops.OpenOutbox(mbox, entries)
+	return hookedBox{b, h.add}, err
+}
+
+func (h hooked) Close() error { return h.Ops.(interface{ Close() error }).Close() }
+
+type hookedBox struct {
+	rapidio.Outbox
+	add *atomic.Pointer[func()]
+}
+
+func (b hookedBox) Add(msgs []rapidio.Message) int {
+	if f := b.add.Swap(nil); f != nil {
+		(*f)()
+	}
+	return b.Outbox.Add(msgs)
+}
+
+// Frames to a peer wait for its word. It comes while all that waits is looked at, between two frames to that peer: the second does not overtake the first.
+func TestHoldEndsAmid(t *testing.T) {
+	var add atomic.Pointer[func()]
+	w := newWorld(t, star(3, ""))
+	w.wrap = func(ops rapidio.Ops) rapidio.Ops { return hooked{ops, &add} }
+	nodes := []*node{w.node(0)}
+	w.wrap = nil
+	nodes = append(nodes, w.node(1), w.node(2))
+	nodes[0].route(3)
+	devs := make([]*Device, len(nodes))
+	for i, n := range nodes {
+		for _, m := range nodes {
+			if m != n {
+				n.find(m.id)
+			}
+		}
+		devs[i] = n.open(Options{Ring: 256})
+	}
+	allKnow(t, devs, "active exact")
+	held, other := devs[0].peers.get(2), devs[0].peers.get(3)
+	eventually(t, "nothing is held", func() bool { return held.held.Load() == nil && other.held.Load() == nil })
+	late := time.Now().Add(time.Hour)
+	held.held.Store(&late)
+	other.held.Store(&late)
+	s := newSender(t, devs[0], 128)
+	s.send(addr(2), 0, 60)
+	for i := range batch { // the box is given these before the next is looked at
+		s.send(addr(3), i, 60)
+	}
+	s.send(addr(2), 1, 60)
+	ends := func() { held.held.Store(nil) }
+	add.Store(&ends)
+	other.held.Store(nil)
+	next := 0
+	receive(t, devs[1], 2, func(f []byte) {
+		if got := int(binary.BigEndian.Uint32(f[headerLen:])); got != next {
+			t.Errorf("frame %d came, want %d", got, next)
+		}
+		next++
+	})
+	receive(t, devs[2], batch, func([]byte) {})
+	s.drain()
 }

@@ -23,6 +23,7 @@ type peer struct {
 	// guarded by txQueue.mu
 	errors    int       // messages in a row that came back as errors
 	waiting   int       // messages that wait to be sent, again or behind such
+	stayed    uint64    // the last txQueue.pass in which one of those stayed where it was
 	fullSince time.Time // it had no room since, and took nothing; zero: it did
 	congested bool      // for so long that what waited was dropped
 	inBox     int       // messages in the box, or staged, without a result

@@ -36,9 +36,10 @@ func (q *txQueue) work() {
 	}
 }
 
-// sendAgain sends what waits and may go. What may not stays in its place.
+// sendAgain sends what waits and may go. What may not stays in its place, and all behind it to the same peer does, too: a hold may end meanwhile.
 func (q *txQueue) sendAgain(now time.Time) {
 	left := 0 // not taken by the box: it is full
+	q.pass++
 	for n := q.waiting; n > 0; n-- {
 		s := q.again[q.first]
 		q.again[q.first] = slot{}
@@ -47,7 +48,8 @@ func (q *txQueue) sendAgain(now time.Time) {
 		s.to.waiting--
 		switch {
 		case q.skip(s):
-		case left > 0 || q.holds(s.to, now) || !s.to.ready(now):
+		case left > 0 || s.to.stayed == q.pass || q.holds(s.to, now) || !s.to.ready(now):
+			s.to.stayed = q.pass
 			q.push(s)
 		default:
 			if s.refused {

@@ -55,6 +55,7 @@ type txQueue struct {
 	first   int
 	waiting int
 	seq     uint64
+	pass    uint64 // counts the times that all of again was looked at
 
 	many spread     // the frame that is being sent to many
 	done []*dma.Buf // to be freed by the owner
