@@ -3,6 +3,7 @@ package kernfs
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -82,11 +83,22 @@ func (s *server) wantBox(name, want string) {
 	s.t.Errorf("the device %s has seen %q, want %q", name, got, want)
 }
 
-// background runs f, and gives what it returns and the thread that runs it.
+// poking is the signal that ends a call in the background. Go's runtime sends none of this kind, and does nothing about it.
+const poking = unix.SIGUSR1
+
+// background runs f, which no other signal disturbs, and gives what it returns and the thread that runs it.
 func background(f func() string) (tid int, result <-chan string) {
 	id, r := make(chan int), make(chan string, 1)
 	go func() {
 		runtime.LockOSThread() // and the thread ends
+		var set unix.Sigset_t
+		for i := range set.Val {
+			set.Val[i] = math.MaxUint64
+		}
+		set.Val[0] &^= 1 << (poking - 1)
+		if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil); err != nil {
+			panic(err)
+		}
 		id <- unix.Gettid()
 		r <- f()
 	}()
@@ -114,21 +126,26 @@ func wantResult(t *testing.T, result <-chan string, want string) {
 	}
 }
 
-// inCall waits until a thread is in a system call, and not in the one by which Go's runtime parks it. A kernel that
+// inCall waits until a thread is in the same system call twice, and not in the one by which Go's runtime parks it. A kernel that
 // does not tell has it wait for a time in which most are.
 func inCall(t *testing.T, tid int) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+	before := -1
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // in which the server has it
 		b, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/syscall", tid))
 		if err != nil {
 			time.Sleep(100 * time.Millisecond)
 			return
 		}
 		call, _, _ := strings.Cut(string(b), " ")
-		if n, err := strconv.Atoi(call); err == nil && n >= 0 && n != unix.SYS_FUTEX {
-			time.Sleep(20 * time.Millisecond) // until the server has it
+		n, err := strconv.Atoi(call) // else it is running
+		if err != nil || n == unix.SYS_FUTEX {
+			n = -1
+		}
+		if n >= 0 && n == before {
 			return
 		}
+		before = n
 		if time.Now().After(end) {
 			t.Fatalf("the thread does %q, want a call that is blocked", b)
 		}
@@ -139,7 +156,7 @@ func inCall(t *testing.T, tid int) {
 func poke(t *testing.T, tid int) {
 	t.Helper()
 	inCall(t, tid)
-	if err := unix.Tgkill(os.Getpid(), tid, unix.SIGURG); err != nil {
+	if err := unix.Tgkill(os.Getpid(), tid, poking); err != nil {
 		t.Fatal(err)
 	}
 }
