@@ -90,11 +90,10 @@ func (d *Device) onStray(src rapidio.DestID, info uint16, now time.Time) {
 // onJoin takes a peer's JOIN. One that was not active is answered; so is one that was, as it may have begun anew without
 // a LEAVE. Called with mu held.
 func (d *Device) onJoin(p *peer, now time.Time) {
-	was := p.active.Load()
-	d.activate(p, now)
-	if !was || now.Sub(p.joined) >= rejoinGap {
+	answer := !p.active.Load() || now.Sub(p.joined) >= rejoinGap
+	d.activate(p, now, answer)
+	if answer {
 		p.owed, p.nextJoin = true, latest(now, p.joined.Add(joinFirst)) // others are owed one, too
-		d.hold(p, now)
 		d.wakeKeeper()
 	}
 }

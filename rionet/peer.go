@@ -148,10 +148,13 @@ func (d *Device) drop(p *peer) {
 	d.all = slices.DeleteFunc(d.all, func(q *peer) bool { return q == p })
 }
 
-// activate lets frames go to a peer. Called with mu held.
-func (d *Device) activate(p *peer, now time.Time) {
+// activate lets frames go to a peer, or with hold wait: none is to find it active before that. Called with mu held.
+func (d *Device) activate(p *peer, now time.Time, hold bool) {
 	p.exact.Store(p.announced && !d.classic)
 	p.announced = false
+	if hold {
+		d.hold(p, now)
+	}
 	d.confirm(p, now)
 	if p.gone || p.active.Load() {
 		return
@@ -179,14 +182,14 @@ func (d *Device) keepsLengths(p *peer, now time.Time) {
 
 // deactivate stops that. JOIN goes to the peer again after a while. Called with mu held.
 func (d *Device) deactivate(p *peer, now time.Time) {
+	was := p.active.Swap(false)
 	p.exact.Store(false)
 	p.held.Store(nil)
 	p.announced, p.owed, p.confirm, p.tries = false, false, false, 0
 	p.wait, p.nextJoin = joinFirst, now.Add(joinFirst)
-	if !p.active.Load() {
+	if !was {
 		return
 	}
-	p.active.Store(false)
 	list := slices.DeleteFunc(slices.Clone(d.activePeers()), func(q *peer) bool { return q == p })
 	d.active.Store(&list)
 	d.leaves.Add(1)
