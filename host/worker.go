@@ -58,9 +58,10 @@ func (p *Program) workerMain() {
 	}
 	f.Close()
 	w := newWorkerSide(p)
-	w.start(link.New(c, w, link.Options{Name: "the supervisor", Panics: true}))
-	<-w.conn.Done()
-	os.Exit(0) // at once: what there is to clean up is the supervisor's to do
+	// It exits at once where the supervisor goes: what there is to clean up is that one's to do. And before calls are cancelled: a run of pktgen's whose `start` is would be
+	// stopped, and not go on in the next worker.
+	w.start(link.New(c, w, link.Options{Name: "the supervisor", Panics: true, Ended: func(error) { os.Exit(0) }}))
+	select {}
 }
 
 // workerSide is the worker's end of the conversation.

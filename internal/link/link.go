@@ -94,6 +94,9 @@ type Options struct {
 	// Panics: a handler's panic ends the process, after the last words that package crash collects. Otherwise it is the call's answer, EIO: which is for who must outlive
 	// what it calls, and has nothing half done that others would meet.
 	Panics bool
+	// Ended is called when the connection ends, once, before the calls that the other side has open are cancelled: for who is not to do then what a caller's cancellation
+	// has it do. nil: nothing is.
+	Ended func(err error)
 }
 
 // pending is a call that was made and has no reply yet.
@@ -214,10 +217,14 @@ func (l *Conn) End(cause error) {
 // fail ends the connection, once.
 func (l *Conn) fail(err error) {
 	l.mu.Lock()
-	if l.err == nil {
+	first := l.err == nil
+	if first {
 		l.err = err
 	}
 	l.mu.Unlock()
+	if first && l.o.Ended != nil {
+		l.o.Ended(err)
+	}
 	l.cancel()
 	l.c.Close()
 }

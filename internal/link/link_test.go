@@ -6,6 +6,9 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/ring3dev/ring3/bus"
 )
 
 type echo struct{ events chan string }
@@ -63,6 +66,52 @@ func TestCall(t *testing.T) {
 		t.Errorf("Call that is cancelled = %v, want EINTR", err)
 	}
 }
+
+// TestEnded: who wants to know of the end does before the calls are cancelled that are open.
+func TestEnded(t *testing.T) {
+	a, f, err := Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Open(f)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &waiter{begun: make(chan struct{}), over: make(chan struct{})}
+	ended := make(chan error, 2)
+	x := New(a, Mux{}, Options{Name: "y"})
+	y := New(b, Mux{1: h}, Options{Name: "x", Ended: func(err error) {
+		select {
+		case <-h.over:
+			t.Error("the call was cancelled before")
+		case <-time.After(50 * time.Millisecond):
+		}
+		ended <- err
+	}})
+	go func() { _, _, _ = x.Call(context.Background(), 0x101, nil) }()
+	<-h.begun
+	x.Close()
+	if err := <-ended; !errors.Is(err, bus.ErrGone) {
+		t.Errorf("the end is told as %v, want gone", err)
+	}
+	<-h.over
+	if y.Close(); len(ended) > 0 {
+		t.Errorf("the end is told twice: %v", <-ended)
+	}
+}
+
+// waiter has a call that waits to be cancelled.
+type waiter struct{ begun, over chan struct{} }
+
+func (w *waiter) Call(ctx context.Context, m Method, body []byte, files []*os.File, part func([]byte) error) ([]byte, []*os.File, error) {
+	close(w.begun)
+	<-ctx.Done()
+	close(w.over)
+	return nil, nil, syscall.EINTR
+}
+
+func (w *waiter) Event(Method, []byte, []*os.File) error { return nil }
 
 func BenchmarkCall(b *testing.B) {
 	x, _ := pair(b, echo{})
