@@ -57,6 +57,12 @@ type hostileRig struct {
 // newHostileRig starts one.
 func newHostileRig(t *testing.T, args ...string) *hostileRig {
 	t.Helper()
+	return newHostileRigBy(t, nil, args...)
+}
+
+// newHostileRigBy has a program start it, in a network namespace of its own say.
+func newHostileRigBy(t *testing.T, by []string, args ...string) *hostileRig {
+	t.Helper()
 	r := &hostileRig{t: t, dir: t.TempDir(), out: &safeBuffer{}, said: &safeBuffer{}, ended: make(chan struct{})}
 	if err := os.Chmod(r.dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -68,7 +74,8 @@ func newHostileRig(t *testing.T, args ...string) *hostileRig {
 		t.Fatalf("building the hostile worker: %v\n%s", err, out)
 	}
 	r.env = append(os.Environ(), "RING3_RUNTIME_DIR="+filepath.Join(r.dir, "run"), "HOME="+r.dir, "XDG_STATE_HOME="+filepath.Join(r.dir, "state"))
-	r.cmd = exec.Command(ring3, slices.Concat([]string{"up", "--no-mount"}, args, []string{"--wire", "eth0-eth1", "--pcap", "eth1=" + filepath.Join(r.dir, "eth1.pcap")})...)
+	argv := slices.Concat(by, []string{ring3, "up", "--no-mount"}, args, []string{"--wire", "eth0-eth1", "--pcap", "eth1=" + filepath.Join(r.dir, "eth1.pcap")})
+	r.cmd = exec.Command(argv[0], argv[1:]...)
 	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr = r.env, r.out, r.said
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -282,6 +289,27 @@ func TestHostile(t *testing.T) {
 		{"stop-lies", done},
 		{"stop-bomb", done},
 		{"mute", done},
+	})
+}
+
+// TestHostileTAP is TestHostile where eth2 is a kernel's interface, too, of which the worker has the queues' descriptors.
+func TestHostileTAP(t *testing.T) {
+	t.Parallel()
+	own := []string{"unshare", "-n"}
+	if os.Geteuid() != 0 {
+		own = []string{"unshare", "-Urn"}
+	}
+	if out, err := exec.Command(own[0], append(own[1:], "true")...).CombinedOutput(); err != nil {
+		t.Skipf("%s: %v: %s", strings.Join(own, " "), err, out)
+	}
+	const died, done = hostileDied, hostileDone
+	newHostileRigBy(t, own, "eth0=sim:e1000e", "eth1=sim:e1000e", "eth2=sim:e1000e", "--tap", "eth2=ht2,up=on").try(t, []hostileCase{
+		{"tap-words", done},
+		{"tap-again", done},
+		{"tap-frames", done},
+		{"tap-ioctl", died + "killed for the system call ioctl("},
+		{"files-passed", died},
+		{"truncate", died + "killed for the system call ftruncate("},
 	})
 }
 
