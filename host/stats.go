@@ -107,16 +107,17 @@ func sendFigures(ctx context.Context, raw json.RawMessage, send func(any) error,
 	for n := 1; ; n++ {
 		f := snapshot()
 		rates.Next(f)
-		if err := send(f); err != nil {
-			return err
+		err := send(f)
+		if ctx.Err() != nil {
+			return nil // the client has left, or the instance ends
 		}
-		if n == a.Count {
-			return nil
+		if err != nil || n == a.Count {
+			return err
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil // the client has left, or the instance ends
+			return nil
 		}
 	}
 }

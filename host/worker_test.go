@@ -450,9 +450,10 @@ func TestWorkerFiles(t *testing.T) {
 		s.write("/proc/net/pktgen/pgctrl", "start")
 	}
 	s.up()
-	if fi, err := os.Stat(text); err != nil || fi.Size() < 1000 {
-		t.Errorf("the trace is %+v, %v, want what the driver did", fi, err)
-	}
+	s.until("what the driver did, in the trace", func() bool {
+		fi, err := os.Stat(text)
+		return err == nil && fi.Size() >= 1000
+	})
 	s.write("/proc/net/pktgen/kpktgend_0", "add_device eth0")
 	send("count 10")
 	if n := frames(pcap); n != 10 {

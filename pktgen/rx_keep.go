@@ -41,9 +41,11 @@ type rxKept struct {
 	at             int64
 	done           bool
 	// resumed are the numbers that runs expected when this process took over, while nothing came since.
-	resumed map[int32]resumedRun
+	resumed  map[int32]resumedRun
+	tookOver bool // from a process before this one, and nothing came since
 }
 
+// resumedRun is where a run was; next is 0 for one that has begun since, of which a process before this one may have sent the first frames.
 type resumedRun struct {
 	next uint32
 	lost uint64
@@ -63,7 +65,7 @@ func (r *Rx) keepIn(l *ledger.Ledger) error {
 	k := &rxKept{j: ledger.NewJournal(a, rxWords, rxChanges)}
 	k.timer = time.AfterFunc(math.MaxInt64, r.keepNow)
 	r.keep = k
-	if !fresh && k.j.Load(rxValid) != 0 {
+	if k.tookOver = !fresh; !fresh && k.j.Load(rxValid) != 0 {
 		r.restore(k)
 	}
 	return nil
@@ -85,6 +87,10 @@ func (r *Rx) keepSoon(now int64) {
 	k := r.keep
 	if k == nil || k.done {
 		return
+	}
+	if k.tookOver && r.state != nil {
+		k.tookOver = false
+		r.findBegun()
 	}
 	if len(k.resumed) > 0 {
 		r.findGaps()
@@ -286,16 +292,33 @@ func (t *flowTable) place(i uint16) {
 	}
 }
 
+// findBegun adds the runs that began with the first frames after a restart to those that went on: whoever sent what came before these may have died before any of it was
+// received.
+func (r *Rx) findBegun() {
+	k := r.keep
+	if k.resumed == nil {
+		k.resumed = make(map[int32]resumedRun)
+	}
+	for i := range r.state.runs[:r.state.live] {
+		if _, old := k.resumed[int32(i)]; !old {
+			k.resumed[int32(i)] = resumedRun{}
+		}
+	}
+}
+
 // findGaps books what was missing in runs when they went on after a restart.
 func (r *Rx) findGaps() {
 	s := r.state
 	for i, was := range r.keep.resumed {
-		if x := &s.runs[i]; x.next != was.next {
-			if x.alive && x.lost() > was.lost {
-				s.gap += x.lost() - was.lost
-			}
-			delete(r.keep.resumed, i)
+		x := &s.runs[i]
+		if x.next == was.next || was.next == 0 && x.frames == 1 { // one frame tells nothing
+			continue
 		}
+		if x.alive && x.lost() > was.lost {
+			s.gap += x.lost() - was.lost
+			s.restarts = max(s.restarts, 1) // where there was no state to take over, this is how it shows
+		}
+		delete(r.keep.resumed, i)
 	}
 }
 

@@ -369,6 +369,42 @@ func TestRxKept(t *testing.T) {
 	}
 }
 
+// TestRxKeptNothing: what was sent by a process that was killed before any of it was received was lost in that restart; also where runs before are known, and where the first
+// burst has one frame, which tells nothing of those before it.
+func TestRxKeptNothing(t *testing.T) {
+	l := newLedger(t)
+	base := uint64(time.Now().Add(-time.Second).UnixMicro())
+	life := func() (*rxBench, *Rx) {
+		b := newBenchOf(t, Config{CPUs: []int{0}, Ledger: l}, newSink("eth1"))
+		r, err := b.e.AddRx("eth1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &rxBench{bench: b, r: r}, r
+	}
+	want := func(r *Rx, restarts, lost uint64) {
+		t.Helper()
+		if f := r.Figures(); f.Restarts != restarts || f.LostInRestarts != lost || f.Lost != lost {
+			t.Errorf("%d restarts, %d lost, of these %d in restarts; want %d, %d", f.Restarts, f.Lost, f.LostInRestarts, restarts, lost)
+		}
+	}
+	_, r := life()
+	r.close()
+	x, r := life()
+	x.feed(packet(t, spec(), 8, base, 18))
+	want(r, 0, 0)
+	x.feed(packet(t, spec(), 9, base+1, 18))
+	want(r, 1, 7)
+	r.close()
+	x, r = life()
+	other := spec()
+	other.DstPort = 77
+	x.feed(packet(t, other, 6, base+2, 18))
+	x.feed(packet(t, other, 7, base+3, 18))
+	x.feed(packet(t, spec(), 11, base+4, 18))
+	want(r, 2, 7+5+1)
+}
+
 func utoa(n uint64) string { b, _ := json.Marshal(n); return string(b) }
 
 // FuzzRxKept has anything in the memory that a receiver goes on with.
