@@ -31,6 +31,7 @@ type model struct {
 	phy    [32]uint16
 
 	blank    bool // reset loads no address
+	idle     bool // it sends nothing, and says so of nothing
 	accesses int  // counted down where positive; at 0 the link dies
 	stuck    map[bus.Off]uint32
 	onStatus func(word uint64) uint64 // what is written into a receive descriptor
@@ -296,7 +297,7 @@ func (m *model) ring(lo, hi, length bus.Off) []byte {
 // transmit sends what is in the ring. Called with mu held.
 func (m *model) transmit() {
 	ring := m.ring(regTDBAL(0), regTDBAH(0), regTDLEN(0))
-	if ring == nil || tctl(m.reg[regTCTL/4])&tctlEN == 0 {
+	if ring == nil || m.idle || tctl(m.reg[regTCTL/4])&tctlEN == 0 {
 		return
 	}
 	for m.reg[regTDH(0)/4] != m.reg[regTDT(0)/4] {

@@ -18,7 +18,7 @@ func still(t testing.TB, id uint16, options map[string]string) (*nic, *dma.Pool)
 	m := newModel(id)
 	n := probeModel(t, m, options)
 	m.mu.Lock()
-	m.reg[regTCTL/4] = 0
+	m.idle = true
 	m.mu.Unlock()
 	pool, err := netdev.NewTxPool(n.Tx(0), 4, netdev.MaxGSO)
 	if err != nil {
