@@ -195,7 +195,13 @@ func stars(t testing.TB, n int, options string) []*node {
 	for i := range nodes {
 		nodes[i] = w.node(i)
 	}
-	nodes[0].route(n)
+	meet(nodes)
+	return nodes
+}
+
+// meet has the first of the nodes at a star's switch write the routes, and each find the others.
+func meet(nodes []*node) {
+	nodes[0].route(len(nodes))
 	for _, a := range nodes {
 		for _, b := range nodes {
 			if a != b {
@@ -203,7 +209,6 @@ func stars(t testing.TB, n int, options string) []*node {
 			}
 		}
 	}
-	return nodes
 }
 
 // eventually waits for a condition.

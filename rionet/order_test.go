@@ -123,14 +123,9 @@ func TestHoldEndsAmid(t *testing.T) {
 	nodes := []*node{w.node(0)}
 	w.wrap = nil
 	nodes = append(nodes, w.node(1), w.node(2))
-	nodes[0].route(3)
+	meet(nodes)
 	devs := make([]*Device, len(nodes))
 	for i, n := range nodes {
-		for _, m := range nodes {
-			if m != n {
-				n.find(m.id)
-			}
-		}
 		devs[i] = n.open(Options{Ring: 256})
 	}
 	allKnow(t, devs, "active exact")

@@ -41,14 +41,9 @@ func TestStingyPort(t *testing.T) {
 	for i := range 3 {
 		nodes = append(nodes, w.node(i+1))
 	}
-	nodes[0].route(4)
+	meet(nodes)
 	devs := make([]*Device, len(nodes))
 	for i, n := range nodes {
-		for _, m := range nodes {
-			if m != n {
-				n.find(m.id)
-			}
-		}
 		ring := 1024
 		if i == 0 {
 			ring = 16

@@ -31,6 +31,12 @@ func (e echo) Event(m Method, body []byte, files []*os.File) error {
 
 func pair(t testing.TB, h Handler) (*Conn, *Conn) {
 	t.Helper()
+	return pairOf(t, h, Options{})
+}
+
+// pairOf is a pair of which the end that has the handler has options.
+func pairOf(t testing.TB, h Handler, o Options) (*Conn, *Conn) {
+	t.Helper()
 	a, f, err := Pair()
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +46,8 @@ func pair(t testing.TB, h Handler) (*Conn, *Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, y := New(a, Mux{}, Options{Name: "y"}), New(b, Mux{1: h}, Options{Name: "x"})
+	o.Name = "x"
+	x, y := New(a, Mux{}, Options{Name: "y"}), New(b, Mux{1: h}, o)
 	t.Cleanup(func() { x.Close(); y.Close() })
 	return x, y
 }
@@ -69,19 +76,9 @@ func TestCall(t *testing.T) {
 
 // TestEnded: who wants to know of the end does before the calls are cancelled that are open.
 func TestEnded(t *testing.T) {
-	a, f, err := Pair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := Open(f)
-	f.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
 	h := &waiter{begun: make(chan struct{}), over: make(chan struct{})}
 	ended := make(chan error, 2)
-	x := New(a, Mux{}, Options{Name: "y"})
-	y := New(b, Mux{1: h}, Options{Name: "x", Ended: func(err error) {
+	x, y := pairOf(t, h, Options{Ended: func(err error) {
 		select {
 		case <-h.over:
 			t.Error("the call was cancelled before")
