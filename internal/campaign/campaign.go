@@ -224,6 +224,7 @@ func (c *campaign) make(ctx context.Context, s *Scenario, faults []fault.Fault) 
 	if err != nil {
 		o := Outcome{Scenario: s.Name, Faults: fault.Plan{Faults: faults}.String()}
 		o.fail("set-up", "opening the device: %v", err)
+		o.late = lateError(err) // a QEMU that does not come up in time, where many do at once
 		return o
 	}
 	o := once(ctx, s, c.Backend, r, faults, false)
