@@ -78,13 +78,20 @@ func (p *parser) document(data []byte) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
+// maxYAMLError bounds what the YAML library says, in characters.
+const maxYAMLError = 100
+
 func (p *parser) syntax(err error) error {
 	m := yamlLine.FindStringSubmatch(err.Error())
 	line := m[1]
 	if line == "" {
 		line = "1"
 	}
-	return fmt.Errorf("%s:%s: not YAML: %s", p.file, line, strings.Join(strings.Fields(m[2]), " "))
+	what := []rune(strings.Join(strings.Fields(m[2]), " "))
+	if len(what) > maxYAMLError { // it may quote what it does not know
+		what = append(what[:maxYAMLError], []rune("...")...)
+	}
+	return fmt.Errorf("%s:%s: not YAML: %s", p.file, line, string(what))
 }
 
 func (p *parser) topology(n *yaml.Node) error {

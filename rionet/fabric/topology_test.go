@@ -45,6 +45,7 @@ func TestParseErrors(t *testing.T) {
 		{"", "t.yaml:1: no topology: the file is empty"},
 		{"# nothing\n", "t.yaml:1: no topology: the file is empty"},
 		{"a: b: c", "t.yaml:1: not YAML: mapping values are not allowed in this context"},
+		{"a: *" + strings.Repeat("b", 200), "t.yaml:1: not YAML: unknown anchor '" + strings.Repeat("b", 84) + "..."},
 		{"a: 1\n\tb: 2", "t.yaml:2: not YAML: found a tab character that violates indentation"},
 		{one + "---\n" + one, "t.yaml:2: a second document"},
 		{"[1]", "t.yaml:1: a topology is keys and values"},
