@@ -108,10 +108,12 @@ func sendFigures(ctx context.Context, raw json.RawMessage, send func(any) error,
 		f := snapshot()
 		rates.Next(f)
 		err := send(f)
-		if ctx.Err() != nil {
-			return nil // the client has left, or the instance ends
-		}
-		if err != nil || n == a.Count {
+		switch over := ctx.Err() != nil; { // the client has left, or the instance ends
+		case err != nil && over && n == 1:
+			return fmt.Errorf("stats: the instance ends: %w", syscall.ESHUTDOWN)
+		case over, n == a.Count && err == nil:
+			return nil
+		case err != nil:
 			return err
 		}
 		select {

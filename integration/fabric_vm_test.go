@@ -131,17 +131,25 @@ func TestVMFabric(t *testing.T) {
 	both.Wait()
 }
 
+// netspaceWithTAP is what runs a command in a network namespace of its own, where it can make kernel interfaces.
+func netspaceWithTAP() (argv []string, err error) {
+	argv = []string{"unshare", "-n"}
+	if os.Geteuid() != 0 {
+		argv = []string{"unshare", "-Urn"}
+	}
+	if out, err := exec.Command(argv[0], append(argv[1:], "ip", "tuntap", "add", "dev", "try9", "mode", "tap")...).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, out)
+	}
+	return argv, nil
+}
+
 // fabricProcess starts a node of the fabric that is a process of this machine, with an interface in a network namespace of its own. It says
 // whether that is possible here.
 func fabricProcess(t *testing.T, env []string, socket string) bool {
 	t.Helper()
-	as := []string{"unshare", "-n"}
-	if os.Geteuid() != 0 {
-		as = []string{"unshare", "-Urn"}
-	}
-	const try = `ip tuntap add dev rio9 mode tap`
-	if out, err := exec.Command(as[0], append(as[1:], "sh", "-c", try)...).CombinedOutput(); err != nil {
-		t.Logf("no process with an interface on the fabric: %s: %v: %s", strings.Join(as, " "), err, out)
+	as, err := netspaceWithTAP()
+	if err != nil {
+		t.Logf("no process with an interface on the fabric: %v", err)
 		return false
 	}
 	// The interface is there once the fabric was enumerated. ($$ is what exec makes of this shell.)

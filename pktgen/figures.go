@@ -106,8 +106,8 @@ type RxFigures struct {
 	Flows        int     `json:"flows"`
 	Latency      Latency `json:"latency"`
 
-	Restarts       uint64 `json:"restarts,omitempty"`         // processes that went on with this account
-	LostInRestarts uint64 `json:"lost_in_restarts,omitempty"` // of Lost, the numbers that were missing after one
+	Restarts       uint64 `json:"restarts,omitempty"`         // processes that went on with this account; 1 where one began it again
+	LostInRestarts uint64 `json:"lost_in_restarts,omitempty"` // of Lost, the numbers that were missing after one, before the first that came
 }
 
 // Corrupted is the sum of what arrived otherwise than it was sent.

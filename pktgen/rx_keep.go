@@ -41,14 +41,17 @@ type rxKept struct {
 	at             int64
 	done           bool
 	// resumed are the numbers that runs expected when this process took over, while nothing came since.
-	resumed  map[int32]resumedRun
-	tookOver bool // from a process before this one, and nothing came since
+	resumed map[int32]resumedRun
+	// tookOver is when this process took over from another, while no frame of pktgen's came since; 0: it did not.
+	tookOver int64
 }
 
-// resumedRun is where a run was; next is 0 for one that has begun since, of which a process before this one may have sent the first frames.
+// resumedRun is where a run was, or one that has begun since: what is missing before its first frame a process before this one may have sent.
 type resumedRun struct {
-	next uint32
-	lost uint64
+	next  uint32
+	lost  uint64
+	begun int64 // a run of another time is another one
+	anew  bool
 }
 
 // keepIn has the account kept in l, if there is one, and goes on with what is there.
@@ -65,7 +68,11 @@ func (r *Rx) keepIn(l *ledger.Ledger) error {
 	k := &rxKept{j: ledger.NewJournal(a, rxWords, rxChanges)}
 	k.timer = time.AfterFunc(math.MaxInt64, r.keepNow)
 	r.keep = k
-	if k.tookOver = !fresh; !fresh && k.j.Load(rxValid) != 0 {
+	if fresh {
+		return nil
+	}
+	k.tookOver = mono()
+	if k.j.Load(rxValid) != 0 {
 		r.restore(k)
 	}
 	return nil
@@ -88,9 +95,11 @@ func (r *Rx) keepSoon(now int64) {
 	if k == nil || k.done {
 		return
 	}
-	if k.tookOver && r.state != nil {
-		k.tookOver = false
-		r.findBegun()
+	if k.tookOver != 0 && now != 0 {
+		if now-k.tookOver < int64(joinTime) {
+			r.findBegun()
+		}
+		k.tookOver = 0
 	}
 	if len(k.resumed) > 0 {
 		r.findGaps()
@@ -258,7 +267,7 @@ func (r *Rx) restore(k *rxKept) {
 		var v [rxRunLen]uint64
 		k.load(rxRunsAt+i*rxRunLen, v[:])
 		x.setWords(v[:])
-		k.resumed[int32(i)] = resumedRun{next: x.next, lost: x.lost()}
+		k.resumed[int32(i)] = resumedRun{next: x.next, lost: x.lost(), begun: x.begun}
 	}
 	t := &s.table
 	n := t.n
@@ -292,7 +301,7 @@ func (t *flowTable) place(i uint16) {
 	}
 }
 
-// findBegun adds the runs that began with the first frames after a restart to those that went on: whoever sent what came before these may have died before any of it was
+// findBegun adds the runs that began with the first burst after a restart to those that went on: whoever sent what came before these may have died before any of it was
 // received.
 func (r *Rx) findBegun() {
 	k := r.keep
@@ -300,8 +309,9 @@ func (r *Rx) findBegun() {
 		k.resumed = make(map[int32]resumedRun)
 	}
 	for i := range r.state.runs[:r.state.live] {
-		if _, old := k.resumed[int32(i)]; !old {
-			k.resumed[int32(i)] = resumedRun{}
+		begun := r.state.runs[i].begun
+		if was, old := k.resumed[int32(i)]; !old || was.begun != begun {
+			k.resumed[int32(i)] = resumedRun{begun: begun, anew: true}
 		}
 	}
 }
@@ -311,12 +321,18 @@ func (r *Rx) findGaps() {
 	s := r.state
 	for i, was := range r.keep.resumed {
 		x := &s.runs[i]
-		if x.next == was.next || was.next == 0 && x.frames == 1 { // one frame tells nothing
+		same, gap := x.alive && x.begun == was.begun, uint64(0)
+		switch {
+		case same && was.anew && x.frames == 1, same && !was.anew && x.next == was.next: // a single frame tells nothing of those before it
 			continue
+		case same && was.anew:
+			gap = x.lead
+		case same && x.lost() > was.lost:
+			gap = x.lost() - was.lost
 		}
-		if x.alive && x.lost() > was.lost {
-			s.gap += x.lost() - was.lost
-			s.restarts = max(s.restarts, 1) // where there was no state to take over, this is how it shows
+		if gap > 0 {
+			s.gap += gap
+			s.restarts = max(s.restarts, 1) // where there was no account to go on with, this is how it shows
 		}
 		delete(r.keep.resumed, i)
 	}

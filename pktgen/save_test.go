@@ -391,12 +391,14 @@ func TestRxKeptNothing(t *testing.T) {
 	_, r := life()
 	r.close()
 	x, r := life()
+	x.feed(make([]byte, 60)) // somebody else's
 	x.feed(packet(t, spec(), 8, base, 18))
 	want(r, 0, 0)
 	x.feed(packet(t, spec(), 9, base+1, 18))
 	want(r, 1, 7)
 	r.close()
 	x, r = life()
+	x.feed(make([]byte, 60))
 	other := spec()
 	other.DstPort = 77
 	x.feed(packet(t, other, 6, base+2, 18))

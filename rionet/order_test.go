@@ -1,7 +1,9 @@
 package rionet
 
 import (
+	"context"
 	"encoding/binary"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -131,25 +133,73 @@ func TestHoldEndsAmid(t *testing.T) {
 	allKnow(t, devs, "active exact")
 	held, other := devs[0].peers.get(2), devs[0].peers.get(3)
 	eventually(t, "nothing is held", func() bool { return held.held.Load() == nil && other.held.Load() == nil })
-	late := time.Now().Add(time.Hour)
-	held.held.Store(&late)
-	other.held.Store(&late)
 	s := newSender(t, devs[0], 128)
-	s.send(addr(2), 0, 60)
-	for i := range batch { // the box is given these before the next is looked at
-		s.send(addr(3), i, 60)
-	}
-	s.send(addr(2), 1, 60)
-	ends := func() { held.held.Store(nil) }
-	add.Store(&ends)
-	other.held.Store(nil)
 	next := 0
-	receive(t, devs[1], 2, func(f []byte) {
-		if got := int(binary.BigEndian.Uint32(f[headerLen:])); got != next {
-			t.Errorf("frame %d came, want %d", got, next)
+	for tries, amid := 0, false; !amid; tries++ {
+		if tries == 10 {
+			t.Fatal("peers say ALIVE of themselves each time")
 		}
-		next++
-	})
-	receive(t, devs[2], batch, func([]byte) {})
-	s.drain()
+		late := time.Now().Add(time.Hour)
+		held.held.Store(&late)
+		other.held.Store(&late)
+		s.send(addr(2), next, 60)
+		for i := range batch { // the box is given these before the next is looked at
+			s.send(addr(3), i, 60)
+		}
+		s.send(addr(2), next+1, 60)
+		ends := func() { amid = held.held.CompareAndSwap(&late, nil) }
+		add.Store(&ends)
+		other.held.Store(nil)
+		receive(t, devs[1], 2, func(f []byte) {
+			if got := int(binary.BigEndian.Uint32(f[headerLen:])); got != next {
+				t.Errorf("frame %d came, want %d", got, next)
+			}
+			next++
+		})
+		receive(t, devs[2], batch, func([]byte) {})
+		s.drain()
+		add.Store(nil)
+	}
+}
+
+// joinLog looks at a device when it logs that a peer joined.
+type joinLog struct {
+	slog.Handler
+	joined func()
+}
+
+func (l joinLog) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l joinLog) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == "peer joined" {
+		l.joined()
+	}
+	return l.Handler.Handle(ctx, r)
+}
+
+// A peer that joins is active only once its frames are held: it has to know first that we keep lengths.
+func TestHeldBeforeActive(t *testing.T) {
+	w := newWorld(t, direct)
+	nodes := []*node{w.node(0), w.node(1)}
+	var a *Device
+	held := make(chan bool, 100)
+	a, err := New(nodes[0].port, Options{Name: "rio0", Driver: nodes[0].driver, Log: slog.New(joinLog{slog.DiscardHandler, func() {
+		held <- a.peers.get(2).held.Load() != nil
+	}})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = a.Close() })
+	b := nodes[1].open(Options{})
+	nodes[0].find(2)
+	nodes[1].find(1)
+	allKnow(t, []*Device{a, b}, "active exact")
+	select {
+	case was := <-held:
+		if !was {
+			t.Error("a peer was active before its frames were held")
+		}
+	default:
+		t.Error("nothing was logged of the peer")
+	}
 }

@@ -182,7 +182,7 @@ func (d *Device) keepsLengths(p *peer, now time.Time) {
 
 // deactivate stops that. JOIN goes to the peer again after a while. Called with mu held.
 func (d *Device) deactivate(p *peer, now time.Time) {
-	was := p.active.Swap(false)
+	was := p.active.Swap(false) // before its hold ends: who looks at both, in this order, mostly finds it gone
 	p.exact.Store(false)
 	p.held.Store(nil)
 	p.announced, p.owed, p.confirm, p.tries = false, false, false, 0

@@ -203,6 +203,11 @@ func (q *txQueue) sent(n int) {
 func (q *txQueue) spreadOut() {
 	m := &q.many
 	for ; len(m.to) > 0 && q.room() > 0; m.to = m.to[1:] {
+		if !m.to[0].active.Load() { // it went while others had no room
+			q.c.dropped++
+			q.done = append(q.done, m.buf)
+			continue
+		}
 		q.post(q.slot(m.buf, m.to[0]))
 	}
 	if len(m.to) == 0 {

@@ -94,8 +94,8 @@ type Options struct {
 	// Panics: a handler's panic ends the process, after the last words that package crash collects. Otherwise it is the call's answer, EIO: which is for who must outlive
 	// what it calls, and has nothing half done that others would meet.
 	Panics bool
-	// Ended is called when the connection ends, once, before the calls that the other side has open are cancelled: for who is not to do then what a caller's cancellation
-	// has it do. nil: nothing is.
+	// Ended is called when the connection ends, once, and returns before the calls that the other side has open are cancelled: for who is not to do then what a caller's
+	// cancellation has it do. It must not use the connection. nil: nothing is called.
 	Ended func(err error)
 }
 
@@ -118,6 +118,7 @@ type Conn struct {
 	ctx    context.Context // of all handlers
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	ended  sync.Once
 
 	sending sync.Mutex
 	pace    pace // of the goroutine that reads
@@ -217,14 +218,15 @@ func (l *Conn) End(cause error) {
 // fail ends the connection, once.
 func (l *Conn) fail(err error) {
 	l.mu.Lock()
-	first := l.err == nil
-	if first {
+	if l.err == nil {
 		l.err = err
 	}
 	l.mu.Unlock()
-	if first && l.o.Ended != nil {
-		l.o.Ended(err)
-	}
+	l.ended.Do(func() { // whoever else finds that it has ended waits
+		if l.o.Ended != nil {
+			l.o.Ended(err)
+		}
+	})
 	l.cancel()
 	l.c.Close()
 }

@@ -78,7 +78,9 @@ func TestCall(t *testing.T) {
 func TestEnded(t *testing.T) {
 	h := &waiter{begun: make(chan struct{}), over: make(chan struct{})}
 	ended := make(chan error, 2)
+	var y *Conn
 	x, y := pairOf(t, h, Options{Ended: func(err error) {
+		go y.End(errors.New("found by somebody else, too"))
 		select {
 		case <-h.over:
 			t.Error("the call was cancelled before")
