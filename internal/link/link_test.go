@@ -78,9 +78,9 @@ func TestCall(t *testing.T) {
 func TestEnded(t *testing.T) {
 	h := &waiter{begun: make(chan struct{}), over: make(chan struct{})}
 	ended := make(chan error, 2)
-	var y *Conn
+	self := make(chan *Conn, 1)
 	x, y := pairOf(t, h, Options{Ended: func(err error) {
-		go y.End(errors.New("found by somebody else, too"))
+		go (<-self).End(errors.New("found by somebody else, too"))
 		select {
 		case <-h.over:
 			t.Error("the call was cancelled before")
@@ -88,6 +88,7 @@ func TestEnded(t *testing.T) {
 		}
 		ended <- err
 	}})
+	self <- y
 	go func() { _, _, _ = x.Call(context.Background(), 0x101, nil) }()
 	<-h.begun
 	x.Close()
