@@ -325,6 +325,12 @@ func (r *Rx) clear() {
 	for i := range old.runs {
 		old.runs[i].clear()
 	}
+	if k := r.keep; k != nil {
+		for i, was := range k.resumed { // what is missing when these go on is the restart's all the same
+			was.lost, was.begun = 0, old.runs[i].begun
+			k.resumed[i] = was
+		}
+	}
 	old.bytes, old.started, old.ended, old.begun = 0, 0, 0, 0
 	old.restarts, old.gap = 0, 0
 	old.past, old.noStamp, old.badStamp, old.latency = totals{}, 0, 0, span{}

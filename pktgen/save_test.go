@@ -405,6 +405,11 @@ func TestRxKeptNothing(t *testing.T) {
 	x.feed(packet(t, other, 7, base+3, 18))
 	x.feed(packet(t, spec(), 11, base+4, 18))
 	want(r, 2, 7+5+1)
+	r.close()
+	x, r = life()
+	x.write("eth1.rx", "clear_counters") // before anything comes
+	x.feed(packet(t, spec(), 15, base+5, 18))
+	want(r, 1, 3)
 }
 
 func utoa(n uint64) string { b, _ := json.Marshal(n); return string(b) }
