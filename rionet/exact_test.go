@@ -11,7 +11,7 @@ import (
 
 // shy is a port to whose EXACT doorbells the peer says no for a while: as one does that is just opening, and takes the JOIN behind it.
 type shy struct {
-	rapidio.Ops
+	wrapped
 	left  *atomic.Int32 // EXACTs that are refused yet
 	joins *atomic.Int32 // JOINs that were taken
 }
@@ -27,15 +27,13 @@ func (s shy) Doorbell(ctx context.Context, dest rapidio.DestID, info uint16) err
 	return err
 }
 
-func (s shy) Close() error { return s.Ops.(interface{ Close() error }).Close() }
-
 // refusing are two devices that know each other, whose EXACT is refused so many times, by both.
 func refusing(t *testing.T, times int32) (devs [2]*Device, ports [2]shy) {
 	w := newWorld(t, direct)
 	var nodes [2]*node
 	for i := range nodes {
 		w.wrap = func(ops rapidio.Ops) rapidio.Ops {
-			ports[i] = shy{ops, new(atomic.Int32), new(atomic.Int32)}
+			ports[i] = shy{wrapped{ops}, new(atomic.Int32), new(atomic.Int32)}
 			ports[i].left.Store(times)
 			return ports[i]
 		}

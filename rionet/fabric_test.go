@@ -28,6 +28,11 @@ type world struct {
 	wrap func(rapidio.Ops) rapidio.Ops // what the next nodes' ports are given in place of the fabric's; nil: these
 }
 
+// wrapped is a port of the fabric, of which a test's port changes something.
+type wrapped struct{ rapidio.Ops }
+
+func (w wrapped) Close() error { return w.Ops.(interface{ Close() error }).Close() }
+
 // star has endpoints pe0, pe1 and so on at one switch; options stand in the first endpoint's link.
 func star(n int, options string) string {
 	var s strings.Builder

@@ -16,7 +16,7 @@ import (
 
 // picky is a port whose doorbells a test may hold up, refuse or lose.
 type picky struct {
-	rapidio.Ops
+	wrapped
 	ring func(info uint16) (lost bool, err error)
 }
 
@@ -27,8 +27,6 @@ func (p picky) Doorbell(ctx context.Context, dest rapidio.DestID, info uint16) e
 	return p.Ops.Doorbell(ctx, dest, info)
 }
 
-func (p picky) Close() error { return p.Ops.(interface{ Close() error }).Close() }
-
 // pickyPair are two devices that know of each other; the second one's port asks ring, the first one's first, if there is one.
 func pickyPair(t *testing.T, first, ring func(info uint16) (bool, error), o Options) (a, b *Device) {
 	w := newWorld(t, direct)
@@ -36,7 +34,7 @@ func pickyPair(t *testing.T, first, ring func(info uint16) (bool, error), o Opti
 	for i, r := range []func(uint16) (bool, error){first, ring} {
 		w.wrap = nil
 		if r != nil {
-			w.wrap = func(ops rapidio.Ops) rapidio.Ops { return picky{ops, r} }
+			w.wrap = func(ops rapidio.Ops) rapidio.Ops { return picky{wrapped{ops}, r} }
 		}
 		nodes[i] = w.node(i)
 	}
@@ -154,7 +152,7 @@ func TestFirstFramesExact(t *testing.T) {
 	for range rounds {
 		w := newWorld(t, direct)
 		w.wrap = func(ops rapidio.Ops) rapidio.Ops {
-			return picky{ops, func(info uint16) (bool, error) {
+			return picky{wrapped{ops}, func(info uint16) (bool, error) {
 				if info == doorbellExact {
 					time.Sleep(2 * time.Millisecond) // a keeper with much to do
 				}

@@ -94,7 +94,7 @@ func TestSlowPeerShared(t *testing.T) {
 
 // hooked is a port of the fabric that calls somebody before it takes messages.
 type hooked struct {
-	rapidio.Ops
+	wrapped
 	add *atomic.Pointer[func()]
 }
 
@@ -102,8 +102,6 @@ func (h hooked) OpenOutbox(mbox, entries int) (rapidio.Outbox, error) {
 	b, err := h.Ops.OpenOutbox(mbox, entries)
 	return hookedBox{b, h.add}, err
 }
-
-func (h hooked) Close() error { return h.Ops.(interface{ Close() error }).Close() }
 
 type hookedBox struct {
 	rapidio.Outbox
@@ -121,7 +119,7 @@ func (b hookedBox) Add(msgs []rapidio.Message) int {
 func TestHoldEndsAmid(t *testing.T) {
 	var add atomic.Pointer[func()]
 	w := newWorld(t, star(3, ""))
-	w.wrap = func(ops rapidio.Ops) rapidio.Ops { return hooked{ops, &add} }
+	w.wrap = func(ops rapidio.Ops) rapidio.Ops { return hooked{wrapped{ops}, &add} }
 	nodes := []*node{w.node(0)}
 	w.wrap = nil
 	nodes = append(nodes, w.node(1), w.node(2))

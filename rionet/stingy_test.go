@@ -10,14 +10,12 @@ import (
 
 // stingy is a port of the fabric whose outboxes take fewer messages than they have room for, and hold results back, as one may whose
 // memory to the fabric is full.
-type stingy struct{ rapidio.Ops }
+type stingy struct{ wrapped }
 
 func (s stingy) OpenOutbox(mbox, entries int) (rapidio.Outbox, error) {
 	b, err := s.Ops.OpenOutbox(mbox, entries)
 	return &stingyBox{b, rand.New(rand.NewPCG(1, 2))}, err
 }
-
-func (s stingy) Close() error { return s.Ops.(interface{ Close() error }).Close() }
 
 type stingyBox struct {
 	rapidio.Outbox
@@ -35,7 +33,7 @@ func (b *stingyBox) Results(st []rapidio.Status) int {
 // A port that takes messages in small pieces loses none and keeps their order, to one peer and to many. The receivers have room for all.
 func TestStingyPort(t *testing.T) {
 	w := newWorld(t, star(4, ""))
-	w.wrap = func(ops rapidio.Ops) rapidio.Ops { return stingy{ops} }
+	w.wrap = func(ops rapidio.Ops) rapidio.Ops { return stingy{wrapped{ops}} }
 	nodes := []*node{w.node(0)}
 	w.wrap = nil
 	for i := range 3 {

@@ -3,7 +3,6 @@ package kernfs
 import (
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ring3dev/ring3/internal/node"
+	"github.com/ring3dev/ring3/internal/osthread"
 )
 
 // served runs f on a tree that is served by another process, with and without a guard. This process
@@ -91,16 +91,14 @@ func background(f func() string) (tid int, result <-chan string) {
 	id, r := make(chan int), make(chan string, 1)
 	go func() {
 		runtime.LockOSThread() // and the thread ends
-		var set unix.Sigset_t
-		for i := range set.Val {
-			set.Val[i] = math.MaxUint64
-		}
-		set.Val[0] &^= 1 << (poking - 1)
-		if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil); err != nil {
+		err := osthread.Undisturbed(func() error {
+			id <- unix.Gettid()
+			r <- f()
+			return nil
+		}, poking)
+		if err != nil {
 			panic(err)
 		}
-		id <- unix.Gettid()
-		r <- f()
 	}()
 	return <-id, r
 }

@@ -39,13 +39,16 @@ func Go(f func()) {
 }
 
 // Undisturbed makes a call that a signal would end, on a thread that gets none meanwhile. Go's runtime sends SIGURG to a thread that it wants to have another
-// goroutine, which may be in the call by then; SIGCHLD goes to any; and package os begins a read or write anew that a signal ended.
-func Undisturbed(f func() error) error {
+// goroutine, which may be in the call by then; SIGCHLD goes to any; and package os begins a read or write anew that a signal ended. The signals of but still come.
+func Undisturbed(f func() error, but ...unix.Signal) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var set, old unix.Sigset_t
 	for i := range set.Val {
 		set.Val[i] = math.MaxUint64
+	}
+	for _, s := range but {
+		set.Val[(s-1)/64] &^= 1 << ((s - 1) % 64)
 	}
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
 		return fmt.Errorf("blocking signals: %w", err)

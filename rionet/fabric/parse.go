@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -78,7 +79,7 @@ func (p *parser) document(data []byte) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
-// maxYAMLError bounds what the YAML library says, in characters.
+// maxYAMLError bounds what the YAML library says, in bytes.
 const maxYAMLError = 100
 
 func (p *parser) syntax(err error) error {
@@ -87,11 +88,7 @@ func (p *parser) syntax(err error) error {
 	if line == "" {
 		line = "1"
 	}
-	what := []rune(strings.Join(strings.Fields(m[2]), " "))
-	if len(what) > maxYAMLError { // it may quote what it does not know
-		what = append(what[:maxYAMLError], []rune("...")...)
-	}
-	return fmt.Errorf("%s:%s: not YAML: %s", p.file, line, string(what))
+	return fmt.Errorf("%s:%s: not YAML: %s", p.file, line, clipTo(strings.Join(strings.Fields(m[2]), " "), maxYAMLError)) // it may quote what it does not know
 }
 
 func (p *parser) topology(n *yaml.Node) error {
@@ -292,9 +289,14 @@ func (p *parser) loss(n *yaml.Node) (float64, error) {
 }
 
 // clip keeps a foreign word short enough for a line.
-func clip(s string) string {
-	if len(s) > 40 {
-		return s[:40] + "..."
+func clip(s string) string { return clipTo(s, 40) }
+
+// clipTo keeps as many bytes as n, and not half of a character.
+func clipTo(s string, n int) string {
+	if len(s) <= n {
+		return s
 	}
-	return s
+	for ; n > 0 && !utf8.RuneStart(s[n]); n-- {
+	}
+	return s[:n] + "..."
 }
