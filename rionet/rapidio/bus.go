@@ -85,8 +85,8 @@ func (m *Mport) watch() {
 	}
 }
 
-// RemoveMport takes a master port out of service, with its net, and waits for a scan to end. Whoever made its Ops closes that. It is
-// idempotent.
+// RemoveMport takes a master port out of service, with its net, and waits for a scan to end, also one that the Enumerator makes by itself. Whoever made
+// its Ops closes that, afterwards: a scan that ends gives up what it has locked. It is idempotent.
 func (b *Bus) RemoveMport(m *Mport) {
 	b.mu.Lock()
 	first := !m.leaving
@@ -101,6 +101,9 @@ func (b *Bus) RemoveMport(m *Mport) {
 		return
 	}
 	_ = m.turn.take(context.Background())
+	if m.opts.Scan != nil {
+		m.opts.Scan.Leave(m)
+	}
 	if n != nil {
 		n.Remove()
 	}

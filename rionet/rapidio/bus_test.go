@@ -131,6 +131,9 @@ func TestEvents(t *testing.T) {
 	if len(r.scan.links) != 2 || r.scan.wrote != 1 || len(r.scan.pws) != 0 {
 		t.Error("a port out of service tells of events")
 	}
+	if r.scan.left != 1 {
+		t.Errorf("the enumerator was told %d times that the port left, want 1", r.scan.left)
+	}
 }
 
 func TestUevents(t *testing.T) {

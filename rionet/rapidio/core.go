@@ -45,6 +45,9 @@ type Enumerator interface {
 	Link(m *Mport, up bool)
 	// ConfigWritten tells that somebody else wrote m's registers.
 	ConfigWritten(m *Mport)
+	// Leave returns when nothing is done with m's Ops any more, and devices that were locked with it are free, as far as it reaches them. m is out of
+	// service, and none of its scans goes on but what the Enumerator began by itself.
+	Leave(m *Mport)
 }
 
 // Mport is a master port in service. Its methods are safe for concurrent use.

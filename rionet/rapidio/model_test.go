@@ -310,6 +310,7 @@ type modelScan struct {
 	pws    []PortWrite
 	links  []bool
 	wrote  int
+	left   int
 	fail   error
 	during func(ctx context.Context) // called while it scans
 }
@@ -333,6 +334,12 @@ func (s *modelScan) ConfigWritten(*Mport) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.wrote++
+}
+
+func (s *modelScan) Leave(*Mport) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left++
 }
 
 func (s *modelScan) find(ctx context.Context, m *Mport) error {

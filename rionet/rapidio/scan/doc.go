@@ -5,8 +5,8 @@
 //	m, err := b.AddMport(ctx, ops, rapidio.MportOptions{Host: 0, Scan: s})
 //	err = b.Scan(ctx, -1)
 //
-// After a port's first scan a goroutine looks after it until the port goes out of service: it scans again when something happens. Scanner.Wait
-// waits for these.
+// After a port's first scan a goroutine looks after it until the port goes out of service: it scans again when something happens. Bus.RemoveMport
+// waits until it is done with the port, and Scanner.Wait until all such have ended.
 //
 // # Enumeration
 //

@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -60,7 +61,13 @@ func (w *wait) sleep(a *access) error {
 func (r *round) acquire(t target) (mine bool, err error) {
 	me := uint32(r.host)
 	var w wait
-	for attempts := 0; ; {
+	attempts := 0
+	defer func() {
+		if err != nil && attempts > 0 && r.surrender(t, r.host) != nil { // it may have taken the ID
+			r.p.clean = false
+		}
+	}()
+	for {
 		held, err := t.read(rapidio.RegHostLock)
 		if err != nil {
 			return false, err
@@ -156,12 +163,28 @@ func (a *access) release(t target, me rapidio.DestID) error {
 	return fmt.Errorf("unlocking: %w", rapidio.ErrNoReply)
 }
 
+// surrender is release at the end of a scan that may have been cut short, by its context or its budget: that must leave no lock either.
+func (a *access) surrender(t target, me rapidio.DestID) error {
+	own := *a
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), retreatTime)
+	defer cancel()
+	own.ctx, own.left = ctx, maxBudget
+	t.a = &own
+	return own.release(t, me)
+}
+
 // borrow takes a switch's lock for an agent, which selects entries of its table: two that do at a time read each other's, and a host
 // would write the wrong ones.
-func (s *search) borrow(t target) error {
+func (s *search) borrow(t target) (err error) {
 	me := uint32(s.own)
 	var w wait
-	for attempts := 0; ; {
+	attempts := 0
+	defer func() {
+		if err != nil && attempts > 0 {
+			_ = s.surrender(t, s.own) // it may have taken the ID
+		}
+	}()
+	for {
 		held, err := t.read(rapidio.RegHostLock)
 		if err != nil {
 			return err

@@ -219,6 +219,13 @@ func (s *Scanner) Link(m *rapidio.Mport, _ bool) { s.event(m, func(e *pending) {
 // ConfigWritten has somebody look whether the port was enumerated.
 func (s *Scanner) ConfigWritten(m *rapidio.Mport) { s.event(m, func(e *pending) { e.config = true }) }
 
+// Leave waits for a port's scan to end, and keeps its turn: there comes no other.
+func (s *Scanner) Leave(m *rapidio.Mport) {
+	if p := s.port(m, false); p != nil {
+		p.turn <- struct{}{}
+	}
+}
+
 // event remembers that something happened. Before a port's first scan nobody wants to know.
 func (s *Scanner) event(m *rapidio.Mport, note func(*pending)) {
 	p := s.port(m, false)

@@ -1,7 +1,6 @@
 package scan
 
 import (
-	"context"
 	"fmt"
 	"time"
 
@@ -88,13 +87,7 @@ func (s *search) some(t target, n *node, ids []rapidio.DestID) (err error) {
 		return err
 	}
 	defer func() {
-		// A pass that ended must leave no lock either.
-		a := s.access
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), retreatTime)
-		defer cancel()
-		a.ctx, a.left = ctx, maxBudget
-		t.a = &a
-		if e := a.release(t, s.own); err == nil {
+		if e := s.surrender(t, s.own); err == nil {
 			err = e
 		}
 	}()

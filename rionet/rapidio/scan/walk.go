@@ -77,8 +77,7 @@ func (r *round) visit(parent *node, port int) (*node, error) {
 		err = r.place(t, n)
 	}
 	if err != nil {
-		r.left = max(r.left, 3*tries)
-		if r.release(t, r.host) != nil { // the error that counts is the first
+		if r.surrender(t, r.host) != nil { // the error that counts is the first
 			r.p.clean = false
 		}
 		return nil, err

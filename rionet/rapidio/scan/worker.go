@@ -120,7 +120,7 @@ func (p *port) act(ctx context.Context, periodic bool) {
 	case agent:
 		err = p.actAgent(ctx, e, periodic)
 	}
-	if err == nil || ctx.Err() != nil || errors.Is(err, errLinkDown) {
+	if err == nil || ctx.Err() != nil || errors.Is(err, errLinkDown) || errors.Is(err, bus.ErrClosed) { // whoever closed it takes it out of service
 		return
 	}
 	if errors.Is(err, bus.ErrGone) {
