@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -73,7 +74,8 @@ func (t *tree) openStream(cancel <-chan struct{}, name string, f *node.File, in 
 
 // awaitCloses waits for the closes of f that the client asked for before this open. The
 // kernel does not: close(2) returns when it has sent the RELEASE, and the next open of a file
-// for one program at a time would find it busy.
+// for one program at a time would find it busy. An open that is interrupted meanwhile has the grace time: a close by a kernel takes none, and whose signals are for
+// something else, as those of Go's runtime, does not expect that an open ends with EINTR.
 func (t *tree) awaitCloses(cancel <-chan struct{}, f *node.File) fuse.Status {
 	t.mu.Lock()
 	var before []*stream
@@ -83,10 +85,17 @@ func (t *tree) awaitCloses(cancel <-chan struct{}, f *node.File) fuse.Status {
 		}
 	}
 	t.mu.Unlock()
-	for _, s := range before {
+	var late <-chan time.Time // nil until it is interrupted
+	for len(before) > 0 {
 		select {
-		case <-s.closed:
+		case <-before[0].closed:
+			before = before[1:]
 		case <-cancel:
+			cancel = nil
+			timer := time.NewTimer(t.grace)
+			defer timer.Stop()
+			late = timer.C
+		case <-late:
 			return fuse.EINTR
 		case <-t.ctx.Done():
 			return fuse.ENODEV

@@ -154,8 +154,16 @@ func (s *boxStream) Close() error {
 }
 
 // lent is a stream that shows which buffers it is lent.
-type lent struct{ read, write func(p []byte) (int, error) }
+type lent struct {
+	read, write func(p []byte) (int, error)
+	close       func() // nil: it does nothing
+}
 
 func (s *lent) Read(_ context.Context, p []byte, _ int) (int, error)  { return s.read(p) }
 func (s *lent) Write(_ context.Context, p []byte, _ int) (int, error) { return s.write(p) }
-func (s *lent) Close() error                                          { return nil }
+func (s *lent) Close() error {
+	if s.close != nil {
+		s.close()
+	}
+	return nil
+}

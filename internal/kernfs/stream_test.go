@@ -234,6 +234,34 @@ func TestStreamCloseHangs(t *testing.T) {
 	})
 }
 
+// TestStreamOpenInterrupted: a signal does not end an open that waits for a close which is under way.
+func TestStreamOpenInterrupted(t *testing.T) {
+	hold := make(chan struct{})
+	f := &node.File{Mode: 0o600, OneOpen: true, Open: func(int) (node.Stream, error) { return &lent{close: func() { <-hold }}, nil }}
+	tr := newTree(t.Context(), &node.Dir{}, slog.New(slog.DiscardHandler), time.Minute)
+	var out fuse.OpenOut
+	if st := tr.openStream(nil, "f", f, &fuse.OpenIn{Flags: unix.O_RDWR}, &out); st != fuse.OK {
+		t.Fatal(st)
+	}
+	tr.leaving(out.Fh)
+	go tr.finish(out.Fh)
+	signal, status := make(chan struct{}), make(chan fuse.Status)
+	close(signal)
+	go func() {
+		var out fuse.OpenOut
+		status <- tr.openStream(signal, "f", f, &fuse.OpenIn{Flags: unix.O_RDWR}, &out)
+	}()
+	select {
+	case st := <-status:
+		t.Fatalf("an open during a close, with a signal: %v, want that it waits", st)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(hold)
+	if st := <-status; st != fuse.OK {
+		t.Errorf("an open after a close, with a signal meanwhile: %v", st)
+	}
+}
+
 // TestStreamForgets: what passed through a stream is in no buffer afterwards.
 func TestStreamForgets(t *testing.T) {
 	zero := func(what string, p []byte) {

@@ -157,8 +157,14 @@ func TestStuck(t *testing.T) {
 // TestStreamSurvives kills the worker under a program's open device.
 func TestStreamSurvives(t *testing.T) {
 	m := mount(t)
-	path := m.dir + "/dev/echo"
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	open := func() (int, error) {
+		for {
+			if fd, err := unix.Open(m.dir+"/dev/echo", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err != unix.EINTR {
+				return fd, err
+			}
+		}
+	}
+	fd, err := open()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +202,7 @@ func TestStreamSurvives(t *testing.T) {
 			}
 		}
 	}
-	if _, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0); err != unix.EBUSY {
+	if _, err := open(); err != unix.EBUSY {
 		t.Errorf("a second open: %v, want EBUSY", err)
 	}
 	if _, err := read(); err != unix.EAGAIN {
@@ -235,7 +241,7 @@ func TestStreamSurvives(t *testing.T) {
 	// For one program at a time: the next open comes after the close.
 	for range 20 {
 		unix.Close(fd)
-		if fd, err = unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err != nil {
+		if fd, err = open(); err != nil {
 			closed = true
 			t.Fatalf("an open after the close: %v", err)
 		}

@@ -55,8 +55,8 @@ type File struct {
 	// open(2) calls it, with the flags of that, and has a Stream of its own. An error is that of
 	// open(2). st_size is 0.
 	Open func(flags int) (Stream, error)
-	// OneOpen is for a file that one program at a time may open: an open waits, until it is interrupted, for the
-	// closes that were asked for before it, and need not find the file busy. Of others no open waits for a close.
+	// OneOpen is for a file that one program at a time may open: an open waits for the closes that were asked for before
+	// it, at most a grace time once it is interrupted, and need not find the file busy. Of others no open waits for a close.
 	OneOpen bool
 }
 
