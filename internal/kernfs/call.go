@@ -13,10 +13,10 @@ import (
 )
 
 // call runs f, which may block, for a request that may be interrupted. f's context ends at
-// an interrupt and when the tree is unmounted; f then has the grace time to return, after
+// an interrupt that counts and when the tree is unmounted; f then has the grace time to return, after
 // which it is left to itself. A panic becomes EIO and a line in the log.
-func call[T any](t *tree, cancel <-chan struct{}, what string, f func(context.Context) (T, error)) (T, fuse.Status) {
-	return callCare(t, cancel, what, care[T]{}, f)
+func call[T any](t *tree, by interrupt, what string, f func(context.Context) (T, error)) (T, fuse.Status) {
+	return callCare(t, by, what, care[T]{}, f)
 }
 
 // care is what a call does for an f whose result must not be lost.
@@ -26,7 +26,7 @@ type care[T any] struct {
 }
 
 // callCare is call with care.
-func callCare[T any](t *tree, cancel <-chan struct{}, what string, c care[T], f func(context.Context) (T, error)) (T, fuse.Status) {
+func callCare[T any](t *tree, by interrupt, what string, c care[T], f func(context.Context) (T, error)) (T, fuse.Status) {
 	type result struct {
 		v   T
 		err error
@@ -49,12 +49,15 @@ func callCare[T any](t *tree, cancel <-chan struct{}, what string, c care[T], f 
 		select {
 		case r := <-done:
 			return r.v, fuse.Status(node.Errno(r.err))
-		case <-cancel:
-			stop()
-			given = !c.wait
-			cancel = nil
+		case <-by.cancel:
+		case <-by.again:
 		case <-t.ctx.Done():
 			given = true
+			continue
+		}
+		if by.heed() {
+			stop()
+			given = !c.wait
 		}
 	}
 	timer := time.NewTimer(t.grace)

@@ -25,7 +25,9 @@
 //   - A signal to a waiting client arrives as an interrupt: the context that Store got
 //     ends. Store decides what that means. One that does not return within a grace time is
 //     left to itself and the client gets EINTR. This holds for Show too, which has no
-//     context (ShowContext has one).
+//     context (ShowContext has one). Signals that are for something else (SIGCHLD, SIGCONT,
+//     SIGURG, SIGWINCH, a profiler's) do not count, as in the kernel, whose calls begin anew after
+//     them or do not mind: programs in Go send them to their own threads, shells get them of their children.
 //   - The process that serves must never touch its own mount: package os would wait for an
 //     answer that only it can give.
 //
@@ -48,8 +50,7 @@
 //     come whole wherever they start. The kernel makes several requests of more.
 //   - A Read left to itself after the grace time leaves what it reads in the end for the next
 //     one. A Write is waited for without limit, as long as the tree is mounted: a client told
-//     EINTR would repeat a command that is being executed. Signals come often; programs in Go
-//     send them to their own threads.
+//     EINTR would repeat a command that is being executed.
 //
 // poll(2) is answered here, since go-fuse says ENOSYS, after which the kernel asks no more.
 // A Poller's channel that closes becomes a notification, once for each time that the kernel

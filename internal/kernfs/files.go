@@ -41,7 +41,7 @@ func (t *tree) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) 
 		return fuse.EACCES
 	}
 	if f.Open != nil {
-		return t.openStream(cancel, e.name, f, in, out)
+		return t.openStream(interrupt{cancel: cancel, tid: in.Pid}, e.name, f, in, out)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -75,13 +75,14 @@ func (t *tree) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.R
 	if st != fuse.OK {
 		return nil, st
 	}
+	by := interrupt{cancel: cancel, tid: in.Pid}
 	if h.stream != nil {
-		return t.readStream(cancel, h, int(in.Flags), len(buf))
+		return t.readStream(by, h, int(in.Flags), len(buf))
 	}
 	if h.file.ReadAt != nil {
-		return t.readBinary(cancel, h, int64(in.Offset), len(buf))
+		return t.readBinary(by, h, int64(in.Offset), len(buf))
 	}
-	r, st := call(t, cancel, h.name+": show", func(ctx context.Context) ([]byte, error) { return h.content(ctx, in.Offset) })
+	r, st := call(t, by, h.name+": show", func(ctx context.Context) ([]byte, error) { return h.content(ctx, in.Offset) })
 	if st != fuse.OK {
 		return nil, st
 	}
@@ -108,7 +109,7 @@ func (h *handle) content(ctx context.Context, off uint64) ([]byte, error) {
 }
 
 // readBinary reads at most a page, inside the file's size.
-func (t *tree) readBinary(cancel <-chan struct{}, h *handle, off int64, n int) (fuse.ReadResult, fuse.Status) {
+func (t *tree) readBinary(by interrupt, h *handle, off int64, n int) (fuse.ReadResult, fuse.Status) {
 	n = min(n, pageSize)
 	if size := int64(h.file.Size); size > 0 {
 		n = int(max(0, min(int64(n), size-off)))
@@ -116,7 +117,7 @@ func (t *tree) readBinary(cancel <-chan struct{}, h *handle, off int64, n int) (
 	if n == 0 || off < 0 {
 		return fuse.ReadResultData(nil), fuse.OK
 	}
-	p, st := call(t, cancel, h.name+": read", func(context.Context) ([]byte, error) {
+	p, st := call(t, by, h.name+": read", func(context.Context) ([]byte, error) {
 		p := make([]byte, n)
 		got, err := h.file.ReadAt(p, off)
 		if got > 0 { // io.EOF comes with the last bytes, or alone at the end
@@ -133,10 +134,11 @@ func (t *tree) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uin
 		return 0, st
 	}
 	p := append([]byte(nil), data...) // data is reused once this call returns
+	by := interrupt{cancel: cancel, tid: in.Pid}
 	if h.stream != nil {
-		return t.writeStream(cancel, h, int(in.Flags), p)
+		return t.writeStream(by, h, int(in.Flags), p)
 	}
-	n, st := call(t, cancel, h.name+": store", func(ctx context.Context) (int, error) {
+	n, st := call(t, by, h.name+": store", func(ctx context.Context) (int, error) {
 		if h.file.WriteAt != nil {
 			return h.writeBinary(p, int64(in.Offset))
 		}

@@ -141,6 +141,12 @@ func TestInterrupt(t *testing.T) {
 		if got := s.sh(`bash -c 'trap "echo trapped" USR1; echo start > $D/proc/ctrl; echo status $?' & p=$!; sleep 0.4; kill -USR1 $p; wait $p`, as...); got != "trapped\nstatus 0\n" && got != "status 0\ntrapped\n" {
 			t.Errorf("trapped signal: %q, want the trap and status 0", got)
 		}
+		// Signals that are for something else end nothing, and one that comes after them does.
+		got := s.sh(`bash -c 'trap "echo aside" WINCH URG; trap "echo meant" USR1; echo start > $D/proc/ctrl; echo status $?' & p=$!
+			sleep 0.4; kill -WINCH $p; kill -URG $p; kill -CHLD $p; sleep 0.3; cat $D/proc/ctrl; kill -USR1 $p; wait $p; cat $D/proc/ctrl`, as...)
+		if !strings.HasPrefix(got, "1\n") || strings.Count(got, "aside\n") != 2 || !strings.Contains(got, "meant\n") || !strings.HasSuffix(got, "0\n") || !strings.Contains(got, "status 0\n") {
+			t.Errorf("signals for something else, then one that is not: %q, want that it runs (1), two traps, the third, status 0, and that it does not run (0)", got)
+		}
 		// Code that does not return is left to itself after the grace time.
 		if got := s.sh(`timeout -s INT 0.3 cat $D/proc/deaf; echo $?`, as...); got != "124\n" {
 			t.Errorf("a deaf show: %q, want 124", got)

@@ -101,7 +101,7 @@ func (t *tree) poll(fh uint64, wanted bool, notify func()) (uint32, fuse.Status)
 		events  uint32
 		changed <-chan struct{}
 	}
-	a, st := call(t, nil, h.name+": poll", func(context.Context) (answer, error) {
+	a, st := call(t, interrupt{}, h.name+": poll", func(context.Context) (answer, error) {
 		events, changed := p.Poll()
 		return answer{events, changed}, nil
 	})

@@ -31,12 +31,12 @@ type stream struct {
 }
 
 // openStream is Open of a file with Open.
-func (t *tree) openStream(cancel <-chan struct{}, name string, f *node.File, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+func (t *tree) openStream(by interrupt, name string, f *node.File, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if in.Flags&syscall.O_DIRECT != 0 { // what no character device of the kernel's knows that this is for
 		return fuse.EINVAL
 	}
 	if f.OneOpen {
-		if st := t.awaitCloses(cancel, f); st != fuse.OK {
+		if st := t.awaitCloses(by, f); st != fuse.OK {
 			return st
 		}
 	}
@@ -45,7 +45,7 @@ func (t *tree) openStream(cancel <-chan struct{}, name string, f *node.File, in 
 			t.closeOne(name, s)
 		}
 	}
-	s, st := callCare(t, cancel, name+": open", care[node.Stream]{late: drop}, func(context.Context) (node.Stream, error) {
+	s, st := callCare(t, by, name+": open", care[node.Stream]{late: drop}, func(context.Context) (node.Stream, error) {
 		s, err := f.Open(int(in.Flags))
 		if err == nil && s == nil {
 			err = syscall.ENXIO
@@ -74,9 +74,8 @@ func (t *tree) openStream(cancel <-chan struct{}, name string, f *node.File, in 
 
 // awaitCloses waits for the closes of f that the client asked for before this open. The
 // kernel does not: close(2) returns when it has sent the RELEASE, and the next open of a file
-// for one program at a time would find it busy. An open that is interrupted meanwhile has the grace time: a close by a kernel takes none, and whose signals are for
-// something else, as those of Go's runtime, does not expect that an open ends with EINTR.
-func (t *tree) awaitCloses(cancel <-chan struct{}, f *node.File) fuse.Status {
+// for one program at a time would find it busy. An open that is interrupted meanwhile has the grace time: a close by a kernel takes none.
+func (t *tree) awaitCloses(by interrupt, f *node.File) fuse.Status {
 	t.mu.Lock()
 	var before []*stream
 	for _, h := range t.closing {
@@ -90,15 +89,18 @@ func (t *tree) awaitCloses(cancel <-chan struct{}, f *node.File) fuse.Status {
 		select {
 		case <-before[0].closed:
 			before = before[1:]
-		case <-cancel:
-			cancel = nil
-			timer := time.NewTimer(t.grace)
-			defer timer.Stop()
-			late = timer.C
+			continue
+		case <-by.cancel:
+		case <-by.again:
 		case <-late:
 			return fuse.EINTR
 		case <-t.ctx.Done():
 			return fuse.ENODEV
+		}
+		if by.heed() {
+			timer := time.NewTimer(t.grace)
+			defer timer.Stop()
+			late = timer.C
 		}
 	}
 	return fuse.OK
@@ -186,7 +188,7 @@ func (s *stream) end() bool {
 	return first
 }
 
-func (t *tree) readStream(cancel <-chan struct{}, h *handle, flags, n int) (fuse.ReadResult, fuse.Status) {
+func (t *tree) readStream(by interrupt, h *handle, flags, n int) (fuse.ReadResult, fuse.Status) {
 	s := h.stream
 	if !s.begin() {
 		return nil, fuse.EBADF
@@ -195,7 +197,7 @@ func (t *tree) readStream(cancel <-chan struct{}, h *handle, flags, n int) (fuse
 	if p := s.take(n); len(p) > 0 || n == 0 {
 		return secret(p), fuse.OK
 	}
-	p, st := callCare(t, cancel, h.name+": read", care[[]byte]{late: s.keep}, func(ctx context.Context) ([]byte, error) {
+	p, st := callCare(t, by, h.name+": read", care[[]byte]{late: s.keep}, func(ctx context.Context) ([]byte, error) {
 		p := make([]byte, n) // not the answer's buffer, which a Read left to itself must not touch
 		got, err := s.Read(ctx, p, flags)
 		got, err = t.outcome(ctx, h, got, n, err)
@@ -221,14 +223,14 @@ func (s secret) Bytes(answer []byte) ([]byte, fuse.Status) {
 	return answer[:copy(answer, s)], fuse.OK
 }
 
-func (t *tree) writeStream(cancel <-chan struct{}, h *handle, flags int, p []byte) (uint32, fuse.Status) {
+func (t *tree) writeStream(by interrupt, h *handle, flags int, p []byte) (uint32, fuse.Status) {
 	s := h.stream
 	if !s.begin() {
 		return 0, fuse.EBADF
 	}
 	defer s.leave()
 	// A client told EINTR would write again what is being done.
-	n, st := callCare(t, cancel, h.name+": write", care[int]{wait: true}, func(ctx context.Context) (int, error) {
+	n, st := callCare(t, by, h.name+": write", care[int]{wait: true}, func(ctx context.Context) (int, error) {
 		defer clear(p) // ours, and not zeroed before a Write that was left to itself is done with it
 		n, err := s.Write(ctx, p, flags)
 		return t.outcome(ctx, h, n, len(p), err)

@@ -240,7 +240,7 @@ func TestStreamOpenInterrupted(t *testing.T) {
 	f := &node.File{Mode: 0o600, OneOpen: true, Open: func(int) (node.Stream, error) { return &lent{close: func() { <-hold }}, nil }}
 	tr := newTree(t.Context(), &node.Dir{}, slog.New(slog.DiscardHandler), time.Minute)
 	var out fuse.OpenOut
-	if st := tr.openStream(nil, "f", f, &fuse.OpenIn{Flags: unix.O_RDWR}, &out); st != fuse.OK {
+	if st := tr.openStream(interrupt{}, "f", f, &fuse.OpenIn{Flags: unix.O_RDWR}, &out); st != fuse.OK {
 		t.Fatal(st)
 	}
 	tr.leaving(out.Fh)
@@ -249,7 +249,7 @@ func TestStreamOpenInterrupted(t *testing.T) {
 	close(signal)
 	go func() {
 		var out fuse.OpenOut
-		status <- tr.openStream(signal, "f", f, &fuse.OpenIn{Flags: unix.O_RDWR}, &out)
+		status <- tr.openStream(interrupt{cancel: signal}, "f", f, &fuse.OpenIn{Flags: unix.O_RDWR}, &out)
 	}()
 	select {
 	case st := <-status:
@@ -276,12 +276,12 @@ func TestStreamForgets(t *testing.T) {
 	f := &node.File{Mode: 0o600, Open: func(int) (node.Stream, error) { return dev, nil }}
 	tr := newTree(t.Context(), &node.Dir{}, slog.New(slog.DiscardHandler), time.Second)
 	var out fuse.OpenOut
-	if st := tr.openStream(nil, "f", f, &fuse.OpenIn{Flags: unix.O_RDWR}, &out); st != fuse.OK {
+	if st := tr.openStream(interrupt{}, "f", f, &fuse.OpenIn{Flags: unix.O_RDWR}, &out); st != fuse.OK {
 		t.Fatal(st)
 	}
 	h, _ := tr.handleOf(out.Fh)
 	for range 2 {
-		r, st := tr.readStream(nil, h, 0, 100)
+		r, st := tr.readStream(interrupt{}, h, 0, 100)
 		p, _ := r.Bytes(make([]byte, 100))
 		if r.Done(); st != fuse.OK || string(p) != "secret" {
 			t.Fatalf("a read = %q, %v", p, st)
@@ -295,14 +295,14 @@ func TestStreamForgets(t *testing.T) {
 	}
 	kept := h.stream.kept
 	for range 2 { // both, whole or in parts
-		r, _ := tr.readStream(nil, h, 0, 4)
+		r, _ := tr.readStream(interrupt{}, h, 0, 4)
 		r.Done()
 	}
 	zero("what was kept and read", kept)
 	h.stream.keep([]byte("secret"))
 	kept = h.stream.kept
 	w := []byte("secret")
-	if _, st := tr.writeStream(nil, h, 0, w); st != fuse.OK {
+	if _, st := tr.writeStream(interrupt{}, h, 0, w); st != fuse.OK {
 		t.Fatal(st)
 	}
 	zero("after a write", written)
