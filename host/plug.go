@@ -91,6 +91,14 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 		}
 		return nil, fmt.Errorf("device %s: it is in the slot of %s, which nobody powered on within %v: does pciehp serve that port?", d.Name, d.under(), plugTime)
 	}
+	// Who found it holds scan until all of it is in the tree.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	if err := s.scan.lock(ctx); err != nil {
+		return nil, fmt.Errorf("device %s: waiting until it is shown: %w", d.Name, err)
+	}
+	s.scan.unlock()
 	if b := s.boundOf(d.Name); b != nil && b.driver == nil && b.refused != nil {
 		return nil, fmt.Errorf("device %s is in its slot, without a driver: %w", d.Name, b.refused)
 	}
