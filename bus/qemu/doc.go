@@ -13,7 +13,8 @@
 // Registers are reached over QEMU's qtest protocol, a line of text an access, on a
 // socket pair that QEMU inherits: there is no socket in the file system. Writes are
 // posted: they are sent without waiting for the reply, and QEMU handles them in order,
-// so a later read flushes them.
+// so a later read flushes them, and so does what QEMU's monitor is asked for (an error,
+// a card in a slot): that is another way, which would overtake them.
 //
 // MSI and MSI-X are eventfds: the machine has an ivshmem-doorbell device whose peer is
 // this process, and a vector's message address is ivshmem's doorbell register, its data

@@ -29,6 +29,7 @@ func (m *Machine) Eject(name string) error {
 	if err != nil {
 		return err
 	}
+	m.qt.flush()
 	if m.own != nil {
 		err = m.own.eject(name)
 	} else {

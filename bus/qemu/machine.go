@@ -208,6 +208,7 @@ func (m *Machine) Version() string {
 
 // Execute runs a QMP command. Of a machine that was attached it is one of those of [Process.Execute].
 func (m *Machine) Execute(cmd string, args any) (json.RawMessage, error) {
+	m.qt.flush() // the monitor is another way to QEMU, and what was written before comes first
 	if m.own != nil {
 		return m.own.qmp.execute(cmd, args)
 	}
