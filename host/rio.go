@@ -236,8 +236,9 @@ func (b *boundDevice) closePort() error {
 	return errors.Join(err, p.link.Close())
 }
 
-// How long the start waits for a port to be numbered and its network device to be there; and where there was one before, whose settings, and a run of pktgen's, are to go on
-// with it. The host numbers a node that comes back as soon as it hears of it.
+// How long the start waits for a port to be numbered and its network device to be there: by somebody else, who may not be there; and as long as that takes, on a busy machine,
+// where the port numbers itself, as a host does, or where there was a network device before, whose settings, and a run of pktgen's, are to go on with it (the host numbers a
+// node that comes back as soon as it hears of it).
 const (
 	settleTime = 2 * time.Second
 	backTime   = 8 * time.Second
@@ -255,7 +256,7 @@ func (s *System) startPorts(ctx context.Context, saved *Saved) error {
 			continue
 		}
 		wait := settleTime
-		if saved.hadNet(p.name) {
+		if p.port.Host() >= 0 || saved.hadNet(p.name) {
 			wait = backTime
 		}
 		late := time.NewTimer(max(0, wait-time.Since(began)))
