@@ -173,6 +173,11 @@ func (r *hostileRig) attack(t *testing.T, c hostileCase) {
 		t.Fatal(err)
 	}
 	from := len(r.said.String())
+	defer func() {
+		if t.Failed() {
+			t.Logf("the supervisor said %s", last(r.said.String()[from:], 4000))
+		}
+	}()
 	s, err := r.ask("reload", "eth2", program)
 	if err != nil && strings.HasPrefix(c.want, hostileDone) {
 		t.Errorf("reload: %v: %s", err, s)

@@ -131,13 +131,9 @@ func (p *Process) Close() error {
 	return nil
 }
 
-// lastWords is how long stderr is read after the program's end: somebody else may have it, where there are no namespaces.
-const lastWords = time.Second
-
-// end notes how it ended.
-func (p *Process) end(pipe io.Closer) {
-	t := time.AfterFunc(lastWords, func() { pipe.Close() })
-	defer t.Stop()
+// end notes how it ended. What it wrote is in the pipe by then. More is not waited for: somebody else may have the pipe, whom the program gave it to.
+func (p *Process) end(pipe *os.File) {
+	_ = pipe.SetReadDeadline(time.Now())
 	p.reading.Wait()
 	p.mu.Lock()
 	p.state = State{Exited: true, Code: -1}
@@ -152,8 +148,8 @@ func (p *Process) end(pipe io.Closer) {
 	close(p.done)
 }
 
-// read reads stderr to its end.
-func (p *Process) read(r io.ReadCloser) {
+// read reads stderr to its end, or the program's.
+func (p *Process) read(r *os.File) {
 	defer p.reading.Done()
 	defer r.Close()
 	var pass chan []byte
@@ -167,21 +163,51 @@ func (p *Process) read(r io.ReadCloser) {
 		}()
 	}
 	buf := make([]byte, 16<<10)
+	take := func(b []byte) {
+		p.mu.Lock()
+		p.stderr.add(b)
+		p.mu.Unlock()
+		select {
+		case pass <- bytes.Clone(b):
+		default: // it does not keep up, or is not there
+		}
+	}
 	for {
 		n, err := r.Read(buf)
 		if n > 0 {
-			p.mu.Lock()
-			p.stderr.add(buf[:n])
-			p.mu.Unlock()
-			select {
-			case pass <- bytes.Clone(buf[:n]):
-			default: // it does not keep up, or is not there
-			}
+			take(buf[:n])
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			readRest(r, buf, take)
 		}
 		if err != nil {
 			return
 		}
 	}
+}
+
+// maxRest bounds what is read after the program's end, in bytes: more than a pipe holds is somebody else's.
+const maxRest = 1 << 20
+
+// readRest takes what is in a pipe.
+func readRest(r *os.File, buf []byte, take func([]byte)) {
+	c, err := r.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = c.Control(func(fd uintptr) { // which no deadline ends
+		for left := maxRest; left > 0; {
+			n, err := unix.Read(int(fd), buf)
+			switch {
+			case err == unix.EINTR:
+				continue
+			case err != nil || n <= 0:
+				return
+			}
+			take(buf[:n])
+			left -= n
+		}
+	})
 }
 
 // maxReport bounds what Enter says, in bytes.

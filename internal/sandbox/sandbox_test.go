@@ -215,6 +215,39 @@ func TestStderr(t *testing.T) {
 	}
 }
 
+// TestStderrElsewhere has a program give its stderr to somebody who keeps it: its last words are there, and nobody waits for others.
+func TestStderrElsewhere(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	theirs := os.NewFile(uintptr(pair[1]), "socket")
+	p, err := Start(Options{Args: []string{"worker", "lend"}, Files: []*os.File{theirs}})
+	theirs.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	b, rights := make([]byte, 1), make([]byte, 100)
+	_, n, _, _, err := unix.Recvmsg(pair[0], b, rights, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	msgs, err := unix.ParseSocketControlMessage(rights[:n])
+	if err != nil || len(msgs) != 1 {
+		t.Fatalf("%d control messages, %v; stderr %s", len(msgs), err, p.Stderr())
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 1 {
+		t.Fatalf("%d descriptors, %v", len(fds), err)
+	}
+	defer unix.Close(fds[0])
+	if s := ended(t, p); s.Code != 7 || !bytes.HasSuffix(p.Stderr(), []byte("the end\n")) {
+		t.Errorf("%v, stderr %q, want exit status 7, the end", s, p.Stderr())
+	}
+}
+
 func TestMemory(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector's own memory does not fit")

@@ -122,6 +122,13 @@ func worker(args []string) {
 		}
 		_, _ = os.Stderr.WriteString("the end\n")
 		os.Exit(7)
+	case "lend":
+		if err := unix.Sendmsg(3, []byte{1}, unix.UnixRights(2), nil, 0); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		_, _ = os.Stderr.WriteString("the end\n")
+		os.Exit(7)
 	case "hog":
 		for {
 			b := make([]byte, 1<<20)
