@@ -91,14 +91,9 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 		}
 		return nil, fmt.Errorf("device %s: it is in the slot of %s, which nobody powered on within %v: does pciehp serve that port?", d.Name, d.under(), plugTime)
 	}
-	// Who found it holds scan until all of it is in the tree.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
-	if err := s.scan.lock(ctx); err != nil {
+	if err := s.shown(ctx); err != nil {
 		return nil, fmt.Errorf("device %s: waiting until it is shown: %w", d.Name, err)
 	}
-	s.scan.unlock()
 	if b := s.boundOf(d.Name); b != nil && b.driver == nil && b.refused != nil {
 		return nil, fmt.Errorf("device %s is in its slot, without a driver: %w", d.Name, b.refused)
 	}
@@ -108,6 +103,18 @@ func (s *System) plug(ctx context.Context, a plugArgs) (*DeviceInfo, error) {
 		}
 	}
 	return nil, fmt.Errorf("device %s: it went as it came: %w", d.Name, bus.ErrGone)
+}
+
+// shown waits until the tree shows what is there: who finds a device, or takes it away, holds scan until it does.
+func (s *System) shown(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	if err := s.scan.lock(ctx); err != nil {
+		return err
+	}
+	s.scan.unlock()
+	return nil
 }
 
 func (s *System) plugInto(ctx context.Context, m machine, d DeviceSpec) error {
@@ -263,7 +270,13 @@ func (s *System) unplug(ctx context.Context, a plugArgs) error {
 			s.takeAway(a.Device) // no service saw to it
 		}
 	}
-	if a.NoWait || s.await(ctx, unplugTime, func() bool { return s.boundOf(a.Device) == nil && s.specOf(a.Device) == nil }) {
+	if a.NoWait {
+		return nil
+	}
+	if s.await(ctx, unplugTime, func() bool { return s.boundOf(a.Device) == nil && s.specOf(a.Device) == nil }) {
+		if err := s.shown(ctx); err != nil {
+			return fmt.Errorf("device %s: waiting until it is shown no more: %w", a.Device, err)
+		}
 		return nil
 	}
 	if a.Now {

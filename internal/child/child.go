@@ -31,22 +31,32 @@ type Process struct {
 // stderr, cleaned of its name at the beginning ("NAME: ") and of control characters, and says whether it is worth keeping; nil keeps all.
 func Start(cmd *exec.Cmd, said func(line string) bool) (*Process, error) {
 	p := &Process{cmd: cmd, exited: make(chan struct{})}
-	stderr, err := cmd.StderrPipe()
+	stderr, theirs, err := NewPipe()
 	if err != nil {
 		return nil, err
 	}
+	cmd.Stderr = theirs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	// A parent-death signal comes when the starting thread ends, so that thread stays until the program has ended.
 	go func() {
 		runtime.LockOSThread()
 		err := cmd.Start()
+		theirs.Close()
 		started <- err
 		if err != nil {
+			stderr.Close()
 			return
 		}
-		p.read(stderr, said)
+		read := make(chan struct{})
+		go func() {
+			p.read(stderr, said)
+			stderr.Close()
+			close(read)
+		}()
 		p.status = cmd.Wait()
+		stderr.Ended()
+		<-read
 		close(p.exited)
 	}()
 	if err := <-started; err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ring3dev/ring3/internal/child"
 	"github.com/ring3dev/ring3/internal/ioctl"
 )
 
@@ -131,9 +132,9 @@ func (p *Process) Close() error {
 	return nil
 }
 
-// end notes how it ended. What it wrote is in the pipe by then. More is not waited for: somebody else may have the pipe, whom the program gave it to.
-func (p *Process) end(pipe *os.File) {
-	_ = pipe.SetReadDeadline(time.Now())
+// end notes how it ended.
+func (p *Process) end(stderr *child.Pipe) {
+	stderr.Ended()
 	p.reading.Wait()
 	p.mu.Lock()
 	p.state = State{Exited: true, Code: -1}
@@ -149,7 +150,7 @@ func (p *Process) end(pipe *os.File) {
 }
 
 // read reads stderr to its end, or the program's.
-func (p *Process) read(r *os.File) {
+func (p *Process) read(r *child.Pipe) {
 	defer p.reading.Done()
 	defer r.Close()
 	var pass chan []byte
@@ -163,51 +164,21 @@ func (p *Process) read(r *os.File) {
 		}()
 	}
 	buf := make([]byte, 16<<10)
-	take := func(b []byte) {
-		p.mu.Lock()
-		p.stderr.add(b)
-		p.mu.Unlock()
-		select {
-		case pass <- bytes.Clone(b):
-		default: // it does not keep up, or is not there
-		}
-	}
 	for {
 		n, err := r.Read(buf)
 		if n > 0 {
-			take(buf[:n])
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			readRest(r, buf, take)
+			p.mu.Lock()
+			p.stderr.add(buf[:n])
+			p.mu.Unlock()
+			select {
+			case pass <- bytes.Clone(buf[:n]):
+			default: // it does not keep up, or is not there
+			}
 		}
 		if err != nil {
 			return
 		}
 	}
-}
-
-// maxRest bounds what is read after the program's end, in bytes: more than a pipe holds is somebody else's.
-const maxRest = 1 << 20
-
-// readRest takes what is in a pipe.
-func readRest(r *os.File, buf []byte, take func([]byte)) {
-	c, err := r.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = c.Control(func(fd uintptr) { // which no deadline ends
-		for left := maxRest; left > 0; {
-			n, err := unix.Read(int(fd), buf)
-			switch {
-			case err == unix.EINTR:
-				continue
-			case err != nil || n <= 0:
-				return
-			}
-			take(buf[:n])
-			left -= n
-		}
-	})
 }
 
 // maxReport bounds what Enter says, in bytes.
@@ -223,13 +194,7 @@ func (p *Process) listen(talk int) {
 	defer f.Close()
 	stop := make(chan struct{})
 	defer close(stop)
-	go func() { // a listener says nothing when its program ends while it waits
-		select {
-		case <-p.done:
-			_ = f.SetReadDeadline(time.Unix(1, 0))
-		case <-stop:
-		}
-	}()
+	go p.unblock(f, stop) // a listener says nothing when its program ends while it waits
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return
@@ -264,6 +229,15 @@ func (p *Process) listen(talk int) {
 	<-p.done
 }
 
+// unblock ends reads of f when the program ends, unless stop comes first.
+func (p *Process) unblock(f *os.File, stop <-chan struct{}) {
+	select {
+	case <-p.done:
+		_ = f.SetReadDeadline(time.Unix(1, 0))
+	case <-stop:
+	}
+}
+
 // violationWait is how long a program that made a call that it must not make may take to say where.
 const violationWait = 250 * time.Millisecond
 
@@ -275,12 +249,21 @@ func (p *Process) reported(talk int) *os.File {
 	if err != nil {
 		return nil
 	}
+	stop := make(chan struct{})
+	defer close(stop)
+	go p.unblock(t, stop) // the program may have given its end to somebody else
 	b, oob := make([]byte, maxReport), make([]byte, unix.CmsgSpace(4*4))
 	var n, oobn int
-	if e := raw.Read(func(fd uintptr) bool {
+	receive := func(fd uintptr) bool {
 		n, oobn, _, _, err = unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC)
 		return err != unix.EAGAIN && err != unix.EINTR
-	}); e != nil || err != nil {
+	}
+	if raw.Read(receive) != nil { // it ended: what it said before is there
+		if e := raw.Control(func(fd uintptr) { receive(fd) }); e != nil {
+			return nil
+		}
+	}
+	if err != nil {
 		return nil
 	}
 	var listener *os.File

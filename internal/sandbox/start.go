@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ring3dev/ring3/internal/child"
 )
 
 // Options say what is started. Zero values are the defaults named here.
@@ -192,7 +194,7 @@ func (p *Process) try(l level, program *os.File, name string, probe bool) (err e
 	}
 	theirs := os.NewFile(uintptr(talk[1]), "sandbox")
 	defer theirs.Close()
-	r, w, err := os.Pipe()
+	r, w, err := child.NewPipe()
 	if err != nil {
 		unix.Close(talk[0])
 		return err

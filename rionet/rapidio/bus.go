@@ -163,6 +163,9 @@ func (m *Mport) scan(ctx context.Context) error {
 		return fmt.Errorf("%s: scanning: another scan goes on: %w", m.Name(), err)
 	}
 	defer m.turn.give()
+	if m.ctx.Err() != nil { // the Enumerator is done with it
+		return fmt.Errorf("%s: scanning: %w", m.Name(), bus.ErrGone)
+	}
 	do, what := m.opts.Scan.Discover, "discovering"
 	if m.opts.Host >= 0 {
 		do, what = m.opts.Scan.Enumerate, "enumerating"

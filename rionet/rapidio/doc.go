@@ -78,7 +78,8 @@
 // return, so that what it uses can be freed; called from within any callback it does not wait, and then the one that runs is the last.
 //
 // A port has a turn, held by a scan and by [Bus.RemoveMport], and a device has one, held while its driver is probed or removed. So an Enumerator does not remove the
-// port that it scans, nor a driver the device that it is given. Both can be waited for until a context ends. Bus.mu guards lists and what they
+// port that it scans, nor a driver the device that it is given; and since RemoveMport also waits for what an Enumerator does by itself, no driver waits for it while it is
+// probed or removed. Both can be waited for until a context ends. Bus.mu guards lists and what they
 // hold; nothing foreign is called under it. Order: a port's turn, a device's turn, the claims of a port, Bus.mu. A callback holds none of the
 // first two, and its port's events wait for it: whoever holds a turn may wait for a callback to return, so callbacks wait for no turn, and
 // do not call what takes one (AddDevice, RemoveDevice, Register, Scan, Bind): they start or wake a goroutine that does.

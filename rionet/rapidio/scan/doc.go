@@ -84,8 +84,8 @@
 //
 // # Concurrency
 //
-// A Scanner is safe for concurrent use. A port has one scan at a time: port.turn, taken before any lock of package rapidio, which calls drivers
-// from AddDevice and RemoveDevice. port.mu guards what events leave, and Scanner.mu the list of ports; nothing is called with them held.
+// A Scanner is safe for concurrent use. A port has one scan at a time: port.turn, taken after the turn of package rapidio's Mport and before any other lock of
+// that package, which calls drivers from AddDevice and RemoveDevice. port.mu guards what events leave, and Scanner.mu the list of ports; nothing is called with them held.
 //
 // # Sources
 //

@@ -21,6 +21,7 @@ type faulty struct {
 	n    int                        // accesses so far
 	fail func(n int) (err error)    // of which access n fails; nil: none
 	lie  func(v *uint32, a access1) // changes what is read; nil: nothing
+	did  func(a access1)            // is told of what was written; nil: nobody
 }
 
 // access1 is an access, as lie sees it.
@@ -91,7 +92,13 @@ func (f *faulty) Write(ctx context.Context, dest rapidio.DestID, hop uint8, off 
 	if err := f.next(); err != nil {
 		return err
 	}
-	return f.Mport.Write(ctx, dest, hop, off, w, v)
+	err := f.Mport.Write(ctx, dest, hop, off, w, v)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil && f.did != nil {
+		f.did(access1{dest, hop, off})
+	}
+	return err
 }
 
 // smallTree is three switches, two of them linked twice, and four endpoints.

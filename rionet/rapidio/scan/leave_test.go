@@ -14,9 +14,10 @@ import (
 // that enumerates again. The lock is given up, and nothing is complained of.
 func TestLeave(t *testing.T) {
 	for _, c := range []struct {
-		name string
-		id   int // as a host; -1: an agent
-	}{{"agent", -1}, {"host", 0}} {
+		name  string
+		id    int  // as a host; -1: an agent
+		known bool // it has seen that the lock is its own
+	}{{"agent", -1, true}, {"host", 0, true}, {"agent that locks", -1, false}, {"host that locks", 0, false}} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFabric(t, star(4, "standard").String())
 			other := 0
@@ -45,20 +46,36 @@ func TestLeave(t *testing.T) {
 			}
 			locked := make(chan struct{})
 			var once sync.Once
-			ops.lies(func(v *uint32, a access1) {
-				if a.off != rapidio.RegHostLock || *v&rapidio.LockFree != uint32(own) {
-					return
-				}
+			stop := func() {
 				once.Do(func() {
 					close(locked)
 					<-p.m.Done()
 					time.Sleep(50 * time.Millisecond) // on a busy machine
 				})
-			})
+			}
+			ops.mu.Lock()
+			if c.known {
+				ops.lie = func(v *uint32, a access1) {
+					if a.off == rapidio.RegHostLock && *v&rapidio.LockFree == uint32(own) {
+						stop()
+					}
+				}
+			} else {
+				ops.did = func(a access1) {
+					if a.off == rapidio.RegHostLock {
+						stop()
+					}
+				}
+			}
+			ops.mu.Unlock()
 			if _, err := f.Mport("pe2"); err != nil { // the host learns of it, and tells the agent
 				t.Fatal(err)
 			}
-			<-locked
+			select {
+			case <-locked:
+			case <-time.After(patience):
+				t.Fatalf("it locks nothing: %s", p.log)
+			}
 			said := p.log.String()
 			p.bus.RemoveMport(p.m)
 			ops.Close()

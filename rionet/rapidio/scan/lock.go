@@ -63,8 +63,8 @@ func (r *round) acquire(t target) (mine bool, err error) {
 	var w wait
 	attempts := 0
 	defer func() {
-		if err != nil && attempts > 0 && r.surrender(t, r.host) != nil { // it may have taken the ID
-			r.p.clean = false
+		if err != nil && attempts > 0 {
+			_ = r.surrender(t, r.host) // it may have taken the ID
 		}
 	}()
 	for {

@@ -20,7 +20,6 @@ type node struct {
 	links    []link // of a switch, by port
 	up       []bool // as well: what had a link
 
-	locked bool
 	failed bool // it answered no more: the round leaves it out
 	isNew  bool // nobody knew it before this round
 	fresh  bool // nothing that was written into it before counts

@@ -92,7 +92,6 @@ type port struct {
 	self    *rapidio.Device // the port's own endpoint; nil: not read yet
 	role    role
 	trusted bool // nobody else changed what this host wrote
-	clean   bool // this host's locks were all released
 	order   []*node
 	known   map[uint32]*node
 	byID    map[rapidio.DestID]*node

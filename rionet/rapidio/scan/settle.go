@@ -233,11 +233,7 @@ func (r *round) unlock(n *node, t target) error {
 			return err
 		}
 	}
-	if err := r.release(t, r.host); err != nil {
-		return err
-	}
-	n.locked = false
-	return nil
+	return r.release(t, r.host)
 }
 
 // climbAll is climb for everything that is locked, whether or not it failed before.
@@ -253,7 +249,6 @@ func (r *round) climbAll(n *node, f func(*node, target) error) error {
 		if r.fatal(err) {
 			return err
 		}
-		r.p.clean = false
 		r.fail(c, err)
 	}
 	err := f(n, r.reach(n))
@@ -263,7 +258,6 @@ func (r *round) climbAll(n *node, f func(*node, target) error) error {
 	if r.fatal(err) {
 		return err
 	}
-	r.p.clean = false
 	r.fail(n, err)
 	return nil
 }
@@ -274,10 +268,7 @@ func (r *round) retreat() {
 	if r.root != nil {
 		_ = r.climbAll(r.root, r.unlock)
 	}
-	for _, n := range r.nodes {
-		r.p.clean = r.p.clean && !n.locked
-	}
-	if r.ownLocked && r.release(r.own(), r.host) != nil {
-		r.p.clean = false
+	if r.ownLocked {
+		_ = r.release(r.own(), r.host)
 	}
 }

@@ -67,6 +67,9 @@ func (r *round) visit(parent *node, port int) (*node, error) {
 	if mine && parent != nil {
 		switch again, err := r.again(t, parent, port); {
 		case err != nil:
+			if r.fatal(err) {
+				_ = r.surrender(t, r.host) // it may be of no list, with a lock that another process left
+			}
 			return nil, err
 		case again:
 			return nil, nil
@@ -77,12 +80,9 @@ func (r *round) visit(parent *node, port int) (*node, error) {
 		err = r.place(t, n)
 	}
 	if err != nil {
-		if r.surrender(t, r.host) != nil { // the error that counts is the first
-			r.p.clean = false
-		}
+		_ = r.surrender(t, r.host) // the error that counts is the first
 		return nil, err
 	}
-	n.locked = true
 	if parent != nil {
 		parent.children = append(parent.children, n)
 		parent.links[port] = link{n, n.in}
@@ -107,7 +107,7 @@ func (r *round) visit(parent *node, port int) (*node, error) {
 }
 
 // again looks whether a device that has our lock is one of this walk, by its component tag. One that is not has a lock that an
-// enumeration left which was cut short; and while there may be such locks, tags may be left as well, so a tag alone does not tell.
+// enumeration left which was cut short; tags may be left as well, so a tag alone does not tell.
 func (r *round) again(t target, parent *node, port int) (bool, error) {
 	tag, err := t.read(rapidio.RegComponentTag)
 	if err != nil {
@@ -117,11 +117,9 @@ func (r *round) again(t target, parent *node, port int) (bool, error) {
 	if n == nil || !n.isSwitch() {
 		return false, nil
 	}
-	if !r.p.clean {
-		same, err := r.same(t, n, parent, port)
-		if err != nil || !same {
-			return false, err
-		}
+	same, err := r.same(t, n, parent, port)
+	if err != nil || !same {
+		return false, err
 	}
 	swp, err := t.read(rapidio.RegSwitchPort)
 	if err != nil {
