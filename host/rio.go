@@ -237,7 +237,7 @@ func (b *boundDevice) closePort() error {
 }
 
 // How long the start waits for a port to be numbered and its network device to be there: by somebody else, who may not be there; and as long as that takes, on a busy machine,
-// where the port numbers itself, as a host does, or where there was a network device before, whose settings, and a run of pktgen's, are to go on with it (the host numbers a
+// where the port numbers itself, as a host does (or waits for one that outbid it), or where there was a network device before, whose settings, and a run of pktgen's, are to go on with it (the host numbers a
 // node that comes back as soon as it hears of it).
 const (
 	settleTime = 2 * time.Second

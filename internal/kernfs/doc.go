@@ -26,8 +26,10 @@
 //     ends. Store decides what that means. One that does not return within a grace time is
 //     left to itself and the client gets EINTR. This holds for Show too, which has no
 //     context (ShowContext has one). Signals that are for something else (SIGCHLD, SIGCONT,
-//     SIGURG, SIGWINCH, a profiler's) do not count, as in the kernel, whose calls begin anew after
-//     them or do not mind: programs in Go send them to their own threads, shells get them of their children.
+//     SIGURG, SIGWINCH, a profiler's) do not count: programs in Go send them to their own threads,
+//     shells get them of their children. In the kernel a call begins anew after them where the program's
+//     handler says so (SA_RESTART), or does not mind; a handler that does not say so is not heeded
+//     here. Where /proc does not tell of the client (hidepid, another pid namespace) each counts.
 //   - The process that serves must never touch its own mount: package os would wait for an
 //     answer that only it can give.
 //

@@ -112,7 +112,7 @@ func GuardMain() {
 }
 
 // guard passes requests from the kernel to the server and answers back. It answers itself
-// only for a server that is stopped and a client that was interrupted.
+// only for a server that is stopped and a client that was interrupted by what counts.
 type guard struct {
 	dev, srv io.ReadWriter
 	stopped  func() bool // whether the server is stopped now
@@ -129,7 +129,7 @@ type guard struct {
 // waiter is one request that the server has not answered.
 type waiter struct {
 	opcode uint32
-	pid    uint32 // the client
+	by     cause // of an interrupt; it names the client
 	node   uint64
 	asked  bool // an interrupt arrived
 	gone   bool // we answered; a late answer is undone, not passed on
@@ -205,7 +205,12 @@ func (g *guard) fromServer() error {
 
 // isStopped says whether a process is stopped by a signal or a debugger.
 func isStopped(pid int) bool {
-	p, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return isStoppedAt(fmt.Sprintf("/proc/%d/stat", pid))
+}
+
+// isStoppedAt reads that of a process, or of a thread.
+func isStoppedAt(stat string) bool {
+	p, err := os.ReadFile(stat)
 	if err != nil {
 		return false
 	}

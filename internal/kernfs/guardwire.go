@@ -72,7 +72,7 @@ func (g *guard) request(m []byte) {
 			g.fail(unique, syscall.EINTR)
 			return
 		}
-		g.waiting[unique] = &waiter{opcode: opcode, node: wire.Uint64(m[16:]), pid: pid}
+		g.waiting[unique] = &waiter{opcode: opcode, node: wire.Uint64(m[16:]), by: cause{tid: pid}}
 	}
 	g.send(m)
 }
@@ -95,7 +95,7 @@ func (g *guard) fail(unique uint64, e syscall.Errno) {
 
 // quit answers an interrupted request. mu is held.
 func (g *guard) quit(unique uint64, w *waiter) {
-	g.quitPid, g.quitEnd = w.pid, time.Now().Add(quitTime)
+	g.quitPid, g.quitEnd = w.by.tid, time.Now().Add(quitTime)
 	g.fail(unique, syscall.EINTR)
 }
 
@@ -106,7 +106,7 @@ func (g *guard) interrupt(unique uint64) bool {
 	if w == nil || w.gone {
 		return false
 	}
-	if g.stopped() && g.unqueue(unique) {
+	if g.stopped() && w.by.counts() && g.unqueue(unique) {
 		delete(g.waiting, unique)
 		g.quit(unique, w)
 		return false
@@ -136,7 +136,7 @@ func (g *guard) late(unique uint64, w *waiter) {
 	defer g.mu.Unlock()
 	switch {
 	case g.waiting[unique] != w:
-	case stopped:
+	case stopped && w.by.counts():
 		w.gone = true
 		if g.unqueue(unique) {
 			delete(g.waiting, unique)

@@ -3,11 +3,16 @@ package kernfs
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // both runs f on a tree mounted by root and on one mounted by a plain user.
@@ -143,7 +148,7 @@ func TestInterrupt(t *testing.T) {
 		}
 		// Signals that are for something else end nothing, and one that comes after them does.
 		got := s.sh(`bash -c 'trap "echo aside" WINCH URG; trap "echo meant" USR1; echo start > $D/proc/ctrl; echo status $?' & p=$!
-			sleep 0.4; kill -WINCH $p; kill -URG $p; kill -CHLD $p; sleep 0.3; cat $D/proc/ctrl; kill -USR1 $p; wait $p; cat $D/proc/ctrl`, as...)
+			until [ "$(cat $D/proc/ctrl)" = 1 ]; do sleep 0.05; done; kill -WINCH $p; kill -URG $p; kill -CHLD $p; sleep 0.3; cat $D/proc/ctrl; kill -USR1 $p; wait $p; cat $D/proc/ctrl`, as...)
 		if !strings.HasPrefix(got, "1\n") || strings.Count(got, "aside\n") != 2 || !strings.Contains(got, "meant\n") || !strings.HasSuffix(got, "0\n") || !strings.Contains(got, "status 0\n") {
 			t.Errorf("signals for something else, then one that is not: %q, want that it runs (1), two traps, the third, status 0, and that it does not run (0)", got)
 		}
@@ -155,6 +160,62 @@ func TestInterrupt(t *testing.T) {
 			t.Errorf("a deaf store: %q, want EINTR", got)
 		}
 	})
+}
+
+// stopEnv makes the test binary a client that writes "start" to a file from another thread than its main one.
+const stopEnv = "KERNFS_TEST_STOP"
+
+// TestInterruptStop stops a client of several threads, of which another one than that in the call gets the signal: it stops, as it would in a kernel's call.
+func TestInterruptStop(t *testing.T) {
+	both(t, func(t *testing.T, s *server, as []string) {
+		exe, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		argv := append(slices.Clone(as), exe)
+		cmd := exec.Command(argv[0], argv[1:]...)
+		cmd.Env = append(os.Environ(), stopEnv+"="+filepath.Join(s.dir, "proc/ctrl"))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+		running := func(want string) {
+			t.Helper()
+			for end := time.Now().Add(patience); s.sh("cat $D/proc/ctrl", as...) != want; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("the store does not say %q", want)
+				}
+			}
+		}
+		running("1\n")
+		if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+			var ws unix.WaitStatus
+			if pid, err := unix.Wait4(cmd.Process.Pid, &ws, unix.WUNTRACED|unix.WNOHANG, nil); pid != 0 || err != nil {
+				if err != nil || !ws.Stopped() {
+					t.Fatalf("wait = %d, %v, %#x, want that it stopped", pid, err, ws)
+				}
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal("SIGSTOP does not stop the client")
+			}
+		}
+		running("0\n")
+	})
+}
+
+// stopClient is the client.
+func stopClient(path string) {
+	runtime.LockOSThread() // the main thread, which the kernel gives a signal first, waits elsewhere
+	done := make(chan error)
+	go func() { done <- os.WriteFile(path, []byte("start"), 0) }()
+	if err := <-done; err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 func TestBigAndChangingDir(t *testing.T) {

@@ -41,6 +41,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if path := os.Getenv(stopEnv); path != "" {
+		stopClient(path)
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
