@@ -23,15 +23,18 @@ const envName = "RING3_SANDBOX"
 
 // order is what Start tells Enter.
 type order struct {
-	Talk     int         // descriptor of the socket that takes the report
-	Spaces   bool        // there is a mount namespace of its own, and the rights to arrange it
-	User     bool        // a user namespace
-	Nobody   bool        // it is root's, without a user namespace: it becomes nobody
-	Limits   []limitPair // rlimits
-	Memory   int64
-	Listener bool // the supervisor hears of calls
-	Probe    bool // exit after Enter
-	Bare     bool // it keeps its rights
+	Talk   int         // descriptor of the socket that takes the report
+	Spaces bool        // there is a mount namespace of its own, and the rights to arrange it
+	User   bool        // a user namespace
+	Nobody bool        // it is root's, without a user namespace: it becomes nobody
+	Limits []limitPair // rlimits
+	// Descriptors is RLIMIT_NOFILE, 0: as it is. It is lowered last: nobody passes a descriptor, as the report does, while those of its user that nobody has received yet are more
+	// than that, which another worker may see to.
+	Descriptors uint64
+	Memory      int64
+	Listener    bool // the supervisor hears of calls
+	Probe       bool // exit after Enter
+	Bare        bool // it keeps its rights
 }
 
 type limitPair struct {
@@ -71,6 +74,9 @@ func Enter() error {
 		e.Failed = err.Error()
 	}
 	e.tell()
+	if err == nil && e.Descriptors > 0 {
+		err = lower(unix.RLIMIT_NOFILE, e.Descriptors)
+	}
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
@@ -210,6 +216,9 @@ func (e *entering) filter() error {
 	return nil
 }
 
+// tellTime is how long a report waits while too many descriptors of its user are on their way.
+const tellTime = 2 * time.Second
+
 // tell sends the report, with the listener, and forgets both.
 func (e *entering) tell() {
 	b, _ := json.Marshal(e.report)
@@ -217,21 +226,36 @@ func (e *entering) tell() {
 	if e.listener >= 0 {
 		oob = unix.UnixRights(e.listener)
 	}
-	_ = unix.Sendmsg(e.Talk, b, oob, nil, 0)
+	err := unix.Sendmsg(e.Talk, b, oob, nil, 0)
+	for end := time.Now().Add(tellTime); err == unix.ETOOMANYREFS && time.Now().Before(end); err = unix.Sendmsg(e.Talk, b, oob, nil, 0) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err != nil { // without a listener the kernel refuses what it would have told of
+		e.refused("passing the listener of system calls: %v: a worker that makes one that it must not gets an error, and is not killed", err)
+		b, _ = json.Marshal(e.report)
+		_ = unix.Sendmsg(e.Talk, b, nil, nil, 0)
+	}
 	if e.listener >= 0 {
 		unix.Close(e.listener)
 	}
 	unix.Close(e.Talk)
 }
 
-// limits are the rlimits of a worker.
+// descriptors is RLIMIT_NOFILE of a worker; 0: as it is.
+func (o *Options) descriptors() uint64 {
+	if o.Bare {
+		return 0
+	}
+	return uint64(o.Descriptors)
+}
+
+// limits are the other rlimits of a worker.
 func (o *Options) limits(ownUser bool) []limitPair {
 	if o.Bare {
 		return []limitPair{{unix.RLIMIT_DATA, "DATA", uint64(o.Memory)}, {unix.RLIMIT_CORE, "CORE", 0}}
 	}
 	l := []limitPair{
 		{unix.RLIMIT_DATA, "DATA", uint64(o.Memory)},
-		{unix.RLIMIT_NOFILE, "NOFILE", uint64(o.Descriptors)},
 		{unix.RLIMIT_CORE, "CORE", 0},
 		{unix.RLIMIT_FSIZE, "FSIZE", uint64(o.FileSize)},
 		{unix.RLIMIT_MEMLOCK, "MEMLOCK", uint64(o.Locked)},

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,6 +24,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "worker" {
 		worker(os.Args[2:])
 		os.Exit(0)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "flood-descriptors" { // for TestFloodedElsewhere
+		fmt.Println(floodDescriptors())
+		time.Sleep(10 * patience)
 	}
 	if len(os.Args) > 1 && os.Args[1] == "supervisor" { // for TestParentDeath
 		f := os.NewFile(3, "pipe")
@@ -245,6 +250,56 @@ func TestStderrElsewhere(t *testing.T) {
 	defer unix.Close(fds[0])
 	if s := ended(t, p); s.Code != 7 || !bytes.HasSuffix(p.Stderr(), []byte("the end\n")) {
 		t.Errorf("%v, stderr %q, want exit status 7, the end", s, p.Stderr())
+	}
+}
+
+// TestFloodedElsewhere has another program of the workers' user put so many descriptors on their way that none of them may pass one with its limit: a worker starts all the same.
+func TestFloodedElsewhere(t *testing.T) {
+	const limit = 1024 // of both
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil || l.Max < 2*limit {
+		t.Skipf("RLIMIT_NOFILE is %d, %v", l.Max, err)
+	}
+	cmd := exec.Command("/proc/self/exe", "flood-descriptors")
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	if s, err := bufio.NewReader(out).ReadString('\n'); err != nil || s != "too many references: cannot splice\n" {
+		t.Fatalf("the flood ends with %q, %v", s, err)
+	}
+	p, r := launch(t, Options{}, "attempt", "socket") // one that the listener tells of
+	if err := p.Entered(patience); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(r); err != nil || len(b) != 0 {
+		t.Errorf("it says %q, %v", b, err)
+	}
+	if s := ended(t, p); !p.without("a listener") && !strings.HasPrefix(s.Violation, "socket(") {
+		t.Errorf("%v, want that it ends for a system call", s)
+	}
+}
+
+// floodDescriptors fills a socket with them.
+func floodDescriptors() error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	if err := lower(unix.RLIMIT_NOFILE, 1024); err != nil {
+		return err
+	}
+	for {
+		if err := unix.Sendmsg(pair[0], []byte{1}, unix.UnixRights(make([]int, 250)...), nil, 0); err != nil {
+			return err
+		}
 	}
 }
 

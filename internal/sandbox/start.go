@@ -201,7 +201,7 @@ func (p *Process) try(l level, program *os.File, name string, probe bool) (err e
 	}
 	defer w.Close()
 	own := l.flags&unix.CLONE_NEWUSER != 0
-	what, err := json.Marshal(order{Talk: talkFD(len(p.o.Files)), Spaces: l.flags&unix.CLONE_NEWNS != 0, User: own, Nobody: l.nobody, Limits: p.o.limits(own), Memory: p.o.Memory, Listener: true, Probe: probe, Bare: p.o.Bare})
+	what, err := json.Marshal(order{Talk: talkFD(len(p.o.Files)), Spaces: l.flags&unix.CLONE_NEWNS != 0, User: own, Nobody: l.nobody, Limits: p.o.limits(own), Descriptors: p.o.descriptors(), Memory: p.o.Memory, Listener: true, Probe: probe, Bare: p.o.Bare})
 	if err != nil {
 		return err
 	}
