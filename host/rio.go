@@ -23,7 +23,7 @@ type rioBus struct {
 }
 
 // lookAgain is how often a host looks whether its net is as it was; agents look half as often. Nobody tells agents of a host that was killed,
-// and the scanner takes care that looking takes no more than a hundredth of the time.
+// and the scanner takes care that looking takes little of the time (package scan, "Again").
 const lookAgain = 5 * time.Second
 
 // openRIO makes it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/ring3dev/ring3/bus"
 	"github.com/ring3dev/ring3/rionet/rapidio"
@@ -27,6 +28,8 @@ type access struct {
 	ops  rapidio.Ops
 	ids  rapidio.IDSize
 	left int // how many may still be made
+
+	waited time.Duration // for locks that others had
 }
 
 // target is a device that a round reaches: by a route and a number of hops, or the port's own registers.

@@ -147,15 +147,15 @@ type search struct {
 // discover makes the net what a host enumerated. While that changes, it looks again: what does not answer is gone only if it does not
 // answer then either.
 func (p *port) discover(ctx context.Context) error {
-	begun := time.Now()
 	for pass := 1; ; pass++ {
+		begun := time.Now()
 		s := &search{
 			access: access{ctx: ctx, ops: p.m.Ops(), ids: p.m.IDs(), left: budget(p.m.IDs())}, p: p,
 			tags: map[uint32]*node{}, taken: map[*node]bool{},
 		}
 		err := s.run()
 		if s.fatal(err) || err != nil && pass == passes {
-			p.last = time.Since(begun)
+			p.last = time.Since(begun) - s.waited
 			return fmt.Errorf("discovering: %w", err)
 		}
 		sure := err == nil && len(s.trouble) == 0 && (pass > 1 || len(s.taken) == len(p.order)) // what went may come back at once
@@ -163,7 +163,7 @@ func (p *port) discover(ctx context.Context) error {
 			for _, text := range s.trouble {
 				p.say("%s", text)
 			}
-			p.last = time.Since(begun)
+			p.last = time.Since(begun) - s.waited
 			if s.boss != s.ids.Any() && s.boss != p.boss {
 				p.boss, p.missed = s.boss, 0
 			}

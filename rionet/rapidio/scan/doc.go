@@ -61,7 +61,7 @@
 // the port-write to all processors that were there before, which discover again in the same manner.
 //
 // Port-writes may be lost. So the host also looks every Options.Check, an agent discovers every second such time; both less often where that
-// would take more than a hundredth of their time. What was left out is tried again after a second, two, four and so on.
+// would take more than a hundredth of their time, not counting waits for others' locks, but each minute where that takes no more than a tenth. What was left out is tried again after a second, two, four and so on.
 //
 // When the own link is down, or the port's fabric has gone, nothing is reached, and the net is emptied.
 //

@@ -33,7 +33,7 @@ func (p *port) enumerate(ctx context.Context, force bool) (changed bool, err err
 			}
 		}
 	}
-	p.last = time.Since(r.begun)
+	p.last = time.Since(r.begun) - r.waited
 	switch {
 	case err == nil:
 		changed = p.apply(r.nodes)

@@ -44,7 +44,9 @@ func (w *wait) held(v uint32) time.Duration {
 }
 
 func (w *wait) sleep(a *access) error {
+	begun := time.Now()
 	err := sleep(a.ctx, w.pause)
+	a.waited += time.Since(begun)
 	w.pause = min(2*w.pause, lockRetryMax)
 	a.left++ // waiting is not what the budget bounds
 	return err

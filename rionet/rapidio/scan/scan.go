@@ -98,7 +98,7 @@ type port struct {
 	tag     uint32 // the last component tag given
 	said    map[string]bool
 	retry   time.Duration  // when to try again what was left out; 0: not
-	last    time.Duration  // what the last scan took
+	last    time.Duration  // what the last scan took, of a discovery its last pass, without waiting for others
 	boss    rapidio.DestID // the host that won; "any": nobody knows
 	missed  int            // checks in a row in which the host that won did not answer
 }

@@ -75,8 +75,13 @@ func (p *port) quiet(ctx context.Context) error {
 	}
 }
 
-// load bounds how much of the time checks may take: one part in so many.
-const load = 100
+// Bounds of how much of the time checks may take: one part in load, but that one is due after longest, unless they would take one part in most then. Nobody
+// tells agents of a host that died, and on a busy machine a check that is quick otherwise takes seconds.
+const (
+	load    = 100
+	most    = 10
+	longest = time.Minute
+)
 
 // pause is how long to wait for the next check: as the options say, sooner after something was left out, and later where a check takes long.
 func (p *port) pause() time.Duration {
@@ -84,7 +89,7 @@ func (p *port) pause() time.Duration {
 	if p.role == agent && p.m.Host() < 0 {
 		d *= 2
 	}
-	d = max(d, load*p.last)
+	d = max(d, min(load*p.last, max(longest, most*p.last)))
 	if p.retry > 0 {
 		d = min(d, p.retry)
 	}
