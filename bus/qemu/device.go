@@ -170,10 +170,11 @@ func (d *device) Reset(ctx context.Context) error {
 	default:
 		return fmt.Errorf("%s %s: the model has no function reset: %w", d.Address(), d.spec.Name, bus.ErrNotSupported)
 	}
-	if own := d.m.own; own != nil && clogs(d.spec.Model) {
-		d.m.qt.flush()
-		if err := own.unclog(); err != nil {
-			return fmt.Errorf("%s %s: reset: %w", d.Address(), d.spec.Name, err)
+	if clogs(d.spec.Model) {
+		if own := d.m.monitor(); own != nil {
+			if err := own.unclog(); err != nil {
+				return fmt.Errorf("%s %s: reset: %w", d.Address(), d.spec.Name, err)
+			}
 		}
 	}
 	return restore()

@@ -29,9 +29,8 @@ func (m *Machine) Eject(name string) error {
 	if err != nil {
 		return err
 	}
-	m.qt.flush()
-	if m.own != nil {
-		err = m.own.eject(name)
+	if own := m.monitor(); own != nil {
+		err = own.eject(name)
 	} else {
 		_, err = m.ask("eject", ejectArgs{Name: name})
 	}

@@ -106,9 +106,8 @@ func (m *Machine) Plug(ctx context.Context, spec DeviceSpec) error {
 	a := plugArgs{Name: spec.Name, Model: spec.Model, Bus: spec.Bus, Props: spec.Props, IOMMU: spec.IOMMU}
 	var key string
 	var err error
-	m.qt.flush()
-	if m.own != nil {
-		key, err = m.own.plug(a.spec())
+	if own := m.monitor(); own != nil {
+		key, err = own.plug(a.spec())
 	} else {
 		key, err = m.askPlug(a)
 	}

@@ -50,10 +50,9 @@ func (m *Machine) InjectError(name string, e pci.AERError) error {
 	case !slices.Contains(portModels, u.spec.Model) && !strings.HasPrefix(u.spec.Model, "virtio-"):
 		return fail("QEMU does not route errors of model %s: %w", u.spec.Model, bus.ErrNotSupported)
 	}
-	m.qt.flush()
 	a := injectArgs{Name: name, Error: e.Uncorrectable, Header: e.Header}
-	if m.own != nil {
-		err = m.own.inject(a)
+	if own := m.monitor(); own != nil {
+		err = own.inject(a)
 	} else {
 		_, err = m.ask("inject", a)
 	}

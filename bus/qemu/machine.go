@@ -206,11 +206,17 @@ func (m *Machine) Version() string {
 	return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2])
 }
 
+// monitor is whose QEMU's monitor is asked next; nil: another process, which asks for us. The monitor is another way to QEMU than the qtest socket, so what was written
+// there comes first.
+func (m *Machine) monitor() *Process {
+	m.qt.flush()
+	return m.own
+}
+
 // Execute runs a QMP command. Of a machine that was attached it is one of those of [Process.Execute].
 func (m *Machine) Execute(cmd string, args any) (json.RawMessage, error) {
-	m.qt.flush() // the monitor is another way to QEMU, and what was written before comes first
-	if m.own != nil {
-		return m.own.qmp.execute(cmd, args)
+	if own := m.monitor(); own != nil {
+		return own.qmp.execute(cmd, args)
 	}
 	return m.ask(cmd, args)
 }

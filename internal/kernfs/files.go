@@ -41,7 +41,7 @@ func (t *tree) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) 
 		return fuse.EACCES
 	}
 	if f.Open != nil {
-		return t.openStream(interrupt{cancel: cancel, by: cause{tid: in.Pid}}, e.name, f, in, out)
+		return t.openStream(interruptOf(cancel, &in.InHeader), e.name, f, in, out)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -75,7 +75,7 @@ func (t *tree) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.R
 	if st != fuse.OK {
 		return nil, st
 	}
-	by := interrupt{cancel: cancel, by: cause{tid: in.Pid}}
+	by := interruptOf(cancel, &in.InHeader)
 	if h.stream != nil {
 		return t.readStream(by, h, int(in.Flags), len(buf))
 	}
@@ -134,7 +134,7 @@ func (t *tree) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uin
 		return 0, st
 	}
 	p := append([]byte(nil), data...) // data is reused once this call returns
-	by := interrupt{cancel: cancel, by: cause{tid: in.Pid}}
+	by := interruptOf(cancel, &in.InHeader)
 	if h.stream != nil {
 		return t.writeStream(by, h, int(in.Flags), p)
 	}

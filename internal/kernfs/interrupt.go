@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,6 +22,11 @@ type interrupt struct {
 	cancel <-chan struct{}
 	again  <-chan time.Time
 	by     cause
+}
+
+// interruptOf is that of a request of a client's thread.
+func interruptOf(cancel <-chan struct{}, in *fuse.InHeader) interrupt {
+	return interrupt{cancel: cancel, by: cause{tid: in.Pid}}
 }
 
 // heed says whether the call is to end, once; if not, again fires later.
